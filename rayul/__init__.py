@@ -1,0 +1,3 @@
+"""rayul: Ray-distributed hyper-parameter sweeps for LLM unlearning under control."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,205 @@
+"""The evaluation row and its storage: the seam between the half that computes and the half that reads.
+
+One evaluation is the metrics of one trial at one step and one mixing coefficient. The journal
+(`evaluations.jsonl`) is append-only, one JSON object a line, flushed to disk row by row and unique on
+(trial_id, step, mixing); the Parquet file is the same rows, flat.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayul.errors import RayulError
+
+BASELINE, ORACLE = "baseline", "oracle"
+"""Trial ids of the two reference rows; every other row belongs to a trial of the search."""
+
+RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
+"""`state` of a row: RUNNING unless it is the last row of its trial."""
+
+Key = tuple[str, int, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row of the record.
+
+    trial_id: "0007", the Optuna trial's number; or BASELINE or ORACLE.
+    step: optimiser steps taken (0 is the model before unlearning).
+    mixing: coefficient a in [0, 1] of (1-a)*baseline + a*unlearned.
+    params: the searched hyper-parameters by dotted key, e.g. {"training.lr": 1e-3}.
+    metrics, stderr: by "<set>.<metric>", e.g. {"forget.es": 0.41}; rows: number of rows by set.
+    violation: by metric of a criterion; <= 0 keeps the criterion. feasible: every violation <= 0.
+    state, reason: RUNNING, or how the trial ended with this row, and why in a sentence.
+    train_seconds: seconds of training and evaluation of the trial until this row.
+    """
+
+    trial_id: str
+    step: int
+    mixing: float = 1.0
+    seed: int = 0
+    params: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    stderr: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    violation: dict[str, float] = field(default_factory=dict)
+    feasible: bool = True
+    state: str = RUNNING
+    reason: str = ""
+    train_seconds: float = 0.0
+    device: str = ""
+
+    @property
+    def key(self) -> Key:
+        return (self.trial_id, self.step, self.mixing)
+
+    @property
+    def is_reference(self) -> bool:
+        return self.trial_id in (BASELINE, ORACLE)
+
+    @property
+    def total_violation(self) -> float:
+        """Sum of the positive violations; 0 for a feasible row, inf for a row that has no metrics."""
+        if not self.metrics:
+            return math.inf
+        return sum(max(0.0, v) for v in self.violation.values())
+
+
+_FLOAT_MAPS = ("metrics", "stderr", "violation")
+
+
+def to_json(evaluation: Evaluation) -> str:
+    """One line of strict JSON. NaN and infinities become the strings "nan", "inf", "-inf", never null."""
+    row = asdict(evaluation)
+    for name in _FLOAT_MAPS:
+        row[name] = {k: v if math.isfinite(v) else str(v) for k, v in row[name].items()}
+    return json.dumps(row, allow_nan=False)
+
+
+def from_json(line: str) -> Evaluation:
+    row = json.loads(line)
+    for name in _FLOAT_MAPS:
+        row[name] = {k: float(v) for k, v in row[name].items()}
+    known = {f.name for f in fields(Evaluation)}
+    return Evaluation(**{k: v for k, v in row.items() if k in known})
+
+
+class Journal:
+    """`evaluations.jsonl` of one sweep: rows by key, each on disk (fsync) before `append` returns.
+
+    Opening it drops a last line that was cut off by a crash (the row was never reported as written).
+    Raises RayulError for a broken line elsewhere, naming file and line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[Key, Evaluation] = {e.key: e for e in read_journal(path)} if path.exists() else {}
+        if path.exists():
+            _truncate_torn_line(path)
+
+    def append(self, evaluation: Evaluation) -> bool:
+        """Write a row; False, and nothing written, when its key is already there."""
+        if evaluation.key in self.rows:
+            return False
+        try:
+            with open(self.path, "ab") as file:
+                file.write(to_json(evaluation).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RayulError(
+                f"cannot write {self.path}: {error.strerror or error}",
+                "free the disk or fix the folder's permissions, then run the same command with --resume",
+            ) from error
+        self.rows[evaluation.key] = evaluation
+        return True
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        return iter(self.rows.values())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _truncate_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with open(path, "r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+
+def read_journal(path: Path) -> list[Evaluation]:
+    """All whole rows of a journal, in order; a last line without its newline is ignored."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(from_json(line.decode()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RayulError(
+                f"{path}:{number}: not an evaluation: {error}", "restore the line, or delete it to drop that row"
+            ) from error
+    return rows
+
+
+_PLAIN = ("trial_id", "step", "mixing", "seed", "state", "reason", "feasible", "train_seconds", "device")
+_NESTED = ("params", "metrics", "stderr", "violation", "rows")
+
+
+def flatten(evaluation: Evaluation) -> dict[str, Any]:
+    """The row as columns: trial_id, step, ..., params.<key>, metrics.<set>.<metric>, violation.<metric>, ..."""
+    flat: dict[str, Any] = {name: getattr(evaluation, name) for name in _PLAIN}
+    for name in _NESTED:
+        flat.update({f"{name}.{k}": v for k, v in getattr(evaluation, name).items()})
+    return flat
+
+
+def to_table(evaluations: Iterable[Evaluation]) -> pa.Table:
+    """Flat table, one row per evaluation; a column is null where the row has no such value (a parameter of
+    another method, the metrics of a failed row). A parameter whose values differ in type is stored as text."""
+    flat = [flatten(e) for e in evaluations]
+    names = dict.fromkeys(name for row in flat for name in row)
+    names = {n: None for n in _PLAIN} | {n: None for group in _NESTED for n in names if n.startswith(f"{group}.")}
+    columns: dict[str, pa.Array] = {}
+    for name in names:
+        values = [row.get(name) for row in flat]
+        columns[name] = pa.array(values, type=_column_type(name, values))
+        # pa.array keeps NaN as NaN: null means "no such value", NaN means "computed, not a number".
+    return pa.table(columns)
+
+
+def _column_type(name: str, values: list[Any]) -> pa.DataType | None:
+    if name.startswith(("metrics.", "stderr.", "violation.")) or name in ("mixing", "train_seconds"):
+        return pa.float64()
+    if name.startswith("rows.") or name in ("step", "seed"):
+        return pa.int64()
+    if name == "feasible":
+        return pa.bool_()
+    if name.startswith("params."):
+        kinds = {type(v) for v in values if v is not None}
+        if kinds <= {int}:
+            return pa.int64()
+        if kinds <= {int, float}:
+            return pa.float64()
+        if kinds <= {bool}:
+            return pa.bool_()
+        for i, v in enumerate(values):
+            values[i] = None if v is None else str(v)
+    return pa.string()
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write Parquet beside the target and rename, so that a reader or a crash never sees half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
