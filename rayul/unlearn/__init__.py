@@ -1,0 +1,1 @@
+"""Unlearning: rows -> tokens -> forward -> loss -> step -> evaluation. Knows nothing of Ray or Optuna."""

@@ -1,0 +1,71 @@
+"""The teacher-forced forward: the logits that predict the answer tokens, and what each row scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rayul.unlearn.tokens import Batch, Example, collate
+
+Model = Any
+"""A `transformers` causal LM, with or without PEFT adapters."""
+
+
+class Answers(NamedTuple):
+    """Predictions of a batch over its last S positions, aligned: logits[b, s] predicts labels[b, s].
+
+    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens).
+    """
+
+    logits: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+def forward(model: Model, batch: Batch) -> Answers:
+    """One forward. Only positions from the first answer token of the batch on are projected on the vocabulary:
+    the prompt's logits are waste (for a vocabulary of 128k, most of the memory of a step)."""
+    length = batch.ids.shape[1]
+    first = int(batch.answer.any(0).nonzero()[0]) if bool(batch.answer.any()) else length - 1
+    keep = length - first + 1  # the logits at first - 1 predict the token at `first`
+    output = model(input_ids=batch.ids, attention_mask=batch.attention, logits_to_keep=keep, use_cache=False)
+    return Answers(output.logits[:, :-1], batch.ids[:, first:], batch.answer[:, first:])
+
+
+def token_logp(answers: Answers) -> Tensor:
+    """log p of each label, [B, S] float32; 0 outside the mask."""
+    logits = answers.logits.float()
+    chosen = logits.gather(-1, answers.labels.unsqueeze(-1)).squeeze(-1)
+    return torch.where(answers.mask, chosen - logits.logsumexp(-1), 0.0)
+
+
+class TokenScores(NamedTuple):
+    """One row under teacher forcing, answer tokens only: logp [L] float64 (nats), match [L] bool (label == argmax)."""
+
+    logp: NDArray[np.float64]
+    match: NDArray[np.bool_]
+
+
+@torch.no_grad()
+def score(model: Model, examples: Sequence[Example], pad: int, batch_size: int = 64) -> list[TokenScores]:
+    """Score examples, in their order. Batches are sorted by length, so little of a forward is padding."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    scores: list[TokenScores | None] = [None] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        answers = forward(model, collate([examples[i] for i in chosen], pad, device))
+        logp = token_logp(answers).double().cpu().numpy()
+        match = (answers.logits.argmax(-1) == answers.labels).cpu().numpy()
+        mask = answers.mask.cpu().numpy()
+        for row, i in enumerate(chosen):
+            scores[i] = TokenScores(logp[row][mask[row]], match[row][mask[row]])
+    model.train(was_training)
+    return [s for s in scores if s is not None]
