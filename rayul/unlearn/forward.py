@@ -19,22 +19,32 @@ Model = Any
 class Answers(NamedTuple):
     """Predictions of a batch over its last S positions, aligned: logits[b, s] predicts labels[b, s].
 
-    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens).
+    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, D], if asked for.
     """
 
     logits: Tensor
     labels: Tensor
     mask: Tensor
+    hidden: Tensor | None = None
 
 
-def forward(model: Model, batch: Batch) -> Answers:
+def forward(model: Model, batch: Batch, layer: int | None = None) -> Answers:
     """One forward. Only positions from the first answer token of the batch on are projected on the vocabulary:
-    the prompt's logits are waste (for a vocabulary of 128k, most of the memory of a step)."""
+    the prompt's logits are waste (for a vocabulary of 128k, most of the memory of a step).
+
+    `layer`: also return the hidden states after that many blocks (1..number of blocks)."""
     length = batch.ids.shape[1]
     first = int(batch.answer.any(0).nonzero()[0]) if bool(batch.answer.any()) else length - 1
     keep = length - first + 1  # the logits at first - 1 predict the token at `first`
-    output = model(input_ids=batch.ids, attention_mask=batch.attention, logits_to_keep=keep, use_cache=False)
-    return Answers(output.logits[:, :-1], batch.ids[:, first:], batch.answer[:, first:])
+    output = model(
+        input_ids=batch.ids,
+        attention_mask=batch.attention,
+        logits_to_keep=keep,
+        use_cache=False,
+        output_hidden_states=layer is not None,
+    )
+    hidden = None if layer is None else output.hidden_states[layer][:, first - 1 : -1]
+    return Answers(output.logits[:, :-1], batch.ids[:, first:], batch.answer[:, first:], hidden)
 
 
 def token_logp(answers: Answers) -> Tensor:

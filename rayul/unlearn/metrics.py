@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayul.unlearn.forward import TokenScores
 
@@ -54,6 +55,13 @@ PER_ROW: dict[str, Callable[[TokenScores], float]] = {
 }
 
 
+def per_row(name: str, scores: Sequence[TokenScores]) -> NDArray[np.float64]:
+    """The metric of each row, [rows]; for perplexity the row's own."""
+    if name == "ppl":
+        return np.exp([nll(s) for s in scores])
+    return np.array([PER_ROW[name](s) for s in scores])
+
+
 def measure(name: str, scores: Sequence[TokenScores]) -> Measured:
     """A metric over a set of rows: the mean of its per-row values, or perplexity.
 
@@ -61,7 +69,7 @@ def measure(name: str, scores: Sequence[TokenScores]) -> Measured:
     """
     if name == "ppl":
         return _perplexity(scores)
-    values = np.array([PER_ROW[name](s) for s in scores])
+    values = per_row(name, scores)
     return Measured(float(values.mean()), _stderr(values), len(values))
 
 
@@ -75,5 +83,5 @@ def _perplexity(scores: Sequence[TokenScores]) -> Measured:
     return Measured(value, value * _stderr((sums - rate * lengths) / lengths.mean()), len(scores))
 
 
-def _stderr(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+def _stderr(values: NDArray[np.float64]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -1,0 +1,66 @@
+"""Model mixing ("unlearning with control", UWC): the largest share of the update that keeps the criteria.
+
+The mixed model is (1 - a) * baseline + a * unlearned (arXiv 2406.09179, section 5). With LoRA both share the frozen
+weights, so a is a scale of the adapter's update, and nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+GRID = (0.75, 0.5, 0.25)
+BISECTIONS = 3
+"""Seven evaluations at the most; the result is within 1/32 of the largest feasible a when the curve is monotone."""
+
+
+class Calibration(NamedTuple):
+    """mixing: the largest feasible a found (0: only the baseline keeps the criteria, which it does by definition).
+    tried: every a evaluated with its total violation, in order of evaluation.
+    monotone: whether the violation never falls as a grows; where it does, a larger feasible a may exist in a gap."""
+
+    mixing: float
+    tried: tuple[tuple[float, float], ...]
+    monotone: bool
+
+
+def calibrate(
+    violation: Callable[[float], float], grid: Sequence[float] = GRID, bisections: int = BISECTIONS
+) -> Calibration:
+    """Find the largest a in [0, 1] with violation(a) <= 0.
+
+    `violation(a)`: total violation of the criteria with the update scaled by a (0 = all kept). Tries a = 1 first, then
+    the grid, then bisects between the largest feasible value and the next infeasible one.
+    """
+    tried: dict[float, float] = {}
+
+    def feasible(a: float) -> bool:
+        tried[a] = violation(a)
+        return tried[a] <= 0
+
+    if feasible(1.0):
+        return Calibration(1.0, tuple(tried.items()), True)
+    low, high = 0.0, 1.0
+    for a in sorted(grid, reverse=True):
+        if feasible(a) and low == 0.0:
+            low = a
+        elif low == 0.0:
+            high = a
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        if feasible(middle):
+            low = middle
+        else:
+            high = middle
+    ordered = [tried[a] for a in sorted(tried)]
+    monotone = all(b >= a - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    return Calibration(low, tuple(tried.items()), monotone)
+
+
+def mixed(model: Any, a: float) -> AbstractContextManager[None]:
+    """Within the context the adapter's update counts a times."""
+    from peft.helpers import rescale_adapter_scale
+
+    context: AbstractContextManager[None] = rescale_adapter_scale(model, a)
+    return context

@@ -1,0 +1,84 @@
+"""Controls that limit excessive unlearning inside the loss and after the step.
+
+The loss controls act on what the loss sees of the forget batch: they scale its logits or take tokens and sequences out
+of its mask, so they work with every method of `losses.py`. A token out of the mask pushes nothing.
+
+| control | what it does |
+| --- | --- |
+| temperature | forget cross-entropy on logits / T |
+| token_cap | a token whose NLL has reached the cap stops pushing (likelihood capping) |
+| select_fraction, select_by | only that share of a sequence's answer tokens, those of smallest or largest NLL |
+| loss_cap, loss_cap_of | a sequence whose mean or summed NLL has reached delta stops pushing (hinge) |
+| ball, ball_norm | after the step, the adapter's effective update is projected into a radius |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rayul.unlearn.forward import Answers, token_logp
+
+if TYPE_CHECKING:
+    from rayul.spec import Control
+
+
+def controlled(answers: Answers, control: Control) -> Answers:
+    """The forget batch as the loss sees it: logits [B, S, V], labels, mask [B, S] in, the same shapes out.
+
+    Order: temperature, token cap, selection, sequence cap. Caps and selection read NLL at temperature 1 over all answer
+    tokens, in nats, without gradient, so that a threshold means the same at every temperature.
+    """
+    mask = answers.mask
+    if control.token_cap is not None or control.select_fraction != 1.0 or control.loss_cap is not None:
+        nll = -token_logp(answers._replace(logits=answers.logits.detach()))
+        if control.token_cap is not None:
+            mask = mask & (nll < control.token_cap)
+        if control.select_fraction != 1.0:
+            mask = mask & _selected(nll, answers.mask, control.select_fraction, control.select_by)
+        if control.loss_cap is not None:
+            total = nll.sum(-1)
+            loss = total if control.loss_cap_of == "sum" else total / answers.mask.sum(-1).clamp(min=1)
+            mask = mask & (loss < control.loss_cap).unsqueeze(-1)
+    logits = answers.logits if control.temperature == 1.0 else answers.logits / control.temperature
+    return answers._replace(logits=logits, mask=mask)
+
+
+def _selected(nll: Tensor, mask: Tensor, fraction: float, by: str) -> Tensor:
+    """[..., B, S] bool: ceil(fraction * L) answer tokens of each row with the smallest (largest) NLL; ties by position."""
+    key = nll if by == "smallest" else -nll
+    rank = key.masked_fill(~mask, torch.inf).argsort(-1, stable=True).argsort(-1, stable=True)
+    # - 1e-6: 0.7 * 10 is 7.000000000000001 in floating point, and must select 7 tokens.
+    count = torch.ceil(fraction * mask.sum(-1, keepdim=True) - 1e-6).clamp(min=1)
+    return rank < count
+
+
+@torch.no_grad()
+def project_into_ball(model: Any, radius: float, norm: str) -> None:
+    """Scale every LoRA pair back so that its effective update W = scale * B A lies within `radius`.
+
+    norm "frobenius": ||W||_F <= radius per matrix. "elementwise": max |W_ij| <= radius; the pair is scaled, since
+    clipping single elements would leave the low-rank set. Both factors shrink by the same square root.
+    """
+    for layer in lora_layers(model):
+        for name in layer.active_adapters:
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            scale = layer.scaling[name]
+            if norm == "frobenius":
+                # ||B A||_F^2 = trace((B^T B)(A A^T)): r x r products, W itself is never formed.
+                size = scale * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
+            else:
+                size = scale * (b @ a).abs().max()
+            if size > radius:
+                shrink = (radius / size).sqrt()
+                a.mul_(shrink)
+                b.mul_(shrink)
+
+
+def lora_layers(model: Any) -> list[Any]:
+    """The PEFT layers of a model that carry a LoRA pair."""
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]

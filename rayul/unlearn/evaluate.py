@@ -1,0 +1,65 @@
+"""One evaluation: every metric of every set, from one teacher-forced forward per row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayul.unlearn.forward import score
+from rayul.unlearn.metrics import Measured, measure, per_row
+from rayul.unlearn.task import EVALUATED, Task, spaced
+
+
+class Measurement(NamedTuple):
+    """By "<set>.<metric>": the value with its standard error, and the values of the single rows [rows]."""
+
+    measured: dict[str, Measured]
+    per_row: dict[str, NDArray[np.float64]]
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {key: m.value for key, m in self.measured.items()}
+
+
+def evaluate(
+    model: Any, task: Task, metrics: Sequence[str], batch_size: int, sets: Sequence[str] = EVALUATED
+) -> Measurement:
+    """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards."""
+    chosen = task.evaluated(sets)
+    scores = iter(score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size))
+    result = Measurement({}, {})
+    for name, examples in chosen.items():
+        rows = [next(scores) for _ in examples]
+        for metric in metrics:
+            result.measured[f"{name}.{metric}"] = measure(metric, rows)
+            result.per_row[f"{name}.{metric}"] = per_row(metric, rows)
+    return result
+
+
+def pessimistic(measurement: Measurement, task: Task, keys: Sequence[str], confidence: float) -> dict[str, Bounds]:
+    """Bootstrap bounds of these metrics: rows of an author are drawn together, since they stand or fall together.
+
+    confidence in (0.5, 1): the mean lies above `low` (below `high`) with about that probability, each one-sided.
+    2,000 resamples with a fixed seed, so that the same rows give the same bounds.
+    """
+    bounds = {}
+    for key in keys:
+        name = key.split(".")[0]
+        authors = np.unique(spaced(task.authors[name], task.max_rows), return_inverse=True)[1]
+        counts = np.bincount(authors)
+        sums = np.bincount(authors, weights=measurement.per_row[key])
+        drawn = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
+        means = sums[drawn].sum(1) / counts[drawn].sum(1)
+        low, high = np.quantile(means, [1 - confidence, confidence])
+        bounds[key] = Bounds(float(low), float(high))
+    return bounds
+
+
+class Bounds(NamedTuple):
+    """One-sided lower and upper confidence bound of a mean."""
+
+    low: float
+    high: float

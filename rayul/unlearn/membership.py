@@ -1,0 +1,87 @@
+"""Membership inference: can the forget rows be told from holdout rows that no model was trained on?
+
+Each attack gives a row a score that is higher the more the row looks like training data. The area under the ROC curve
+of forget against holdout then reads: 1 = every forget row is recognised, 0.5 = indistinguishable (the goal, and what
+an oracle shows), below 0.5 = forget rows are conspicuously unlikely, a trace that unlearning went too far.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rayul.unlearn.forward import Model, TokenScores, forward
+from rayul.unlearn.metrics import Measured
+from rayul.unlearn.tokens import Example, collate
+
+Floats = NDArray[np.float64]
+
+LOWEST = 0.4
+"""Share of tokens that Min-K% averages. OpenUnlearning's value for TOFU's short answers; the paper uses 0.2."""
+
+
+def loss_score(scores: Sequence[TokenScores]) -> Floats:
+    """Mean log-probability of the answer tokens, [N] (Yeom et al. 2018)."""
+    return np.array([s.logp.mean() for s in scores])
+
+
+def zlib_score(scores: Sequence[TokenScores], answers: Sequence[str]) -> Floats:
+    """Mean log-probability over the answer's zlib size in bytes, [N] (Carlini et al. 2021)."""
+    sizes = np.array([len(zlib.compress(answer.encode())) for answer in answers], dtype=np.float64)
+    return loss_score(scores) / sizes
+
+
+def min_k_score(values: Sequence[Floats], lowest: float = LOWEST) -> Floats:
+    """Mean of the lowest share of the tokens' values, at least one token, [N].
+
+    With log-probabilities this is Min-K% Prob (Shi et al. 2024), with `standardised` ones Min-K%++ (Zhang et al. 2025).
+    """
+    return np.array([np.sort(v)[: max(1, int(lowest * len(v)))].mean() for v in values])
+
+
+@torch.no_grad()
+def standardised(model: Model, examples: Sequence[Example], pad: int, batch_size: int = 64) -> list[Floats]:
+    """(log p(token) - mean) / std per answer token, [L] a row, in the examples' order.
+
+    Mean and standard deviation of log p are over the model's own next-token distribution (Min-K%++, eq. 4). The
+    variance is floored at 1e-6, where the distribution is a single token.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    values: dict[int, Floats] = {}
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        answers = forward(model, collate([examples[i] for i in chosen], pad, device))
+        logp = answers.logits.float().log_softmax(-1)
+        p = logp.exp()
+        # A masked token has log p = -inf, and 0 * -inf is NaN: it weighs nothing.
+        logp_or_zero = torch.where(p > 0, logp, 0.0)
+        mean = (p * logp_or_zero).sum(-1)
+        variance = (p * (logp_or_zero - mean.unsqueeze(-1)).square()).sum(-1)
+        token = logp.gather(-1, answers.labels.unsqueeze(-1)).squeeze(-1)
+        z = ((token - mean) / variance.clamp_min(1e-6).sqrt()).double().cpu().numpy()
+        mask = answers.mask.cpu().numpy()
+        values |= {i: z[row][mask[row]] for row, i in enumerate(chosen)}
+    model.train(was_training)
+    return [values[i] for i in range(len(examples))]
+
+
+def auc(members: Floats, others: Floats) -> Measured:
+    """P(member's score > other's score), ties count half; in [0, 1]. NaN when a score is NaN.
+
+    Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons.
+    """
+    rows = len(members) + len(others)
+    if np.isnan(members).any() or np.isnan(others).any():
+        return Measured(float("nan"), float("nan"), rows)
+    wins = (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    if min(wins.shape) < 2:
+        return Measured(float(wins.mean()), float("nan"), rows)
+    variance = wins.mean(1).var(ddof=1) / len(members) + wins.mean(0).var(ddof=1) / len(others)
+    return Measured(float(wins.mean()), float(np.sqrt(variance)), rows)

@@ -1,0 +1,115 @@
+"""The frozen base, its tokenizer, and the LoRA adapter on top; the reference model is the adapter disabled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rayul import spec as specs
+from rayul.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+
+def load_model(model: specs.Model, device: str | None = None) -> tuple[Any, Tokenizer]:
+    """A causal LM (eval mode, no gradients) and its tokenizer, from a folder or a Hub id.
+
+    A folder that holds a PEFT adapter is loaded with its base and merged. `device`: default CUDA where there is one.
+    Raises InputError for a path that holds no model or no tokenizer.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = _place(model)
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    dtype = model.dtype if model.dtype == "auto" else getattr(torch, model.dtype)
+    adapter = (Path(place) / "adapter_config.json").is_file()
+    try:
+        if adapter:
+            from peft import AutoPeftModelForCausalLM
+
+            base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **options).merge_and_unload()
+        else:
+            base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {model.path!r} cannot be loaded: {_first_line(error)}",
+            "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
+            "a gated model needs HF_TOKEN",
+        ) from error
+    base.requires_grad_(False)
+    base.generation_config.pad_token_id = base.generation_config.eos_token_id
+    return base.to(device).eval(), load_tokenizer(model)
+
+
+def load_tokenizer(model: specs.Model) -> Tokenizer:
+    """The tokenizer of a model folder or Hub id; InputError where there is none."""
+    from transformers import AutoTokenizer
+
+    place = _place(model)
+    if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")) and not (Path(place) / "vocab.json").exists():
+        raise InputError(
+            f"model folder {place} has no tokenizer (no tokenizer.json or tokenizer_config.json)",
+            "save it there with tokenizer.save_pretrained(folder)",
+        )
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            place, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"the tokenizer of {model.path!r} cannot be loaded: {_first_line(error)}", "check the folder or the id"
+        ) from error
+    return tokenizer
+
+
+def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
+    """A fresh adapter on the base (B = 0, so the model is unchanged until the first step), in float32 whatever the
+    base's dtype is. `seed` fixes the initial A and the dropout."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    torch.manual_seed(seed)
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=_fixed(lora.r),
+        lora_alpha=_fixed(lora.alpha),
+        lora_dropout=_fixed(lora.dropout),
+        target_modules=targets,
+    )
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise InputError(
+            f"lora.target_modules: {targets!r}: {_first_line(error)}",
+            f'linear modules of this model: {", ".join(names)}; or "all-linear"',
+        ) from error
+
+
+def detach_lora(model: PeftModel) -> Any:
+    """Take the adapter off; returns the untouched base."""
+    base = model.unload()
+    # PEFT leaves its config on the base, and warns at the next `get_peft_model`.
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    return base
+
+
+def _place(model: specs.Model) -> str:
+    local = Path(model.path).expanduser()
+    return str(local) if local.exists() else model.path
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, specs.Float | specs.Int | specs.Choice):
+        raise TypeError(f"{value} is a search distribution; call spec.at(params) first")
+    return value

@@ -1,0 +1,128 @@
+"""What one model says about one set of rows, each pass made once, when a metric first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayul.errors import InputError
+from rayul.unlearn import generation, membership
+from rayul.unlearn.data import Row
+from rayul.unlearn.forward import Model, TokenScores, score
+from rayul.unlearn.tokens import CHAT, Example, encode, encode_rows, pad_id, template_of
+
+Floats = NDArray[np.float64]
+
+MAX_NEW_TOKENS = 200
+"""Length limit of a generated answer. It matters: recall rewards a long answer. OpenUnlearning's value for TOFU."""
+
+
+class Missing(InputError):
+    """The rows, the sets or the models lack what a metric needs."""
+
+
+class Probe:
+    """A model in front of the rows of one set.
+
+    Everything has one entry per row, in the rows' order. A pass over rows that lack its column raises Missing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Any,
+        rows: Sequence[Row],
+        template: str | None = None,
+        batch_size: int = 64,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        self.model, self.tokenizer, self.rows = model, tokenizer, rows
+        self.template, self.batch_size, self.max_new_tokens = template, batch_size, max_new_tokens
+        self.pad = pad_id(tokenizer)
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        return encode_rows(self.tokenizer, self.template, self.rows)
+
+    @cached_property
+    def answers(self) -> list[TokenScores]:
+        """question -> answer."""
+        return self._score(self.examples)
+
+    @cached_property
+    def rephrased(self) -> list[TokenScores]:
+        """paraphrased question -> answer."""
+        self._require("paraphrased_question")
+        return self._score(self._encode([(row.paraphrased_question, row.answer) for row in self.rows]))
+
+    @cached_property
+    def answer_logp(self) -> Floats:
+        """question -> answer, mean log p, [N]."""
+        return np.array([s.logp.mean() for s in self.answers])
+
+    @cached_property
+    def paraphrase_logp(self) -> Floats:
+        """question -> paraphrased answer, mean log p, [N]; the answer itself where a row has no paraphrase."""
+        logp = self.answer_logp.copy()
+        where = [i for i, row in enumerate(self.rows) if row.paraphrased_answer]
+        pairs = [(self.rows[i].question, self.rows[i].paraphrased_answer) for i in where]
+        logp[where] = [s.logp.mean() for s in self._score(self._encode(pairs))]
+        return logp
+
+    @cached_property
+    def perturbed_logp(self) -> list[Floats]:
+        """question -> each wrong answer, mean log p."""
+        self._require("perturbed_answer")
+        pairs = [(row.question, wrong) for row in self.rows for wrong in row.perturbed_answer]
+        logp = np.array([s.logp.mean() for s in self._score(self._encode(pairs))])
+        return np.split(logp, np.cumsum([len(row.perturbed_answer) for row in self.rows])[:-1])
+
+    @cached_property
+    def standardised(self) -> list[Floats]:
+        """question -> answer, log p in units of the model's own next-token distribution."""
+        return membership.standardised(self.model, self.examples, self.pad, self.batch_size)
+
+    @cached_property
+    def generated(self) -> list[list[int]]:
+        """The greedy answer to each question, as tokens without the end token."""
+        prompts = [e.ids[: e.start] for e in self.examples]
+        limits = [self.max_new_tokens] * len(prompts)
+        return generation.generate(self.model, prompts, limits, self._stop, self.pad, self.batch_size)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The greedy answers as text, without what the template writes behind an answer."""
+        template = template_of(self.tokenizer, self.template)
+        tail = "" if template == CHAT else template.split("{answer}")[1].strip()
+        texts = [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in self.generated]
+        return [(text.split(tail)[0] if tail else text).strip() for text in texts]
+
+    @cached_property
+    def similar(self) -> Floats:
+        """Extraction strength with a similar continuation, [N]."""
+        return generation.similar_extraction_strength(
+            self.model, self.examples, self.answers, self._stop, self.pad, self.batch_size
+        )
+
+    @property
+    def _stop(self) -> frozenset[int]:
+        """End tokens: the tokenizer's, and those of the model's file (chat models name several)."""
+        config = getattr(self.model, "generation_config", None)
+        named = getattr(config, "eos_token_id", None)
+        tokens = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+        return frozenset(int(token) for token in tokens if token is not None)
+
+    def _encode(self, pairs: Sequence[tuple[str, str]]) -> list[Example]:
+        return [encode(self.tokenizer, self.template, question, answer) for question, answer in pairs]
+
+    def _score(self, examples: Sequence[Example]) -> list[TokenScores]:
+        return score(self.model, examples, self.pad, self.batch_size)
+
+    def _require(self, column: str) -> None:
+        having = sum(bool(getattr(row, column)) for row in self.rows)
+        if having < len(self.rows):
+            raise Missing(f"{having} of {len(self.rows)} rows have a {column}")

@@ -1,0 +1,91 @@
+"""What all trials of a sweep share in one process: the frozen base, the encoded sets, the base's log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rayul.errors import InputError
+from rayul.spec import METHODS, Spec
+from rayul.unlearn.data import Sets
+from rayul.unlearn.forward import TokenScores, score
+from rayul.unlearn.model import load_model
+from rayul.unlearn.refusals import REFUSALS
+from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
+T = TypeVar("T")
+
+EVALUATED = ("forget", "retain", "general")
+"""Sets that every evaluation scores; "retain_report" is scored for the final report only."""
+
+
+class Task:
+    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row)."""
+
+    def __init__(self, base: Any, tokenizer: Tokenizer, sets: Sets, template: str | None, max_rows: int | None) -> None:
+        self.base = base
+        self.tokenizer = tokenizer
+        self.pad = pad_id(tokenizer)
+        self.examples: dict[str, list[Example]] = {
+            key: encode_rows(tokenizer, template, rows) for key, rows in sets.items()
+        }
+        self.examples["idk"] = [
+            encode(tokenizer, template, row.question, REFUSALS[i % len(REFUSALS)])
+            for i, row in enumerate(sets["forget"])
+        ]
+        self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
+        self.max_rows = max_rows
+        self._reference: dict[tuple[str, int], NDArray[np.float64]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.base.parameters()).device  # type: ignore[no-any-return]
+
+    def evaluated(self, names: Sequence[str] = EVALUATED) -> dict[str, list[Example]]:
+        """Examples of the sets to evaluate; at most `max_rows` each, evenly spaced (rows of an author are neighbours)."""
+        return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
+
+    def reference_logp(self, name: str, indices: Sequence[int], mask: Tensor, model: Any) -> Tensor:
+        """The base's log-probabilities [B, S] of the answer tokens of these examples, aligned with `mask` [B, S], the
+        full answer mask of their batch. Computed once per example and process."""
+        missing = [i for i in indices if (name, i) not in self._reference]
+        if missing:
+            with model.disable_adapter():
+                scores: list[TokenScores] = score(model, [self.examples[name][i] for i in missing], self.pad)
+            self._reference.update({(name, i): s.logp for i, s in zip(missing, scores, strict=True)})
+        aligned = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
+        # Boolean indexing runs row by row, as the concatenation does.
+        values = np.concatenate([self._reference[name, i] for i in indices])
+        aligned[mask] = torch.as_tensor(values, dtype=torch.float32, device=mask.device)
+        return aligned
+
+
+def load_task(spec: Spec, sets: Sets) -> Task:
+    """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks."""
+    check_needs(spec, sets)
+    base, tokenizer = load_model(spec.model)
+    return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows)
+
+
+def check_needs(spec: Spec, sets: Sets) -> None:
+    needing = [name for name in spec.method_names() if "retain" in METHODS[name].needs]
+    if needing and not sets.get("retain_train"):
+        raise InputError(
+            f"method {', '.join(needing)} trains on retain rows, and the data has none",
+            "name them as data.retain_train (or data.retain, which is split)",
+        )
+
+
+def spaced(items: list[T], count: int | None) -> list[T]:
+    """At most `count` items, evenly spaced."""
+    if count is None or len(items) <= count:
+        return items
+    return [items[i * len(items) // count] for i in range(count)]

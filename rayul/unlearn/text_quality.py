@@ -1,0 +1,52 @@
+"""Measures of generated answers: how much of the truth they hold, and whether the model has collapsed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
+
+from rayul.unlearn.metrics import Measured
+
+
+def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[np.float64]:
+    """LCS(answer, generated) / |answer| over stemmed lower-case words, [N] in [0, 1] (Lin 2004; TOFU's ROUGE-L)."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    return np.array([scorer.score(a, g)["rougeL"].recall for a, g in zip(answers, generated, strict=True)])
+
+
+def empty(generated: Sequence[str]) -> NDArray[np.float64]:
+    """1.0 where the text has nothing but white space, [N]. Higher is worse."""
+    return np.array([float(not text.strip()) for text in generated])
+
+
+def repetition(generated: Sequence[Sequence[int]], n: int = 4) -> NDArray[np.float64]:
+    """1 - distinct n-grams / n-grams within each answer's tokens, [N] in [0, 1] (seq-rep-n, Welleck et al. 2020).
+
+    0 for an answer of fewer than n tokens. Higher is worse: near 1 the model is in a loop.
+    """
+    return np.array([1.0 - len(set(g)) / len(g) if (g := _ngrams(tokens, n)) else 0.0 for tokens in generated])
+
+
+def distinct(generated: Sequence[Sequence[int]], n: int = 2) -> Measured:
+    """Distinct n-grams / n-grams over all answers together, in [0, 1] (Li et al. 2016); 0 when there is no n-gram.
+
+    Lower is worse: it falls when one answer repeats itself and when all questions get the same answer. It shrinks with
+    the number of rows, so compare equal sets only. Standard error by the jackknife over rows.
+    """
+    grams = [_ngrams(tokens, n) for tokens in generated]
+    counts = Counter(gram for row in grams for gram in row)
+    total, rows = counts.total(), len(grams)
+    without = np.zeros(rows)
+    for i, row in enumerate(grams):
+        lost = sum(counts[gram] == times for gram, times in Counter(row).items())
+        without[i] = (len(counts) - lost) / max(1, total - len(row))
+    stderr = float(np.sqrt((rows - 1) * without.var())) if rows > 1 else float("nan")
+    return Measured(len(counts) / max(1, total), stderr, rows)
+
+
+def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

@@ -1,0 +1,186 @@
+"""The training loop of one trial: batches -> loss -> controls -> step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayul.errors import RayulError
+from rayul.spec import METHODS, Spec
+from rayul.unlearn.controls import controlled, project_into_ball
+from rayul.unlearn.forward import Answers, forward, token_logp
+from rayul.unlearn.losses import LOSSES, Side, mean_nll
+from rayul.unlearn.task import Task
+from rayul.unlearn.tokens import batches, collate
+
+
+class Diverged(RayulError):
+    """A loss, a gradient or a metric is not a finite number any more."""
+
+
+def evaluation_steps(steps: int, every: int | str) -> list[int]:
+    """Steps at which a trial is evaluated, 0 and the last included.
+
+    every: an interval, or "geometric": 1, 2, 3, 4, 6, 8, 11, 16, ... (factor sqrt 2), since gradient ascent can
+    collapse between two evenly spaced evaluations.
+    """
+    if every == "geometric":
+        points = {round(2 ** (i / 2)) for i in range(2 * max(1, steps).bit_length())}
+    else:
+        points = set(range(0, steps, int(every)))
+    return sorted({0, steps} | {p for p in points if p < steps})
+
+
+def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
+    """Train the adapter of `model` in place; yields each evaluation step, with the adapter as it is there.
+
+    `spec` has no search distribution left. The seed fixes the order of the rows. Raises Diverged when the loss or the
+    gradient is not finite.
+    """
+    training = spec.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+    forget_order = batches(len(task.examples["forget"]), training.batch_size, torch.Generator().manual_seed(seed))
+    retain_count = len(task.examples.get("retain_train", ()))
+    retain_order = (
+        batches(retain_count, training.batch_size, torch.Generator().manual_seed(seed + 2**32))
+        if retain_count
+        else None
+    )
+    rule = GradientSurgery(spec.method.gru_smoothing) if spec.method.gru else None
+    direction = _direction(model, task, spec, seed)
+    stops = evaluation_steps(training.steps, training.evaluate_every)
+    yield 0
+    for step in range(1, training.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr * min(1.0, step / max(1, training.warmup_steps))
+        forget = next(forget_order)
+        retain = next(retain_order) if retain_order is not None and _needs(spec, "retain") else []
+        loss = accumulate_gradient(model, task, spec, forget, retain, direction, rule)
+        # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+        if not (math.isfinite(loss) and bool(norm.isfinite())):
+            raise Diverged(f"step {step}: loss {loss}, gradient norm {norm.item()}", "lower training.lr")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if spec.control.ball is not None:
+            project_into_ball(model, spec.control.ball, spec.control.ball_norm)
+        if step in stops:
+            yield step
+
+
+def accumulate_gradient(
+    model: Any,
+    task: Task,
+    spec: Spec,
+    forget: Sequence[int],
+    retain: Sequence[int],
+    direction: Tensor | None = None,
+    rule: GradientSurgery | None = None,
+) -> float:
+    """Leave in `.grad` the gradient of the method's loss on these rows; returns the loss.
+
+    With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient, unless
+    a cap masks whole sequences (then each part is a mean over its own remaining sequences).
+    """
+    loss_function, arguments = LOSSES[spec.method.name], spec.method.arguments()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    size = spec.training.micro_batch_size or max(len(forget), len(retain))
+    total = 0.0
+    parts = min(math.ceil(max(len(forget), len(retain)) / size), len(forget), len(retain) or len(forget))
+    for i in range(parts):
+        f, r = _part(forget, i, parts), _part(retain, i, parts)
+        forget_side = _side(model, task, spec, "forget", f, direction)
+        retain_side = _side(model, task, spec, "retain_train", r) if r else None
+        idk_side = _side(model, task, spec, "idk", f) if _needs(spec, "idk") else None
+        loss = loss_function(forget_side, retain_side, idk_side, **arguments) * (len(f) / len(forget))
+        total += float(loss.detach())
+        if not loss.requires_grad:  # every forget token is masked by a control, and there is no other term
+            for p in parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            continue
+        loss.backward()
+    if rule is not None:
+        unlearning = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        for i in range(parts):
+            r = _part(retain, i, parts)
+            (mean_nll(_side(model, task, spec, "retain_train", r)) * (len(r) / len(retain))).backward()
+        rule(parameters, unlearning)
+    return total
+
+
+class GradientSurgery:
+    """GRU (arXiv 2503.09117): where the unlearning gradient g_u works against the retain gradient g_r, <g_u, g_r> < 0,
+    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is smoothed: smoothing * old + (1 - smoothing) * new."""
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+        self.retain: list[Tensor] | None = None
+
+    def __call__(self, parameters: Sequence[Tensor], unlearning: Sequence[Tensor | None]) -> None:
+        """`parameters` carry the retain gradient; leaves the projected unlearning gradient in them."""
+        fresh = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        old = self.retain
+        self.retain = (
+            fresh
+            if old is None
+            else [self.smoothing * o + (1 - self.smoothing) * n for o, n in zip(old, fresh, strict=True)]
+        )
+        wanted = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, unlearning, strict=True)]
+        inner = sum(float((u * r).sum()) for u, r in zip(wanted, self.retain, strict=True))
+        square = sum(float((r * r).sum()) for r in self.retain)
+        back = inner / square if inner < 0 and square > 0 else 0.0
+        for p, u, r in zip(parameters, wanted, self.retain, strict=True):
+            p.grad = u - back * r
+
+
+def _side(
+    model: Any, task: Task, spec: Spec, name: str, indices: Sequence[int], direction: Tensor | None = None
+) -> Side:
+    """The batch of these examples as losses see it; the controls act on the forget set only."""
+    batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
+    layer = _hidden_layer(model, spec) if _needs(spec, "hidden") else None
+    limited = name == "forget"
+
+    def answers() -> Answers:
+        plain = forward(model, batch, layer)
+        return controlled(plain, spec.control) if limited else plain
+
+    def reference() -> Answers:
+        with torch.no_grad(), model.disable_adapter():
+            plain = forward(model, batch, layer)
+        return plain._replace(logits=plain.logits / spec.control.temperature) if limited else plain
+
+    def reference_logp(mask: Tensor) -> Tensor:
+        if limited and spec.control.temperature != 1.0:  # the cache is at temperature 1
+            return torch.where(mask, token_logp(reference()), 0.0)
+        answer = batch.answer[:, -mask.shape[1] :]
+        return torch.where(mask, task.reference_logp(name, indices, answer, model), 0.0)
+
+    return Side(answers, reference, reference_logp, direction)
+
+
+def _needs(spec: Spec, what: str) -> bool:
+    return what in METHODS[spec.method.name].needs or (what == "retain" and bool(spec.method.gru))
+
+
+def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
+    return items[i * len(items) // parts : (i + 1) * len(items) // parts]
+
+
+def _hidden_layer(model: Any, spec: Spec) -> int:
+    layer = spec.method.arguments().get("layer")
+    return int(layer) if layer is not None else max(1, model.config.num_hidden_layers // 2)
+
+
+def _direction(model: Any, task: Task, spec: Spec, seed: int) -> Tensor | None:
+    if not _needs(spec, "hidden"):
+        return None
+    uniform = torch.rand(model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
+    return (uniform / uniform.norm()).to(task.device)

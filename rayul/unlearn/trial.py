@@ -1,0 +1,147 @@
+"""One trial without Ray: hyper-parameters in, evaluations out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
+from rayul.spec import Spec, violations
+from rayul.unlearn.calibrate import calibrate, mixed
+from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
+from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.task import EVALUATED, Task
+from rayul.unlearn.train import Diverged, train
+
+REPORTED = (*EVALUATED, "retain_report")
+
+
+class Snapshot(NamedTuple):
+    """The evaluations of one step (several where mixing is on) and the model as it is at that step."""
+
+    evaluations: list[Evaluation]
+    model: Any
+
+
+def run_trial(
+    task: Task,
+    spec: Spec,
+    trial_id: str,
+    seed: int,
+    params: Mapping[str, Any],
+    baseline: Mapping[str, float],
+) -> Iterator[Snapshot]:
+    """Unlearn with one configuration, evaluation by evaluation.
+
+    spec: the sweep's spec with `params` filled in (`spec.at(params)`). baseline: metrics of the model before
+    unlearning; step 0 is a row of these, since a fresh adapter changes nothing. A trial that diverges, runs out of
+    memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
+    """
+    shared = Evaluation(trial_id, 0, seed=seed, params=dict(params), device=device_name(task.device))
+    model = attach_lora(task.base, spec.lora, seed)
+    started = time.perf_counter()
+    step = -1
+    try:
+        for step in train(model, task, spec, seed):
+            row = replace(shared, step=step)
+            if step == 0:
+                rows = [_judged(row, spec, dict(baseline), baseline, dict(baseline))]
+            else:
+                rows = _evaluated(model, task, spec, row, baseline)
+            seconds = time.perf_counter() - started
+            rows = [replace(r, train_seconds=seconds) for r in rows]
+            if step == spec.training.steps:
+                rows[-1] = replace(rows[-1], state=COMPLETED)
+            yield Snapshot(rows, model)
+    except Exception as error:  # any failure of one trial is a row, never the end of a sweep
+        failed = replace(shared, step=step + 1, feasible=False, state=FAILED, reason=_reason(error))
+        yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
+    finally:
+        detach_lora(model)
+
+
+def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
+    """The row of the baseline or the oracle: `task.base` as it is, the report sets included."""
+    assert trial_id in (BASELINE, ORACLE)
+    measurement = evaluate(task.base, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED)
+    row = Evaluation(trial_id, 0, mixing=0.0, seed=spec.search.seed, device=device_name(task.device))
+    return _with_metrics(row, measurement)
+
+
+def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:
+    """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last."""
+    rows: dict[float, Evaluation] = {}
+
+    def violation(a: float) -> float:
+        with mixed(model, a):
+            measurement = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
+        bad = [key for key, value in measurement.values.items() if math.isnan(value)]
+        if bad:
+            raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
+        judged_by = _criteria_values(measurement, task, spec)
+        rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement), spec, judged_by, baseline)
+        return rows[a].total_violation
+
+    if not spec.control.mixing:
+        violation(1.0)
+        return list(rows.values())
+    calibration = calibrate(violation)
+    if calibration.mixing in rows:
+        best = rows.pop(calibration.mixing)
+        note = "" if calibration.monotone else "the violation does not grow steadily with the mixing"
+        return [*rows.values(), replace(best, reason=note)]
+    return list(rows.values())
+
+
+def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[str, float]:
+    """What the criteria judge: the means, or with control.confidence the pessimistic bootstrap bounds."""
+    values = measurement.values
+    if spec.control.confidence is not None:
+        keys = [c.metric for c in spec.control.criteria]
+        bounds = pessimistic(measurement, task, keys, spec.control.confidence)
+        for c in spec.control.criteria:
+            values[c.metric] = bounds[c.metric].low if c.at_least is not None else bounds[c.metric].high
+    return values
+
+
+def _judged(
+    row: Evaluation,
+    spec: Spec,
+    judged_by: Mapping[str, float],
+    baseline: Mapping[str, float],
+    metrics: dict[str, float] | None = None,
+) -> Evaluation:
+    violation = violations(spec.control.criteria, judged_by, baseline)
+    return replace(
+        row,
+        metrics=row.metrics if metrics is None else metrics,
+        violation=violation,
+        feasible=all(v <= 0 for v in violation.values()),
+    )
+
+
+def _with_metrics(row: Evaluation, measurement: Measurement) -> Evaluation:
+    measured = measurement.measured
+    return replace(
+        row,
+        metrics={key: m.value for key, m in measured.items()},
+        stderr={key: m.stderr for key, m in measured.items()},
+        rows={key.split(".")[0]: m.rows for key, m in measured.items()},
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return "out of memory: lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
+    if isinstance(error, Diverged):
+        return f"diverged: {error.message}"
+    return f"{type(error).__name__}: {error}"
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
