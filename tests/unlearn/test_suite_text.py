@@ -1,0 +1,69 @@
+"""Measures of generated text, against rouge-score and counts done by hand."""
+
+import numpy as np
+import pytest
+from rouge_score import rouge_scorer
+
+from rayul.unlearn import text_quality
+
+ANSWERS = [
+    "The author was born in Lima, Peru, on 3 May 1961.",
+    "Her novels explore grieving families.",
+    "Both parents worked as florists.",
+    "He won the Amber Quill.",
+]
+GENERATED = [
+    "the author was BORN in Lima",
+    "Her novel explored grief and the family.",
+    "",
+    "He won the Amber Quill. He won the Amber Quill.",
+]
+
+
+def lcs(a, b):
+    if not a or not b:
+        return 0
+    return 1 + lcs(a[1:], b[1:]) if a[0] == b[0] else max(lcs(a[1:], b), lcs(a, b[1:]))
+
+
+def test_rouge_l_recall_is_that_of_rouge_score_with_stemming():
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    expected = [scorer.score(a, g)["rougeL"].recall for a, g in zip(ANSWERS, GENERATED, strict=True)]
+    np.testing.assert_array_equal(text_quality.rouge_l_recall(ANSWERS, GENERATED), expected)
+
+
+def test_rouge_l_recall_by_hand():
+    measured = text_quality.rouge_l_recall(ANSWERS, GENERATED)
+    # Stems: "novel", "explor" agree (three words over of three characters are stemmed); "famili" = "famili".
+    stems = (["her", "novel", "explor", "griev", "famili"], ["her", "novel", "explor", "grief", "and", "the", "famili"])
+    assert measured[0] == pytest.approx(6 / 11)
+    assert measured[1] == pytest.approx(lcs(*stems) / len(stems[0]))
+    assert measured[2] == 0.0
+    assert measured[3] == 1.0
+
+
+def test_empty_answers():
+    np.testing.assert_array_equal(text_quality.empty(["", " \n", "a"]), [1.0, 1.0, 0.0])
+
+
+def test_repetition_is_zero_without_a_loop_and_near_one_in_it():
+    loop, plain, short = [7] * 50, list(range(50)), [1, 1, 1]
+    measured = text_quality.repetition([loop, plain, short, [1, 2, 3, 4, 1, 2, 3, 4]])
+    np.testing.assert_allclose(measured, [1 - 1 / 47, 0.0, 0.0, 1 - 4 / 5])
+
+
+def test_distinct_sees_that_all_answers_are_the_same():
+    answer = [1, 2, 3]
+    assert text_quality.distinct([answer]).value == 1.0
+    assert text_quality.distinct([answer] * 10).value == pytest.approx(2 / 20)
+    assert text_quality.distinct([[], [5]]).value == 0.0
+
+
+def test_distinct_error_is_the_jackknife():
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 6, rng.integers(1, 9)).tolist() for _ in range(25)]
+    measured = text_quality.distinct(rows)
+    without = [text_quality.distinct(rows[:i] + rows[i + 1 :]).value for i in range(25)]
+    pairs = [pair for row in rows for pair in zip(row, row[1:], strict=False)]
+    assert measured.value == pytest.approx(len(set(pairs)) / len(pairs))
+    assert measured.stderr == pytest.approx(np.sqrt(24 / 25 * np.sum((without - np.mean(without)) ** 2)))
