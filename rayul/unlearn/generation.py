@@ -74,7 +74,7 @@ def similar_extraction_strength(
     """Extraction strength with a similar instead of an exact continuation, [N] in [0, 1] (arXiv 2406.09179).
 
     1 - k/L for the smallest prefix of k answer tokens from which the greedy continuation g (at most L - k tokens)
-    has LCS(g, rest) / |g| > threshold. LCS is over tokens; an empty g is a mismatch; the floor is 0. At least the
+    has LCS(g, rest) > threshold * |g|. LCS is over tokens; an empty g is a mismatch; the floor is 0. At least the
     exact extraction strength. (The authors' script splits at blanks, and lets g run on to the end of the line.)
 
     scores: of the same examples, from `score`. Where token k is predicted, success at k + 1 implies success at k
@@ -90,7 +90,7 @@ def similar_extraction_strength(
         rests = {i: examples[i].ids[starts[i] : examples[i].stop] for i in pending}
         prompts = [examples[i].ids[: starts[i]] for i in pending]
         found = generate(model, prompts, [len(r) for r in rests.values()], stop, pad, batch_size)
-        similar = {i for i, g in zip(pending, found, strict=True) if g and lcs(g, rests[i]) > threshold * len(g)}
+        similar = {i for i, g in zip(pending, found, strict=True) if lcs(g, rests[i]) > threshold * len(g)}
         for i in similar:
             strength[i] = len(rests[i]) / len(scores[i].match)
         pending = [i for i in pending if i not in similar]

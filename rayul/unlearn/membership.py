@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rayul.unlearn.forward import Model, TokenScores, forward
 from rayul.unlearn.metrics import Measured
@@ -58,18 +59,21 @@ def standardised(model: Model, examples: Sequence[Example], pad: int, batch_size
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         answers = forward(model, collate([examples[i] for i in chosen], pad, device))
-        logp = answers.logits.float().log_softmax(-1)
-        p = logp.exp()
-        # A masked token has log p = -inf, and 0 * -inf is NaN: it weighs nothing.
-        logp_or_zero = torch.where(p > 0, logp, 0.0)
-        mean = (p * logp_or_zero).sum(-1)
-        variance = (p * (logp_or_zero - mean.unsqueeze(-1)).square()).sum(-1)
-        token = logp.gather(-1, answers.labels.unsqueeze(-1)).squeeze(-1)
-        z = ((token - mean) / variance.clamp_min(1e-6).sqrt()).double().cpu().numpy()
-        mask = answers.mask.cpu().numpy()
-        values |= {i: z[row][mask[row]] for row, i in enumerate(chosen)}
+        for row, i in enumerate(chosen):  # row by row: what is computed has the size of the vocabulary, several times
+            mask = answers.mask[row]
+            values[i] = _standardise(answers.logits[row][mask], answers.labels[row][mask]).double().cpu().numpy()
     model.train(was_training)
     return [values[i] for i in range(len(examples))]
+
+
+def _standardise(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits [L, V], labels [L] -> [L] float32."""
+    logp = logits.float().log_softmax(-1)
+    p = logp.exp()
+    seen = torch.where(p > 0, logp, 0.0)  # a masked token has log p = -inf, and 0 * -inf is NaN: it weighs nothing
+    mean = (p * seen).sum(-1)
+    variance = (p * (seen - mean.unsqueeze(-1)).square()).sum(-1)
+    return (logp.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - mean) / variance.clamp_min(1e-6).sqrt()
 
 
 def auc(members: Floats, others: Floats) -> Measured:

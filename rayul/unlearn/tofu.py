@@ -22,9 +22,10 @@ def option_probability(answer_logp: Floats, perturbed_logp: Sequence[Floats]) ->
     answer_logp [N]; perturbed_logp: N arrays, one entry per wrong answer. The normaliser holds the right answer and
     all wrong ones, as in TOFU's logs. Computed in logs: a collapsed model gives a share, not 0/0.
     """
-    return np.array(
-        [np.exp(a - np.logaddexp.reduce([a, *p])) for a, p in zip(answer_logp, perturbed_logp, strict=True)]
-    )
+    with np.errstate(invalid="ignore"):  # NaN for a diverged model
+        total = np.array([np.logaddexp.reduce([a, *p]) for a, p in zip(answer_logp, perturbed_logp, strict=True)])
+    share: Floats = np.exp(answer_logp - total)
+    return share
 
 
 def log_truth_ratio(paraphrase_logp: Floats, perturbed_logp: Sequence[Floats]) -> Floats:

@@ -1,5 +1,7 @@
 """Measures of generated text, against rouge-score and counts done by hand."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from rouge_score import rouge_scorer
@@ -64,6 +66,6 @@ def test_distinct_error_is_the_jackknife():
     rows = [rng.integers(0, 6, rng.integers(1, 9)).tolist() for _ in range(25)]
     measured = text_quality.distinct(rows)
     without = [text_quality.distinct(rows[:i] + rows[i + 1 :]).value for i in range(25)]
-    pairs = [pair for row in rows for pair in zip(row, row[1:], strict=False)]
+    pairs = [pair for row in rows for pair in pairwise(row)]
     assert measured.value == pytest.approx(len(set(pairs)) / len(pairs))
     assert measured.stderr == pytest.approx(np.sqrt(24 / 25 * np.sum((without - np.mean(without)) ** 2)))
