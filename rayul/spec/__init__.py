@@ -1,0 +1,55 @@
+"""The YAML of a sweep as frozen, validated objects: `load_spec(path)` or every problem of the file at once.
+
+Imports neither torch nor ray, so that `rayul validate` answers in a fraction of a second.
+"""
+
+from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search, Training
+from rayul.spec.criteria import Criterion, Threshold, limits, violations
+from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
+from rayul.spec.load import load_spec, parse_spec
+from rayul.spec.methods import METHODS, Method, MethodChoice, Parameter
+from rayul.spec.metrics import METRICS, SEARCH_SETS, SETS, Metric
+from rayul.spec.problems import Problem, SpecError
+from rayul.spec.space import Choice, Distribution, Float, Int
+from rayul.spec.spec import Spec, difference
+from rayul.spec.yaml_text import dump_yaml
+
+__all__ = [
+    "COLUMNS",
+    "METHODS",
+    "METRICS",
+    "SEARCH_SETS",
+    "SETS",
+    "TESTBED",
+    "Choice",
+    "Control",
+    "Criterion",
+    "Data",
+    "Distribution",
+    "Evaluate",
+    "Float",
+    "FolderData",
+    "Int",
+    "Lora",
+    "Method",
+    "MethodChoice",
+    "Metric",
+    "Model",
+    "Parameter",
+    "Problem",
+    "Resources",
+    "Search",
+    "Source",
+    "SourceData",
+    "Spec",
+    "SpecError",
+    "Threshold",
+    "TofuData",
+    "Training",
+    "difference",
+    "dump_yaml",
+    "limits",
+    "load_spec",
+    "parse_spec",
+    "violations",
+]

@@ -1,0 +1,163 @@
+"""The sections of a spec besides data, method and criteria: names, types, defaults and bounds, a field a line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic_core.core_schema import ValidationInfo
+
+from rayul.spec.criteria import Criterion
+from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
+from rayul.spec.metrics import METRICS, MetricName
+from rayul.spec.problems import did_you_mean, expected, refuse, show
+from rayul.spec.section import Searchable, Section
+
+_TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "*.tiktoken")
+
+
+def _check_model_path(path: str, info: ValidationInfo) -> str:
+    if not path:
+        raise refuse("is empty", "write testbed, a folder or a Hub id")
+    if path == TESTBED or not wants_files(info):
+        return path
+    folder = find(path)
+    if folder is None:
+        if looks_local(path):
+            raise missing(path)
+        return path
+    if not (folder / "config.json").is_file():
+        raise refuse(
+            f"{show(path)} is not a model: it has no config.json", "name the folder that save_pretrained wrote"
+        )
+    if not any(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise refuse(f"{show(path)} has no tokenizer", "save it there with tokenizer.save_pretrained")
+    return path
+
+
+def _check_template(template: str) -> str:
+    if template != "chat":
+        question, answer = template.find("{question}"), template.find("{answer}")
+        if question < 0 or answer < question:
+            hint = 'write chat, or a text such as "Question: {question}\\nAnswer: {answer}"'
+            raise refuse("a template has {question} and, after it, {answer}", hint)
+    return template
+
+
+class Model(Section):
+    """A causal language model. A plain text in the YAML is its `path`."""
+
+    path: Annotated[str, AfterValidator(_check_model_path)] = Field(examples=[TESTBED])
+    """ "testbed" for the embedded one, a folder, or a Hub id"""
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    template: Annotated[str, AfterValidator(_check_template)] | None = None
+    """How question and answer become a text: "chat" for the tokenizer's own chat template, or a text with {question}
+    and {answer}; null for the chat template where the tokenizer has one and a plain text where not."""
+    trust_remote_code: bool = False
+
+
+def _check_modules(value: Any) -> Literal["all-linear"] | tuple[str, ...]:
+    if value == "all-linear":
+        return "all-linear"
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(name, str) for name in value):
+        hint = f"write [{value}]" if isinstance(value, str) else "for example [q_proj, v_proj]"
+        raise refuse(f"expected all-linear or a list of module names, got {show(value)}", hint)
+    return tuple(value)
+
+
+class Lora(Searchable):
+    """The adapter's shape (arXiv 2106.09685); its update is scaled by alpha / r."""
+
+    r: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Annotated[Literal["all-linear"] | tuple[str, ...], PlainValidator(_check_modules)] = "all-linear"
+
+
+def _check_cadence(value: Any) -> int | Literal["geometric"]:
+    if value == "geometric":
+        return "geometric"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise expected("a whole number or geometric", value)
+    if value < 1:
+        raise refuse(f"must be at least 1, got {value}")
+    return value
+
+
+class Training(Searchable):
+    """The optimiser (AdamW) and how long it runs."""
+
+    lr: float = Field(gt=0, examples=["1e-3"])
+    batch_size: int = Field(default=8, ge=1)
+    """Forget rows a step; methods that read retain rows take as many of those."""
+    steps: int = Field(default=60, ge=1)
+    evaluate_every: Annotated[int | Literal["geometric"], PlainValidator(_check_cadence)] = 5
+    """Steps between evaluations, or "geometric" for ever longer gaps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Rows a forward, where a batch does not fit into memory; null for the whole batch."""
+
+
+class Control(Searchable):
+    """What limits excessive unlearning. A plain list in the YAML is its `criteria`."""
+
+    criteria: tuple[Criterion, ...] = Field(default=(), strict=False)
+    loss_cap: float | None = Field(default=None, gt=0)
+    """In nats: a forget sequence whose loss is above it no longer pushes."""
+    loss_cap_of: Literal["mean", "sum"] = "mean"
+    """Whether loss_cap is on a sequence's mean loss per token or on its sum."""
+    token_cap: float | None = Field(default=None, gt=0)
+    """In nats: a forget token whose loss is above it no longer pushes."""
+    temperature: float = Field(default=1.0, gt=0)
+    """The forget loss is taken on logits / temperature."""
+    select_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of a batch's answer tokens that is unlearned."""
+    select_by: Literal["smallest", "largest"] = "smallest"
+    """Whether those are the tokens of smallest or of largest loss."""
+    ball: float | None = Field(default=None, gt=0)
+    """Radius to which each matrix's update is projected after a step."""
+    ball_norm: Literal["frobenius", "elementwise"] = "frobenius"
+    mixing: bool = False
+    """Whether the adapter is scaled back to the largest mixing that keeps the criteria."""
+    confidence: float | None = Field(default=None, gt=0.5, lt=1)
+    """Calibrate on the lower bootstrap bound at this confidence instead of on the mean."""
+
+
+class Evaluate(Section):
+    """What is measured at an evaluation."""
+
+    metrics: tuple[MetricName, ...] = Field(default=tuple(METRICS), min_length=1, strict=False)
+    batch_size: int = Field(default=64, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    """At most so many rows of each set, evenly spaced; null for all."""
+
+
+def _check_sampler(value: Any) -> Any:
+    if isinstance(value, str) and value not in _SAMPLERS:
+        raise refuse(f"unknown sampler {show(value)}", did_you_mean(value, _SAMPLERS))
+    return value
+
+
+_SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
+Sampler = Literal["tpe", "nsga2", "gp", "random", "grid"]
+
+
+class Search(Section):
+    """What to try, and how often."""
+
+    sampler: Annotated[Sampler, BeforeValidator(_check_sampler)] = "tpe"
+    trials: int = Field(default=64, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    startup_trials: int = Field(default=10, ge=0)
+    """Random trials before the sampler models anything."""
+
+
+class Resources(Section):
+    """What one slot takes of the machine; `trials_per_gpu` trials share one GPU."""
+
+    gpu: float = Field(default=1.0, ge=0)
+    cpu: float = Field(default=1.0, gt=0)
+    trials_per_gpu: int = Field(default=1, ge=1)

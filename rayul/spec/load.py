@@ -1,0 +1,118 @@
+"""From a YAML file and `--set` overrides to a `Spec`, with every problem of both in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rayul.spec.explain import explain
+from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
+from rayul.spec.spec import Spec, expand
+from rayul.spec.yaml_text import Document, read_yaml
+
+_MAX_BYTES = 1_000_000
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Spec:
+    """Read and validate a spec.
+
+    overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
+    a mapping replaces it. check_files: local models and data that do not exist are errors; turn it off to read the spec
+    of finished results elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
+    """
+    source = str(path)
+    try:
+        data = _read(Path(path))
+    except OSError as error:
+        raise SpecError([Problem(source, "", f"cannot be read: {error.strerror or error}")]) from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError([Problem(f"{source}:{line}", "", "not UTF-8 text", "is it a YAML file?")]) from None
+    return parse_spec(text, overrides, source=source, check_files=check_files)
+
+
+def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text>", check_files: bool = True) -> Spec:
+    """`load_spec` of a text; `source` names it in errors."""
+    document = read_yaml(text, source)
+    if not isinstance(document.data, dict):
+        if not document.problems:
+            what = "is empty" if document.data is None else f"expected a mapping of keys, got {show(document.data)}"
+            hint = "start from search_spaces/ga.yaml"
+            document.problems.append(Problem(f"{source}:1", "", what, hint))
+        raise SpecError(document.problems)
+    document.data = expand(document.data)
+    for override in overrides:
+        _apply(document, override)
+    spec = None
+    try:
+        spec = Spec.model_validate(document.data, context={"check_files": check_files})
+    except ValidationError as error:
+        document.problems += [
+            Problem(document.place(loc), dotted(loc), text, hint) for loc, text, hint in explain(error, Spec)
+        ]
+    if spec is None or document.problems:
+        raise SpecError(sorted(document.problems, key=_line))
+    return spec
+
+
+def _line(problem: Problem) -> tuple[bool, int]:
+    """The order of problems: by line, those of overrides last."""
+    line = problem.place.rpartition(":")[2]
+    return (problem.place.startswith("--set"), int(line) if line.isdecimal() else 0)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise OSError(f"larger than {_MAX_BYTES // 1000} kB, not a spec")
+    return data
+
+
+def _apply(document: Document, override: str) -> None:
+    """Put the value of "key.path=value" into the document; what is wrong with it goes to the document's problems."""
+    place = f"--set {override}"
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if parts[0] == "objectives":  # its keys are metrics, which have a dot of their own
+        parts = [parts[0], *filter(None, [".".join(parts[1:])])]
+    value = read_yaml(text, place)
+    if not equals or not all(parts):
+        document.problems.append(Problem(place, "", "expected key.path=value", "for example training.lr=1e-3"))
+        return
+    if value.problems:
+        document.problems += [Problem(place, key, problem.text, problem.hint) for problem in value.problems]
+        return
+    loc: Loc = ()
+    target: Any = document.data
+    for part in parts[:-1]:
+        index = _step(target, part)
+        if index is None:
+            break
+        loc = (*loc, index)
+        if isinstance(target, dict) and target.get(part) is None:
+            target[part] = {}
+            document.places[loc] = place
+        target = target[index]
+    last = _step(target, parts[-1]) if len(loc) == len(parts) - 1 else None
+    if last is None:
+        document.problems.append(Problem(place, dotted(loc), f"has no key {parts[len(loc)]}: it is {show(target)}"))
+        return
+    target[last] = value.data
+    loc = (*loc, last)
+    document.data = expand(document.data)
+    document.places = {p: at for p, at in document.places.items() if p[: len(loc)] != loc} | {loc: place}
+
+
+def _step(target: Any, part: str) -> str | int | None:
+    """The key or index that `part` means in `target`, None where it cannot have one."""
+    if isinstance(target, dict):
+        return part
+    if isinstance(target, list) and part.isascii() and part.isdigit() and int(part) < len(target):
+        return int(part)
+    return None

@@ -1,0 +1,205 @@
+"""`Spec`: one sweep. Its space, its resolved form, and the concrete spec of one trial."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search, Training
+from rayul.spec.data import AnyData, SourceData
+from rayul.spec.explain import explain
+from rayul.spec.methods import METHODS, MethodChoice
+from rayul.spec.metrics import MetricKey
+from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
+from rayul.spec.section import Section
+from rayul.spec.space import Choice, Distribution, Float, Int
+
+SHORTHAND = {"model": "path", "oracle": "path", "data": "folder", "method": "name", "control": "criteria"}
+"""What a text or list means that stands directly under one of these keys."""
+
+
+def expand(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain data of a spec with every shorthand written as the mapping it stands for."""
+    return {
+        key: {SHORTHAND[key]: value} if key in SHORTHAND and isinstance(value, (str, int, float, list)) else value
+        for key, value in data.items()
+    }
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise refuse(f"{show(name)} cannot name a folder", "use letters, digits, dots, dashes and underscores")
+    return name
+
+
+class Spec(Section):
+    """The validated YAML of one sweep. See `rayul/spec/section.py` for where distributions stand."""
+
+    name: Annotated[str, AfterValidator(_check_name)] = Field(examples=["ga"])
+    """The name of the results folder."""
+    model: Model = Field(examples=["testbed"])
+    oracle: Model | None = None
+    """A model trained without the forget rows, where there is one; the testbed brings its own."""
+    data: AnyData = Field(examples=["testbed"])
+    method: Annotated[MethodChoice, PlainValidator(MethodChoice.parse)] = Field(examples=["ga"])
+    lora: Lora = Lora()
+    training: Training = Field(examples=["{lr: 1e-3}"])
+    control: Control = Control()
+    objectives: dict[MetricKey, Literal["minimize", "maximize"]] = Field(
+        default={"forget.es": "minimize", "retain.es": "maximize"}, min_length=1
+    )
+    evaluate: Evaluate = Evaluate()
+    search: Search = Search()
+    resources: Resources = Resources()
+    provenance: dict[str, Any] | None = None
+    """Versions, commit and hardware, written beside the results; nothing reads it back."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        return expand(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _check(self) -> Spec:
+        problems = [*self._unmeasured(), *self._ungriddable()]
+        if problems:
+            raise refuse_all(problems)
+        return self
+
+    def _unmeasured(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        steering: dict[Loc, str] = {("control", "criteria", i): c.metric for i, c in enumerate(self.control.criteria)}
+        steering |= {("objectives", key): key for key in self.objectives}
+        for loc, key in steering.items():
+            set_name, _, metric = key.partition(".")
+            if metric not in self.evaluate.metrics:
+                yield loc, refuse(f"{key} is not measured", f"add {metric} to evaluate.metrics")
+            if set_name == "general" and isinstance(self.data, SourceData) and self.data.general is None:
+                yield loc, refuse(f"{key} has no rows", "name them in data.general")
+
+    def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if self.search.sampler == "grid":
+            for loc, value in _leaves(self):
+                if isinstance(value, Float) and value.step is None:
+                    yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
+
+    @property
+    def space(self) -> dict[str, Distribution]:
+        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters that hang on it."""
+        return {dotted(loc): value for loc, value in _leaves(self) if isinstance(value, Distribution)}
+
+    def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
+        """Whether the distribution `key` of the space is used by a trial that has drawn `params` so far: a parameter of
+        a method only where that method was drawn."""
+        section, _, parameter = key.partition(".")
+        if section != "method" or parameter == "name":
+            return True
+        return parameter in METHODS[params.get("method.name", self.method.name)].parameters
+
+    def at(self, params: Mapping[str, Any]) -> Spec:
+        """The spec of one trial: every distribution replaced by its value in `params` (dotted keys, as in `space`).
+
+        Values for parameters that the drawn method does not have are ignored. Raises SpecError for an unknown key, a
+        missing one, or a value outside its distribution.
+        """
+        space = {loc: value for loc, value in _leaves(self) if isinstance(value, Distribution)}
+        keys = [dotted(loc) for loc in space]
+        problems = [
+            Problem("", key, "is not searched", did_you_mean(key, keys) if keys else "the spec searches nothing")
+            for key in params
+            if key not in keys
+        ]
+        plain = self.resolved()
+        for loc, distribution in space.items():
+            key = dotted(loc)
+            if key == "method.name" and not distribution.contains(params.get(key)):
+                raise SpecError([*problems, _outside(key, distribution, params)])
+            if not self.is_active(key, params):
+                del plain["method"][loc[-1]]
+            elif key in params and distribution.contains(params[key]):
+                _replace(plain, loc, params[key])
+            else:
+                problems.append(_outside(key, distribution, params))
+        if problems:
+            raise SpecError(problems)
+        chosen = METHODS[plain["method"]["name"]].parameters
+        plain["method"] = {k: v for k, v in plain["method"].items() if k == "name" or k in chosen}
+        return from_plain(plain)
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with every default written out; `load_spec` of its YAML is this spec again. A parameter of the
+        method is left out only where the name is searched and the methods' defaults differ."""
+        plain: dict[str, Any] = _plain(self)
+        if self.provenance is None:
+            del plain["provenance"]
+        return plain
+
+
+def from_plain(data: Mapping[str, Any]) -> Spec:
+    """A spec from plain data, e.g. `Spec.resolved()`. Does not look at the disk. Raises SpecError."""
+    try:
+        return Spec.model_validate(dict(data))
+    except ValidationError as error:
+        raise SpecError(Problem("", dotted(loc), text, hint) for loc, text, hint in explain(error, Spec)) from None
+
+
+def difference(a: Spec, b: Spec) -> list[str]:
+    """What changed from `a` to `b`, a line each: "training.lr: 0.001 -> 0.002". Provenance does not count."""
+    before, after = (
+        {dotted(loc): _show(value) for loc, value in _leaves(spec) if loc[0] != "provenance"} for spec in (a, b)
+    )
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _outside(key: str, distribution: Distribution, params: Mapping[str, Any]) -> Problem:
+    if key not in params:
+        return Problem("", key, "has no value", f"draw one from {_show(distribution)}")
+    return Problem("", key, f"{show(params[key])} is outside of {_show(distribution)}")
+
+
+def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
+    """Every single value, list of single values, threshold or distribution of a spec with its place, in order."""
+    if isinstance(value, Section):
+        for name in type(value).model_fields:
+            yield from _leaves(getattr(value, name), (*loc, name))
+    elif isinstance(value, MethodChoice):
+        yield from _leaves(value.to_yaml(), loc)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _leaves(child, (*loc, key))
+    elif isinstance(value, tuple) and any(isinstance(child, Section) for child in value):
+        for index, child in enumerate(value):
+            yield from _leaves(child, (*loc, index))
+    else:
+        yield loc, value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if hasattr(value, "to_yaml"):
+        return _plain(value.to_yaml())
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    return [_plain(child) for child in value] if isinstance(value, (tuple, list)) else value
+
+
+def _show(value: Any) -> str:
+    plain = _plain(value)
+    if isinstance(value, (Float, Int, Choice)):
+        return "{" + ", ".join(f"{key}: {show(child)}" for key, child in plain.items()) + "}"
+    return plain if isinstance(plain, str) else show(plain)
+
+
+def _replace(plain: Any, loc: Loc, value: Any) -> None:
+    for part in loc[:-1]:
+        plain = plain[part]
+    plain[loc[-1]] = value
