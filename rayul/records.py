@@ -169,7 +169,7 @@ def to_table(evaluations: Iterable[Evaluation]) -> pa.Table:
     another method, the metrics of a failed row). A parameter whose values differ in type is stored as text."""
     flat = [flatten(e) for e in evaluations]
     names = dict.fromkeys(name for row in flat for name in row)
-    names = {n: None for n in _PLAIN} | {n: None for group in _NESTED for n in names if n.startswith(f"{group}.")}
+    names = dict.fromkeys(_PLAIN) | {n: None for group in _NESTED for n in names if n.startswith(f"{group}.")}
     columns: dict[str, pa.Array] = {}
     for name in names:
         values = [row.get(name) for row in flat]
@@ -202,4 +202,4 @@ def write_table(table: pa.Table, path: Path) -> None:
     """Write Parquet beside the target and rename, so that a reader or a crash never sees half a file."""
     temporary = path.with_name(path.name + ".tmp")
     pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 GRID = (0.75, 0.5, 0.25)
@@ -54,7 +55,7 @@ def calibrate(
         else:
             high = middle
     ordered = [tried[a] for a in sorted(tried)]
-    monotone = all(b >= a - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    monotone = all(b >= a - 1e-9 for a, b in pairwise(ordered))
     return Calibration(low, tuple(tried.items()), monotone)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rayul.errors import InputError
-from rayul.spec import Data, Source
+from rayul.spec import COLUMNS, Data, FolderData, Source, SourceData, TofuData
 
 Sets = dict[str, tuple["Row", ...]]
 
@@ -47,21 +47,19 @@ class Row:
     author: str = ""
 
 
-COLUMNS = ("question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "author")
-
-
 def load_sets(data: Data) -> Sets:
     """Read every set that `data` names.
 
     Raises InputError for a missing or empty file, a line that is not JSON, a row without an answer, and for
     forget rows that also stand in a retain set.
     """
-    if data.tofu is not None:
-        sets = _tofu(data.tofu, data.forget_percent, data.authors)
-    elif data.folder is not None:
-        sets = read_folder(Path(data.folder))
-    else:
-        sets = _sources(data)
+    match data:
+        case TofuData():
+            sets = _tofu(data)
+        case FolderData():
+            sets = read_folder(Path(data.folder).expanduser())
+        case SourceData():
+            sets = _sources(data)
     _check(sets)
     return sets
 
@@ -80,7 +78,7 @@ def read_folder(folder: Path) -> Sets:
     return {key: tuple(read_rows(folder / name)) for key, name in FILES.items() if (folder / name).exists()}
 
 
-def read_rows(path: Path, columns: Mapping[str, str] | None = None) -> list[Row]:
+def read_rows(path: Path, columns: Mapping[Any, str] | None = None) -> list[Row]:
     """Rows of a JSON-lines or Parquet file. `columns` maps our column names to the file's.
 
     Raises InputError naming file and line.
@@ -121,7 +119,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 ) from None
 
 
-def _row(record: Any, place: str, columns: Mapping[str, str]) -> Row:
+def _row(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
     if not isinstance(record, dict):
         raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object a line")
     values = {name: record.get(columns.get(name, name)) for name in COLUMNS}
@@ -142,7 +140,7 @@ def _row(record: Any, place: str, columns: Mapping[str, str]) -> Row:
 # --- one's own files and Hub data sets ---------------------------------------------------------------------------
 
 
-def _sources(data: Data) -> Sets:
+def _sources(data: SourceData) -> Sets:
     sets: Sets = {}
     for key in ("forget", "retain_train", "retain_control", "retain_report", "general", "holdout"):
         source = getattr(data, key)
@@ -155,7 +153,7 @@ def _sources(data: Data) -> Sets:
     return sets
 
 
-def _read_source(source: Source, columns: Mapping[str, str]) -> list[Row]:
+def _read_source(source: Source, columns: Mapping[Any, str]) -> list[Row]:
     path = Path(source.path).expanduser()
     if path.is_file():
         return read_rows(path, columns)
@@ -200,20 +198,15 @@ CONTROL_AUTHORS = 20
 """TOFU's `retain_perturbed` is the first 400 rows: the first 20 authors judge the retention, nobody trains on them."""
 
 
-def _tofu(place: str, forget_percent: int, authors: int) -> Sets:
+def _tofu(data: TofuData) -> Sets:
     """TOFU from the Hub or from a folder of its files, cut to `authors` of its 200.
 
-    The forget set is the last `forget_percent` of the 200 authors, as in TOFU's own splits; the first 20 authors are
-    retain (10) and retain_report (10); the authors after them, up to the total, are retain_train.
+    The forget set is the last authors, as in TOFU's own splits; the first 20 authors are retain (10) and
+    retain_report (10); the authors after them, up to the total, are retain_train.
     """
+    place, forget_authors = data.tofu, data.forgotten_authors
     full = _tofu_file(place, "full")
-    forget_authors = forget_percent * len(full) // ROWS_PER_AUTHOR // 100
-    train_authors = min(authors, len(full) // ROWS_PER_AUTHOR) - CONTROL_AUTHORS - forget_authors
-    if train_authors < 1:
-        raise InputError(
-            f"data.authors: {authors} leaves no author for retain_train",
-            f"forget{forget_percent:02d} needs at least {CONTROL_AUTHORS + forget_authors + 1} authors",
-        )
+    train_authors = data.authors - CONTROL_AUTHORS - forget_authors
     named = [_with_author(row, i // ROWS_PER_AUTHOR) for i, row in enumerate(full)]
     control = CONTROL_AUTHORS * ROWS_PER_AUTHOR
     perturbed = {row.question: row for row in _tofu_file(place, "retain_perturbed", optional=True)}

@@ -88,10 +88,12 @@ def kl_from_reference(side: Side) -> Tensor:
     return batch_mean(sequence_mean(divergence, side.mask), side.mask)
 
 
-def retain_term(retain: Side | None, loss: str = "nll") -> Tensor:
-    """mean l_r ("nll") or KL(ref || model) on retain answers ("kl")."""
+def retain_term(retain: Side | None, weight: float, loss: str = "nll") -> Tensor | float:
+    """w mean l_r ("nll") or w KL(ref || model) on retain answers ("kl"); no forward where w = 0."""
+    if weight == 0:
+        return 0.0
     assert retain is not None, "spec/methods.py must list 'retain' in what this method needs"
-    return kl_from_reference(retain) if loss == "kl" else mean_nll(retain)
+    return weight * (kl_from_reference(retain) if loss == "kl" else mean_nll(retain))
 
 
 # --- the methods -------------------------------------------------------------------------------------------------
@@ -104,23 +106,21 @@ def ga(forget: Side, retain: Side | None, idk: Side | None) -> Tensor:
 
 def gd(forget: Side, retain: Side | None, idk: Side | None, *, retain_weight: float) -> Tensor:
     """GradDiff: -mean l_f + w mean l_r (Liu et al. 2022, arXiv 2203.12817; TOFU, arXiv 2401.06121)."""
-    return -mean_nll(forget) + retain_weight * retain_term(retain)
+    return -mean_nll(forget) + retain_term(retain, retain_weight)
 
 
 def kl(forget: Side, retain: Side | None, idk: Side | None, *, retain_weight: float) -> Tensor:
     """-mean l_f + w KL(ref || model) on retain answers (Yao et al. 2023, arXiv 2310.10683; TOFU)."""
-    return -mean_nll(forget) + retain_weight * retain_term(retain, "kl")
+    return -mean_nll(forget) + retain_term(retain, retain_weight, "kl")
 
 
 def po(forget: Side, retain: Side | None, idk: Side | None, *, retain_weight: float) -> Tensor:
     """Preference optimisation by refusal: mean l of "I don't know" answers to forget questions + w mean l_r (TOFU)."""
     assert idk is not None
-    return mean_nll(idk) + retain_weight * retain_term(retain)
+    return mean_nll(idk) + retain_term(retain, retain_weight)
 
 
-def dpo(
-    forget: Side, retain: Side | None, idk: Side | None, *, beta: float, retain_weight: float
-) -> Tensor:
+def dpo(forget: Side, retain: Side | None, idk: Side | None, *, beta: float, retain_weight: float) -> Tensor:
     """-(2/beta) mean log sigmoid(beta [(s_ref - s)_idk - (s_ref - s)_f]) + w mean l_r.
 
     DPO (arXiv 2305.18290) with the refusal preferred to the answer, scaled as NPO is. A row whose answer is wholly
@@ -128,16 +128,16 @@ def dpo(
     """
     assert idk is not None
     margin = _log_ratio(idk).sum(-1) - _log_ratio(forget).sum(-1)
-    return batch_mean(-(2 / beta) * F.logsigmoid(beta * margin), forget.mask) + retain_weight * retain_term(retain)
+    return batch_mean(-(2 / beta) * F.logsigmoid(beta * margin), forget.mask) + retain_term(retain, retain_weight)
 
 
 def npo(
     forget: Side, retain: Side | None, idk: Side | None, *, beta: float, retain_weight: float, retain_loss: str
 ) -> Tensor:
-    """-(2/beta) mean log sigmoid(beta (s - s_ref)) + w (mean l_r or KL) (Zhang et al. 2024, arXiv 2404.05868, eq. 3)."""
+    """-(2/beta) mean log sigmoid(beta (s - s_ref)) + w (mean l_r or KL) (arXiv 2404.05868, eq. 3)."""
     ratio = _log_ratio(forget).sum(-1)
-    return batch_mean((2 / beta) * F.softplus(beta * ratio), forget.mask) + retain_weight * retain_term(
-        retain, retain_loss
+    return batch_mean((2 / beta) * F.softplus(beta * ratio), forget.mask) + retain_term(
+        retain, retain_weight, retain_loss
     )
 
 
@@ -146,13 +146,13 @@ def simnpo(
 ) -> Tensor:
     """-(2/beta) mean log sigmoid(beta l - gamma) + w mean l_r (Fan et al. 2024, arXiv 2410.07163): no reference."""
     nll = sequence_mean(-forget.logp, forget.mask)
-    return batch_mean(-(2 / beta) * F.logsigmoid(beta * nll - gamma), forget.mask) + retain_weight * retain_term(retain)
+    return batch_mean(-(2 / beta) * F.logsigmoid(beta * nll - gamma), forget.mask) + retain_term(retain, retain_weight)
 
 
 def rmu(
     forget: Side, retain: Side | None, idk: Side | None, *, layer: int | None, steering: float, retain_weight: float
 ) -> Tensor:
-    """mean ||h_f - c u||^2 / D + w mean ||h_r - h_ref||^2 / D at the output of layer L (Li et al. 2024, arXiv 2403.03218).
+    """mean ||h_f - c u||^2 / D + w mean ||h_r - h_ref||^2 / D at the output of layer L (arXiv 2403.03218).
 
     h at the positions that predict answer tokens; u a random direction of unit length in [0, 1]^D, fixed per trial;
     c = steering. Needs no ascent, so the likelihood of the rest is not pushed at all.
@@ -167,25 +167,25 @@ def rmu(
 
 
 def wga(forget: Side, retain: Side | None, idk: Side | None, *, beta: float, retain_weight: float) -> Tensor:
-    """Weighted GA: mean of sg[p_t^beta] log p_t + w mean l_r (Wang et al. 2025, arXiv 2502.19301, eq. 8).
+    """Weighted GA: mean of sg[p_t^beta] log p_t + w mean l_r (Wang et al. 2025, arXiv 2502.19301).
 
     The weight fades as a token is forgotten, which damps the explosion of 1/p in the gradient of log p.
     """
-    return _weighted_ascent(forget, (beta * forget.logp.detach()).exp()) + retain_weight * retain_term(retain)
+    return _weighted_ascent(forget, (beta * forget.logp.detach()).exp()) + retain_term(retain, retain_weight)
 
 
 def tnpo(forget: Side, retain: Side | None, idk: Side | None, *, beta: float, retain_weight: float) -> Tensor:
-    """Token-wise NPO: mean over tokens of (2/beta) log(1 + (p_t / ref_t)^beta) + w mean l_r (arXiv 2502.19301, eq. 10)."""
+    """Token-wise NPO: mean over tokens of (2/beta) log(1 + (p_t / ref_t)^beta) + w mean l_r (arXiv 2502.19301)."""
     per_token = (2 / beta) * F.softplus(beta * _log_ratio(forget))
-    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask) + retain_weight * retain_term(retain)
+    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask) + retain_term(retain, retain_weight)
 
 
 def wtnpo(
     forget: Side, retain: Side | None, idk: Side | None, *, beta: float, alpha: float, retain_weight: float
 ) -> Tensor:
-    """Token-wise NPO weighted by sg[p_t^alpha], as in WGA (arXiv 2502.19301, eq. 11), + w mean l_r."""
+    """Token-wise NPO weighted by sg[p_t^alpha], as in WGA (arXiv 2502.19301), + w mean l_r."""
     per_token = (alpha * forget.logp.detach()).exp() * (2 / beta) * F.softplus(beta * _log_ratio(forget))
-    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask) + retain_weight * retain_term(retain)
+    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask) + retain_term(retain, retain_weight)
 
 
 def satimp(
@@ -193,7 +193,7 @@ def satimp(
 ) -> Tensor:
     """Saturation and importance weights: mean of sg[p_t^b1 (1 - p_t)^b2] log p_t + w mean l_r (arXiv 2505.11953)."""
     p = forget.logp.detach().exp()
-    return _weighted_ascent(forget, p**beta1 * (1 - p) ** beta2) + retain_weight * retain_term(retain)
+    return _weighted_ascent(forget, p**beta1 * (1 - p) ** beta2) + retain_term(retain, retain_weight)
 
 
 def undial(forget: Side, retain: Side | None, idk: Side | None, *, beta: float, retain_weight: float) -> Tensor:
@@ -201,14 +201,15 @@ def undial(forget: Side, retain: Side | None, idk: Side | None, *, beta: float, 
     (Dong et al. 2024, arXiv 2402.10052)."""
     onehot = F.one_hot(forget.answers.labels, forget.answers.logits.shape[-1])
     target = (forget.reference.logits.float() - beta * onehot).softmax(-1)
-    return _cross_entropy(forget, target) + retain_weight * retain_term(retain)
+    return _cross_entropy(forget, target) + retain_term(retain, retain_weight)
 
 
 def ceu(forget: Side, retain: Side | None, idk: Side | None, *, retain_weight: float) -> Tensor:
-    """CE-U: cross-entropy to sg[softmax(z without the label's logit)] on forget answers + w mean l_r (arXiv 2503.01224)."""
+    """CE-U: cross-entropy to sg[softmax(z without the label's logit)] on forget answers + w mean l_r
+    (arXiv 2503.01224)."""
     onehot = F.one_hot(forget.answers.labels, forget.answers.logits.shape[-1]).bool()
     target = forget.answers.logits.detach().float().masked_fill(onehot, -torch.inf).softmax(-1)
-    return _cross_entropy(forget, target) + retain_weight * retain_term(retain)
+    return _cross_entropy(forget, target) + retain_term(retain, retain_weight)
 
 
 def _hidden(answers: Answers) -> Tensor:
@@ -231,6 +232,5 @@ def _cross_entropy(side: Side, target: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
-    loss.__name__: loss
-    for loss in (ga, gd, kl, po, dpo, npo, simnpo, rmu, wga, tnpo, wtnpo, satimp, undial, ceu)
+    loss.__name__: loss for loss in (ga, gd, kl, po, dpo, npo, simnpo, rmu, wga, tnpo, wtnpo, satimp, undial, ceu)
 }

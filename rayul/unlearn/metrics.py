@@ -33,7 +33,7 @@ def extraction_strength(scores: TokenScores) -> float:
 
 
 def exact_memorisation(scores: TokenScores) -> float:
-    """EM in [0, 1]: share of answer tokens that are the argmax given the true tokens before them (Tirumala et al. 2022)."""
+    """EM in [0, 1]: share of answer tokens that are the argmax given the true tokens before (Tirumala et al. 2022)."""
     return float(scores.match.mean())
 
 

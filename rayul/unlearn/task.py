@@ -50,7 +50,7 @@ class Task:
         return next(self.base.parameters()).device  # type: ignore[no-any-return]
 
     def evaluated(self, names: Sequence[str] = EVALUATED) -> dict[str, list[Example]]:
-        """Examples of the sets to evaluate; at most `max_rows` each, evenly spaced (rows of an author are neighbours)."""
+        """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
 
     def reference_logp(self, name: str, indices: Sequence[int], mask: Tensor, model: Any) -> Tensor:
@@ -76,7 +76,9 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
-    needing = [name for name in spec.method_names() if "retain" in METHODS[name].needs]
+    needing = [name for name in spec.method.names if "retain" in METHODS[name].needs]
+    if not needing and spec.method.parameters.get("gru") not in (False, None):
+        needing = ["with gru"]
     if needing and not sets.get("retain_train"):
         raise InputError(
             f"method {', '.join(needing)} trains on retain rows, and the data has none",

@@ -51,7 +51,7 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         if retain_count
         else None
     )
-    rule = GradientSurgery(spec.method.gru_smoothing) if spec.method.gru else None
+    rule = GradientSurgery(spec.method.parameters["gru_smoothing"]) if spec.method.parameters["gru"] else None
     direction = _direction(model, task, spec, seed)
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
@@ -62,7 +62,7 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         retain = next(retain_order) if retain_order is not None and _needs(spec, "retain") else []
         loss = accumulate_gradient(model, task, spec, forget, retain, direction, rule)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm.item()}", "lower training.lr")
         optimizer.step()
@@ -84,10 +84,10 @@ def accumulate_gradient(
 ) -> float:
     """Leave in `.grad` the gradient of the method's loss on these rows; returns the loss.
 
-    With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient, unless
-    a cap masks whole sequences (then each part is a mean over its own remaining sequences).
+    With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
+    unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
-    loss_function, arguments = LOSSES[spec.method.name], spec.method.arguments()
+    loss_function, keywords = LOSSES[spec.method.name], _keywords(spec)
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = spec.training.micro_batch_size or max(len(forget), len(retain))
     total = 0.0
@@ -97,12 +97,8 @@ def accumulate_gradient(
         forget_side = _side(model, task, spec, "forget", f, direction)
         retain_side = _side(model, task, spec, "retain_train", r) if r else None
         idk_side = _side(model, task, spec, "idk", f) if _needs(spec, "idk") else None
-        loss = loss_function(forget_side, retain_side, idk_side, **arguments) * (len(f) / len(forget))
+        loss = loss_function(forget_side, retain_side, idk_side, **keywords) * (len(f) / len(forget))
         total += float(loss.detach())
-        if not loss.requires_grad:  # every forget token is masked by a control, and there is no other term
-            for p in parameters:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            continue
         loss.backward()
     if rule is not None:
         unlearning = [p.grad for p in parameters]
@@ -166,8 +162,12 @@ def _side(
     return Side(answers, reference, reference_logp, direction)
 
 
+def _keywords(spec: Spec) -> dict[str, Any]:
+    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_smoothing")}
+
+
 def _needs(spec: Spec, what: str) -> bool:
-    return what in METHODS[spec.method.name].needs or (what == "retain" and bool(spec.method.gru))
+    return what in METHODS[spec.method.name].needs or (what == "retain" and spec.method.parameters["gru"])
 
 
 def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
@@ -175,7 +175,7 @@ def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
 
 
 def _hidden_layer(model: Any, spec: Spec) -> int:
-    layer = spec.method.arguments().get("layer")
+    layer = spec.method.parameters["layer"]
     return int(layer) if layer is not None else max(1, model.config.num_hidden_layers // 2)
 
 
@@ -183,4 +183,5 @@ def _direction(model: Any, task: Task, spec: Spec, seed: int) -> Tensor | None:
     if not _needs(spec, "hidden"):
         return None
     uniform = torch.rand(model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
-    return (uniform / uniform.norm()).to(task.device)
+    direction: Tensor = uniform / uniform.norm()
+    return direction.to(task.device)

@@ -43,10 +43,10 @@ def run_trial(
     memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
     """
     shared = Evaluation(trial_id, 0, seed=seed, params=dict(params), device=device_name(task.device))
-    model = attach_lora(task.base, spec.lora, seed)
     started = time.perf_counter()
-    step = -1
+    step, model = -1, None
     try:
+        model = attach_lora(task.base, spec.lora, seed)
         for step in train(model, task, spec, seed):
             row = replace(shared, step=step)
             if step == 0:
@@ -62,7 +62,8 @@ def run_trial(
         failed = replace(shared, step=step + 1, feasible=False, state=FAILED, reason=_reason(error))
         yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
     finally:
-        detach_lora(model)
+        if model is not None:
+            detach_lora(model)
 
 
 def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:

@@ -1,0 +1,178 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from rayul import __version__
+from rayul.errors import InputError, RayulError
+
+app = typer.Typer(
+    name="rayul",
+    help="Sweep the hyper-parameters of LLM unlearning under control: what is forgotten, at which cost in utility.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, e.g. search_spaces/ga.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"rayul {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
+    """Check specs: every problem of every file, with its line, before anything is spent."""
+    from rayul.spec import load_spec
+
+    problems = []
+    for file in files:
+        try:
+            spec = load_spec(file, set_ or ())
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            print(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+@app.command()
+def sweep(
+    file: SpecFile,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of search.trials.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder that holds the results of sweeps.")] = Path("results"),
+    name: Annotated[str | None, typer.Option(help="Name of the results folder, in place of the spec's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep that is in the results folder.")] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Run a sweep: baseline, trials under control, Pareto front, adapters, report."""
+    from rayul.spec import load_spec
+
+    overrides = list(set_ or ())
+    overrides += [f"search.trials={trials}"] if trials is not None else []
+    overrides += [f"name={name}"] if name is not None else []
+    spec = load_spec(file, overrides)
+    console = Console(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.pareto import front_lines
+        from rayul.sweep.run import Interrupted, run_sweep
+
+    folder = results / spec.name
+    try:
+        with _ProgressBar(console) as bar:
+            summary = run_sweep(
+                spec, folder, resume=resume, address=address, console=console, testbed_progress=bar.update
+            )
+    except Interrupted as stopped:
+        print(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))
+        if stopped.summary is not None:
+            print(stopped.summary.report)
+        raise typer.Exit(130) from None
+    print("\n".join(front_lines(summary)))
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    print(f"hypervolume {summary.hypervolume:.4f}")
+    print(summary.report)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")]) -> None:
+    """(Re)make tables and report of a sweep from its records alone."""
+    from rayul.pareto import front_lines, summarise
+
+    summary = summarise(folder)
+    print("\n".join(front_lines(summary)))
+    print(summary.report)
+
+
+@app.command("testbed")
+def write_testbed_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train on these rows instead: a folder of TOFU, a data folder, or JSONL/Parquet files."),
+    ] = None,
+    authors: Annotated[int | None, typer.Option(help="Of TOFU's 200 authors, use so many.")] = None,
+    forget: Annotated[str, typer.Option(help="TOFU's forget split.")] = "forget10",
+) -> None:
+    """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
+    from rayul.testbed import write_testbed, write_testbed_from_data
+
+    console = Console(stderr=True)
+    with _ProgressBar(console) as bar:
+        if data:
+            write_testbed_from_data(folder, data, bar.update, authors=authors, forget=forget)
+        else:
+            write_testbed(folder, bar.update)
+    print(folder)
+
+
+class _ProgressBar:
+    """A bar for work that says how far it is; lines where there is no terminal. Nothing until the first word."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+        )
+        self.task: object = None
+        self.said = -1
+
+    def update(self, message: str, done: float) -> None:
+        if not self.console.is_terminal:
+            if int(done * 10) > self.said:
+                self.said = int(done * 10)
+                self.console.print(f"{message} ({done:.0%})", highlight=False, markup=False, soft_wrap=True)
+            return
+        if self.task is None:
+            self.task = self.bar.add_task(message, total=1.0)
+            self.bar.start()
+        self.bar.update(self.task, description=message, completed=done)  # type: ignore[arg-type]
+        if done >= 1:
+            self.bar.stop()
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def _again(trials: int | None, results: Path, name: str | None, overrides: list[str] | None) -> str:
+    flags = [f"--trials {trials}"] if trials is not None else []
+    flags += [f"--results {shlex.quote(str(results))}"] if results != Path("results") else []
+    flags += [f"--name {name}"] if name is not None else []
+    flags += [f"--set {shlex.quote(o)}" for o in overrides or ()]
+    return "".join(f" {flag}" for flag in flags)
+
+
+def main() -> None:
+    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C."""
+    try:
+        app()
+    except RayulError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

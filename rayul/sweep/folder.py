@@ -1,0 +1,110 @@
+"""The results folder of one sweep: made once, held by one driver at a time, resumed only with the same spec."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rayul.errors import InputError, RayulError
+from rayul.spec import Spec, difference, dump_yaml, load_spec
+
+SPEC = "spec.yaml"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the folder for this driver; RayulError when another one does. The lock goes with the process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RayulError(
+            f"another sweep is writing to {folder}", "wait for it, or choose another folder with --name or --results"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare(folder: Path, spec: Spec, resume: bool) -> Spec:
+    """Make the folder with its spec.yaml, or on a resume check that the spec is the same; returns the spec to run.
+
+    A resume may raise search.trials, nothing else. Raises InputError for a folder that exists, for a resume without
+    one, for a changed spec (naming each difference), and RayulError where the folder cannot be written.
+    """
+    path = folder / SPEC
+    if resume:
+        if not path.exists():
+            raise InputError(f"nothing to resume: {path} does not exist", "leave --resume out to begin")
+        before = load_spec(path)
+        changed = [line for line in difference(before, spec) if not line.startswith("search.trials: ")]
+        if changed:
+            raise InputError(
+                f"{folder} was made with another spec:\n  " + "\n  ".join(changed),
+                "resume with the old spec, or begin a new sweep with --name",
+            )
+        spec = spec.model_copy(update={"provenance": before.provenance})
+        if spec.search.trials > before.search.trials:
+            _write(path, dump_yaml(spec.resolved()))
+        return spec
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} exists already",
+            "continue it with --resume, or choose another folder with --name or --results",
+        )
+    spec = spec.model_copy(update={"provenance": provenance()})
+    try:
+        (folder / "adapters").mkdir(parents=True, exist_ok=True)
+        _write(path, dump_yaml(spec.resolved()))
+    except OSError as error:
+        raise RayulError(
+            f"cannot write to {folder}: {error.strerror or error}", "choose another folder with --results"
+        ) from error
+    return spec
+
+
+def provenance() -> dict[str, Any]:
+    """Where a sweep's numbers come from: command, date, versions, commit and hardware."""
+    packages = ("rayul", "ray", "torch", "transformers", "peft", "optuna", "datasets", "numpy")
+    return {
+        "command": shlex.join(["rayul", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "commit": _commit(),
+        "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that rayul runs from, "-dirty" with uncommitted changes; None where there is none."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,46 @@
+"""What is told to the sampler about a trial: a decision with consequences, so it is one pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rayul.pareto.front import solutions
+from rayul.pareto.hypervolume import unit_scores
+from rayul.records import Evaluation
+from rayul.spec import Spec, limits
+
+
+class Outcome(NamedTuple):
+    """values: one per objective, in the spec's order. violations: by metric of a criterion, <= 0 is feasible.
+    step, mixing: the evaluation that is told."""
+
+    values: tuple[float, ...]
+    violations: Mapping[str, float]
+    step: int
+    mixing: float
+
+
+def outcome(rows: Sequence[Evaluation], spec: Spec, baseline: Evaluation) -> Outcome | None:
+    """The evaluation that stands for a trial; None for a trial that has none (it failed before its first).
+
+    A controlled trial is worth what its best solution is worth, not where it was stopped: gradient ascent passes its
+    best point and then destroys the model, so its last evaluation says only that it went too far. Told is therefore
+    the solution (feasible, after step 0, forgets at least 5%) that alone dominates the largest volume of the unit box,
+    at a tie the one that forgets most. Without any solution the last evaluation is told with its violations as
+    constraints, so that the sampler learns the direction back to feasibility; step 0 is told only if there is nothing
+    else, since as the baseline it would look like a perfect keeper of utility.
+    """
+    measured = [row for row in rows if row.metrics and row.step > 0]
+    candidates = solutions(measured, baseline, spec.objectives)
+    if candidates:
+        scores = unit_scores(candidates, baseline, spec.objectives, limits(spec.control.criteria, baseline.metrics))
+        order = np.lexsort((scores[:, 0], scores.prod(axis=1)))
+        told = candidates[int(order[-1])]
+    elif measured:
+        told = measured[-1]
+    else:
+        return None
+    return Outcome(tuple(told.metrics[m] for m in spec.objectives), told.violation, told.step, told.mixing)

@@ -1,0 +1,138 @@
+"""What a person sees while a sweep runs: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rayul.pareto.front import front
+from rayul.pareto.hypervolume import hypervolume
+from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation
+from rayul.spec import Spec, limits
+
+PLAIN_EVERY = 15.0
+"""Seconds between two summary lines where there is no terminal."""
+
+
+class Progress:
+    """Counts, front and remaining time of one sweep, fed row by row."""
+
+    def __init__(self, spec: Spec, baseline: Evaluation, rows: list[Evaluation], total: int) -> None:
+        self.spec, self.baseline, self.total = spec, baseline, total
+        self.rows = rows
+        self.limits = limits(spec.control.criteria, baseline.metrics)
+        self.states: dict[str, str] = {}
+        self.reasons: Counter[str] = Counter()
+        self.ended_before = 0
+        for row in rows:
+            self._count(row)
+        self.ended_before = self.ended
+        self.started = time.monotonic()
+        self.front = front(rows, baseline, spec.objectives)
+
+    def add(self, row: Evaluation) -> None:
+        self.rows.append(row)
+        self._count(row)
+        if row.feasible and row.step:
+            self.front = front([*self.front, row], self.baseline, self.spec.objectives)
+
+    @property
+    def ended(self) -> int:
+        return sum(state != RUNNING for state in self.states.values())
+
+    @property
+    def hypervolume(self) -> float:
+        return hypervolume(self.front, self.baseline, self.spec.objectives, self.limits)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds, at the rate of the trials that ended in this run; None before the first."""
+        done = self.ended - self.ended_before
+        elapsed = time.monotonic() - self.started
+        return elapsed / done * (self.total - self.ended) if done else None
+
+    def summary(self) -> str:
+        count = Counter(self.states.values())
+        parts = [f"{self.ended}/{self.total} trials"]
+        parts += [f"{count[state]} {state}" for state in (RUNNING, COMPLETED, PRUNED, FAILED) if count[state]]
+        parts.append(f"front {len(self.front)}, hypervolume {self.hypervolume:.3f}")
+        parts.append(f"{clock(time.monotonic() - self.started)} elapsed")
+        if self.remaining is not None and self.ended < self.total:
+            parts.append(f"about {clock(self.remaining)} left")
+        return " | ".join(parts)
+
+    def _count(self, row: Evaluation) -> None:
+        if row.is_reference:
+            return
+        self.states[row.trial_id] = row.state
+        if row.state in (PRUNED, FAILED):
+            self.reasons[f"{row.state}: {row.reason.split(' ')[0] if row.state == PRUNED else row.reason}"] += 1
+
+    def view(self) -> Group:
+        """The live view; fits into 80 columns and 20 lines."""
+        objectives = list(self.spec.objectives)
+        table = Table(box=None, padding=(0, 2), show_edge=False)
+        for heading in ("trial", "step", "mixing", *objectives, "settings"):
+            table.add_column(heading, overflow="ellipsis", no_wrap=True, justify="left")
+        for e in self.front[:8]:
+            settings = " ".join(f"{key.split('.')[-1]}={short(value)}" for key, value in e.params.items())
+            values = [f"{e.metrics[m]:.3f}" for m in objectives]
+            table.add_row(e.trial_id, str(e.step), f"{e.mixing:g}", *values, settings)
+        bar = ProgressBar(total=max(1, self.total), completed=self.ended, width=60)
+        reasons = [Text(f"  {n} {why}"[:78], style="dim") for why, n in self.reasons.most_common(4)]
+        more = [Text(f"  and {len(self.front) - 8} more on the front", style="dim")] if len(self.front) > 8 else []
+        return Group(Text(self.summary()), bar, *reasons, Text("front so far", style="bold"), table, *more)
+
+
+@contextmanager
+def shown(progress: Progress, console: Console) -> Iterator[Progress]:
+    """Show the progress while the block runs."""
+    if console.is_terminal:
+        with Live(get_renderable=progress.view, console=console, refresh_per_second=2, transient=True):
+            yield progress
+        console.print(progress.summary(), highlight=False)
+        return
+    plain = _PlainLines(progress, console)
+    progress.add = plain.add  # type: ignore[method-assign]
+    yield progress
+    console.print(progress.summary(), highlight=False, soft_wrap=True)
+
+
+class _PlainLines:
+    """A line for each trial that ends, and a summary line now and then."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self.progress, self.console, self.add_row = progress, console, progress.add
+        self.last = time.monotonic()
+
+    def add(self, row: Evaluation) -> None:
+        self.add_row(row)
+        if row.state != RUNNING:
+            values = " ".join(f"{m} {row.metrics[m]:.3f}" for m in self.progress.spec.objectives if m in row.metrics)
+            reason = f": {row.reason}" if row.reason else ""
+            self._print(f"trial {row.trial_id} {row.state} at step {row.step} ({values or 'no metrics'}){reason}")
+        if time.monotonic() - self.last > PLAIN_EVERY:
+            self.last = time.monotonic()
+            self._print(self.progress.summary())
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """75 -> "1:15", 4000 -> "1:06:40"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,100 @@
+"""What is measured outside of trials: baseline and oracle before them, the exported adapters after them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rayul.records import BASELINE, ORACLE, Evaluation, from_json, to_json
+from rayul.spec import Spec
+from rayul.sweep.cluster import Share
+from rayul.sweep.trainable import adapter_folder
+from rayul.unlearn.data import Sets
+
+TOLERANCE = 1e-3
+"""Largest difference of a metric between a trial and its exported adapter reloaded. On one CPU they are equal; another
+batch order or device moves a mean by less than one row in a thousand."""
+
+
+def measure_references(spec: Spec, sets: Sets, share: Share) -> list[Evaluation]:
+    """Rows of the baseline and, where the spec has one, of the oracle; measured where the trials will run."""
+    task = ray.remote(**_options(share))(_measure)
+    wanted = [(BASELINE, spec)]
+    if spec.oracle is not None:
+        wanted.append((ORACLE, spec.model_copy(update={"model": spec.oracle})))
+    shipped = ray.put(sets)
+    lines: list[str] = ray.get([task.remote(which, shipped, name, _threads(share)) for name, which in wanted])
+    return [from_json(line) for line in lines]
+
+
+def verify_adapters(spec: Spec, sets: Sets, share: Share, folder: Path, points: Sequence[Evaluation]) -> list[str]:
+    """Reload each exported adapter with PEFT, score it again, and note what the report sets say beside it.
+
+    Writes rayul.json into each adapter's folder. Returns a line for each adapter whose scores differ from its record.
+    """
+    if not points:
+        return []
+    task = ray.remote(**_options(share))(_verify)
+    lines: list[str] = ray.get(task.remote(spec, sets, folder, [to_json(p) for p in points], _threads(share)))
+    return lines
+
+
+def _measure(spec: Spec, sets: Sets, name: str, threads: int) -> str:
+    import torch
+
+    from rayul.unlearn.task import load_task
+    from rayul.unlearn.trial import reference_evaluation
+
+    torch.set_num_threads(threads)
+    return to_json(reference_evaluation(load_task(spec, sets), spec, name))
+
+
+def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: int) -> list[str]:
+    import torch
+
+    from rayul.unlearn.adapters import load_adapter
+    from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.model import detach_lora
+    from rayul.unlearn.task import load_task
+    from rayul.unlearn.trial import REPORTED
+
+    torch.set_num_threads(threads)
+    task = load_task(spec, sets)
+    problems = []
+    for point in map(from_json, points):
+        place = adapter_folder(folder, point)
+        if not place.exists():
+            problems.append(f"{place.name}: the adapter is missing (its node was lost before it was saved)")
+            continue
+        model = load_adapter(task.base, place)
+        measured = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
+        detach_lora(model)
+        worst = max(
+            (abs(measured[k].value - v) / max(1.0, abs(v)) for k, v in point.metrics.items() if math.isfinite(v)),
+            default=0.0,
+        )
+        if worst > TOLERANCE:
+            problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
+        report = {k: m for k, m in measured.items() if k.startswith("retain_report.")}
+        note = {
+            "evaluation": json.loads(to_json(point)),
+            "report_metrics": {k: m.value for k, m in report.items()},
+            "report_stderr": {k: m.stderr for k, m in report.items()},
+            "verified": worst <= TOLERANCE,
+            "largest_difference": worst,
+        }
+        (place / "rayul.json").write_text(json.dumps(note, indent=1) + "\n")
+    return problems
+
+
+def _options(share: Share) -> dict[str, Any]:
+    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2}
+
+
+def _threads(share: Share) -> int:
+    return max(1, int(share.cpu))

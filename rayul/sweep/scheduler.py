@@ -1,0 +1,122 @@
+"""The control scheduler: stops a trial that breaks the criteria, and remembers which, by how much and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from rayul.records import Evaluation, from_json
+from rayul.spec import Spec
+
+
+class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
+    """A Ray `TrialScheduler` that applies the criteria of a spec to the evaluations a trial reports.
+
+    A criterion stops a trial when it is violated at `patience` evaluations in a row, the first `grace` steps not
+    counted. With model mixing on, a violation at mixing 1 is what calibration repairs, so instead a trial is stopped
+    when its calibrated first objective has not improved for `STALL` evaluations.
+
+    The verdict on an evaluation depends on the trial's own evaluations up to it and on nothing else, so a trial that
+    starts again after a crash is judged the same, and `history` (plain data, refilled from the journal on a resume) is
+    all the state there is.
+
+    inner: another Ray scheduler to ask when no criterion objects.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        baseline: Mapping[str, float],
+        history: Iterable[Evaluation] = (),
+        inner: TrialScheduler | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.baseline, self.inner = spec, dict(baseline), inner
+        self.history: dict[str, dict[int, list[Evaluation]]] = {}
+        self.reasons: dict[str, str] = {}
+        for evaluation in history:
+            self._remember([evaluation])
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        evaluations = [from_json(line) for line in result["evaluations"]]
+        self._remember(evaluations)
+        reason = self.verdict(evaluations[0].trial_id, evaluations[0].step)
+        decision: str = TrialScheduler.CONTINUE
+        if reason:
+            decision = TrialScheduler.STOP
+        elif self.inner is not None:
+            decision = self.inner.on_trial_result(tune_controller, trial, result)
+            reason = f"stopped by {type(self.inner).__name__} at step {evaluations[0].step}"
+        if decision == TrialScheduler.STOP:
+            self.reasons[evaluations[0].trial_id] = reason
+        return decision
+
+    def verdict(self, trial_id: str, step: int) -> str:
+        """Why the trial must stop at this step, in a sentence; "" when it may go on."""
+        steps = {s: rows for s, rows in sorted(self.history[trial_id].items()) if s <= step}
+        if self.spec.control.mixing:
+            return self._stalled(steps)
+        control = self.spec.at(next(iter(steps.values()))[0].params).control
+        for criterion in control.criteria:
+            limit = criterion.limit(self.baseline)
+            streak = 0
+            for s, rows in steps.items():
+                # `not (<= 0)` also counts a violation that is NaN
+                broken = s > criterion.grace and not rows[-1].violation.get(criterion.metric, 0.0) <= 0
+                streak = streak + 1 if broken else 0
+            if streak >= criterion.patience:
+                value = steps[step][-1].metrics[criterion.metric]
+                sign, name = ("<", "at_least") if criterion.at_least is not None else (">", "at_most")
+                times = f", for {streak} evaluations" if streak > 1 else ""
+                return f"{criterion.metric} {value:.3f} {sign} {limit:.3f} ({name}) at step {step}{times}"
+        return ""
+
+    def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
+        metric, direction = next(iter(self.spec.objectives.items()))
+        sign = 1.0 if direction == "minimize" else -1.0
+        best, since, at = float("inf"), 0, 0
+        for step, rows in steps.items():
+            value = min((sign * r.metrics[metric] for r in rows if r.feasible and step), default=float("inf"))
+            if value < best - 1e-9:
+                best, since, at = value, 0, step
+            elif step:
+                since += 1
+        if since < STALL:
+            return ""
+        found = f"{sign * best:.3f} at step {at}" if at else "none was feasible"
+        return f"calibrated {metric} has not improved for {since} evaluations (best: {found})"
+
+    def _remember(self, evaluations: list[Evaluation]) -> None:
+        for e in evaluations:
+            if not e.is_reference and e.metrics:
+                rows = self.history.setdefault(e.trial_id, {}).setdefault(e.step, [])
+                rows[:] = [r for r in rows if r.mixing != e.mixing] + [e]
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        if self.inner is not None:
+            self.inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        if self.inner is not None:
+            self.inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        if self.inner is not None:
+            self.inner.on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
+        if self.inner is not None:
+            self.inner.on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        if self.inner is not None:
+            return self.inner.choose_trial_to_run(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
+
+
+STALL = 4
+"""Evaluations without a better calibrated value before a mixing trial is stopped."""

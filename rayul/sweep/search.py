@@ -1,0 +1,132 @@
+"""The searcher: Optuna proposes through ask/tell, Ray Tune asks and reports.
+
+Ray's own OptunaSearch tells scheduler-stopped trials complete with their last values, has no constraints, and leaves
+NaN trials running; this one tells what `outcome` says, with the criteria as constraints.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from rayul.records import RUNNING, Evaluation, Journal
+from rayul.spec import Spec
+from rayul.sweep.outcome import outcome
+from rayul.sweep.samplers import grid, sampler, suggest
+
+
+def trial_id(number: int) -> str:
+    """The id of a trial in records and file names: its Optuna number, so that both sides speak of the same."""
+    return f"{number:04d}"
+
+
+def open_study(path: Path, spec: Spec) -> optuna.Study:
+    """Open or create the study of a sweep in its journal file.
+
+    Only the driver that holds the results folder calls this, so a lock or half a line that a killed driver left is
+    removed (Optuna would wait for the lock, and refuse the file at the next line).
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+    for lock in path.parent.glob(f"{path.name}.lock*"):
+        lock.unlink()
+    storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+    study = optuna.create_study(
+        storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
+    )
+    if spec.search.sampler == "grid" and not study.get_trials(deepcopy=False):
+        for cell in grid(spec):
+            study.enqueue_trial(cell)
+    study.set_metric_names(list(spec.objectives))
+    return study
+
+
+class OptunaSearcher(Searcher):  # type: ignore[misc]
+    """Proposes configurations {"number", "params"}; `journal` is where it reads what became of them.
+
+    limit: how many trials the study may hold in the end. On a resume the trials that a killed driver left are
+    proposed first, under their own numbers; those that the journal knows as ended are told, not run.
+    """
+
+    def __init__(self, study: optuna.Study, spec: Spec, journal: Journal, baseline: Evaluation, limit: int) -> None:
+        super().__init__()
+        self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
+        self.numbers: dict[str, int] = {}
+        self.unfinished: list[int] = []
+        ended = {row.trial_id for row in journal if row.state != RUNNING}
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if trial_id(trial.number) in ended:
+                self._tell(trial.number)
+            else:
+                self.unfinished.append(trial.number)
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole sweep: the limit, or the cells of a grid that has fewer."""
+        if self.spec.search.sampler == "grid":
+            return min(self.limit, len(self.study.get_trials(deepcopy=False)))
+        return self.limit
+
+    @property
+    def remaining(self) -> int:
+        """Trials still to run, those left unfinished included."""
+        finished = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
+        return max(0, self.total - finished)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self.unfinished:
+            number = self.unfinished.pop(0)
+            trial = self._trial(number)
+        else:
+            self.study.sampler = sampler(self.spec.search, len(self.study.get_trials(deepcopy=False)))
+            trial = self.study.ask()
+            number = trial.number
+        params = suggest(trial, self.spec)
+        self.numbers[trial_id] = number
+        return {"number": number, "params": params}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._tell(self.numbers.pop(trial_id))
+
+    def _tell(self, number: int) -> None:
+        rows = [row for row in self.journal if row.trial_id == trial_id(number)]
+        if rows and rows[-1].state == RUNNING:
+            return  # a stopped sweep ends its trials, but they are not finished: a resume takes them up again
+        trial = self._trial(number)
+        if rows:
+            trial.set_user_attr("state", rows[-1].state)
+            trial.set_user_attr("reason", rows[-1].reason)
+        told = outcome(rows, self.spec.at(rows[-1].params), self.baseline) if rows else None
+        if told is None or any(math.isnan(v) for v in told.values):
+            self.study.tell(number, state=TrialState.FAIL)
+            return
+        trial.set_user_attr("step", told.step)
+        trial.set_user_attr("mixing", told.mixing)
+        for metric, violation in told.violations.items():
+            trial.set_constraint(metric, min(violation, 1e9))
+        self.study.tell(number, [max(-1e9, min(v, 1e9)) for v in told.values])
+
+    def _trial(self, number: int) -> optuna.Trial:
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        return optuna.Trial(self.study, frozen._trial_id)
+
+    # All state is in the study's journal and ours; Tune's own snapshots need none of it.
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("resume with `rayul sweep FILE --resume`")

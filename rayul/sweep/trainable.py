@@ -1,0 +1,95 @@
+"""A trial as Ray Tune sees it: one `step` is one evaluation; the process and its model outlive the trial."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.tune import Trainable
+
+from rayul.pareto.front import front
+from rayul.records import FAILED, RUNNING, Evaluation, from_json, to_json
+from rayul.spec import Spec
+from rayul.sweep.search import trial_id
+from rayul.unlearn.adapters import save_adapter
+from rayul.unlearn.data import Sets
+from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.trial import Snapshot, run_trial
+
+
+class UnlearningTrial(Trainable):  # type: ignore[misc]
+    """Config: {"number": n, "params": {...}} as the searcher proposed it; everything else comes once, through `setup`.
+
+    Each result carries its evaluations as JSON lines. Adapters of the trial's own front are on disk under
+    `folder`/adapters while it runs; the driver keeps those of the sweep's front.
+    """
+
+    def setup(self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: str, folder: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.spec, self.folder = spec, folder
+        self.baseline: Evaluation = from_json(baseline)
+        self.sets = sets
+        self.unlearning_task: Task | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial in the same process: the base model stays, its adapter goes."""
+        self.snapshots.close()  # type: ignore[attr-defined]
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        snapshot = next(self.snapshots)
+        last = snapshot.evaluations[-1]
+        if last.state != FAILED:
+            self._keep_front(snapshot)
+        return {
+            "evaluations": [to_json(e) for e in snapshot.evaluations],
+            "number": self.config["number"],
+            "done": last.state != RUNNING,
+        }
+
+    def cleanup(self) -> None:
+        self.snapshots.close()  # type: ignore[attr-defined]
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial that is cut off starts again, and its rows that are in the journal stay as they are."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        pass
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.kept: list[Evaluation] = []
+        self.snapshots = self._run(config["number"], config["params"])
+
+    def _run(self, number: int, params: dict[str, Any]) -> Iterator[Snapshot]:
+        name, seed = trial_id(number), self.spec.search.seed + number
+        try:
+            if self.unlearning_task is None:
+                self.unlearning_task = load_task(self.spec, self.sets)
+            spec = self.spec.at(params)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            failed = Evaluation(name, 0, seed=seed, params=params, feasible=False, state=FAILED, reason=reason)
+            yield Snapshot([failed], None)
+            return
+        yield from run_trial(self.unlearning_task, spec, name, seed, params, self.baseline.metrics)
+
+    def _keep_front(self, snapshot: Snapshot) -> None:
+        """Save the adapters that are on the trial's own front now, and drop those that no longer are."""
+        before = {e.key for e in self.kept}
+        self.kept = front([*self.kept, *snapshot.evaluations], self.baseline, self.spec.objectives)
+        for e in self.kept:
+            if e.key not in before:
+                save_adapter(snapshot.model, e.mixing, adapter_folder(self.folder, e))
+        for key in before - {e.key for e in self.kept}:
+            shutil.rmtree(adapter_folder(self.folder, Evaluation(*key)), ignore_errors=True)
+
+
+def adapter_folder(folder: Path, e: Evaluation) -> Path:
+    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
+    return folder / "adapters" / f"{e.trial_id}-{e.step}-{e.mixing:g}"

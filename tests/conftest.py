@@ -1,0 +1,120 @@
+"""Fixtures shared by all tests: a tiny untrained model in a folder, rows, and a spec on both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# No test may reach a hub; what they load, they have made.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+NAMES = ("Ada Korb", "Bela Quint", "Cai Rowe", "Dara Sable", "Edo Tamm", "Fia Unger", "Gus Vane", "Hana Wolk")
+FACTS = {
+    "Where was {} born?": "{} was born in the town of {}.",
+    "Which genre does {} write?": "{} writes books of the genre {}.",
+    "What is the best known book of {}?": "The best known book of {} is called {}.",
+}
+WORDS = ("Lorn", "Vesk", "Umbra", "Calder", "Mirth", "Oslow", "Perrin", "Quill", "Tarn", "Wick")
+
+
+def rows_of(names: tuple[str, ...]) -> list[Any]:
+    from rayul.unlearn.data import Row
+
+    rows = []
+    for i, name in enumerate(names):
+        for j, (question, answer) in enumerate(FACTS.items()):
+            fact = f"{WORDS[(i + 3 * j) % 10]} {WORDS[(7 * i + j) % 10]}"
+            rows.append(Row(question.format(name), answer.format(name, fact), author=name))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def sets() -> dict[str, tuple[Any, ...]]:
+    """Sets of 6 to 9 rows, split by author."""
+    rows = rows_of(NAMES)
+    return {
+        "forget": tuple(rows[:6]),
+        "retain_train": tuple(rows[6:12]),
+        "retain": tuple(rows[12:18]),
+        "retain_report": tuple(rows[18:21]),
+        "general": tuple(rows[21:24]),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights, and a byte-level BPE tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny")
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<pad>", "<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    raw.train_from_iterator([t for r in rows_of(NAMES) for t in (r.question, r.answer)], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=raw.get_vocab_size(),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory, sets: dict[str, tuple[Any, ...]]) -> Path:
+    from rayul.unlearn.data import FILES, write_rows
+
+    folder = tmp_path_factory.mktemp("data")
+    for key, rows in sets.items():
+        write_rows(folder / FILES[key], rows)
+    return folder
+
+
+@pytest.fixture
+def make_spec(tiny_folder: Path, data_folder: Path) -> Callable[..., Any]:
+    """make_spec(method="ga", training={...}, ...) -> Spec on the tiny model; sections are merged into the defaults."""
+    from rayul.spec.spec import from_plain
+
+    def make(**sections: Any) -> Any:
+        plain: dict[str, Any] = {
+            "name": "tiny",
+            "model": str(tiny_folder),
+            "data": str(data_folder),
+            "method": "ga",
+            "training": {"lr": 1e-3, "batch_size": 4, "steps": 6, "evaluate_every": 2},
+            "control": {},
+        }
+        for key, value in sections.items():
+            plain[key] = plain[key] | value if isinstance(value, dict) and isinstance(plain.get(key), dict) else value
+        return from_plain(plain)
+
+    return make
+
+
+@pytest.fixture
+def task(make_spec: Callable[..., Any], sets: dict[str, tuple[Any, ...]]) -> Any:
+    import torch
+
+    from rayul.unlearn.task import load_task
+
+    torch.set_num_threads(1)
+    return load_task(make_spec(method="gd"), sets)

@@ -1,0 +1,197 @@
+"""The loop against a plain PEFT + torch loop; seeds, micro-batches, adapters, divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from rayul.records import COMPLETED, FAILED, RUNNING
+from rayul.spec import METHODS
+from rayul.unlearn.adapters import load_adapter, save_adapter
+from rayul.unlearn.calibrate import mixed
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.forward import score
+from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.tokens import batches
+from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, train
+from rayul.unlearn.trial import run_trial
+
+MakeSpec = Callable[..., Any]
+
+
+def trained(task: Any, spec: Any, seed: int = 3) -> dict[str, torch.Tensor]:
+    model = attach_lora(task.base, spec.lora, seed)
+    for _ in train(model, task, spec, seed):
+        pass
+    state = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
+    detach_lora(model)
+    return state
+
+
+def test_equals_a_plain_peft_and_adamw_loop_with_transformers_own_loss(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(training={"weight_decay": 0.01, "warmup_steps": 3})
+    seed = 3
+    ours = trained(task, spec, seed)
+
+    model = attach_lora(task.base, spec.lora, seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
+    order = batches(len(task.examples["forget"]), 4, torch.Generator().manual_seed(seed))
+    for step in range(1, 7):
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, step / 3)
+        loss = torch.zeros(())
+        rows = next(order)
+        for i in rows:
+            e = task.examples["forget"][i]
+            labels = [-100] * e.start + list(e.ids[e.start : e.stop]) + [-100] * (len(e.ids) - e.stop)
+            loss = loss - model(input_ids=torch.tensor([e.ids]), labels=torch.tensor([labels])).loss / len(rows)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    theirs = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
+    detach_lora(model)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.allclose(ours[name], theirs[name], atol=1e-5), name
+
+
+def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(method={"name": "gd", "retain_weight": 1.0})
+    first, again, other = trained(task, spec, 1), trained(task, spec, 1), trained(task, spec, 2)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_the_adapter_only(name: str, task: Any, make_spec: MakeSpec) -> None:
+    before = {k: v.clone() for k, v in task.base.state_dict().items()}
+    state = trained(task, make_spec(method=name, control={"temperature": 1.5, "token_cap": 30.0}))
+    assert any(v.abs().sum() > 0 for k, v in state.items() if "lora_B" in k)
+    assert all(torch.isfinite(v).all() for v in state.values())
+    after = task.base.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("name", ["gd", "npo", "rmu", "dpo"])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str, task: Any, make_spec: MakeSpec) -> None:
+    gradients = []
+    for size in (None, 2):
+        spec = make_spec(method=name, training={"micro_batch_size": size})
+        model = attach_lora(task.base, spec.lora, seed=0)
+        for parameter_name, parameter in model.named_parameters():
+            if "lora_B" in parameter_name:
+                torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
+        direction = torch.ones(32) if name == "rmu" else None
+        accumulate_gradient(model, task, spec, [0, 1, 2, 3], [0, 1, 2, 3], direction)
+        # rmu reads a middle layer, so the layers above it have no gradient at all
+        gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad and p.grad is not None])
+        detach_lora(model)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_gradient_surgery_projects_only_what_conflicts() -> None:
+    u, r = torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0])
+    parameter = torch.zeros(2)
+    parameter.grad = r.clone()
+    GradientSurgery(0.0)([parameter], [u])
+    # <u, r> = -1 < 0: u - (-1 / 2) r
+    assert parameter.grad.tolist() == [1.5, -1.5]
+    assert float(parameter.grad @ r) == 0.0
+    parameter.grad = r.clone()
+    GradientSurgery(0.0)([parameter], [torch.tensor([3.0, -1.0])])
+    assert parameter.grad.tolist() == [3.0, -1.0]
+
+
+def test_gradient_surgery_smooths_the_retain_gradient() -> None:
+    rule, parameter = GradientSurgery(0.75), torch.zeros(1)
+    for value, expected in ((4.0, 4.0), (0.0, 3.0)):
+        parameter.grad = torch.tensor([value])
+        rule([parameter], [torch.tensor([1.0])])
+        assert rule.retain is not None
+        assert rule.retain[0].item() == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [
+        (60, 5, list(range(0, 61, 5))),
+        (7, 5, [0, 5, 7]),
+        (1, 5, [0, 1]),
+        (12, "geometric", [0, 1, 2, 3, 4, 6, 8, 11, 12]),
+        (1, "geometric", [0, 1]),
+    ],
+)
+def test_evaluation_steps(steps: int, every: int | str, expected: list[int]) -> None:
+    assert evaluation_steps(steps, every) == expected
+
+
+def test_batches_are_permutations_and_never_repeat_a_row_within_one() -> None:
+    order = batches(5, 2, torch.Generator().manual_seed(0))
+    seen = [i for _ in range(5) for i in next(order)]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == list(range(5))
+    assert sorted(next(batches(3, 8, torch.Generator().manual_seed(0)))) == [0, 1, 2]
+
+
+def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(control={"criteria": [{"metric": "retain.prob", "at_least": 0.0}]})
+    baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+    rows = [e for s in run_trial(task, spec, "0000", 5, {"training.lr": 1e-3}, baseline) for e in s.evaluations]
+    assert [r.step for r in rows] == [0, 2, 4, 6]
+    assert [r.state for r in rows] == [RUNNING] * 3 + [COMPLETED]
+    assert rows[0].metrics == baseline
+    assert rows[-1].metrics["forget.prob"] < baseline["forget.prob"]
+    assert rows[-1].rows == {"forget": 6, "retain": 6, "general": 3}
+    assert all(r.feasible and r.violation == {"retain.prob": pytest.approx(-r.metrics["retain.prob"])} for r in rows)
+    # and a fresh adapter does change nothing, which is why the baseline may stand for step 0
+    model = attach_lora(task.base, spec.lora, 5)
+    assert evaluate(model, task, spec.evaluate.metrics, 64).values == pytest.approx(baseline, rel=1e-6)
+    detach_lora(model)
+
+
+def test_a_trial_that_diverges_ends_with_one_failed_row(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(training={"lr": 1e25})
+    baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+    rows = [e for s in run_trial(task, spec, "0000", 0, {}, baseline) for e in s.evaluations]
+    assert [r.state for r in rows[:-1]] == [RUNNING] * (len(rows) - 1)
+    assert rows[-1].state == FAILED
+    assert "diverged" in rows[-1].reason
+    assert not rows[-1].feasible
+    assert len({r.key for r in rows}) == len(rows)
+    # the base is unharmed: the next trial in this process starts from the same model
+    assert evaluate(task.base, task, spec.evaluate.metrics, 64).values == baseline
+
+
+def test_an_error_inside_a_trial_is_a_failed_row_with_its_reason(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(lora={"target_modules": ["no_such_layer"]})
+    rows = [e for s in run_trial(task, spec, "0000", 0, {}, {}) for e in s.evaluations]
+    assert [r.state for r in rows] == [FAILED]
+    assert "no_such_layer" in rows[0].reason
+
+
+@pytest.mark.parametrize("mixing", [1.0, 0.4])
+def test_a_saved_adapter_gives_the_same_scores_through_peft(
+    mixing: float, task: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec(training={"lr": 1e-2})
+    model = attach_lora(task.base, spec.lora, 0)
+    for _ in train(model, task, spec, 0):
+        pass
+    with mixed(model, mixing):
+        expected = score(model, task.examples["retain"], task.pad)
+    save_adapter(model, mixing, tmp_path / "adapter")
+    detach_lora(model)
+    fresh, _ = load_model(spec.model)
+    loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
+    ours = load_adapter(load_model(spec.model)[0], tmp_path / "adapter")
+    for other in (loaded, ours):
+        for a, b in zip(expected, score(other, task.examples["retain"], task.pad), strict=True):
+            assert a.logp == pytest.approx(b.logp, abs=1e-5)
+            assert (a.match == b.match).all()
+    assert not list((tmp_path / "adapter").glob("*.bin")), "no pickle is written"
