@@ -20,7 +20,7 @@ from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it s
 
 # isort: split
 from ray import tune
-from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
 from rayul.sweep.folder import held, prepare
 from rayul.sweep.progress import Progress, shown
@@ -146,6 +146,7 @@ def _search(
             name="tune",
             storage_path=str(folder.resolve()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
             callbacks=[recorder],
             verbose=0,
         ),

@@ -70,9 +70,11 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
                 streak = streak + 1 if broken else 0
             if streak >= criterion.patience:
                 value = steps[step][-1].metrics[criterion.metric]
-                sign, name = ("<", "at_least") if criterion.at_least is not None else (">", "at_most")
+                sign, threshold = ("<", criterion.at_least) if criterion.at_least else (">", criterion.at_most)
+                assert threshold is not None
+                origin = f" ({threshold.to_yaml()})" if threshold.relative else ""
                 times = f", for {streak} evaluations" if streak > 1 else ""
-                return f"{criterion.metric} {value:.3f} {sign} {limit:.3f} ({name}) at step {step}{times}"
+                return f"{criterion.metric} {value:.3f} {sign} {limit:.3f}{origin} at step {step}{times}"
         return ""
 
     def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:

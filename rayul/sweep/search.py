@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def open_study(path: Path, spec: Spec) -> optuna.Study:
     if spec.search.sampler == "grid" and not study.get_trials(deepcopy=False):
         for cell in grid(spec):
             study.enqueue_trial(cell)
-    study.set_metric_names(list(spec.objectives))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(spec.objectives))  # what optuna-dashboard shows
     return study
 
 
