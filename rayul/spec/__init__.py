@@ -8,13 +8,14 @@ from rayul.spec.criteria import Criterion, Threshold, limits, violations
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.methods import METHODS, Method, MethodChoice, Parameter
-from rayul.spec.metrics import METRICS, SEARCH_SETS, SETS, Metric
+from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
 from rayul.spec.yaml_text import dump_yaml
 
 __all__ = [
+    "CHEAP",
     "COLUMNS",
     "METHODS",
     "METRICS",

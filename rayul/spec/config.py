@@ -9,7 +9,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.criteria import Criterion
 from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
-from rayul.spec.metrics import METRICS, MetricName
+from rayul.spec.metrics import CHEAP, CheapMetricName, MetricName
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 from rayul.spec.section import Searchable, Section
 
@@ -127,9 +127,12 @@ class Control(Searchable):
 
 
 class Evaluate(Section):
-    """What is measured at an evaluation."""
+    """What is measured at an evaluation, and what at the end."""
 
-    metrics: tuple[MetricName, ...] = Field(default=tuple(METRICS), min_length=1, strict=False)
+    metrics: tuple[CheapMetricName, ...] = Field(default=CHEAP, min_length=1, strict=False)
+    """At every evaluation, of the sets forget, retain and general: one forward for all."""
+    final: tuple[MetricName, ...] = Field(default=(), strict=False)
+    """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
     batch_size: int = Field(default=64, ge=1)
     max_rows: int | None = Field(default=None, ge=1)
     """At most so many rows of each set, evenly spaced; null for all."""
