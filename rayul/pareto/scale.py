@@ -1,0 +1,43 @@
+"""Metric values as fractions of the baseline: the two scales on which evaluations, sweeps and charts compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Direction = Literal["minimize", "maximize"]
+Objectives = Mapping[str, Direction]
+"""Direction by metric key "<set>.<metric>", in the order of the spec."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def is_forgetting(metric: str) -> bool:
+    """A metric on the forget set measures forgetting; on any other set it measures utility."""
+    return metric.startswith("forget.")
+
+
+def forget_objective(objectives: Objectives) -> str | None:
+    """The objective that `forgotten` is measured on: the first one on the forget set, None without one."""
+    return next((metric for metric in objectives if is_forgetting(metric)), None)
+
+
+def score(metric: str, direction: Direction, values: npt.ArrayLike, baseline: float) -> Floats:
+    """How much was forgotten, or how much utility was kept, as a fraction of the baseline; higher is better.
+
+    A forget metric gives 1 - value/baseline (0 at the baseline, 1 when nothing is left; DESIGN section 5), any other
+    value/baseline (1 at the baseline). Where the metric itself runs the other way (a perplexity: maximised on the
+    forget set, minimised elsewhere) the ratio is turned over: baseline/value. Not clipped: a value better than the
+    baseline's exceeds the range. NaN where the value is NaN or the baseline is not positive and finite.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if not (np.isfinite(baseline) and baseline > 0):
+        return np.full_like(x, np.nan)
+    forgetting = is_forgetting(metric)
+    upright = direction == ("minimize" if forgetting else "maximize")
+    with np.errstate(divide="ignore"):
+        ratio = x / baseline if upright else baseline / x
+    return 1.0 - ratio if forgetting else ratio
