@@ -1,0 +1,150 @@
+"""A results folder, read: what the spec asked for and every evaluation in the journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayul.errors import InputError, RayulError
+from rayul.pareto.scale import Objectives, score
+from rayul.records import BASELINE, ORACLE, RUNNING, Evaluation, Key, from_json, read_journal
+from rayul.spec import Distribution, Spec, load_spec
+
+SPEC, JOURNAL, ADAPTERS = "spec.yaml", "evaluations.jsonl", "adapters"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A criterion with its number: `value` is a value of `metric`, `fraction` the same on the scale of `score`."""
+
+    metric: str
+    at_least: bool
+    value: float
+    fraction: float
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:.4g}"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder under adapters/, with what the sweep measured on retain-report after reloading it."""
+
+    path: str
+    report_metrics: dict[str, float] = field(default_factory=dict)
+    report_stderr: dict[str, float] = field(default_factory=dict)
+    verified: bool = False
+
+
+@dataclass(frozen=True)
+class Results:
+    """One sweep's folder. `evaluations` are in journal order and include the reference rows."""
+
+    folder: Path
+    name: str
+    objectives: Objectives
+    limits: tuple[Limit, ...]
+    space: Mapping[str, Distribution]
+    provenance: Mapping[str, Any]
+    evaluations: tuple[Evaluation, ...]
+    baseline: Evaluation
+    oracle: Evaluation | None
+    adapters: Mapping[Key, Adapter]
+
+    @cached_property
+    def trials(self) -> dict[str, list[Evaluation]]:
+        """The evaluations of each trial, in journal order; the reference rows are no trials."""
+        by_trial: dict[str, list[Evaluation]] = {}
+        for e in self.evaluations:
+            if not e.is_reference:
+                by_trial.setdefault(e.trial_id, []).append(e)
+        return by_trial
+
+    @cached_property
+    def endings(self) -> dict[str, Evaluation]:
+        """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
+        return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
+
+    @property
+    def utility_limits(self) -> dict[str, float]:
+        return {limit.metric: limit.value for limit in self.limits}
+
+
+def load_results(folder: Path) -> Results:
+    """Read a results folder; needs its spec.yaml and evaluations.jsonl with the baseline's row, nothing else.
+
+    Raises InputError when a file is missing, RayulError when the journal is broken or has no baseline yet.
+    """
+    for name in (SPEC, JOURNAL):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
+            )
+    evaluations = read_journal(folder / JOURNAL)
+    reference = {e.trial_id: e for e in evaluations if e.is_reference}
+    if BASELINE not in reference:
+        raise RayulError(
+            f"{folder / JOURNAL}: no evaluation of the baseline yet, so nothing can be compared with it",
+            "continue the sweep with --resume",
+        )
+    # The model and the data of a finished sweep need not be on this machine.
+    spec = load_spec(folder / SPEC, check_files=False)
+    return Results(
+        folder=folder,
+        name=spec.name,
+        objectives=spec.objectives,
+        limits=tuple(_limits(spec, reference[BASELINE])),
+        space=spec.space,
+        provenance=spec.provenance or {},
+        evaluations=tuple(evaluations),
+        baseline=reference[BASELINE],
+        oracle=reference.get(ORACLE),
+        adapters=_adapters(folder),
+    )
+
+
+def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
+    limits = []
+    for i, criterion in enumerate(spec.control.criteria):
+        if any(key.startswith(f"control.criteria.{i}.") for key in spec.space):
+            continue  # a searched limit differs from trial to trial: there is no one line to draw
+        value = criterion.limit(baseline.metrics)
+        at_least = criterion.at_least is not None
+        fraction = score(
+            criterion.metric,
+            spec.objectives.get(criterion.metric, "maximize" if at_least else "minimize"),
+            value,
+            baseline.metrics.get(criterion.metric, np.nan),
+        )
+        limits.append(Limit(criterion.metric, at_least, value, float(fraction)))
+    return limits
+
+
+def _adapters(folder: Path) -> dict[Key, Adapter]:
+    """Adapter folders `<trial_id>-<step>-<mixing>` by key; a name that does not parse is somebody else's folder."""
+    found: dict[Key, Adapter] = {}
+    for path in sorted((folder / ADAPTERS).glob("*-*-*")):
+        relative = f"{ADAPTERS}/{path.name}"
+        try:
+            note = json.loads((path / "rayul.json").read_text(encoding="utf-8"))
+            found[from_json(json.dumps(note["evaluation"])).key] = Adapter(
+                path=relative,
+                report_metrics={k: float(v) for k, v in note.get("report_metrics", {}).items()},
+                report_stderr={k: float(v) for k, v in note.get("report_stderr", {}).items()},
+                verified=note.get("verified") is True,
+            )
+        except FileNotFoundError:
+            trial_id, step, mixing = path.name.rsplit("-", 2)
+            if path.is_dir() and step.isdigit() and mixing.replace(".", "", 1).isdigit():
+                found[(trial_id, int(step), float(mixing))] = Adapter(relative)
+        except (ValueError, TypeError, KeyError) as error:
+            raise RayulError(
+                f"{path / 'rayul.json'}: not a note about an adapter: {error}", "delete the folder and resume the sweep"
+            ) from error
+    return found

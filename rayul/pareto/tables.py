@@ -1,0 +1,111 @@
+"""The tables that a sweep leaves behind: one row per evaluation, per trial, and per point of the front."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rayul.pareto.front import forgotten, solutions
+from rayul.pareto.results import Results
+from rayul.records import RUNNING, Evaluation, to_table, write_table
+
+
+def best_of_trials(results: Results) -> dict[str, tuple[Evaluation, float]]:
+    """Per trial its solution that forgot most, and the fraction forgotten; trials without a solution are absent.
+
+    Where no objective is on the forget set, the last solution and NaN.
+    """
+    candidates = solutions(results.evaluations, results.baseline, results.objectives)
+    gone = forgotten(candidates, results.baseline, results.objectives)
+    best: dict[str, tuple[Evaluation, float]] = {}
+    for e, fraction in zip(candidates, gone.tolist(), strict=True):
+        if e.trial_id not in best or not fraction <= best[e.trial_id][1]:
+            best[e.trial_id] = (e, fraction)
+    return best
+
+
+def trials_table(results: Results) -> pa.Table:
+    """trial_id, state, reason, seed, params.*, steps, evaluations, best_step, best_mixing, forgotten, seconds.
+
+    best_* and `forgotten` (at that evaluation) are null for a trial without a solution. `seconds` is training and
+    evaluation until the trial ended. A trial that never ended keeps the state "running".
+    """
+    best = best_of_trials(results)
+    columns: dict[str, list[Any]] = {}
+    endings = results.endings
+    steps = {trial: max(e.step for e in rows) for trial, rows in results.trials.items()}
+    columns["steps"] = list(steps.values())
+    columns["evaluations"] = [len(rows) for rows in results.trials.values()]
+    columns["best_step"] = [best[trial][0].step if trial in best else None for trial in steps]
+    columns["best_mixing"] = [best[trial][0].mixing if trial in best else None for trial in steps]
+    columns["forgotten"] = [best[trial][1] if trial in best else None for trial in steps]
+    columns["seconds"] = [e.train_seconds for e in endings.values()]
+    types = {"best_mixing": pa.float64(), "forgotten": pa.float64(), "seconds": pa.float64()}
+
+    # The parameter columns, and their types, are those of evaluations.parquet.
+    flat = to_table(replace(e, metrics={}, stderr={}, violation={}, rows={}) for e in endings.values())
+    names = ["trial_id", "state", "reason", "seed", *(n for n in flat.column_names if n.startswith("params."))]
+    table = flat.select(names)
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column, type=types.get(name, pa.int64())))
+    return table
+
+
+def front_table(front: Sequence[Evaluation], results: Results) -> pa.Table:
+    """The front with every column of evaluations.parquet, `forgotten`, and `adapter`: the exported folder, or null.
+
+    The retain-report values of an exported point are metrics.retain_report.* (and stderr.*), as in the other rows.
+    """
+    rows = []
+    for e in front:
+        adapter = results.adapters.get(e.key)
+        if adapter is not None:
+            e = replace(e, metrics=e.metrics | adapter.report_metrics, stderr=e.stderr | adapter.report_stderr)
+        rows.append(e)
+    adapters = [results.adapters[e.key].path if e.key in results.adapters else None for e in front]
+    table = to_table(rows)
+    gone = forgotten(front, results.baseline, results.objectives)
+    table = table.append_column("forgotten", pa.array(gone, type=pa.float64()))
+    return table.append_column("adapter", pa.array(adapters, type=pa.string()))
+
+
+def write_tables(results: Results, front: Sequence[Evaluation]) -> None:
+    """Write evaluations.parquet, trials.parquet and pareto.parquet/.csv/.json into the results folder, each whole."""
+    folder = results.folder
+    write_table(to_table(results.evaluations), folder / "evaluations.parquet")
+    write_table(trials_table(results), folder / "trials.parquet")
+    pareto = front_table(front, results)
+    write_table(pareto, folder / "pareto.parquet")
+    rows = pareto.to_pylist()
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, pareto.column_names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "pareto.csv", buffer.getvalue())
+    strict = [{k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
+    write_text(folder / "pareto.json", json.dumps(strict, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the target and rename, so that a reader or a crash never sees half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def count_states(results: Results) -> dict[str, int]:
+    """Number of trials by state, the unfinished ("running") included only where there are any."""
+    counts = dict.fromkeys(("completed", "pruned", "failed"), 0)
+    for e in results.endings.values():
+        counts[e.state] = counts.get(e.state, 0) + 1
+    if not counts.get(RUNNING):
+        counts.pop(RUNNING, None)
+    return counts

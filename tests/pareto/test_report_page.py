@@ -1,0 +1,209 @@
+"""report.html: the numbers of the records, safe against what names hold, whole in one file."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from synthetic import SPEC, baseline, evaluation, oracle, sweep, write_folder
+
+from rayul.pareto import load_results, summarise, summary_of
+from rayul.pareto.charts import axes
+from rayul.pareto.report import MAX_TABLE_ROWS, settings_yaml
+from rayul.records import COMPLETED, FAILED, PRUNED
+
+HOSTILE = "</script><script>document.documentElement.dataset.pwned=1</script><img src=x onerror=alert(1)>\"'&{{7*7}}"
+
+
+class Page(HTMLParser):
+    """Elements, the text outside scripts and styles, and the embedded data of a report."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.data: Any = None
+        self._inside: tuple[str, dict[str, str | None]] = ("", {})
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = (tag, dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ("", {})
+
+    def handle_data(self, data: str) -> None:
+        tag, attrs = self._inside
+        if tag == "script" and attrs.get("id") == "data":
+            self.data = json.loads(data)
+        elif tag not in ("script", "style"):
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(t == tag for t, _ in self.tags)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, Any]:
+    folder = write_folder(tmp_path_factory.mktemp("page") / "s", sweep(64))
+    summary = summarise(folder)
+    return Page(summary.report), summary
+
+
+def test_the_answer_stands_at_the_top_in_the_numbers_of_the_records(page: tuple[Page, Any]) -> None:
+    html, summary = page
+    best = summary.best
+    text = re.sub(r"\s+", " ", html.text)
+    assert f"{1 - best.metrics['forget.es'] / 0.98:.0%} forgotten within the limits." in text
+    assert f"Trial {best.trial_id} at step {best.step}" in text
+    assert "forget.es 0.080 ± 0.012" in text  # the oracle
+    assert "80 forget, 120 retain" in text
+    assert text.index("forgotten within the limits") < text.index("Forgetting against utility")
+    for fact in ("rayul sweep search_spaces/ga.yaml --trials 64", "2.60.0", "af7f511", "2 cores", "0 to 63"):
+        assert fact in text
+    for check in summary.checks:
+        assert check.sentence in text
+
+
+def test_every_evaluation_is_in_the_chart_at_its_place(page: tuple[Page, Any]) -> None:
+    html, _ = page
+    rows, figure = html.data["rows"], html.data["figures"]["front"]
+    traces = {t["meta"]: t for t in figure["data"]}
+    cloud = traces["broken"]["customdata"] + traces["kept"]["customdata"]
+    assert len(cloud) == len(set(cloud)) == sum(t >= 0 for t in rows["trial"])
+    for trace in figure["data"]:
+        for row, x, y in zip(trace["customdata"], trace["x"], trace["y"], strict=True):
+            if rows["x"][row] is not None:
+                assert x == pytest.approx(1 - rows["x"][row] / 0.98, abs=1e-4)
+                assert y == pytest.approx(rows["y"][row] / 0.96, abs=1e-4)
+    lines = [s for s in figure["layout"]["shapes"] if s["type"] == "line"]
+    assert [s["y0"] for s in lines] == [pytest.approx(0.9)]
+    assert (traces["baseline"]["x"], traces["baseline"]["y"]) == ([0.0], [1.0])
+    front = traces["front"]
+    assert front["error_x"]["array"] == pytest.approx([rows["ex"][r] / 0.98 for r in front["customdata"]], rel=1e-3)
+
+
+def test_a_cross_stands_where_each_trial_was_pruned(page: tuple[Page, Any]) -> None:
+    html, summary = page
+    figure = html.data["figures"]["trajectories"]
+    crosses = [t for t in figure["data"] if t["meta"] == "pruned-at"]
+    assert [len(t["x"]) for t in crosses] == [summary.states["pruned"]] * 2
+    pruned = [e for e in load_results(summary.folder).endings.values() if e.state == PRUNED]
+    assert crosses[0]["x"] == [e.step for e in pruned]
+
+
+def test_history_ends_at_the_hypervolume(page: tuple[Page, Any]) -> None:
+    html, summary = page
+    trace = html.data["figures"]["history"]["data"][0]
+    assert trace["x"][-1] == sum(not e.is_reference for e in load_results(summary.folder).evaluations)
+    assert trace["y"][-1] == pytest.approx(summary.hypervolume, abs=1e-4)
+
+
+def test_pruned_and_failed_trials_are_grouped_by_reason(page: tuple[Page, Any]) -> None:
+    html, summary = page
+    assert html.count("details") == 2  # reasons that differ in numbers only are one
+    assert f"Example of {summary.states['pruned']} that differ" in html.text
+
+
+def test_one_offline_file_under_eight_megabytes(page: tuple[Page, Any]) -> None:
+    html, summary = page
+    assert summary.report.stat().st_size < 8e6
+    for tag, attrs in html.tags:
+        for name in ("src", "href", "action"):
+            assert (attrs.get(name) or "#").startswith("#"), (tag, attrs)
+    policy = next(attrs["content"] for tag, attrs in html.tags if tag == "meta" and "http-equiv" in attrs)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "connect-src" not in policy
+
+
+def test_front_table_copies_settings_that_load_again(page: tuple[Page, Any]) -> None:
+    html, summary = page
+    copied = [attrs["data-yaml"] for tag, attrs in html.tags if tag == "button" and "data-yaml" in attrs]
+    assert len(copied) == 1 + len(summary.front)  # the answer's, then the table's
+    loaded = yaml.safe_load(copied[0] or "")
+    assert loaded["training"]["lr"] == summary.best.params["training.lr"]
+    assert loaded["method"]["name"] == summary.best.params["method.name"]
+
+
+def test_settings_yaml_nests_and_rounds_on_demand() -> None:
+    params = {"training.lr": 0.00123456, "lora.r": 8, "method.name": "ga", "method.gru": True}
+    assert yaml.safe_load(settings_yaml(params)) == {
+        "training": {"lr": 0.00123456},
+        "lora": {"r": 8},
+        "method": {"name": "ga", "gru": True},
+    }
+    assert yaml.safe_load(settings_yaml(params, 3))["training"]["lr"] == 0.00123
+
+
+def hostile_folder(folder: Path) -> Path:
+    params = {"training.lr": 1e-3, HOSTILE: HOSTILE}
+    metrics = {"forget.es": 0.5, "retain.es": 0.9, HOSTILE: 0.5}
+    rows = [
+        replace(baseline(), metrics=baseline().metrics | {HOSTILE: 0.4}, stderr={HOSTILE: 0.1}),
+        replace(oracle(), device=HOSTILE),
+        evaluation(HOSTILE, 5, 0.5, 0.9, params=params, metrics=metrics, state=COMPLETED),
+        evaluation("1" + HOSTILE, 5, 0.9, 0.5, params=params, state=PRUNED, reason=HOSTILE),
+        evaluation("2", 5, 0.9, 0.5, params=params, state=FAILED, reason=HOSTILE),
+    ]
+    return write_folder(folder, rows, SPEC + f"  note: {json.dumps(HOSTILE)}\n")
+
+
+def test_names_from_the_records_stay_text(tmp_path: Path, page: tuple[Page, Any]) -> None:
+    clean, _ = page
+    html = Page(summarise(hostile_folder(tmp_path / "s")).report)
+    assert html.count("script") == clean.count("script") == 3
+    assert html.count("img") == 0
+    assert html.data["trials"][0]["id"] == HOSTILE
+    assert html.text.count(HOSTILE) >= 5  # heading, settings, reasons, reference metrics, provenance
+
+
+def test_ten_thousand_evaluations_are_webgl_points_not_elements(tmp_path: Path, page: tuple[Page, Any]) -> None:
+    folder = write_folder(tmp_path / "s", sweep(834, fail_every=0, prune=False))
+    summary = summarise(folder)
+    html = Page(summary.report)
+    assert len(html.data["rows"]["trial"]) > 10_000
+    assert len(html.tags) < 5_000
+    assert {t["type"] for t in html.data["figures"]["front"]["data"]} == {"scattergl"}
+    assert {t["type"] for t in page[0].data["figures"]["front"]["data"]} == {"scatter"}
+    assert summary.report.stat().st_size < 8e6
+
+
+def test_a_long_front_is_cut_and_says_so(tmp_path: Path) -> None:
+    count = MAX_TABLE_ROWS + 20
+    rows = [baseline(), *(evaluation(f"{i}", 5, 0.2 + i / 500, 0.87 + i / 5000) for i in range(count))]
+    summary = summarise(write_folder(tmp_path / "s", rows))
+    assert len(summary.front) == count
+    html = Page(summary.report)
+    assert sum(1 for tag, attrs in html.tags if attrs.get("class") == "follow") == MAX_TABLE_ROWS
+    assert "20 more rows are in pareto.parquet" in html.text
+
+
+def test_axes_follow_the_objectives(tmp_path: Path) -> None:
+    def metrics(objectives: str, control: str) -> list[str] | None:
+        spec = SPEC.replace("{forget.es: minimize, retain.es: maximize}", objectives)
+        spec = spec.replace("  - {metric: retain.es, at_least: 90% of baseline, patience: 1}", control)
+        folder = write_folder(tmp_path / str(len(list(tmp_path.iterdir()))), sweep(3), spec)
+        chosen = axes(load_results(folder))
+        return None if chosen is None else [axis.metric for axis in chosen]
+
+    assert metrics("{retain.es: maximize, forget.prob: minimize}", "  []") == ["forget.prob", "retain.es"]
+    assert metrics("{forget.es: minimize}", "  - {metric: general.es, at_least: 0.5}") == ["forget.es", "general.es"]
+    assert metrics("{forget.es: minimize}", "  []") is None
+
+
+def test_the_page_and_the_summary_agree_when_nothing_is_feasible(tmp_path: Path) -> None:
+    rows = [baseline(), *(evaluation(f"{i}", 5, 0.2, 0.3 + i / 10, state=PRUNED, reason="low") for i in range(4))]
+    folder = write_folder(tmp_path / "s", rows)
+    summary = summarise(folder)
+    html = Page(summary.report)
+    nearest = summary_of(load_results(folder)).least_violating[0]
+    assert f"The nearest is trial {nearest.trial_id} at step 5" in html.text
+    assert "Nearest to the limits" in html.text
