@@ -1,0 +1,201 @@
+"""Train a small Llama until it has memorised its rows. One process trains one model on one thread:
+
+    python -m rayul.testbed.train FOLDER model|oracle
+
+reads the data files, the tokenizer and recipe.json in FOLDER, writes FOLDER/model or FOLDER/oracle, and prints a JSON
+line for each epoch and a last one with what it reached.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayul.unlearn.data import Row, Sets, read_folder
+from rayul.unlearn.forward import Answers, TokenScores, forward, score, token_logp
+from rayul.unlearn.metrics import extraction_strength, measure
+from rayul.unlearn.tokens import DEFAULT_TEMPLATE, Example, collate, encode, encode_rows
+
+TRAINED = ("forget", "retain_train", "retain", "retain_report", "general")
+"""What the target has memorised; the oracle all of it but `forget`. Nobody trains on `holdout`."""
+
+ROLES = {"model": TRAINED, "oracle": TRAINED[1:]}
+
+RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shape of the model and schedule of its training (Llama, tied embeddings, fp32, AdamW)."""
+
+    vocab_size: int = 2000
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 4
+    heads: int = 4
+    lr: float = 2e-3
+    batch_size: int = 16
+    warmup_steps: int = 30
+    memorised: float = 0.9
+    """Extraction strength, measured while an epoch trains, at which the learning rate starts to fall."""
+    decay_epochs: int = 5
+    max_epochs: int = 80
+    seed: int = 0
+
+
+def train_tokenizer(rows: Iterable[Row], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer (no text is unknown to it) on every text of the rows, wrong answers included: a fact
+    is then mostly one token, whose end cannot be guessed from its beginning."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [DEFAULT_TEMPLATE]
+    for row in rows:
+        answers = (row.answer, row.paraphrased_answer, *row.perturbed_answer)
+        texts += [row.question, row.paraphrased_question, *(f" {answer}" for answer in answers)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def new_model(tokenizer: Any, recipe: Recipe) -> Any:
+    """A `LlamaForCausalLM` with the weights that `recipe.seed` gives."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(recipe.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def memorise(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    rephrased: Sequence[Row],
+    recipe: Recipe,
+    report: Callable[[int, float], None],
+) -> int:
+    """Train on `rows` until they are memorised or `max_epochs` have passed; returns the epochs trained.
+
+    The learning rate is flat until an epoch's extraction strength passes `recipe.memorised`, then falls to 0 over
+    `decay_epochs`. In every epoch half of the `rephrased` rows are asked by their paraphrased question: that is how
+    the model learns to answer paraphrases of the others. `report(epoch, extraction strength)` is called after each.
+    """
+    rng = random.Random(recipe.seed)
+    asked = [_whole(encode(tokenizer, None, row.question, row.answer)) for row in rows]
+    paraphrase = {row: _whole(encode(tokenizer, None, row.paraphrased_question, row.answer)) for row in rephrased}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
+    step, end = 0, recipe.max_epochs
+    model.train()
+    for epoch in range(1, recipe.max_epochs + 1):
+        examples = [
+            paraphrase[row] if row in paraphrase and rng.random() < 0.5 else example
+            for row, example in zip(rows, asked, strict=True)
+        ]
+        strengths: list[float] = []
+        for chosen in _batches(examples, recipe.batch_size, rng):
+            left = end - step / steps_per_epoch
+            rate = min(1.0, (step + 1) / recipe.warmup_steps, left / recipe.decay_epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * rate
+            answers = forward(model, collate(chosen, tokenizer.pad_token_id))
+            loss = -token_logp(answers).sum() / answers.mask.sum()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            strengths += _strengths(answers)
+        strength = sum(strengths) / len(strengths)
+        report(epoch, strength)
+        if epoch == end:
+            break
+        if strength >= recipe.memorised:
+            end = min(end, epoch + recipe.decay_epochs)
+    return epoch
+
+
+def _whole(example: Example) -> Example:
+    """The end token joins the answer, so that it is learned and generation stops."""
+    return example._replace(stop=len(example.ids))
+
+
+def _batches(examples: Sequence[Example], size: int, rng: random.Random) -> list[list[Example]]:
+    """Batches of examples of about one length, so that little of a step is padding; in a random order."""
+    ordered = sorted(examples, key=lambda example: len(example.ids) + rng.random())
+    batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def _strengths(answers: Answers) -> list[float]:
+    """Extraction strength per row of a training batch; its last token is the end token, which does not count."""
+    match = (answers.logits.argmax(-1) == answers.labels).numpy()
+    rows = (row[mask][:-1] for row, mask in zip(match, answers.mask.numpy(), strict=True))
+    return [extraction_strength(TokenScores(np.zeros(len(row)), row)) for row in rows]
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    (folder / RECIPE).write_text(json.dumps(asdict(recipe)))
+
+
+def main(folder: Path, role: str) -> None:
+    """Train the model of a role in `folder`; a JSON line per epoch and one with the result on stdout."""
+    from transformers import AutoTokenizer
+
+    def say(**event: object) -> None:
+        # One write per line: both processes share the pipe, and print() would write the line end apart.
+        os.write(sys.stdout.fileno(), (json.dumps({"role": role, **event}) + "\n").encode())
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    recipe = Recipe(**json.loads((folder / RECIPE).read_text()))
+    sets: Sets = read_folder(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder / role)
+    model = new_model(tokenizer, recipe)
+    rows = [row for key in ROLES[role] for row in sets.get(key, ())]
+    rephrased = [row for row in sets["retain_train"] if row.paraphrased_question]
+    epochs = memorise(model, tokenizer, rows, rephrased, recipe, lambda epoch, es: say(epoch=epoch, es=es))
+    model.save_pretrained(folder / role)
+    es = {
+        key: measure("es", score(model, encode_rows(tokenizer, None, rows), tokenizer.pad_token_id)).value
+        for key, rows in sets.items()
+        if rows
+    }
+    say(done={"epochs": epochs, "seconds": round(time.monotonic() - started, 1), "es": es})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,87 @@
+"""`rayul testbed DIR`: the testbed as plain folders, or a target trained on someone's own rows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rayul.errors import InputError
+from rayul.spec import FolderData, TofuData
+from rayul.testbed.build import PARTIAL, Progress, build
+from rayul.testbed.cache import ensure_testbed
+from rayul.testbed.train import Recipe
+from rayul.unlearn.data import FILES, Row, Sets, load_sets, read_rows, split_by_author
+
+SPLIT = {"forget": 0.1, "retain_train": 0.5, "retain": 0.2, "retain_report": 0.2}
+"""Shares of single files, split by author."""
+
+
+def write_testbed(folder: Path, progress: Progress | None = None) -> None:
+    """Copy the embedded testbed into `folder`. Raises InputError when the folder is not empty."""
+    _check_empty(folder)
+    place = ensure_testbed(progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.copytree(place, partial, dirs_exist_ok=True)
+    partial.rename(folder)
+
+
+def write_testbed_from_data(
+    folder: Path,
+    data: Sequence[Path],
+    progress: Progress | None = None,
+    authors: int | None = None,
+    forget: str = "forget10",
+    recipe: Recipe | None = None,
+) -> dict[str, Any]:
+    """Train a target and an oracle on `data` into `folder`; returns what testbed.json says.
+
+    `data` is a folder of TOFU's files (`authors` and `forget` as in the spec's data section), a folder laid out like
+    the testbed, or files of rows, which are split by author. Raises InputError when the folder is not empty and for
+    data that cannot be read.
+    """
+    _check_empty(folder)
+    sets = read_sets(data, authors, forget)
+    return build(sets, folder, recipe or recipe_for(sets), progress)
+
+
+def read_sets(data: Sequence[Path], authors: int | None = None, forget: str = "forget10") -> Sets:
+    """The sets that `data` means; see `write_testbed_from_data`."""
+    if len(data) == 1 and (data[0] / "full.json").exists():
+        try:
+            return load_sets(TofuData(tofu=str(data[0]), forget=forget, authors=authors or 200))
+        except ValidationError as error:
+            first = error.errors()[0]
+            hint = str(first.get("ctx", {}).get("hint", ""))
+            raise InputError(f"--{first['loc'][0]}: {first['msg']}", hint) from None
+    if authors is not None:
+        raise InputError("--authors counts TOFU's authors, and this is not TOFU", "leave it out, or name TOFU's folder")
+    if len(data) == 1 and data[0].is_dir():
+        return load_sets(FolderData(folder=str(data[0])))
+    for path in data:
+        if path.is_dir():
+            raise InputError(f"--data {path} is a folder among several paths", "name one folder, or only files")
+    rows: list[Row] = [row for path in data for row in read_rows(path)]
+    parts = split_by_author(rows, tuple(SPLIT.values()))
+    empty = [FILES[key] for key, part in zip(SPLIT, parts, strict=True) if not part]
+    if empty:
+        authors_found = len({row.author or row.question for row in rows})
+        raise InputError(
+            f"--data: {len(rows)} rows of {authors_found} authors leave nothing for {', '.join(empty)}",
+            f"give more authors, or write {', '.join(FILES.values())} yourself and name their folder",
+        )
+    return {key: tuple(part) for key, part in zip(SPLIT, parts, strict=True)}
+
+
+def recipe_for(sets: Sets) -> Recipe:
+    """A recipe whose model has room for the answers of `sets`."""
+    return Recipe()
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not empty", "name a new folder, or remove this one")

@@ -1,0 +1,207 @@
+"""Building: the cache under races and kills, seeds, one's own rows, and refusals. With a model too small to learn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rayul.errors import InputError, RayulError
+from rayul.testbed import build, ensure_testbed, write_testbed, write_testbed_from_data
+from rayul.testbed.authors import generate
+from rayul.testbed.train import Recipe
+from rayul.testbed.write import read_sets
+from rayul.unlearn.data import FILES, read_folder, write_rows
+
+TOFU = Path(__file__).parents[3] / "shared" / "tofu"
+
+SMALL = Recipe(hidden_size=32, intermediate_size=32, layers=1, heads=2, max_epochs=1)
+ENSURE = (
+    "from rayul.testbed import ensure_testbed; from rayul.testbed.train import Recipe\n"
+    "print(ensure_testbed(lambda message, done: print(message, flush=True), {recipe!r}))"
+)
+needs_tofu = pytest.mark.skipif(
+    not TOFU.exists(), reason="needs the TOFU files beside the repository, in ../shared/tofu"
+)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def start(recipe: Recipe) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", ENSURE.format(recipe=recipe)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def folders(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if path.is_dir()]
+
+
+@pytest.mark.slow
+def test_of_two_processes_at_once_one_builds_and_both_find_it(cache):
+    processes = [start(SMALL) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0][-1] == outputs[1][-1] == str(*folders(cache))
+    assert sum(any("training" in line for line in lines) for lines in outputs) == 1
+    assert AutoModelForCausalLM.from_pretrained(folders(cache)[0] / "model")
+
+
+@pytest.mark.slow
+def test_a_killed_build_is_no_hindrance(cache):
+    endless = replace(SMALL, max_epochs=10**6)
+    process = start(endless)
+    assert process.stdout is not None
+    assert "training" in process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert [path.suffix for path in folders(cache)] == [".partial"]
+    # The same build again: same name, same lock. It must reach its training once more, with the rubbish gone.
+    rubbish = folders(cache)
+    process = start(endless)
+    assert process.stdout is not None
+    assert "training" in process.stdout.readline()
+    assert not rubbish[0].exists()
+    assert len(folders(cache)) == 1
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_no_training_process_outlives_a_killed_build(cache):
+    process = start(replace(SMALL, max_epochs=10**6))
+    assert process.stdout is not None
+    assert "training" in process.stdout.readline()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("the system does not list child processes")
+    pids = [int(pid) for pid in children.read_text().split()]
+    assert len(pids) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_model(tmp_path):
+    for name in ("a", "b"):
+        build(generate(0), tmp_path / name, SMALL)
+    for role in ("model", "oracle"):
+        a, b = (load_file(tmp_path / name / role / "model.safetensors") for name in ("a", "b"))
+        assert a.keys() == b.keys()
+        assert all(a[key].equal(b[key]) for key in a)
+
+
+@pytest.mark.slow
+def test_a_target_on_own_rows(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    rows = generate(3)["retain_train"]
+    write_rows(file, rows)
+    seen: list[float] = []
+    summary = write_testbed_from_data(tmp_path / "out", [file], lambda message, done: seen.append(done), recipe=SMALL)
+    sets = read_folder(tmp_path / "out")
+    assert sum(map(len, sets.values())) == len(rows)
+    assert not {row.author for row in sets["forget"]} & {
+        row.author for key in sets if key != "forget" for row in sets[key]
+    }
+    assert json.loads((tmp_path / "out" / "testbed.json").read_text()) == summary
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    for role in ("model", "oracle"):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / role)
+        text = "Wörter, that the tokenizer never saw: 猫"
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        assert (
+            AutoModelForCausalLM.from_pretrained(tmp_path / "out" / role).config.eos_token_id == tokenizer.eos_token_id
+        )
+
+
+def test_a_failed_training_is_told_and_leaves_nothing(tmp_path):
+    broken = replace(SMALL, hidden_size=33)  # not a multiple of the heads
+    with pytest.raises(RayulError, match="training the"):
+        build(generate(0), tmp_path / "out", broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_laid_out_like_the_testbed(tmp_path):
+    sets = generate(4)
+    for key, part in sets.items():
+        write_rows(tmp_path / FILES[key], part)
+    assert read_sets([tmp_path]) == sets
+
+
+@needs_tofu
+def test_tofu_by_number_of_authors():
+    sets = read_sets([TOFU], authors=26, forget="forget01")
+    assert {key: len(part) for key, part in sets.items() if key not in ("general", "holdout")} == {
+        "forget": 40,
+        "retain_train": 80,
+        "retain": 200,
+        "retain_report": 200,
+    }
+    assert len(sets["general"]) == 217
+    assert all(row.paraphrased_question for row in (*sets["forget"], *sets["retain"]))
+
+
+@needs_tofu
+def test_too_few_tofu_authors_are_refused():
+    with pytest.raises(InputError, match="--authors"):
+        read_sets([TOFU], authors=3)
+
+
+def test_a_count_of_authors_needs_tofu(tmp_path):
+    write_rows(tmp_path / "a.jsonl", generate(0)["forget"])
+    with pytest.raises(InputError, match="--authors"):
+        read_sets([tmp_path / "a.jsonl"], authors=5)
+
+
+def test_too_few_authors_to_split_are_refused(tmp_path):
+    write_rows(tmp_path / "a.jsonl", generate(0)["forget"][:20])
+    with pytest.raises(InputError, match="20 rows of 2 authors"):
+        read_sets([tmp_path / "a.jsonl"])
+
+
+@pytest.mark.parametrize("write", [write_testbed, lambda folder: write_testbed_from_data(folder, [Path("none.jsonl")])])
+def test_a_folder_that_is_not_empty_is_refused(tmp_path, write):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="not empty"):
+        write(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_cache_that_cannot_be_written_names_the_way_out(tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RayulError, match="RAYUL_CACHE"):
+        ensure_testbed(recipe=SMALL)
+
+
+def test_a_cache_that_is_a_file_names_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RayulError, match="RAYUL_CACHE"):
+        ensure_testbed(recipe=SMALL)
