@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from contextlib import nullcontext
@@ -101,6 +102,54 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The 
     summary = summarise(folder)
     print("\n".join(front_lines(summary)))
     print(summary.report)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a PEFT adapter, a Hub id or testbed.")],
+    data: Annotated[str, typer.Option(help="Rows: testbed, a data folder, a file, or the `data` section of a spec.")],
+    oracle: Annotated[str | None, typer.Option(help="A model trained without the forget rows.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
+    max_rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows of each set.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+) -> None:
+    """Score a model or adapter that you already have, with the full metric suite."""
+    from rayul.spec import parse_spec
+
+    shared = {"template": template, "dtype": dtype}
+    overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
+    overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
+    overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
+    spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
+    console = Console(stderr=True)
+    with console.status("loading torch") if console.is_terminal else nullcontext():
+        from rayul.testbed import with_testbed
+        from rayul.unlearn.data import load_sets
+        from rayul.unlearn.model import load_model
+        from rayul.unlearn.suite import evaluate_model
+        from rayul.unlearn.task import spaced
+
+    with _ProgressBar(console) as bar:
+        spec = with_testbed(spec, bar.update)
+    sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in load_sets(spec.data).items()}
+    loaded, tokenizer = load_model(spec.model)
+    compared = load_model(spec.oracle)[0] if spec.oracle else None
+    with console.status("measuring") as status:
+        result = evaluate_model(
+            loaded,
+            tokenizer,
+            sets,
+            spec.model.template,
+            compared,
+            spec.evaluate.final or None,
+            progress=lambda key: status.update(f"measuring {key}"),
+        )
+    Console().print(result.table())
+    if output is not None:
+        output.write_text(result.to_json() + "\n", encoding="utf-8")
+        print(output)
 
 
 @app.command("testbed")

@@ -58,10 +58,9 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
     import torch
 
     from rayul.unlearn.adapters import load_adapter
-    from rayul.unlearn.evaluate import evaluate
     from rayul.unlearn.model import detach_lora
     from rayul.unlearn.task import load_task
-    from rayul.unlearn.trial import REPORTED
+    from rayul.unlearn.trial import final_measurement
 
     torch.set_num_threads(threads)
     task = load_task(spec, sets)
@@ -72,7 +71,7 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
             problems.append(f"{place.name}: the adapter is missing (its node was lost before it was saved)")
             continue
         model = load_adapter(task.base, place)
-        measured = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
+        measured = final_measurement(model, task, spec)
         detach_lora(model)
         worst = max(
             (abs(measured[k].value - v) / max(1.0, abs(v)) for k, v in point.metrics.items() if math.isfinite(v)),
@@ -80,7 +79,7 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
         )
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
-        report = {k: m for k, m in measured.items() if k.startswith("retain_report.")}
+        report = {k: m for k, m in measured.items() if k not in point.metrics}
         note = {
             "evaluation": json.loads(to_json(point)),
             "report_metrics": {k: m.value for k, m in report.items()},

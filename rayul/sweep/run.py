@@ -15,7 +15,7 @@ from rich.console import Console
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, ORACLE, Evaluation, Journal, to_json
-from rayul.spec import TESTBED, FolderData, Spec, limits
+from rayul.spec import Spec, limits
 from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
@@ -29,7 +29,7 @@ from rayul.sweep.reference import measure_references, verify_adapters
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
 from rayul.sweep.trainable import UnlearningTrial
-from rayul.testbed import ensure_testbed
+from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
@@ -84,22 +84,6 @@ def run_sweep(
     if interrupted:
         raise Interrupted(summary)
     return summary
-
-
-def with_testbed(spec: Spec, progress: Callable[[str, float], None] | None) -> Spec:
-    """The spec with "testbed" replaced by the folders of the embedded testbed, which is built on first use."""
-    model, data = spec.model.path == TESTBED, isinstance(spec.data, FolderData) and spec.data.folder == TESTBED
-    if not (model or data):
-        return spec
-    place = ensure_testbed(progress)
-    update: dict[str, Any] = {}
-    if data:
-        update["data"] = FolderData(folder=str(place))
-    if model:
-        update["model"] = spec.model.model_copy(update={"path": str(place / "model")})
-        if spec.oracle is None and data:
-            update["oracle"] = spec.model.model_copy(update={"path": str(place / "oracle")})
-    return spec.model_copy(update=update)
 
 
 def _references(spec: Spec, sets: Sets, mine: Share, journal: Journal) -> Evaluation:

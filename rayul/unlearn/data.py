@@ -147,7 +147,15 @@ def _sources(data: SourceData) -> Sets:
         if source is not None:
             sets["retain" if key == "retain_control" else key] = tuple(_read_source(source, data.columns))
     if data.retain is not None:
-        parts = split_by_author(_read_source(data.retain, data.columns), (0.6, 0.2, 0.2))
+        rows = _read_source(data.retain, data.columns)
+        parts = split_by_author(rows, (0.6, 0.2, 0.2))
+        if not all(parts):
+            count = len({row.author or row for row in rows})
+            raise InputError(
+                f"data.retain: {len(rows)} rows of {count} author{'s' * (count != 1)} cannot be split into training, "
+                "control and report rows",
+                "name data.retain_train, data.retain_control and data.retain_report yourself",
+            )
         for key, rows in zip(("retain_train", "retain", "retain_report"), parts, strict=True):
             sets.setdefault(key, tuple(rows))
     return sets

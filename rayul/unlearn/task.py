@@ -33,6 +33,7 @@ class Task:
     def __init__(self, base: Any, tokenizer: Tokenizer, sets: Sets, template: str | None, max_rows: int | None) -> None:
         self.base = base
         self.tokenizer = tokenizer
+        self.sets = sets
         self.pad = pad_id(tokenizer)
         self.examples: dict[str, list[Example]] = {
             key: encode_rows(tokenizer, template, rows) for key, rows in sets.items()

@@ -14,7 +14,9 @@ from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
 from rayul.spec import Spec, violations
 from rayul.unlearn.calibrate import calibrate, mixed
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
-from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.metrics import Measured
+from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
 from rayul.unlearn.train import Diverged, train
 
@@ -69,9 +71,30 @@ def run_trial(
 def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
     """The row of the baseline or the oracle: `task.base` as it is, the report sets included."""
     assert trial_id in (BASELINE, ORACLE)
-    measurement = evaluate(task.base, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED)
     row = Evaluation(trial_id, 0, mixing=0.0, seed=spec.search.seed, device=device_name(task.device))
-    return _with_metrics(row, measurement)
+    return _with_metrics(row, final_measurement(task.base, task, spec))
+
+
+def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]:
+    """What the report says of a model: the metrics of every evaluation, on the report rows too, and evaluate.final.
+
+    A metric of evaluate.final that lacks rows, columns or the oracle is absent; `rayul evaluate` says why.
+    """
+    measured = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
+    wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.metrics]
+    if not wanted:
+        return measured
+    oracle = load_model(spec.oracle)[0] if spec.oracle is not None and "forget_quality" in wanted else None
+    suite = evaluate_model(
+        model,
+        task.tokenizer,
+        task.sets,
+        spec.model.template,
+        oracle,
+        wanted,
+        spec.evaluate.batch_size,
+    )
+    return measured | suite.measured
 
 
 def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:
@@ -85,7 +108,7 @@ def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Ma
         if bad:
             raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
         judged_by = _criteria_values(measurement, task, spec)
-        rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement), spec, judged_by, baseline)
+        rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement.measured), spec, judged_by, baseline)
         return rows[a].total_violation
 
     if not spec.control.mixing:
@@ -126,8 +149,7 @@ def _judged(
     )
 
 
-def _with_metrics(row: Evaluation, measurement: Measurement) -> Evaluation:
-    measured = measurement.measured
+def _with_metrics(row: Evaluation, measured: Mapping[str, Measured]) -> Evaluation:
     return replace(
         row,
         metrics={key: m.value for key, m in measured.items()},

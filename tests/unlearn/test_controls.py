@@ -83,9 +83,7 @@ def test_temperature_divides_the_logits_and_caps_still_read_temperature_one(answ
 
 
 @pytest.mark.parametrize("norm", ["frobenius", "elementwise"])
-def test_ball_bounds_every_update_and_leaves_small_ones(
-    norm: str, task: Any, make_spec: Callable[..., Any]
-) -> None:
+def test_ball_bounds_every_update_and_leaves_small_ones(norm: str, task: Any, make_spec: Callable[..., Any]) -> None:
     model = attach_lora(task.base, make_spec().lora, seed=0)
     layers = lora_layers(model)
     generator = torch.Generator().manual_seed(1)

@@ -139,8 +139,9 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Given], Any]]] = {
     "dpo": ({"beta": 0.3, "retain_weight": W}, lambda g: dpo(g, 0.3) + W * nll(g, "r")),
     "npo": (
         {"beta": 0.3, "retain_weight": W, "retain_loss": "kl"},
-        lambda g: mean([-2 / 0.3 * log_sigmoid(-0.3 * (r["logp"] - r["ref"]).sum()) for r in g.rows("f")])
-        + W * kl_retain(g),
+        lambda g: (
+            mean([-2 / 0.3 * log_sigmoid(-0.3 * (r["logp"] - r["ref"]).sum()) for r in g.rows("f")]) + W * kl_retain(g)
+        ),
     ),
     "simnpo": (
         {"beta": 2.5, "gamma": 0.4, "retain_weight": W},
@@ -153,28 +154,36 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Given], Any]]] = {
     ),
     "tnpo": (
         {"beta": 0.3, "retain_weight": W},
-        lambda g: mean([(2 / 0.3 * torch.log(1 + (r["logp"] - r["ref"]).exp() ** 0.3)).mean() for r in g.rows("f")])
-        + W * nll(g, "r"),
+        lambda g: (
+            mean([(2 / 0.3 * torch.log(1 + (r["logp"] - r["ref"]).exp() ** 0.3)).mean() for r in g.rows("f")])
+            + W * nll(g, "r")
+        ),
     ),
     "wtnpo": (
         {"beta": 0.3, "alpha": 0.8, "retain_weight": W},
-        lambda g: mean(
-            [
-                (r["logp"].detach().exp() ** 0.8 * 2 / 0.3 * torch.log(1 + (r["logp"] - r["ref"]).exp() ** 0.3)).mean()
-                for r in g.rows("f")
-            ]
-        )
-        + W * nll(g, "r"),
+        lambda g: (
+            mean(
+                [
+                    (
+                        r["logp"].detach().exp() ** 0.8 * 2 / 0.3 * torch.log(1 + (r["logp"] - r["ref"]).exp() ** 0.3)
+                    ).mean()
+                    for r in g.rows("f")
+                ]
+            )
+            + W * nll(g, "r")
+        ),
     ),
     "satimp": (
         {"beta1": 1.5, "beta2": 0.5, "retain_weight": W},
-        lambda g: mean(
-            [
-                (r["logp"].detach().exp() ** 1.5 * (1 - r["logp"].detach().exp()) ** 0.5 * r["logp"]).mean()
-                for r in g.rows("f")
-            ]
-        )
-        + W * nll(g, "r"),
+        lambda g: (
+            mean(
+                [
+                    (r["logp"].detach().exp() ** 1.5 * (1 - r["logp"].detach().exp()) ** 0.5 * r["logp"]).mean()
+                    for r in g.rows("f")
+                ]
+            )
+            + W * nll(g, "r")
+        ),
     ),
     "undial": ({"beta": 4.0, "retain_weight": W}, lambda g: undial(g, 4.0) + W * nll(g, "r")),
     "ceu": ({"retain_weight": W}, lambda g: ceu(g) + W * nll(g, "r")),
