@@ -14,7 +14,7 @@ import yaml
 from synthetic import SPEC, baseline, evaluation, oracle, sweep, write_folder
 
 from rayul.pareto import load_results, summarise, summary_of
-from rayul.pareto.charts import axes
+from rayul.pareto.axes import axes
 from rayul.pareto.report import MAX_TABLE_ROWS, settings_yaml
 from rayul.records import COMPLETED, FAILED, PRUNED
 

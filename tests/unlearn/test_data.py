@@ -80,7 +80,7 @@ def test_a_bad_line_is_named_by_file_and_line_and_never_quoted(tmp_path: Path, l
 
 
 def test_an_empty_forget_file_is_refused(tmp_path: Path) -> None:
-    forget, retain = write(tmp_path / "f.jsonl", []), write(tmp_path / "r.jsonl", rows("r", 9))
+    forget, retain = write(tmp_path / "f.jsonl", []), write(tmp_path / "r.jsonl", rows("r", 9, authors=9))
     forget.write_text("\n")
     with pytest.raises(InputError, match="forget set has no rows"):
         load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
