@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,15 @@ class Journal:
         """Write a row; False, and nothing written, when its key is already there."""
         if evaluation.key in self.rows:
             return False
+        size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "ab") as file:
                 file.write(to_json(evaluation).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)  # a full disk takes half a row; the next row must not continue it
             raise RayulError(
                 f"cannot write {self.path}: {error.strerror or error}",
                 "free the disk or fix the folder's permissions, then run the same command with --resume",
@@ -145,7 +149,7 @@ def read_journal(path: Path) -> list[Evaluation]:
     for number, line in enumerate(lines, 1):
         try:
             rows.append(from_json(line.decode()))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RayulError(
                 f"{path}:{number}: not an evaluation: {error}", "restore the line, or delete it to drop that row"
             ) from error
