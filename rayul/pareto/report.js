@@ -40,6 +40,8 @@
     running: () => thin("running"),
     "pruned-at": () => ({ marker: { color: css("pruned-at"), size: 7, symbol: "x-thin", line: { color: css("pruned-at"), width: 1.8 } } }),
     focus: () => ({ line: { color: css("best"), width: 2.5 }, marker: { color: css("best"), size: 6 } }),
+    mixed: () => ({ line: { color: css("completed"), width: 1.4 }, marker: { color: css("completed"), size: 4 } }),
+    chosen: () => ({ marker: { color: "rgba(0,0,0,0)", size: 11, line: { color: css("best"), width: 2 } } }),
     history: () => ({ line: { color: css("accent"), width: 2.5 }, fill: "tozeroy", fillcolor: css("tint-accent") }),
     reached: () => ({ marker: { color: css("accent"), size: 8, line: { color: css("panel"), width: 1 } } }),
     missed: () => ({ marker: { color: css("broken"), size: 7, symbol: "circle-open", line: { width: 1.2 } } }),
@@ -298,6 +300,7 @@
   });
 
   label();
+  if (figures.calibration) byId("calibration").hidden = false;
   if (figures.front && params.length && trials.length > 1) slice(+byId("setting").value);
   drawAll();
   for (const name of ["front", "trajectories"]) {

@@ -14,7 +14,7 @@ import numpy as np
 from rayul.errors import InputError, RayulError
 from rayul.pareto.scale import Objectives, score
 from rayul.records import BASELINE, ORACLE, RUNNING, Evaluation, Key, from_json, read_journal
-from rayul.spec import Distribution, Spec, load_spec
+from rayul.spec import Distribution, Spec, Threshold, limits, load_spec
 
 SPEC, JOURNAL, ADAPTERS = "spec.yaml", "evaluations.jsonl", "adapters"
 
@@ -50,6 +50,9 @@ class Results:
     name: str
     objectives: Objectives
     limits: tuple[Limit, ...]
+    """The criteria, but for those whose limit is searched: it differs from trial to trial."""
+    limit_values: Mapping[str, float]
+    """By metric the tighter limit, for the hypervolume."""
     space: Mapping[str, Distribution]
     provenance: Mapping[str, Any]
     evaluations: tuple[Evaluation, ...]
@@ -70,10 +73,6 @@ class Results:
     def endings(self) -> dict[str, Evaluation]:
         """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
         return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
-
-    @property
-    def utility_limits(self) -> dict[str, float]:
-        return {limit.metric: limit.value for limit in self.limits}
 
 
 def load_results(folder: Path) -> Results:
@@ -100,6 +99,7 @@ def load_results(folder: Path) -> Results:
         name=spec.name,
         objectives=spec.objectives,
         limits=tuple(_limits(spec, reference[BASELINE])),
+        limit_values=limits(spec.control.criteria, reference[BASELINE].metrics),
         space=spec.space,
         provenance=spec.provenance or {},
         evaluations=tuple(evaluations),
@@ -110,10 +110,10 @@ def load_results(folder: Path) -> Results:
 
 
 def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
-    limits = []
-    for i, criterion in enumerate(spec.control.criteria):
-        if any(key.startswith(f"control.criteria.{i}.") for key in spec.space):
-            continue  # a searched limit differs from trial to trial: there is no one line to draw
+    found = []
+    for criterion in spec.control.criteria:
+        if not isinstance(criterion.at_least or criterion.at_most, Threshold):
+            continue
         value = criterion.limit(baseline.metrics)
         at_least = criterion.at_least is not None
         fraction = score(
@@ -122,8 +122,8 @@ def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
             value,
             baseline.metrics.get(criterion.metric, np.nan),
         )
-        limits.append(Limit(criterion.metric, at_least, value, float(fraction)))
-    return limits
+        found.append(Limit(criterion.metric, at_least, value, float(fraction)))
+    return found
 
 
 def _adapters(folder: Path) -> dict[Key, Adapter]:

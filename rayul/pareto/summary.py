@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from rayul.errors import RayulError
+from rayul.pareto.answer import measured, number, percent
 from rayul.pareto.front import forgotten, front, least_violating
 from rayul.pareto.health import Check, health_checks
 from rayul.pareto.hypervolume import hypervolume_history, unit_scores
-from rayul.pareto.report import measured, number, percent, write_report
+from rayul.pareto.report import write_report
 from rayul.pareto.results import Limit, Results, load_results
 from rayul.pareto.scale import Objectives, forget_objective
 from rayul.pareto.tables import count_states, write_tables
@@ -82,7 +83,7 @@ def summarise(folder: Path) -> Summary:
 def summary_of(results: Results) -> Summary:
     """The summary of results already read; writes nothing."""
     points = front(results.evaluations, results.baseline, results.objectives)
-    history = hypervolume_history(results.evaluations, results.baseline, results.objectives, results.utility_limits)
+    history = hypervolume_history(results.evaluations, results.baseline, results.objectives, results.limit_values)
     best = best_of(points, results)
     return Summary(
         folder=results.folder,
@@ -110,7 +111,7 @@ def best_of(points: Sequence[Evaluation], results: Results) -> Evaluation | None
     gone = forgotten(points, results.baseline, results.objectives)
     if results.limits and not np.isnan(gone).all():
         return points[int(np.nanargmax(gone))]
-    scores = unit_scores(points, results.baseline, results.objectives, results.utility_limits)
+    scores = unit_scores(points, results.baseline, results.objectives, results.limit_values)
     return points[int(np.nan_to_num(scores).prod(axis=1).argmax())]
 
 

@@ -99,6 +99,16 @@ def test_a_cross_stands_where_each_trial_was_pruned(page: tuple[Page, Any]) -> N
     assert crosses[0]["x"] == [e.step for e in pruned]
 
 
+def test_calibration_is_drawn_for_models_evaluated_at_several_mixings(page: tuple[Page, Any], tmp_path: Path) -> None:
+    assert "calibration" not in page[0].data["figures"]
+    rows = [baseline(), *(evaluation("0", 5, 0.9 - a / 2, 0.96 - a / 8, mixing=a) for a in (0.75, 0.25, 0.5, 1.0))]
+    html = Page(summarise(write_folder(tmp_path / "s", rows)).report)
+    line, chosen = html.data["figures"]["calibration"]["data"][:2]
+    assert line["x"] == [0.25, 0.5, 0.75, 1.0]
+    assert line["y"] == pytest.approx([1 - (0.9 - a / 2) / 0.98 for a in line["x"]], abs=1e-4)
+    assert sorted(chosen["x"]) == [0.25, 0.5, 0.75]  # at mixing 1 the limit is broken
+
+
 def test_history_ends_at_the_hypervolume(page: tuple[Page, Any]) -> None:
     html, summary = page
     trace = html.data["figures"]["history"]["data"][0]

@@ -1,0 +1,132 @@
+"""The answer of a sweep in words: best forgetting within the limits, its cost, against what, and how sure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rayul.pareto.axes import axes
+from rayul.pareto.health import plural
+from rayul.pareto.results import Results
+from rayul.records import Evaluation
+
+if TYPE_CHECKING:
+    from rayul.pareto.summary import Summary
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def percent(fraction: float | None) -> str:
+    return "–" if fraction is None or not math.isfinite(fraction) else f"{fraction:.1%}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def measured(evaluation: Evaluation, metric: str) -> str:
+    """The value with its standard error, both to the error's second digit: "0.412 ± 0.031"."""
+    value, error = evaluation.metrics.get(metric, math.nan), evaluation.stderr.get(metric, math.nan)
+    if not (math.isfinite(value) and 0 < error < math.inf):
+        return number(value)
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def headline(summary: Summary) -> str:
+    """The answer in one line."""
+    if summary.best is None:
+        if not any(summary.states.values()):
+            return "No trial has been evaluated yet."
+        if summary.least_violating:
+            return "Nothing was found within the limits."
+        return "Nothing was forgotten yet."
+    if not math.isfinite(summary.best_forgotten):
+        return f"{plural(len(summary.front), 'setting')} on the front."
+    limits = "within the limits" if summary.limits else "with no limit on utility"
+    return f"{summary.best_forgotten:.0%} forgotten {limits}."
+
+
+def answer(results: Results, summary: Summary) -> list[str]:
+    """The answer in sentences: what is best, at which cost, against baseline and oracle, and how sure that is."""
+    best = summary.best
+    if best is None:
+        return _no_answer(results, summary)
+    sentences = [
+        f"Trial {best.trial_id} at step {best.step}"
+        + (f", mixed at {best.mixing:g}," if best.mixing != 1 else "")
+        + " brings "
+        + " and ".join(
+            f"{metric} from {number(results.baseline.metrics.get(metric))} to {measured(best, metric)}"
+            for metric in results.objectives
+        )
+        + f", after {duration(best.train_seconds)} of training and evaluation."
+    ]
+    if not results.limits:
+        sentences.append("No limit was set: this is the point of the front with the most of both, not the last word.")
+    for limit in results.limits:
+        value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
+        margin = abs(value - limit.value)
+        room = f"{margin:.2g} away" + (f", {margin / error:.1f} standard errors" if error > 0 else "")
+        sentences.append(f"The limit {limit} is {room}.")
+    forget = summary.forget_metric
+    if results.oracle is not None and forget in results.oracle.metrics:
+        base, ideal = results.baseline.metrics.get(forget, math.nan), results.oracle.metrics[forget]
+        way = (base - best.metrics[forget]) / (base - ideal) if base != ideal else math.nan
+        sentences.append(
+            f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
+            + (f": {way:.0%} of the way from the baseline." if math.isfinite(way) else ".")
+        )
+    rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
+    sentences.append(
+        f"Measured on {rows} rows; ± is one standard error over the rows. It is one run with one seed: "
+        "repeat it over seeds before relying on it."
+        if rows
+        else "It is one run with one seed: repeat it over seeds before relying on it."
+    )
+    return sentences
+
+
+def _no_answer(results: Results, summary: Summary) -> list[str]:
+    trained = sum(e.step > 0 for rows in results.trials.values() for e in rows)
+    counted = f"{plural(trained, 'evaluation')} of {plural(len(results.trials), 'trial')}"
+    if not trained:
+        return ["The journal holds the reference models only."]
+    if not summary.least_violating:
+        return [f"{counted} kept the limits, and none of them forgot 5% or more." if results.limits else counted + "."]
+    nearest = summary.least_violating[0]
+    if nearest.total_violation == 0:
+        return [f"Of {counted}, none that kept the limits forgot 5% or more: search stronger settings."]
+    broken = ", ".join(
+        f"{metric} {measured(nearest, metric)}" for metric, violation in nearest.violation.items() if not violation <= 0
+    )
+    return [
+        f"None of {counted} kept every limit while forgetting 5% or more.",
+        f"The nearest is trial {nearest.trial_id} at step {nearest.step}: it breaks the limits by "
+        f"{nearest.total_violation:.3g} in total ({broken}).",
+        "The table ranks the trials by total violation, the smallest first.",
+    ]
+
+
+def tiles(results: Results, summary: Summary) -> list[tuple[str, str, str]]:
+    """(label, value, note) of the few numbers worth a large font."""
+    cost = sum(e.train_seconds for e in results.endings.values())
+    states = ", ".join(f"{count:,} {state}" for state, count in summary.states.items() if count)
+    shown = [
+        ("Front", f"{len(summary.front):,}", "non-dominated evaluations"),
+        ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better"),
+        ("Trials", f"{len(results.trials):,}", states or "none yet"),
+        ("Device time", duration(cost), f"{sum(map(len, results.trials.values())):,} evaluations"),
+    ]
+    chosen = axes(results)
+    if summary.best is not None and chosen is not None:
+        kept = chosen[1]
+        fraction = float(kept.of([summary.best])[0])
+        shown.insert(0, (f"{kept.short}: {kept.metric}", percent(fraction), "of the baseline, at the best point"))
+    return shown
