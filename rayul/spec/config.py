@@ -114,7 +114,7 @@ class Control(Searchable):
     temperature: float = Field(default=1.0, gt=0)
     """The forget loss is taken on logits / temperature."""
     select_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Share of a batch's answer tokens that is unlearned."""
+    """Share of each row's answer tokens that is unlearned."""
     select_by: Literal["smallest", "largest"] = "smallest"
     """Whether those are the tokens of smallest or of largest loss."""
     ball: float | None = Field(default=None, gt=0)

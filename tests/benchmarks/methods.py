@@ -1,0 +1,202 @@
+"""Methods before control, after early stopping and after calibration, on the testbed over paired seeds.
+
+    python tests/benchmarks/methods.py [--seeds 10] [--out results/methods] [--best results/gd]
+
+Every method runs once with each seed, all with the same adapter, batch size, steps and learning rate; METHODS lists
+what differs. Per run: forget.es and retain.es of the last step (no control); of the last evaluation before the first that
+breaks tau * baseline (early stopping); of the last adapter scaled to the largest mixing that keeps tau * baseline
+(calibration). Two processes, one thread each. `--best` retrains the best point of a sweep over fresh seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ga": {},
+    "gd": {},
+    "kl": {},
+    "po": {},
+    "npo": {},
+    "simnpo": {},
+    "rmu": {"retain_weight": 100.0, "steering": 10.0},
+    "wga": {},
+}
+TAUS = (0.95, 0.90)
+FRESH = 1000
+"""First of the seeds that no sweep has used (a sweep's trial n has seed search.seed + n)."""
+
+_TASK: Any = None
+
+
+def spec_of(method: dict[str, Any], training: dict[str, Any], lora: dict[str, Any]) -> Any:
+    from rayul.spec.spec import from_plain
+    from rayul.testbed import with_testbed
+
+    plain = {
+        "name": "methods",
+        "model": "testbed",
+        "data": "testbed",
+        "method": method,
+        "training": {"lr": 1e-3, "batch_size": 8, "steps": 60, "evaluate_every": 5} | training,
+        "lora": {"r": 8, "alpha": 16} | lora,
+        "evaluate": {"metrics": ["es"]},
+    }
+    return with_testbed(from_plain(plain))
+
+
+def run(job: tuple[str, int, dict[str, Any], dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+    """One method with one seed: a row of the table."""
+    global _TASK
+    import torch
+
+    from rayul.unlearn.data import load_sets
+    from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.model import attach_lora, detach_lora
+    from rayul.unlearn.task import load_task
+    from rayul.unlearn.train import train
+
+    torch.set_num_threads(1)
+    name, seed, method, training, lora = job
+    spec = spec_of(method, training, lora)
+    if _TASK is None:
+        _TASK = load_task(spec, load_sets(spec.data))
+    baseline = evaluate(_TASK.base, _TASK, ("es",), 64).values
+    model = attach_lora(_TASK.base, spec.lora, seed)
+    history = []
+    for step in train(model, _TASK, spec, seed):
+        values = evaluate(model, _TASK, ("es",), 64).values if step else baseline
+        history.append((step, values["forget.es"], values["retain.es"]))
+    row: dict[str, Any] = {"method": name, "seed": seed, "baseline_forget": baseline["forget.es"]}
+    row |= {"baseline_retain": baseline["retain.es"], "forget": history[-1][1], "retain": history[-1][2]}
+    for tau in TAUS:
+        limit = tau * baseline["retain.es"]
+        kept = []
+        for point in history:
+            if point[2] < limit:
+                break
+            kept.append(point)
+        step, stopped_forget, stopped_retain = kept[-1]
+        row |= {
+            f"stopped_forget_{tau}": stopped_forget,
+            f"stopped_retain_{tau}": stopped_retain,
+            f"stopped_step_{tau}": step,
+        }
+        row |= {f"{key}_{tau}": value for key, value in calibrated(model, limit, baseline).items()}
+    detach_lora(model)
+    return row
+
+
+def calibrated(model: Any, limit: float, baseline: dict[str, float]) -> dict[str, Any]:
+    """The adapter at the largest mixing that keeps retain.es at the limit."""
+    from rayul.unlearn.calibrate import calibrate, mixed
+    from rayul.unlearn.evaluate import evaluate
+
+    at = {0.0: baseline}
+
+    def violation(a: float) -> float:
+        with mixed(model, a):
+            at[a] = evaluate(model, _TASK, ("es",), 64).values
+        return max(0.0, limit - at[a]["retain.es"])
+
+    found = calibrate(violation)
+    values = at[found.mixing]
+    return {
+        "mixed_forget": values["forget.es"],
+        "mixed_retain": values["retain.es"],
+        "mixing": found.mixing,
+        "monotone": found.monotone,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: mean +- standard deviation over the seeds."""
+
+    def cell(name: str, key: str) -> str:
+        values = [row[key] for row in rows if row["method"] == name]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+
+    heads = ["method", "forget", "retain"]
+    for tau in TAUS:
+        heads += [f"stopped {tau}: forget", "retain", f"mixed {tau}: forget", "retain", "a", "runs with a = 0"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        cells = [name, cell(name, "forget"), cell(name, "retain")]
+        for tau in TAUS:
+            zero = [row[f"mixing_{tau}"] == 0 for row in rows if row["method"] == name]
+            keys = ("stopped_forget", "stopped_retain", "mixed_forget", "mixed_retain", "mixing")
+            cells += [cell(name, f"{key}_{tau}") for key in keys]
+            cells.append(f"{sum(zero)}/{len(zero)}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def best_point(folder: Path) -> dict[str, Any]:
+    """The point of a sweep's front that forgets most, with its settings."""
+    rows = pq.read_table(folder / "pareto.parquet").to_pylist()
+    return min(rows, key=lambda row: row["metrics.forget.es"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--best", type=Path, default=None, help="results folder of a calibrated sweep")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    arguments = parser.parse_args()
+    spec_of({"name": "ga"}, {}, {})  # builds the testbed before two processes need it
+
+    jobs = []
+    if arguments.best is not None:
+        point = best_point(arguments.best)
+        params = {k.removeprefix("params."): v for k, v in point.items() if k.startswith("params.") and v is not None}
+        sections: dict[str, dict[str, Any]] = {"method": {"name": "gd"}, "training": {}, "lora": {}}
+        for key, value in params.items():
+            section, name = key.split(".", 1)
+            sections[section][name] = value
+        sections["training"]["steps"] = point["step"]
+        label = f"best of {arguments.best.name}"
+        seeds = range(FRESH, FRESH + arguments.seeds)
+        jobs = [(label, seed, sections["method"], sections["training"], sections["lora"]) for seed in seeds]
+        print(f"{label}: {json.dumps(params)} at step {point['step']}, mixing {point['mixing']}: ")
+        print(f"  forget.es {point['metrics.forget.es']:.3f}, retain.es {point['metrics.retain.es']:.3f} in the sweep")
+    else:
+        for seed in range(FRESH, FRESH + arguments.seeds):
+            jobs += [(m, seed, {"name": m} | METHODS[m], {}, {}) for m in arguments.methods.split(",")]
+
+    started = time.perf_counter()
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for row in pool.imap_unordered(run, jobs):
+            rows.append(row)
+            print(f"{len(rows)}/{len(jobs)} {row['method']} seed {row['seed']}", file=sys.stderr, flush=True)
+    order = {job[0]: i for i, job in enumerate(jobs)}
+    rows.sort(key=lambda row: (order[row["method"]] % max(1, len(METHODS)), row["method"], row["seed"]))
+    seconds = time.perf_counter() - started
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {arguments.seeds} seeds from {FRESH}, {seconds:.0f} s on two processes\n")
+    print(table(rows))
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        ratios = [row["mixed_forget_0.9"] / row["stopped_forget_0.9"] for row in mine if row["stopped_forget_0.9"]]
+        median = statistics.median(row["mixed_forget_0.9"] for row in mine)
+        print(f"{name}: calibrated / stopped at 0.9: mean ratio {statistics.mean(ratios):.2f}; median {median:.2f}")
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), arguments.out / "methods.parquet")
+        (arguments.out / "table.md").write_text(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
