@@ -287,6 +287,9 @@ def test_health_checks_see_what_they_are_for(tmp_path: Path) -> None:
     coarse = titles([baseline(), replace(ok, stderr={"forget.es": 0.03, "retain.es": 0.2})], "warning")
     assert f"{math.ceil(120 * (0.2 / 0.096) ** 2)} rows" in coarse["Can the evaluation set resolve the limit?"]
     assert "Are results within noise of the limit?" in coarse
+    untouched = [evaluation(f"1{i}", 5, 0.97, 0.96, stderr={"forget.es": 0.0, "retain.es": 0.0}) for i in range(30)]
+    at_limit = [evaluation(f"2{i}", 5, 0.5, 0.87, stderr={"forget.es": 0.03, "retain.es": 0.2}) for i in range(10)]
+    assert "Can the evaluation set resolve the limit?" in titles([baseline(), *untouched, *at_limit], "warning")
     fine = titles([baseline(), replace(ok, stderr={"forget.es": 0.03, "retain.es": 0.02})], "good")
     assert "Can the evaluation set resolve the limit?" in fine
 
