@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rayul.errors import InputError, RayulError
+from rayul.pareto import front as fronts
 from rayul.pareto.scale import Objectives, score
 from rayul.records import BASELINE, ORACLE, RUNNING, Evaluation, Key, from_json, read_journal
 from rayul.spec import Distribution, Spec, Threshold, limits, load_spec
+
+if TYPE_CHECKING:
+    from rayul.pareto.frames import Frames
 
 SPEC, JOURNAL, ADAPTERS = "spec.yaml", "evaluations.jsonl", "adapters"
 
@@ -74,12 +78,50 @@ class Results:
         """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
         return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
 
+    @cached_property
+    def front(self) -> list[Evaluation]:
+        """The non-dominated solutions, best in the first objective first."""
+        return fronts.front(self.evaluations, self.baseline, self.objectives)
 
-def load_results(folder: Path) -> Results:
+    @cached_property
+    def frames(self) -> Frames:
+        """`frames.evaluations`, `frames.trials` and `frames.front`: the tables as pandas DataFrames."""
+        from rayul.pareto.frames import Frames
+
+        return Frames(self)
+
+    def best(self, at: str | None = None) -> Evaluation:
+        """The point of the front that forgot most; `at`, e.g. "retain.es>=0.95*baseline", is a condition that it has to
+        keep. Without limits and condition, the point that spans the largest volume alone.
+
+        Raises InputError for a condition that is not understood, or that no point of the front keeps.
+        """
+        from rayul.pareto import choose, summary
+
+        if at is not None:
+            return choose.best_at(choose.Condition.parse(at), self.front, self.baseline, self.objectives)
+        found = summary.best_of(self.front, self)
+        if found is None:
+            raise InputError(f"the front of {self.folder} is empty", "loosen the criteria or search on with --resume")
+        return found
+
+    def __repr__(self) -> str:
+        from rayul.pareto import frames
+
+        return frames.text(self)
+
+    def _repr_html_(self) -> str:
+        from rayul.pareto import frames
+
+        return frames.html(self)
+
+
+def load_results(folder: Path | str) -> Results:
     """Read a results folder; needs its spec.yaml and evaluations.jsonl with the baseline's row, nothing else.
 
     Raises InputError when a file is missing, RayulError when the journal is broken or has no baseline yet.
     """
+    folder = Path(folder)
     for name in (SPEC, JOURNAL):
         if not (folder / name).is_file():
             raise InputError(

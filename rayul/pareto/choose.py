@@ -1,0 +1,164 @@
+"""Which point of a front to take: the knee, the best one within a condition, or a named one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rayul.errors import InputError
+from rayul.pareto.front import values
+from rayul.pareto.hypervolume import unit_scores
+from rayul.pareto.results import ADAPTERS, SPEC, Results
+from rayul.pareto.scale import Objectives
+from rayul.records import Evaluation
+from rayul.spec import SEARCH_SETS, load_spec
+
+_CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=|[<>=!]+)?\s*(.*?)\s*")
+_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*\*\s*(baseline))?")
+_FORM = 'write a metric, >= or <=, and a number or number*baseline, e.g. "retain.es>=0.95*baseline"'
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A limit asked for after the sweep: `metric` at least (or at most) `number`, times the baseline's value where
+    `relative`."""
+
+    metric: str
+    at_least: bool
+    number: float
+    relative: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """From "retain.es>=0.95*baseline" or "forget.es <= 0.2". Raises InputError that names the part at fault."""
+        match = _CONDITION.fullmatch(text)
+        if match is None or not match[2] or not match[3]:
+            raise InputError(f"{text!r} is not a condition", _FORM)
+        metric, operator, right = match.groups()
+        if metric.partition(".")[0] not in SEARCH_SETS or not metric.partition(".")[2]:
+            sets = ", ".join(f"{name}.<metric>" for name in SEARCH_SETS)
+            raise InputError(f"{text!r}: {metric!r} is no metric of a search", f"one of {sets}, e.g. retain.es")
+        if operator not in (">=", "<="):
+            raise InputError(f"{text!r}: {operator!r} is not understood", "compare with >= or <=")
+        number = _NUMBER.fullmatch(right)
+        if number is None:
+            raise InputError(f"{text!r}: {right!r} is not a limit", _FORM)
+        return cls(metric, operator == ">=", float(number[1]), number[2] is not None)
+
+    def limit(self, baseline: Evaluation) -> float:
+        """The number to compare with. Raises InputError where the baseline lacks the metric."""
+        if not self.relative:
+            return self.number
+        if self.metric not in baseline.metrics:
+            measured = ", ".join(baseline.metrics) or "nothing"
+            raise InputError(f"the baseline has no {self.metric}", f"measured are {measured}")
+        return self.number * baseline.metrics[self.metric]
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.number:g}" + " * baseline" * self.relative
+
+
+def best_at(
+    condition: Condition, front: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives
+) -> Evaluation:
+    """Of the points of the front that keep the condition, the best in the first objective that it is not about.
+
+    Raises InputError when none keeps it, with the values there are.
+    """
+    limit = condition.limit(baseline)
+    column = values(front, [condition.metric])[:, 0]
+    keeps = column >= limit if condition.at_least else column <= limit  # False for NaN
+    if not keeps.any():
+        known = column[~np.isnan(column)]
+        has = f"goes from {known.min():.4g} to {known.max():.4g}" if known.size else f"has no {condition.metric}"
+        raise InputError(
+            f"no point of the front has {condition.metric} {'≥' if condition.at_least else '≤'} {limit:.4g}: it {has}",
+            "ask for less, or search on: raise --trials and --resume",
+        )
+    kept = [e for e, keep in zip(front, keeps, strict=True) if keep]
+    metric = next((name for name in objectives if name != condition.metric), next(iter(objectives)))
+    return (max if objectives[metric] == "maximize" else min)(kept, key=lambda e: e.metrics[metric])
+
+
+def knee(
+    front: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives, limits: Mapping[str, float]
+) -> Evaluation:
+    """The point of the front that bulges farthest from the plane through its extremes, where a little more of one
+    objective begins to cost much of another (Das 1999, "On characterizing the knee of the Pareto curve").
+
+    On scores stretched to [0, 1] over the front that plane is sum(scores) = 1, so the knee has the largest sum. Equals
+    (always so with two points) go to the first, which forgot most. Raises InputError for an empty front.
+    """
+    if not front:
+        raise InputError("the front is empty, so it has no knee", "loosen the criteria or search on with --resume")
+    scores = unit_scores(front, baseline, objectives, limits)
+    low, high = np.nanmin(scores, axis=0), np.nanmax(scores, axis=0)
+    spread = np.where(high > low, high - low, 1.0)
+    return front[int(np.round(((scores - low) / spread).sum(axis=1), 12).argmax())]
+
+
+def named(results: Results, front: Sequence[Evaluation], trial: str, step: int | None = None) -> Evaluation:
+    """The point of the front that belongs to a trial (and step); of several the first, which forgot most.
+
+    A trial may be written without its leading zeros. Raises InputError for a trial or step that the sweep does not
+    have, and for one that is not on the front: only those have their adapter on disk.
+    """
+    known = {name.lstrip("0") or "0": name for name in results.trials}
+    name = known.get(trial.lstrip("0") or "0")
+    if name is None:
+        raise InputError(f"no trial {trial} in {results.folder}", f"it has {len(known)}, see trials.parquet")
+    rows = [e for e in results.trials[name] if step is None or e.step == step]
+    if not rows:
+        steps = ", ".join(str(s) for s in dict.fromkeys(e.step for e in results.trials[name]))
+        raise InputError(f"trial {name} was not evaluated at step {step}", f"it was at {steps}")
+    keys = {e.key for e in rows}
+    found = next((e for e in front if e.key in keys), None)
+    if found is None:
+        where = f"trial {name}" + (f" at step {step}" if step is not None else "")
+        wanted = [e for e in rows if e.step > 0 and e.metrics] or rows
+        hint = ("choose one of the front: " + "; ".join(_place(e) for e in front[:6]) + "\n  or ") if front else ""
+        raise InputError(
+            f"{where} is not on the front, and adapters are kept for points of the front only",
+            f"{hint}run that configuration alone: {rerun(results, wanted[-1])}",
+        )
+    return found
+
+
+def rerun(results: Results, e: Evaluation) -> str:
+    """The command that repeats the training behind one evaluation and keeps its adapter: one trial with these settings
+    and this seed, evaluated at that step only; without the criteria where it breaks them."""
+    spec = load_spec(results.folder / SPEC, check_files=False).at(e.params)
+    changes: dict[str, Any] = {"name": f"{results.name}-{e.trial_id}-{e.step}", "search.seed": e.seed}
+    changes |= {"method": spec.resolved()["method"]} | {k: v for k, v in e.params.items() if "method" not in k}
+    changes |= {"training.steps": e.step, "training.evaluate_every": e.step}
+    changes |= {} if e.feasible else {"control.criteria": []}
+    sets = [f"--set {shlex.quote(f'{k}={_flow(v)}')}" for k, v in changes.items()]
+    return f"rayul sweep {shlex.quote(str(results.folder / SPEC))} --trials 1 {' '.join(sets)}"
+
+
+def adapter_path(results: Results, e: Evaluation) -> Path:
+    """The adapter folder of a point of the front. Raises InputError where it is not there, with the way to get it."""
+    path = results.folder / ADAPTERS / f"{e.trial_id}-{e.step}-{e.mixing:g}"
+    if not (path / "adapter_config.json").is_file():
+        raise InputError(
+            f"{path}: no adapter (its node was lost before it was saved, or the folder was copied without adapters/)",
+            f"run that configuration again: {rerun(results, e)}",
+        )
+    return path
+
+
+def _place(e: Evaluation) -> str:
+    return f"--trial {e.trial_id} --step {e.step}"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=1e9).removesuffix("...\n").strip()

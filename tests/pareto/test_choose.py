@@ -1,0 +1,148 @@
+"""Choosing a point of a front: conditions, the knee, a named trial, and the way out when there is no adapter."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import BASE, OBJECTIVES, baseline, evaluation, sweep, write_folder
+
+from rayul.errors import InputError
+from rayul.pareto import load_results
+from rayul.pareto.choose import Condition, adapter_path, best_at, knee, named, rerun
+from rayul.pareto.results import Results
+from rayul.spec import load_spec
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return load_results(write_folder(tmp_path_factory.mktemp("choose") / "s", sweep(40)))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("retain.es>=0.95*baseline", Condition("retain.es", True, 0.95, True)),
+        (" retain.es >= 0.95 * baseline ", Condition("retain.es", True, 0.95, True)),
+        ("forget.es<=.2", Condition("forget.es", False, 0.2)),
+        ("forget.ppl>=1e3", Condition("forget.ppl", True, 1000.0)),
+    ],
+)
+def test_conditions_are_read(text: str, expected: Condition) -> None:
+    assert Condition.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "named_in_error"),
+    [
+        ("", "condition"),
+        ("retain.es", "condition"),
+        ("retain.es>=", "condition"),
+        ("retain.es>0.9", "'>'"),
+        ("retain.es=0.9", "'='"),
+        ("retain.es>=high", "'high'"),
+        ("retain.es>=90%", "'90%'"),
+        ("retain.es>=0.9*oracle", "oracle"),
+        ("retain.es>=nan", "'nan'"),
+        ("es>=0.9", "'es'"),
+        ("retain_report.es>=0.9", "retain_report"),
+    ],
+)
+def test_a_condition_at_fault_is_named_with_the_way_out(text: str, named_in_error: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Condition.parse(text)
+    assert named_in_error in str(caught.value)
+    assert "hint" in str(caught.value)
+
+
+def test_the_best_point_within_a_condition(results: Results) -> None:
+    limit = 0.97 * BASE["retain.es"]
+    found = best_at(Condition.parse("retain.es>=0.97*baseline"), results.front, results.baseline, OBJECTIVES)
+    keeping = [e.metrics["forget.es"] for e in results.front if e.metrics["retain.es"] >= limit]
+    assert found.metrics["forget.es"] == min(keeping)
+    assert found == results.best(at="retain.es >= 0.97*baseline")
+
+    found = results.best(at="forget.es<=0.6")
+    keeping = [e.metrics["retain.es"] for e in results.front if e.metrics["forget.es"] <= 0.6]
+    assert found.metrics["retain.es"] == max(keeping)
+
+
+def test_a_condition_that_no_point_keeps_says_what_there_is(results: Results) -> None:
+    best = max(e.metrics["retain.es"] for e in results.front)
+    with pytest.raises(InputError, match=f"to {best:.4g}"):
+        results.best(at="retain.es>=2*baseline")
+    with pytest.raises(InputError, match=r"baseline has no retain\.mink"):
+        results.best(at="retain.mink>=0.5*baseline")
+    with pytest.raises(InputError, match=r"it has no general\.prob"):
+        results.best(at="general.prob>=0.5")
+
+
+def test_the_knee_is_farthest_from_the_line_between_the_extremes() -> None:
+    forgets, retains = [0.1, 0.2, 0.3, 0.6, 0.8], [0.87, 0.90, 0.94, 0.95, 0.955]
+    front = [evaluation(f"{i:04d}", 5, f, r) for i, (f, r) in enumerate(zip(forgets, retains, strict=True))]
+    points = np.stack([1 - np.array(forgets) / BASE["forget.es"], np.array(retains) / BASE["retain.es"]], axis=1)
+    scaled = (points - points.min(0)) / (points.max(0) - points.min(0))
+    along = scaled[-1] - scaled[0]
+    distances = np.abs(along[0] * (scaled - scaled[0])[:, 1] - along[1] * (scaled - scaled[0])[:, 0])
+    assert knee(front, baseline(), OBJECTIVES, {}) == front[int(distances.argmax())]
+    assert knee(front[:1], baseline(), OBJECTIVES, {}) == front[0]
+    assert knee(front[:2], baseline(), OBJECTIVES, {}) == front[0]
+    with pytest.raises(InputError, match="empty"):
+        knee([], baseline(), OBJECTIVES, {})
+
+
+def test_a_trial_is_named_with_or_without_zeros_and_step(results: Results) -> None:
+    point = results.front[0]
+    assert named(results, results.front, point.trial_id) == point
+    assert named(results, results.front, point.trial_id.lstrip("0") or "0", point.step) == point
+
+
+def test_errors_about_names_say_what_there_is(results: Results) -> None:
+    with pytest.raises(InputError, match="no trial 4711"):
+        named(results, results.front, "4711")
+    with pytest.raises(InputError, match="not evaluated at step 7"):
+        named(results, results.front, results.front[0].trial_id, 7)
+
+
+@pytest.mark.parametrize("feasible", [True, False])
+def test_a_point_off_the_front_is_had_by_a_command_that_the_spec_accepts(results: Results, feasible: bool) -> None:
+    on_front = {e.key for e in results.front}
+    off = next(
+        e
+        for rows in results.trials.values()
+        for e in rows
+        if e.step > 10 and e.metrics and e.feasible is feasible and e.key not in on_front
+    )
+    with pytest.raises(InputError) as caught:
+        named(results, results.front, off.trial_id, off.step)
+    command = rerun(results, off)
+    assert command in str(caught.value)
+    assert f"--trial {results.front[0].trial_id}" in str(caught.value)
+
+    words = shlex.split(command)
+    assert words[:2] == ["rayul", "sweep"]
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    spec = load_spec(words[2], overrides)
+    assert not spec.space
+    assert (spec.training.steps, spec.training.evaluate_every, spec.search.seed) == (off.step, off.step, off.seed)
+    assert (spec.training.lr, spec.lora.r) == (off.params["training.lr"], off.params["lora.r"])
+    assert spec.method.name == off.params["method.name"]
+    assert bool(spec.control.criteria) is feasible
+
+
+def test_a_missing_adapter_is_named(results: Results) -> None:
+    point = results.front[0]
+    with pytest.raises(InputError, match=f"{point.trial_id}-{point.step}-1: no adapter"):
+        adapter_path(results, point)
+    folder = results.folder / "adapters" / f"{point.trial_id}-{point.step}-1"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    assert adapter_path(results, point) == folder
+
+
+def test_nothing_to_choose_from(tmp_path: Path) -> None:
+    empty = load_results(write_folder(tmp_path / "s", [baseline()]))
+    with pytest.raises(InputError, match="empty"):
+        empty.best()
