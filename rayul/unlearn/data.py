@@ -8,6 +8,7 @@
 | retain_report | the final report only |
 | general | utility outside the subject of the data |
 | holdout | rows that no model was trained on (membership inference) |
+| real_authors, world_facts | TOFU's two parts of general, apart, for its model utility |
 """
 
 from __future__ import annotations
@@ -223,9 +224,9 @@ def _tofu(data: TofuData) -> Sets:
     if not any(row.question in perturbed for row in named[len(named) - forget_authors * ROWS_PER_AUTHOR :]):
         perturbed |= {row.question: row for row in _tofu_file(place, "forget01_perturbed", optional=True)}
     judged = [_merged(row, perturbed.get(row.question)) for row in named[:control]]
-    general = [
-        row for name in ("real_authors", "world_facts") for row in _tofu_file(place, f"{name}_perturbed", optional=True)
-    ]
+    facts = {
+        name: tuple(_tofu_file(place, f"{name}_perturbed", optional=True)) for name in ("real_authors", "world_facts")
+    }
     sets = {
         "forget": tuple(
             _merged(row, perturbed.get(row.question)) for row in named[-forget_authors * ROWS_PER_AUTHOR :]
@@ -233,9 +234,9 @@ def _tofu(data: TofuData) -> Sets:
         "retain_train": tuple(named[control : control + train_authors * ROWS_PER_AUTHOR]),
         "retain": tuple(judged[: control // 2]),
         "retain_report": tuple(judged[control // 2 :]),
-        "general": tuple(general),
+        "general": tuple(row for rows in facts.values() for row in rows),
         "holdout": tuple(_tofu_file(place, "holdout10", optional=True)),
-    }
+    } | facts
     return {key: rows for key, rows in sets.items() if rows}
 
 

@@ -22,7 +22,9 @@ def load_model(model: specs.Model, device: str | None = None) -> tuple[Any, Toke
     Raises InputError for a path that holds no model or no tokenizer.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as hf_logging
 
+    hf_logging.disable_progress_bar()  # "Loading weights" once per process would drown our own progress
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     place = _place(model)
     options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}

@@ -3,8 +3,8 @@
     python tests/benchmarks/methods.py [--seeds 10] [--out results/methods] [--best results/gd]
 
 Every method runs once with each seed, all with the same adapter, batch size, steps and learning rate; METHODS lists
-what differs. Per run: forget.es and retain.es of the last step (no control); of the last evaluation before the first that
-breaks tau * baseline (early stopping); of the last adapter scaled to the largest mixing that keeps tau * baseline
+what differs. Per run: forget.es and retain.es of the last step (no control); of the last evaluation before the first to
+break tau * baseline (early stopping); of the last adapter scaled to the largest mixing that keeps tau * baseline
 (calibration). Two processes, one thread each. `--best` retrains the best point of a sweep over fresh seeds.
 """
 

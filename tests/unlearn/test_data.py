@@ -140,6 +140,8 @@ def test_tofu_cut_to_some_authors_keeps_the_first_and_the_last() -> None:
         "retain_report": 200,
         "general": 217,
         "holdout": 400,
+        "real_authors": 100,
+        "world_facts": 117,
     }
     full = read_rows(TOFU / "full.json")
     assert [r.question for r in sets["retain_train"]] == [r.question for r in full[400 : 400 + 38 * 20]]
