@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayul.records import Evaluation, from_json
-from rayul.spec import Spec
+from rayul.spec import Control, Criterion, Spec
 
 
 class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -20,11 +20,12 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     counted. With model mixing on, a violation at mixing 1 is what calibration repairs, so instead a trial is stopped
     when its calibrated first objective has not improved for `STALL` evaluations.
 
-    The verdict on an evaluation depends on the trial's own evaluations up to it and on nothing else, so a trial that
-    starts again after a crash is judged the same, and `history` (plain data, refilled from the journal on a resume) is
-    all the state there is.
+    The verdict on an evaluation depends on the trial's own evaluations up to it and on nothing else, and as in the
+    journal the first evaluation of a key stays. So a trial that starts again after a crash is judged the same, and
+    `history` (plain data, refilled from the journal on a resume) is all the state there is.
 
-    inner: another Ray scheduler to ask when no criterion objects.
+    inner: another Ray scheduler to ask when no criterion objects; its metric may be any "<set>.<metric>", its time_attr
+    "step".
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
             streak = 0
             for s, rows in steps.items():
                 # `not (<= 0)` also counts a violation that is NaN
-                broken = s > criterion.grace and not rows[-1].violation.get(criterion.metric, 0.0) <= 0
+                broken = s > criterion.grace and not _violation(criterion, rows[-1], limit, control) <= 0
                 streak = streak + 1 if broken else 0
             if streak >= criterion.patience:
                 value = steps[step][-1].metrics[criterion.metric]
@@ -74,7 +75,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
                 assert threshold is not None
                 origin = f" ({threshold.to_yaml()})" if threshold.relative else ""
                 times = f", for {streak} evaluations" if streak > 1 else ""
-                return f"{criterion.metric} {value:.3f} {sign} {limit:.3f}{origin} at step {step}{times}"
+                return f"{criterion.metric} {value:.4g} {sign} {limit:.4g}{origin} at step {step}{times}"
         return ""
 
     def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
@@ -96,7 +97,11 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         for e in evaluations:
             if not e.is_reference and e.metrics:
                 rows = self.history.setdefault(e.trial_id, {}).setdefault(e.step, [])
-                rows[:] = [r for r in rows if r.mixing != e.mixing] + [e]
+                if all(r.mixing != e.mixing for r in rows):
+                    rows.append(e)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return self.inner is None or bool(self.inner.set_search_properties(metric, mode, **spec))
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         if self.inner is not None:
@@ -122,3 +127,11 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
 
 STALL = 4
 """Evaluations without a better calibrated value before a mixing trial is stopped."""
+
+
+def _violation(criterion: Criterion, row: Evaluation, limit: float, control: Control) -> float:
+    """Of this criterion. The row's own is the worse one where two criteria limit a metric (a floor at once, a tighter
+    limit with patience), but with control.confidence only it knows the bound that was judged."""
+    if control.confidence is not None:
+        return row.violation[criterion.metric]
+    return criterion.violation(row.metrics[criterion.metric], limit)

@@ -49,6 +49,8 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         return {
             "evaluations": [to_json(e) for e in snapshot.evaluations],
             "number": self.config["number"],
+            "step": last.step,
+            **last.metrics,  # what another scheduler may ask for
             "done": last.state != RUNNING,
         }
 
