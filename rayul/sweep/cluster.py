@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# run.py turns SIGINT into Tune's other stop signal, to know afterwards that it was stopped.
+# run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
@@ -49,32 +50,49 @@ def connected(address: str | None) -> Iterator[None]:
             f"--address {address}: over ray:// the driver would run on the cluster and its records would not be here",
             "submit the sweep to the cluster instead: ray job submit -- rayul sweep FILE",
         )
-    try:
-        ray.init(
-            address=address or "local",
-            logging_level="ERROR",
-            log_to_driver=False,
-            include_dashboard=False if address is None else None,
-        )
-    except (ConnectionError, TimeoutError) as error:
-        raise InputError(
-            f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
-        ) from error
+    options = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **options)
+    else:
+        try:
+            _knock(address)
+            ray.init(address=address, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
+            ) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens: Ray itself tries for three minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def share(wanted: Resources) -> Share:
-    """A trial's share of the connected cluster: its fraction of a GPU where the cluster has any, else cores."""
+    """A trial's share of the connected cluster: its fraction of a GPU where the cluster has any, else cores.
+
+    Raises InputError where one trial asks for more GPUs than there are: Ray would wait for them without end.
+    """
     have = ray.cluster_resources()
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
     if wanted.gpu and gpus:
         gpu = wanted.gpu / wanted.trials_per_gpu
         # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
         cpu = min(wanted.cpu, max(cpus / gpus * gpu, 0.01))
-        slots = max(1, int(gpus // wanted.gpu * wanted.trials_per_gpu))
+        if gpu > gpus or (gpu > 1 and gpu % 1):
+            raise InputError(
+                f"resources: a trial asks for {gpu:g} GPUs (gpu {wanted.gpu:g} / trials_per_gpu "
+                f"{wanted.trials_per_gpu}), the cluster has {gpus:g}, and more than one must be a whole number",
+                "change resources.gpu or resources.trials_per_gpu, or name a larger cluster with --address",
+            )
+        # A fraction never spans two GPUs. 1e-6: 1 / (1/49) is a hair under 49.
+        slots = int(gpus) * int(1 / gpu + 1e-6) if gpu <= 1 else int(gpus // gpu)
         return Share(cpu, gpu, slots, f"{gpus:g} GPU, {cpus:g} CPU: {slots} trials at a time, {gpu:g} GPU each")
     cpu = min(wanted.cpu, cpus) if cpus else wanted.cpu
     slots = max(1, int(cpus // cpu))

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
+from rayul.errors import RayulError
 from rayul.records import BASELINE, ORACLE, Evaluation, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.cluster import Share
@@ -28,7 +30,7 @@ def measure_references(spec: Spec, sets: Sets, share: Share) -> list[Evaluation]
     if spec.oracle is not None:
         wanted.append((ORACLE, spec.model_copy(update={"model": spec.oracle})))
     shipped = ray.put(sets)
-    lines: list[str] = ray.get([task.remote(which, shipped, name, _threads(share)) for name, which in wanted])
+    lines = _result([task.remote(which, shipped, name, _threads(share)) for name, which in wanted])
     return [from_json(line) for line in lines]
 
 
@@ -40,8 +42,18 @@ def verify_adapters(spec: Spec, sets: Sets, share: Share, folder: Path, points: 
     if not points:
         return []
     task = ray.remote(**_options(share))(_verify)
-    lines: list[str] = ray.get(task.remote(spec, sets, folder, [to_json(p) for p in points], _threads(share)))
+    lines: list[str] = _result(task.remote(spec, sets, folder, [to_json(p) for p in points], _threads(share)))
     return lines
+
+
+def _result(pending: Any) -> Any:
+    """`ray.get`, with an error for the user as it was raised, not inside the traceback of a worker."""
+    try:
+        return ray.get(pending)
+    except RayTaskError as error:
+        if isinstance(error.cause, RayulError):
+            raise error.cause from None
+        raise
 
 
 def _measure(spec: Spec, sets: Sets, name: str, threads: int) -> str:
