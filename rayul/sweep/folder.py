@@ -24,26 +24,31 @@ SPEC = "spec.yaml"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder for this driver; RayulError when another one does. The lock goes with the process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the folder for this driver. The lock goes with the process.
+
+    Raises RayulError when another driver holds it, or where nothing can be written.
+    """
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise RayulError(
             f"another sweep is writing to {folder}", "wait for it, or choose another folder with --name or --results"
         ) from None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def prepare(folder: Path, spec: Spec, resume: bool) -> Spec:
-    """Make the folder with its spec.yaml, or on a resume check that the spec is the same; returns the spec to run.
+def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
+    """The spec to run, with where it comes from. Writes nothing.
 
-    A resume may raise search.trials, nothing else. Raises InputError for a folder that exists, for a resume without
-    one, for a changed spec (naming each difference), and RayulError where the folder cannot be written.
+    A resume may change search.trials, nothing else. Raises InputError for a folder that exists, for a resume without
+    one, and for a changed spec (naming each difference).
     """
     path = folder / SPEC
     if resume:
@@ -56,24 +61,25 @@ def prepare(folder: Path, spec: Spec, resume: bool) -> Spec:
                 f"{folder} was made with another spec:\n  " + "\n  ".join(changed),
                 "resume with the old spec, or begin a new sweep with --name",
             )
-        spec = spec.model_copy(update={"provenance": before.provenance})
-        if spec.search.trials > before.search.trials:
-            _write(path, dump_yaml(spec.resolved()))
-        return spec
-    if folder.exists() and any(folder.iterdir()):
+        return spec.model_copy(update={"provenance": before.provenance})
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(
             f"{folder} exists already",
             "continue it with --resume, or choose another folder with --name or --results",
         )
-    spec = spec.model_copy(update={"provenance": provenance()})
+    return spec.model_copy(update={"provenance": provenance()})
+
+
+def begin(folder: Path, spec: Spec) -> None:
+    """Make the folder with its spec.yaml; RayulError where it cannot be written."""
+    path = folder / SPEC
+    temporary = path.with_name(path.name + ".tmp")
     try:
         (folder / "adapters").mkdir(parents=True, exist_ok=True)
-        _write(path, dump_yaml(spec.resolved()))
+        temporary.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
-        raise RayulError(
-            f"cannot write to {folder}: {error.strerror or error}", "choose another folder with --results"
-        ) from error
-    return spec
+        raise _unwritable(folder, error) from error
 
 
 def provenance() -> dict[str, Any]:
@@ -104,7 +110,5 @@ def _commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _unwritable(folder: Path, error: OSError) -> RayulError:
+    return RayulError(f"cannot write to {folder}: {error.strerror or error}", "choose another folder with --results")

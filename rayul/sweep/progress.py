@@ -46,7 +46,8 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        return sum(state != RUNNING for state in self.states.values())
+        # A copy: the live view counts in a thread of its own.
+        return sum(state != RUNNING for state in list(self.states.values()))
 
     @property
     def hypervolume(self) -> float:
@@ -60,7 +61,7 @@ class Progress:
         return elapsed / done * (self.total - self.ended) if done else None
 
     def summary(self) -> str:
-        count = Counter(self.states.values())
+        count = Counter(list(self.states.values()))
         parts = [f"{self.ended}/{self.total} trials"]
         parts += [f"{count[state]} {state}" for state in (RUNNING, COMPLETED, PRUNED, FAILED) if count[state]]
         parts.append(f"front {len(self.front)}, hypervolume {self.hypervolume:.3f}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
@@ -15,7 +16,7 @@ from rayul.pareto.front import front
 from rayul.records import FAILED, PRUNED, RUNNING, Evaluation, Journal, from_json
 from rayul.spec import Spec
 from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import trial_id
+from rayul.sweep.search import OptunaSearcher, trial_id
 from rayul.sweep.trainable import adapter_folder
 
 Listener = Callable[[Evaluation], None]
@@ -25,7 +26,7 @@ class Recorder(Callback):  # type: ignore[misc]
     """Runs after the scheduler (Tune's order), so it knows whether a row is the one its trial was stopped at.
 
     A trial that starts again after a crash repeats rows; the journal keeps the first of each key. `listener` hears of
-    every new row (progress).
+    every new row (progress), the searcher of every trial that ended.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Recorder(Callback):  # type: ignore[misc]
         journal: Journal,
         baseline: Evaluation,
         scheduler: ControlScheduler,
+        searcher: OptunaSearcher,
         listener: Listener,
     ) -> None:
         self.folder, self.spec, self.journal, self.baseline = folder, spec, journal, baseline
-        self.scheduler, self.listener = scheduler, listener
+        self.scheduler, self.searcher, self.listener = scheduler, searcher, listener
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -47,27 +49,41 @@ class Recorder(Callback):  # type: ignore[misc]
         reason = self.scheduler.reasons.get(rows[0].trial_id)
         if reason is not None and rows[-1].state == RUNNING:
             rows[-1] = replace(rows[-1], state=PRUNED, reason=reason)
+        if rows[-1].state != RUNNING and rows[-1].key in self.journal.rows:
+            # It started again, and ended where it had gone on before: an earlier row stays, the ending gets its own.
+            rows[-1] = self._ending(trial, rows[-1].state, rows[-1].reason)
+        self._record(rows)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It failed more often than Tune restarts it: a failed row, as for every failure of one trial."""
+        error = trial.get_pickled_error()
+        if isinstance(error, RayTaskError):
+            reason = f"{type(error.cause).__name__}: {error.cause}"
+        else:
+            reason = "its worker process died again and again (out of memory, or the node was lost)"
+        self._record([self._ending(trial, FAILED, reason)])
+
+    def _record(self, rows: list[Evaluation]) -> None:
         for row in rows:
             if self.journal.append(row):
                 self.listener(row)
         if rows[-1].state != RUNNING:
+            self.searcher.tell(int(rows[-1].trial_id))
             self.collect_adapters()
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Its worker died more often than Tune restarts it: a failed row, as for every failure of one trial."""
+    def _ending(self, trial: Trial, state: str, reason: str) -> Evaluation:
+        """A last row without metrics, one step after all that the trial has."""
         number = trial.config["number"]
-        rows = [row for row in self.journal if row.trial_id == trial_id(number)]
-        failed = Evaluation(
+        steps = [row.step for row in self.journal if row.trial_id == trial_id(number)]
+        return Evaluation(
             trial_id(number),
-            step=rows[-1].step + 1 if rows else 0,
+            step=max(steps, default=-1) + 1,
             seed=self.spec.search.seed + number,
             params=trial.config["params"],
             feasible=False,
-            state=FAILED,
-            reason="its worker process died again and again (out of memory, or the node was lost)",
+            state=state,
+            reason=reason,
         )
-        if self.journal.append(failed):
-            self.listener(failed)
 
     def collect_adapters(self) -> None:
         """Delete the adapters of ended trials that are not on the sweep's front."""

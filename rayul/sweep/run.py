@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,8 +20,9 @@ from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it s
 # isort: split
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.stopper import Stopper
 
-from rayul.sweep.folder import held, prepare
+from rayul.sweep.folder import begin, checked, held
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import measure_references, verify_adapters
@@ -64,7 +64,7 @@ def run_sweep(
     """
     console = console or Console(stderr=True)
     with held(folder):
-        spec = prepare(folder, spec, resume)
+        spec = checked(folder, spec, resume)
         ready = with_testbed(spec, testbed_progress)
         sets = load_sets(ready.data)
         check_needs(ready, sets)
@@ -73,8 +73,13 @@ def run_sweep(
         with connected(address):
             mine = share(ready.resources)
             console.print(f"{spec.name}: {mine.line}", highlight=False, soft_wrap=True)
-            baseline = _references(ready, sets, mine, journal)
+            references = _references(ready, sets, mine, journal)
+            baseline = references[BASELINE]
             limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+            # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
+            begin(folder, spec)
+            for row in references.values():
+                journal.append(row)
             interrupted = _search(ready, sets, mine, journal, baseline, folder, console)
             points = front(journal, baseline, spec.objectives)
             if not interrupted:
@@ -86,14 +91,12 @@ def run_sweep(
     return summary
 
 
-def _references(spec: Spec, sets: Sets, mine: Share, journal: Journal) -> Evaluation:
-    """The baseline's row; measured and recorded with the oracle's unless the journal has them."""
+def _references(spec: Spec, sets: Sets, mine: Share, journal: Journal) -> dict[str, Evaluation]:
+    """The rows of the baseline and, where there is one, the oracle; measured unless the journal has them."""
     known = {row.trial_id: row for row in journal if row.is_reference}
     if BASELINE not in known or (spec.oracle is not None and ORACLE not in known):
-        for row in measure_references(spec, sets, mine):
-            journal.append(row)
-            known.setdefault(row.trial_id, row)
-    return known[BASELINE]
+        known = {row.trial_id: row for row in measure_references(spec, sets, mine)} | known
+    return known
 
 
 def _search(
@@ -102,11 +105,13 @@ def _search(
     """Run the trials that are still to run; True when Ctrl-C ended them."""
     study = open_study(folder / "study.journal", spec)
     searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials)
-    if searcher.remaining <= 0:
-        return False
     progress = Progress(spec, baseline, list(journal), searcher.total)
     scheduler = ControlScheduler(spec, baseline.metrics, journal)
-    recorder = Recorder(folder, spec, journal, baseline, scheduler, lambda row: progress.add(row))
+    recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, lambda row: progress.add(row))
+    recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
+    if searcher.remaining <= 0:
+        return False
+    stop = StopSignal()
     trainable = tune.with_parameters(
         UnlearningTrial,
         spec=spec,
@@ -129,42 +134,50 @@ def _search(
         run_config=RunConfig(
             name="tune",
             storage_path=str(folder.resolve()),
+            stop=stop,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
             callbacks=[recorder],
             verbose=0,
         ),
     )
-    with shown(progress, console), stopped_by_signal() as stopped:
+    with shown(progress, console), stop.listening():
         tuner.fit()
-    return stopped()
+    return stop.received
 
 
 def _directory(trial: Any) -> str:
     return f"{trial.config['number']:04d}"
 
 
-@contextmanager
-def stopped_by_signal() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C, and SIGTERM (a pre-emption's notice), into a stop between two results: Tune ends its trials, and
-    every row that was reported is in the journal. A second Ctrl-C ends the process at once. Yields "was it stopped?".
-
-    Tune itself stops on SIGUSR1 without saying so afterwards, hence the detour. Outside of the main thread Python takes
-    no signals, and nothing is changed.
+class StopSignal(Stopper):  # type: ignore[misc]
+    """Turns Ctrl-C, and SIGTERM (a pre-emption's notice), into a stop between two results: Tune ends its trials, and
+    every row that was reported is in the journal. A second Ctrl-C ends the process at once.
     """
-    received: list[int] = []
 
-    def stop(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.kill(os.getpid(), signal.SIGUSR1)
+    def __init__(self) -> None:
+        self.received = False
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.received
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Outside of the main thread Python takes no signals, and nothing is changed."""
+
+        def stop(number: int, frame: Any) -> None:
+            self.received = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -46,8 +46,8 @@ def open_study(path: Path, spec: Spec) -> optuna.Study:
     study = optuna.create_study(
         storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
     )
-    if spec.search.sampler == "grid" and not study.get_trials(deepcopy=False):
-        for cell in grid(spec):
+    if spec.search.sampler == "grid":
+        for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
             study.enqueue_trial(cell)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -60,17 +60,20 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     limit: how many trials the study may hold in the end. On a resume the trials that a killed driver left are
     proposed first, under their own numbers; those that the journal knows as ended are told, not run.
+
+    Optuna hears of a trial through `tell`, which the recorder calls once the trial's last row is on disk. Tune's own
+    notice, `on_trial_complete`, comes too early for a trial that failed and also for one that was only interrupted.
     """
 
     def __init__(self, study: optuna.Study, spec: Spec, journal: Journal, baseline: Evaluation, limit: int) -> None:
         super().__init__()
         self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
-        self.numbers: dict[str, int] = {}
+        self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
         ended = {row.trial_id for row in journal if row.state != RUNNING}
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if trial_id(trial.number) in ended:
-                self._tell(trial.number)
+                self.tell(trial.number)
             else:
                 self.unfinished.append(trial.number)
 
@@ -91,29 +94,24 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self.unfinished:
-            number = self.unfinished.pop(0)
-            trial = self._trial(number)
-        else:
-            self.study.sampler = sampler(self.spec.search, len(self.study.get_trials(deepcopy=False)))
-            trial = self.study.ask()
-            number = trial.number
-        params = suggest(trial, self.spec)
-        self.numbers[trial_id] = number
-        return {"number": number, "params": params}
+        left = self.unfinished.pop(0) if self.unfinished else None
+        number = len(self.study.get_trials(deepcopy=False)) if left is None else left
+        self.study.sampler = sampler(self.spec.search, number)
+        trial = self.study.ask() if left is None else self._trial(left)
+        self.asked[trial.number] = trial
+        return {"number": trial.number, "params": suggest(trial, self.spec)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._tell(self.numbers.pop(trial_id))
+        pass
 
-    def _tell(self, number: int) -> None:
+    def tell(self, number: int) -> None:
+        """Tell Optuna how a trial ended: its `outcome`, or a failure where it has none. Its last row says so."""
         rows = [row for row in self.journal if row.trial_id == trial_id(number)]
-        if rows and rows[-1].state == RUNNING:
-            return  # a stopped sweep ends its trials, but they are not finished: a resume takes them up again
-        trial = self._trial(number)
-        if rows:
-            trial.set_user_attr("state", rows[-1].state)
-            trial.set_user_attr("reason", rows[-1].reason)
-        told = outcome(rows, self.spec.at(rows[-1].params), self.baseline) if rows else None
+        # Making an optuna.Trial anew samples: seconds with GP, for nothing here.
+        trial = self.asked.pop(number, None) or self._trial(number)
+        trial.set_user_attr("state", rows[-1].state)
+        trial.set_user_attr("reason", rows[-1].reason)
+        told = outcome(rows, self.spec.at(rows[-1].params), self.baseline)
         if told is None or any(math.isnan(v) for v in told.values):
             self.study.tell(number, state=TrialState.FAIL)
             return
