@@ -174,6 +174,20 @@ def write_testbed_folder(
     print(folder)
 
 
+@app.command()
+def status(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")]) -> None:
+    """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
+    from rayul.pareto.results import JOURNAL
+    from rayul.pareto.status import read_status, status_lines
+    from rayul.sweep.lock import is_held
+
+    held = is_held(folder)
+    if held and not (folder / JOURNAL).exists():
+        print(f"{folder.absolute().name}: starting, the reference models are being measured")
+        return
+    print("\n".join(status_lines(read_status(folder, held))))
+
+
 class _ProgressBar:
     """A bar for work that says how far it is; lines where there is no terminal. Nothing until the first word."""
 

@@ -1,0 +1,20 @@
+"""Whether a driver holds a results folder, asked from another process without ray."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a sweep is writing to the folder now, on this machine or, where the file system's locks are shared, on
+    another. Looks at the lock that `rayul.sweep.folder.held` takes, for an instant and without writing."""
+    try:
+        folder = folder.absolute()
+        with open(folder.parent / f".{folder.name}.lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # there is no lock, or none can be taken here
+    return False
