@@ -3,6 +3,7 @@
 Imports neither torch nor ray, so that `rayul validate` answers in a fraction of a second.
 """
 
+from rayul.spec.budget import Stagnation
 from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, Threshold, limits, violations
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
@@ -44,6 +45,7 @@ __all__ = [
     "SourceData",
     "Spec",
     "SpecError",
+    "Stagnation",
     "Threshold",
     "TofuData",
     "Training",

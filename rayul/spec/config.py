@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core.core_schema import ValidationInfo
 
+from rayul.spec.budget import AnyStagnation, Duration
 from rayul.spec.criteria import Criterion
 from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
 from rayul.spec.metrics import CHEAP, CheapMetricName, MetricName
@@ -156,6 +157,13 @@ class Search(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     startup_trials: int = Field(default=10, ge=0)
     """Random trials before the sampler models anything."""
+    time_limit: Duration | None = None
+    """Seconds, or 30m, 2h, 1h30m: then the sweep ends, its running trials after their next evaluation. A resume goes on
+    counting where it was stopped."""
+    max_device_hours: float | None = Field(default=None, gt=0)
+    """What all trials together may take: GPU-hours, by their share of a GPU; core-hours where there is no GPU."""
+    stagnation: AnyStagnation | None = None
+    """No further trials after so many that added nothing to the front."""
 
 
 class Resources(Section):
