@@ -6,7 +6,7 @@ weights, so a is a scale of the adapter's update, and nothing is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -34,23 +34,37 @@ def calibrate(
     `violation(a)`: total violation of the criteria with the update scaled by a (0 = all kept). Tries a = 1 first, then
     the grid, then bisects between the largest feasible value and the next infeasible one.
     """
+    rounds = calibration(grid, bisections)
+    wanted = next(rounds)
+    while True:
+        try:
+            wanted = rounds.send([violation(a) for a in wanted])
+        except StopIteration as end:
+            result: Calibration = end.value
+            return result
+
+
+def calibration(
+    grid: Sequence[float] = GRID, bisections: int = BISECTIONS
+) -> Generator[Sequence[float], Sequence[float], Calibration]:
+    """`calibrate` in rounds: yields the coefficients to try, which may be evaluated at once, and is sent their
+    violations."""
     tried: dict[float, float] = {}
-
-    def feasible(a: float) -> bool:
-        tried[a] = violation(a)
-        return tried[a] <= 0
-
-    if feasible(1.0):
+    tried[1.0] = (yield (1.0,))[0]
+    if tried[1.0] <= 0:
         return Calibration(1.0, tuple(tried.items()), True)
     low, high = 0.0, 1.0
-    for a in sorted(grid, reverse=True):
-        if feasible(a) and low == 0.0:
+    falling = sorted(grid, reverse=True)
+    tried.update(zip(falling, (yield falling), strict=True))
+    for a in falling:
+        if tried[a] <= 0 and low == 0.0:
             low = a
         elif low == 0.0:
             high = a
     for _ in range(bisections):
         middle = (low + high) / 2
-        if feasible(middle):
+        tried[middle] = (yield (middle,))[0]
+        if tried[middle] <= 0:
             low = middle
         else:
             high = middle

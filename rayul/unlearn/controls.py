@@ -65,17 +65,21 @@ def project_into_ball(model: Any, radius: float, norm: str) -> None:
     """
     for layer in lora_layers(model):
         for name in layer.active_adapters:
-            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-            scale = layer.scaling[name]
-            if norm == "frobenius":
-                # ||B A||_F^2 = trace((B^T B)(A A^T)): r x r products, W itself is never formed.
-                size = scale * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
-            else:
-                size = scale * (b @ a).abs().max()
-            if size > radius:
-                shrink = (radius / size).sqrt()
-                a.mul_(shrink)
-                b.mul_(shrink)
+            project_pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], radius, norm)
+
+
+@torch.no_grad()
+def project_pair(a: Tensor, b: Tensor, scale: float, radius: float, norm: str) -> None:
+    """`project_into_ball` of one pair, in place: A [r, d], B [o, r]."""
+    if norm == "frobenius":
+        # ||B A||_F^2 = trace((B^T B)(A A^T)): r x r products, W itself is never formed.
+        size = scale * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
+    else:
+        size = scale * (b @ a).abs().max()
+    if size > radius:
+        shrink = (radius / size).sqrt()
+        a.mul_(shrink)
+        b.mul_(shrink)
 
 
 def lora_layers(model: Any) -> list[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn.forward import score
+from rayul.unlearn.forward import TokenScores, score
 from rayul.unlearn.metrics import Measured, measure, per_row
 from rayul.unlearn.task import EVALUATED, Task, spaced
 
@@ -29,10 +30,16 @@ def evaluate(
 ) -> Measurement:
     """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards."""
     chosen = task.evaluated(sets)
-    scores = iter(score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size))
+    scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
+    return measurement(scores, {name: len(examples) for name, examples in chosen.items()}, metrics)
+
+
+def measurement(scores: Sequence[TokenScores], counts: Mapping[str, int], metrics: Sequence[str]) -> Measurement:
+    """The metrics of sets of these sizes, whose rows' scores follow each other."""
+    remaining = iter(scores)
     result = Measurement({}, {})
-    for name, examples in chosen.items():
-        rows = [next(scores) for _ in examples]
+    for name, count in counts.items():
+        rows = list(islice(remaining, count))
         for metric in metrics:
             result.measured[f"{name}.{metric}"] = measure(metric, rows)
             result.per_row[f"{name}.{metric}"] = per_row(metric, rows)

@@ -65,7 +65,7 @@ class TokenScores(NamedTuple):
 def score(model: Model, examples: Sequence[Example], pad: int, batch_size: int = 64) -> list[TokenScores]:
     """Score examples, in their order. Batches are sorted by length, so little of a forward is padding."""
     device = next(model.parameters()).device
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]  # a fresh adapter's, not its base's
     model.eval()
     scores: list[TokenScores | None] = [None] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
@@ -77,5 +77,6 @@ def score(model: Model, examples: Sequence[Example], pad: int, batch_size: int =
         mask = answers.mask.cpu().numpy()
         for row, i in enumerate(chosen):
             scores[i] = TokenScores(logp[row][mask[row]], match[row][mask[row]])
-    model.train(was_training)
+    for module in training:
+        module.training = True
     return [s for s in scores if s is not None]

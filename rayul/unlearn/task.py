@@ -44,7 +44,7 @@ class Task:
         ]
         self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
         self.max_rows = max_rows
-        self._reference: dict[tuple[str, int], NDArray[np.float64]] = {}
+        self._reference: dict[str, list[NDArray[np.float64]]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -56,15 +56,15 @@ class Task:
 
     def reference_logp(self, name: str, indices: Sequence[int], mask: Tensor, model: Any) -> Tensor:
         """The base's log-probabilities [B, S] of the answer tokens of these examples, aligned with `mask` [B, S], the
-        full answer mask of their batch. Computed once per example and process."""
-        missing = [i for i in indices if (name, i) not in self._reference]
-        if missing:
+        full answer mask of their batch. Computed once per process, a whole set at a time: in other batches the last
+        bits would depend on which trial came first."""
+        if name not in self._reference:
             with model.disable_adapter():
-                scores: list[TokenScores] = score(model, [self.examples[name][i] for i in missing], self.pad)
-            self._reference.update({(name, i): s.logp for i, s in zip(missing, scores, strict=True)})
+                scores: list[TokenScores] = score(model, self.examples[name], self.pad)
+            self._reference[name] = [s.logp for s in scores]
         aligned = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         # Boolean indexing runs row by row, as the concatenation does.
-        values = np.concatenate([self._reference[name, i] for i in indices])
+        values = np.concatenate([self._reference[name][i] for i in indices])
         aligned[mask] = torch.as_tensor(values, dtype=torch.float32, device=mask.device)
         return aligned
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -44,22 +45,15 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
     training = spec.training
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
-    forget_order = batches(len(task.examples["forget"]), training.batch_size, torch.Generator().manual_seed(seed))
-    retain_count = len(task.examples.get("retain_train", ()))
-    retain_order = (
-        batches(retain_count, training.batch_size, torch.Generator().manual_seed(seed + 2**32))
-        if retain_count
-        else None
-    )
+    order = row_order(task, spec, seed)
     rule = GradientSurgery(spec.method.parameters["gru_smoothing"]) if spec.method.parameters["gru"] else None
-    direction = _direction(model, task, spec, seed)
+    direction = steering_direction(task, spec, seed)
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
     for step in range(1, training.steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = training.lr * min(1.0, step / max(1, training.warmup_steps))
-        forget = next(forget_order)
-        retain = next(retain_order) if retain_order is not None and _needs(spec, "retain") else []
+            group["lr"] = learning_rate(spec, step)
+        forget, retain = next(order)
         loss = accumulate_gradient(model, task, spec, forget, retain, direction, rule)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
@@ -71,6 +65,31 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
             project_into_ball(model, spec.control.ball, spec.control.ball_norm)
         if step in stops:
             yield step
+
+
+def row_order(task: Task, spec: Spec, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Forget and retain rows of each step (no retain rows for a method that reads none), fixed by the seed."""
+    size = spec.training.batch_size
+    forget_order = batches(len(task.examples["forget"]), size, torch.Generator().manual_seed(seed))
+    retain_count = len(task.examples.get("retain_train", ()))
+    retain_order: Iterator[list[int]] = repeat([])
+    if retain_count and needs(spec, "retain"):
+        retain_order = batches(retain_count, size, torch.Generator().manual_seed(seed + 2**32))
+    return zip(forget_order, retain_order, strict=True)
+
+
+def learning_rate(spec: Spec, step: int) -> float:
+    """Linear warm-up, then constant; `step` counts from 1."""
+    return spec.training.lr * min(1.0, step / max(1, spec.training.warmup_steps))
+
+
+def micro_batches(
+    forget: Sequence[int], retain: Sequence[int], size: int | None
+) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """The rows of a step in parts of at most `size` rows of each set (None: one part), as even as can be."""
+    parts = math.ceil(max(len(forget), len(retain)) / (size or max(len(forget), len(retain))))
+    parts = min(parts, len(forget), len(retain) or len(forget))
+    return [(_part(forget, i, parts), _part(retain, i, parts)) for i in range(parts)]
 
 
 def accumulate_gradient(
@@ -87,16 +106,14 @@ def accumulate_gradient(
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
-    loss_function, keywords = LOSSES[spec.method.name], _keywords(spec)
+    loss_function, keywords = LOSSES[spec.method.name], loss_keywords(spec)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    size = spec.training.micro_batch_size or max(len(forget), len(retain))
     total = 0.0
-    parts = min(math.ceil(max(len(forget), len(retain)) / size), len(forget), len(retain) or len(forget))
-    for i in range(parts):
-        f, r = _part(forget, i, parts), _part(retain, i, parts)
+    parts = micro_batches(forget, retain, spec.training.micro_batch_size)
+    for f, r in parts:
         forget_side = _side(model, task, spec, "forget", f, direction)
         retain_side = _side(model, task, spec, "retain_train", r) if r else None
-        idk_side = _side(model, task, spec, "idk", f) if _needs(spec, "idk") else None
+        idk_side = _side(model, task, spec, "idk", f) if needs(spec, "idk") else None
         loss = loss_function(forget_side, retain_side, idk_side, **keywords) * (len(f) / len(forget))
         total += float(loss.detach())
         loss.backward()
@@ -104,8 +121,7 @@ def accumulate_gradient(
         unlearning = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
-        for i in range(parts):
-            r = _part(retain, i, parts)
+        for _, r in parts:
             (mean_nll(_side(model, task, spec, "retain_train", r)) * (len(r) / len(retain))).backward()
         rule(parameters, unlearning)
     return total
@@ -141,7 +157,7 @@ def _side(
 ) -> Side:
     """The batch of these examples as losses see it; the controls act on the forget set only."""
     batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
-    layer = _hidden_layer(model, spec) if _needs(spec, "hidden") else None
+    layer = hidden_layer(model.config, spec) if needs(spec, "hidden") else None
     limited = name == "forget"
 
     def answers() -> Answers:
@@ -162,11 +178,13 @@ def _side(
     return Side(answers, reference, reference_logp, direction)
 
 
-def _keywords(spec: Spec) -> dict[str, Any]:
+def loss_keywords(spec: Spec) -> dict[str, Any]:
+    """The method's parameters as its loss takes them."""
     return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_smoothing")}
 
 
-def _needs(spec: Spec, what: str) -> bool:
+def needs(spec: Spec, what: str) -> bool:
+    """Whether the method reads "retain" rows, "idk" rows, "hidden" states."""
     return what in METHODS[spec.method.name].needs or (what == "retain" and spec.method.parameters["gru"])
 
 
@@ -174,14 +192,16 @@ def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
     return items[i * len(items) // parts : (i + 1) * len(items) // parts]
 
 
-def _hidden_layer(model: Any, spec: Spec) -> int:
+def hidden_layer(config: Any, spec: Spec) -> int:
+    """The number of blocks after which a method reads hidden states; null is the middle."""
     layer = spec.method.parameters["layer"]
-    return int(layer) if layer is not None else max(1, model.config.num_hidden_layers // 2)
+    return int(layer) if layer is not None else max(1, config.num_hidden_layers // 2)
 
 
-def _direction(model: Any, task: Task, spec: Spec, seed: int) -> Tensor | None:
-    if not _needs(spec, "hidden"):
+def steering_direction(task: Task, spec: Spec, seed: int) -> Tensor | None:
+    """A random direction [D] of unit length in [0, 1]^D, for methods that steer hidden states."""
+    if not needs(spec, "hidden"):
         return None
-    uniform = torch.rand(model.config.hidden_size, generator=torch.Generator().manual_seed(seed))
+    uniform = torch.rand(task.base.config.hidden_size, generator=torch.Generator().manual_seed(seed))
     direction: Tensor = uniform / uniform.norm()
     return direction.to(task.device)

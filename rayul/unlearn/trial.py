@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
 from rayul.spec import Spec, violations
-from rayul.unlearn.calibrate import calibrate, mixed
+from rayul.unlearn.calibrate import calibration, mixed
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.metrics import Measured
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
@@ -51,17 +51,14 @@ def run_trial(
         model = attach_lora(task.base, spec.lora, seed)
         for step in train(model, task, spec, seed):
             row = replace(shared, step=step)
-            if step == 0:
-                rows = [_judged(row, spec, dict(baseline), baseline, dict(baseline))]
-            else:
-                rows = _evaluated(model, task, spec, row, baseline)
+            rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(model, task, spec, row, baseline)
             seconds = time.perf_counter() - started
             rows = [replace(r, train_seconds=seconds) for r in rows]
             if step == spec.training.steps:
                 rows[-1] = replace(rows[-1], state=COMPLETED)
             yield Snapshot(rows, model)
     except Exception as error:  # any failure of one trial is a row, never the end of a sweep
-        failed = replace(shared, step=step + 1, feasible=False, state=FAILED, reason=_reason(error))
+        failed = failed_row(replace(shared, step=step + 1), error)
         yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
     finally:
         if model is not None:
@@ -97,29 +94,60 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
     return measured | suite.measured
 
 
-def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:
-    """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last."""
+def first_row(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> Evaluation:
+    """Step 0: the metrics of the model before unlearning."""
+    return _judged(row, spec, dict(baseline), baseline, dict(baseline))
+
+
+def failed_row(row: Evaluation, error: Exception) -> Evaluation:
+    return replace(row, feasible=False, state=FAILED, reason=_reason(error))
+
+
+def evaluation_rows(
+    task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]
+) -> Generator[Sequence[float], Sequence[Measurement], list[Evaluation]]:
+    """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last.
+
+    Yields the mixing coefficients to measure and is sent their measurements, so that who has the model may measure
+    several at once.
+    """
     rows: dict[float, Evaluation] = {}
-
-    def violation(a: float) -> float:
-        with mixed(model, a):
-            measurement = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
-        bad = [key for key, value in measurement.values.items() if math.isnan(value)]
-        if bad:
-            raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
-        judged_by = _criteria_values(measurement, task, spec)
-        rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement.measured), spec, judged_by, baseline)
-        return rows[a].total_violation
-
-    if not spec.control.mixing:
-        violation(1.0)
-        return list(rows.values())
-    calibration = calibrate(violation)
-    if calibration.mixing in rows:
-        best = rows.pop(calibration.mixing)
-        note = "" if calibration.monotone else "the violation does not grow steadily with the mixing"
+    rounds = calibration()
+    wanted = next(rounds)
+    while True:
+        for a, measurement in zip(wanted, (yield wanted), strict=True):
+            bad = [key for key, value in measurement.values.items() if math.isnan(value)]
+            if bad:
+                raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
+            judged_by = _criteria_values(measurement, task, spec)
+            rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement.measured), spec, judged_by, baseline)
+        if not spec.control.mixing:
+            return list(rows.values())
+        try:
+            wanted = rounds.send([rows[a].total_violation for a in wanted])
+        except StopIteration as end:
+            found = end.value
+            break
+    if found.mixing in rows:
+        best = rows.pop(found.mixing)
+        note = "" if found.monotone else "the violation does not grow steadily with the mixing"
         return [*rows.values(), replace(best, reason=note)]
     return list(rows.values())
+
+
+def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:
+    rounds = evaluation_rows(task, spec, row, baseline)
+    wanted = next(rounds)
+    while True:
+        measurements = []
+        for a in wanted:
+            with mixed(model, a):
+                measurements.append(evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
+        try:
+            wanted = rounds.send(measurements)
+        except StopIteration as end:
+            rows: list[Evaluation] = end.value
+            return rows
 
 
 def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[str, float]:
