@@ -18,7 +18,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
 
     A criterion stops a trial when it is violated at `patience` evaluations in a row, the first `grace` steps not
     counted. With model mixing on, a violation at mixing 1 is what calibration repairs, so instead a trial is stopped
-    when its calibrated first objective has not improved for `STALL` evaluations.
+    when, past the limit at mixing 1, its calibrated first objective has not improved for `STALL` evaluations.
 
     The verdict on an evaluation depends on the trial's own evaluations up to it and on nothing else, and as in the
     journal the first evaluation of a key stays. So a trial that starts again after a crash is judged the same, and
@@ -86,7 +86,9 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
             value = min((sign * r.metrics[metric] for r in rows if r.feasible and step), default=float("inf"))
             if value < best - 1e-9:
                 best, since, at = value, 0, step
-            elif step:
+            elif step and any(r.mixing == 1 and not r.feasible for r in rows):
+                # Only a trial that has spent its utility can stall: before that, ascent is slow to show at all (on
+                # the testbed forget.es stays at the baseline's value for half of the steps, and then falls to 0.4).
                 since += 1
         if since < STALL:
             return ""
