@@ -158,12 +158,12 @@ class Search(Section):
     startup_trials: int = Field(default=10, ge=0)
     """Random trials before the sampler models anything."""
     time_limit: Duration | None = None
-    """Seconds, or 30m, 2h, 1h30m: then the sweep ends, its running trials after their next evaluation. A resume goes on
-    counting where it was stopped."""
+    """Seconds, or 30m, 2h, 1h30m, of all runs together: then the sweep ends as on Ctrl-C, with all its rows, and a
+    resume with more time finishes the trials that were running."""
     max_device_hours: float | None = Field(default=None, gt=0)
-    """What all trials together may take: GPU-hours, by their share of a GPU; core-hours where there is no GPU."""
+    """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
-    """No further trials after so many that added nothing to the front."""
+    """No further trials after so many that did not improve the front; those that are running run on."""
 
 
 class Resources(Section):

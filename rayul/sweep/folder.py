@@ -21,6 +21,8 @@ from rayul.spec import Spec, difference, dump_yaml, load_spec
 
 SPEC = "spec.yaml"
 
+MAY_CHANGE = ("search.trials: ", "search.time_limit: ", "search.max_device_hours: ", "search.stagnation")
+
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
@@ -47,15 +49,15 @@ def held(folder: Path) -> Iterator[None]:
 def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
     """The spec to run, with where it comes from. Writes nothing.
 
-    A resume may change search.trials, nothing else. Raises InputError for a folder that exists, for a resume without
-    one, and for a changed spec (naming each difference).
+    A resume may change how long to search, nothing else. Raises InputError for a folder that exists, for a resume
+    without one, and for a changed spec (naming each difference).
     """
     path = folder / SPEC
     if resume:
         if not path.exists():
             raise InputError(f"nothing to resume: {path} does not exist", "leave --resume out to begin")
         before = load_spec(path)
-        changed = [line for line in difference(before, spec) if not line.startswith("search.trials: ")]
+        changed = [line for line in difference(before, spec) if not line.startswith(MAY_CHANGE)]
         if changed:
             raise InputError(
                 f"{folder} was made with another spec:\n  " + "\n  ".join(changed),

@@ -22,6 +22,7 @@ from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.stopper import Stopper
 
+from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
 from rayul.sweep.folder import begin, checked, held
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.recorder import Recorder
@@ -38,6 +39,10 @@ JOURNAL = "evaluations.jsonl"
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
 time (the machine's memory runs out) must become a failed row."""
+
+
+CTRL_C = "Ctrl-C"
+"""What stopped a run, where a person or a pre-emption did."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -65,6 +70,7 @@ def run_sweep(
     console = console or Console(stderr=True)
     with held(folder):
         spec = checked(folder, spec, resume)
+        spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
         ready = with_testbed(spec, testbed_progress)
         sets = load_sets(ready.data)
         check_needs(ready, sets)
@@ -80,13 +86,16 @@ def run_sweep(
             begin(folder, spec)
             for row in references.values():
                 journal.append(row)
-            interrupted = _search(ready, sets, mine, journal, baseline, folder, console)
+            stopped = _search(ready, sets, mine, journal, baseline, folder, console)
+            begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
+            if stopped not in ("", CTRL_C):
+                console.print(f"stopped: {stopped}", highlight=False, markup=False, soft_wrap=True)
             points = front(journal, baseline, spec.objectives)
-            if not interrupted:
+            if stopped != CTRL_C:
                 for line in verify_adapters(ready, sets, mine, folder, points):
                     console.print(f"warning: {line}", style="yellow", highlight=False)
         summary = summarise(folder)
-    if interrupted:
+    if stopped == CTRL_C:
         raise Interrupted(summary)
     return summary
 
@@ -101,17 +110,24 @@ def _references(spec: Spec, sets: Sets, mine: Share, journal: Journal) -> dict[s
 
 def _search(
     spec: Spec, sets: Sets, mine: Share, journal: Journal, baseline: Evaluation, folder: Path, console: Console
-) -> bool:
-    """Run the trials that are still to run; True when Ctrl-C ended them."""
+) -> str:
+    """Run the trials that are still to run; what stopped them early, or ""."""
     study = open_study(folder / "study.journal", spec)
-    searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials)
+    spent = seconds_spent(spec.provenance or {})
+    budget = Budget(spec, baseline, journal, spent=spent, devices=mine.gpu or mine.cpu)
+    searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials, budget.stagnant)
     progress = Progress(spec, baseline, list(journal), searcher.total)
     scheduler = ControlScheduler(spec, baseline.metrics, journal)
-    recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, lambda row: progress.add(row))
+
+    def listen(row: Evaluation) -> None:
+        budget.add(row)
+        progress.add(row)
+
+    recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, listen)
     recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
-    if searcher.remaining <= 0:
-        return False
-    stop = StopSignal()
+    if searcher.remaining <= 0 or budget.exhausted():
+        return budget.exhausted() if searcher.remaining else ""
+    stop = StopSignal(budget)
     trainable = tune.with_parameters(
         UnlearningTrial,
         spec=spec,
@@ -143,7 +159,9 @@ def _search(
     )
     with shown(progress, console), stop.listening():
         tuner.fit()
-    return stop.received
+    if stop.received:
+        return CTRL_C
+    return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
 
 
 def _directory(trial: Any) -> str:
@@ -151,18 +169,19 @@ def _directory(trial: Any) -> str:
 
 
 class StopSignal(Stopper):  # type: ignore[misc]
-    """Turns Ctrl-C, and SIGTERM (a pre-emption's notice), into a stop between two results: Tune ends its trials, and
-    every row that was reported is in the journal. A second Ctrl-C ends the process at once.
+    """Turns Ctrl-C, SIGTERM (a pre-emption's notice) and a spent budget into a stop between two results: Tune ends its
+    trials, and every row that was reported is in the journal. A second Ctrl-C ends the process at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
         self.received = False
+        self.budget = budget
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.received
+        return self.received or bool(self.budget.exhausted())
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,23 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     limit: how many trials the study may hold in the end. On a resume the trials that a killed driver left are
     proposed first, under their own numbers; those that the journal knows as ended are told, not run.
+    enough: why no new trial is worth its cost, "" while one is.
 
     Optuna hears of a trial through `tell`, which the recorder calls once the trial's last row is on disk. Tune's own
     notice, `on_trial_complete`, comes too early for a trial that failed and also for one that was only interrupted.
     """
 
-    def __init__(self, study: optuna.Study, spec: Spec, journal: Journal, baseline: Evaluation, limit: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        spec: Spec,
+        journal: Journal,
+        baseline: Evaluation,
+        limit: int,
+        enough: Callable[[], str] = lambda: "",
+    ) -> None:
         super().__init__()
+        self.enough = enough
         self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
@@ -93,8 +104,11 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         left = self.unfinished.pop(0) if self.unfinished else None
+        if left is None and self.enough():
+            finished: str = Searcher.FINISHED
+            return finished
         number = len(self.study.get_trials(deepcopy=False)) if left is None else left
         self.study.sampler = sampler(self.spec.search, number)
         trial = self.study.ask() if left is None else self._trial(left)
