@@ -96,6 +96,17 @@ def test_nobody_holds_it(tmp_path: Path) -> None:
     assert read_status(whole, True).phase.startswith("finishing")
 
 
+def test_a_time_limit_ends_it_and_is_named(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    began, ended = (now - timedelta(seconds=100)).isoformat(), (now - timedelta(seconds=40)).isoformat()
+    runs = f"provenance:\n  runs:\n    '1': {{began: '{began}', ended: '{ended}', stopped: time is up}}\n"
+    spec = SPEC.split("provenance:")[0].replace("trials: 64,", "trials: 64, time_limit: 2m,") + runs
+    folder = write_folder(tmp_path / "s", sweep(20), spec)
+    study(folder, [now - timedelta(seconds=30 * k) for k in range(20)])
+    assert read_status(folder, False).phase == "stopped (time is up), 44 to go: continue with --resume"
+    assert read_status(folder, True, now).seconds_left == pytest.approx(60)
+
+
 def test_throughput_is_that_of_the_latest_trials(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s", sweep(12))
     now = datetime.now(UTC)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from rayul.pareto.summary import Summary
 
+ROWS = 20
+"""Points of the front that a notebook shows."""
+
 
 class Frames:
     """The tables of a sweep, with the columns of its Parquet files, made when first asked for."""
@@ -54,23 +57,18 @@ def text(results: Results) -> str:
 
 
 def html(results: Results) -> str:
-    """The same for a notebook. Everything that a name or a value holds is escaped."""
-    from rayul.pareto.answer import headline
-    from rayul.pareto.report import table
+    """The same for a notebook, the front with its settings. Everything that a name or a value holds is escaped."""
     from rayul.pareto.summary import summary_of
 
-    summary = summary_of(results)
-    shown = table(results, (summary.front or summary.least_violating)[:20])
-    head = "".join(f'<th title="{escape(full)}">{escape(name)}</th>' for name, full in shown["head"])
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell, _ in row['cells'])}</tr>" for row in shown["rows"]
-    )
-    more = len(summary.front) - len(shown["rows"])
-    note = f"<p>and {more} more in <code>.frames.front</code></p>" if more > 0 else ""
-    return (
-        f"<p><strong>{escape(results.name)}</strong>: {escape(headline(summary))} {escape(_counts(summary))}</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
-    )
+    title = f"<p><strong>{escape(results.name)}</strong>: {escape(_counts(summary_of(results)))}</p>"
+    frame = results.frames.front
+    if frame.empty:
+        return title + "<p>The front is empty.</p>"
+    settings = [column for column in frame.columns if column.startswith("params.")]
+    shown = ["trial_id", "step", "mixing", "forgotten", *(f"metrics.{metric}" for metric in results.objectives)]
+    table = frame[[*shown, *settings]].rename(columns=lambda name: name.removeprefix("metrics."))
+    rendered = table.to_html(index=False, max_rows=ROWS, escape=True, border=0, float_format="{:.4g}".format)
+    return title + str(rendered)
 
 
 def _counts(summary: Summary) -> str:

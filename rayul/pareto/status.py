@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rayul.pareto.answer import duration
-from rayul.pareto.health import plural
 from rayul.pareto.results import JOURNAL, SPEC, Results, load_results
 from rayul.pareto.summary import Summary, front_lines, summary_of
 from rayul.records import FAILED, PRUNED, RUNNING
@@ -23,7 +23,8 @@ WIDTH = 80
 
 @dataclass(frozen=True)
 class Status:
-    """total: trials asked for. held: whether a driver holds the folder now. silent: seconds since the last row.
+    """total: trials asked for. stopped: why the last run ended early, where it did. held: whether a driver holds the
+    folder now. silent: seconds since the last row.
     seconds_per_trial: between the ends of the latest trials, all slots together; None before the second."""
 
     results: Results
@@ -32,6 +33,9 @@ class Status:
     held: bool
     silent: float
     seconds_per_trial: float | None
+    stopped: str = ""
+    budget: float | None = None
+    """Seconds that search.time_limit still allows, where there is one."""
 
     @property
     def ended(self) -> int:
@@ -42,12 +46,16 @@ class Status:
         left = max(0, self.total - self.ended)
         if self.held:
             return "running" if left else "finishing: adapters are verified and the report is made"
-        return f"stopped, {left} to go: continue with --resume" if left else "finished"
+        why = f" ({self.stopped})" if self.stopped else ""
+        return f"stopped{why}, {left} to go: continue with --resume" if left else "finished"
 
     @property
     def seconds_left(self) -> float | None:
         left = self.total - self.ended
-        return self.seconds_per_trial * left if self.held and self.seconds_per_trial is not None and left > 0 else None
+        if not self.held or self.seconds_per_trial is None or left <= 0:
+            return None
+        seconds = self.seconds_per_trial * left
+        return seconds if self.budget is None else max(0.0, min(seconds, self.budget))
 
 
 def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status:
@@ -60,6 +68,8 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
     spec = load_spec(folder / SPEC, check_files=False)
     asked, ends = _study(folder / STUDY)
     recent = ends[-RECENT - 1 :]
+    runs = list(results.provenance.get("runs", {}).values())
+    limit = spec.search.time_limit
     return Status(
         results=results,
         summary=summary_of(results),
@@ -68,6 +78,8 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
         held=held,
         silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
         seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,
+        stopped=runs[-1].get("stopped", "") if runs else "",
+        budget=None if limit is None else limit - _seconds(runs, now),
     )
 
 
@@ -83,7 +95,7 @@ def status_lines(status: Status) -> list[str]:
     if status.seconds_per_trial is not None:
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
         lines.append(f"throughput  a trial every {duration(status.seconds_per_trial)}{left}")
-    lines.append(f"front       {plural(len(summary.front), 'point')}, hypervolume {summary.hypervolume:.4f}")
+    lines.append(f"front       {len(summary.front)} points, hypervolume {summary.hypervolume:.4f}")
     for title, reasons in (("pruned by", pruned_by(results)), ("failed", failed(results))):
         if reasons:
             lines += [title, *(f"  {count:>4}  {reason}" for reason, count in reasons.most_common(5))]
@@ -104,6 +116,12 @@ def pruned_by(results: Results) -> Counter[str]:
 
 def failed(results: Results) -> Counter[str]:
     return Counter(" ".join(e.reason.split()) for e in results.endings.values() if e.state == FAILED)
+
+
+def _seconds(runs: Iterable[Mapping[str, str]], now: datetime) -> float:
+    """What the runs of a sweep have taken together, the one that still goes on included."""
+    spans = [(run["began"], run.get("ended", now.isoformat())) for run in runs]
+    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() for begin, end in spans)
 
 
 def _study(path: Path) -> tuple[int, list[datetime]]:
