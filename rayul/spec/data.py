@@ -117,7 +117,7 @@ def _source(value: Any) -> Any:
 
 
 Rows = Annotated[Source, BeforeValidator(_source)]
-Column = Literal["question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "author"]
+Column = Literal["question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "author", "text"]
 
 
 class SourceData(Section):
@@ -131,7 +131,8 @@ class SourceData(Section):
     general: Rows | None = None
     holdout: Rows | None = None
     columns: dict[Column, str] = Field(default_factory=dict)
-    """The file's own name of a column, by ours; what is not listed has our name."""
+    """The file's own name of a column, by ours; what is not listed has our name. A row with a text in place of question
+    and answer is a verbatim passage: its first half is the prompt, its second half what the model must not continue."""
 
     @model_validator(mode="after")
     def _check_retain(self) -> SourceData:

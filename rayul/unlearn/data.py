@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,8 @@ FILES = {
 @dataclass(frozen=True)
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
-    `author` groups the rows that belong together, for splits and bootstrap ("" = on its own)."""
+    `author` groups the rows that belong together, for splits and bootstrap ("" = on its own). `text`: a passage that
+    question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv 2407.06460)."""
 
     question: str
     answer: str
@@ -46,6 +48,7 @@ class Row:
     paraphrased_answer: str = ""
     perturbed_answer: tuple[str, ...] = ()
     author: str = ""
+    text: str = ""
 
 
 def load_sets(data: Data) -> Sets:
@@ -101,7 +104,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """JSON lines with TOFU's column names; empty optional columns are left out."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            values = {name: getattr(row, name) for name in COLUMNS}
+            names = ("text", "author") if row.text else COLUMNS
+            values = {name: getattr(row, name) for name in names}
             file.write(json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False) + "\n")
 
 
@@ -124,6 +128,8 @@ def _row(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
     if not isinstance(record, dict):
         raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object a line")
     values = {name: record.get(columns.get(name, name)) for name in COLUMNS}
+    if isinstance(values["text"], str) and not values["question"] and not values["answer"]:
+        return _passage(values["text"], str(values["author"] or ""), place)
     for name in ("question", "answer"):
         text = values[name]
         if not isinstance(text, str) or not text.strip():
@@ -134,8 +140,17 @@ def _row(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
             )
     perturbed = values["perturbed_answer"] or ()
     perturbed = (perturbed,) if isinstance(perturbed, str) else tuple(map(str, perturbed))
-    texts = {name: str(values[name] or "") for name in COLUMNS if name != "perturbed_answer"}
+    texts = {name: str(values[name] or "") for name in COLUMNS if name not in ("perturbed_answer", "text")}
     return Row(**texts, perturbed_answer=perturbed)
+
+
+def _passage(text: str, author: str, place: str) -> Row:
+    """A passage as prompt and continuation, cut at the blank nearest to its middle."""
+    blanks = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
+    if not blanks:
+        raise InputError(f"{place}: a text of one word has nothing to continue", "remove the row")
+    cut = min(blanks, key=lambda at: abs(at - len(text) / 2))
+    return Row(text[:cut], text[cut:], author=author, text=text)
 
 
 # --- one's own files and Hub data sets ---------------------------------------------------------------------------
@@ -206,6 +221,9 @@ ROWS_PER_AUTHOR = 20
 CONTROL_AUTHORS = 20
 """TOFU's `retain_perturbed` is the first 400 rows: the first 20 authors judge the retention, nobody trains on them."""
 
+LOCAL_ONLY = ("holdout10",)
+"""Files that the data set on the Hub does not have."""
+
 
 def _tofu(data: TofuData) -> Sets:
     """TOFU from the Hub or from a folder of its files, cut to `authors` of its 200.
@@ -247,6 +265,8 @@ def _tofu_file(place: str, name: str, optional: bool = False) -> list[Row]:
         if optional and not path.exists():
             return []
         return read_rows(path)
+    if name in LOCAL_ONLY:
+        return []
     return [_row(r, f"{place}/{name}: row {i}", {}) for i, r in enumerate(_load_dataset(place, name, "train"))]
 
 

@@ -16,7 +16,7 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import TokenScores, score
 from rayul.unlearn.model import load_model
 from rayul.unlearn.refusals import REFUSALS
-from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
+from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -39,7 +39,7 @@ class Task:
             key: encode_rows(tokenizer, template, rows) for key, rows in sets.items()
         }
         self.examples["idk"] = [
-            encode(tokenizer, template, row.question, REFUSALS[i % len(REFUSALS)])
+            encode(tokenizer, template_for(row, template), row.question, REFUSALS[i % len(REFUSALS)])
             for i, row in enumerate(sets["forget"])
         ]
         self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}

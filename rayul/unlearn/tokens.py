@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 DEFAULT_TEMPLATE = "Question: {question}\nAnswer: {answer}"
+VERBATIM = "{question}{answer}"
 CHAT = "chat"
 
 
@@ -79,7 +80,12 @@ def encode(tokenizer: Tokenizer, template: str | None, question: str, answer: st
 
 
 def encode_rows(tokenizer: Tokenizer, template: str | None, rows: Sequence[Row]) -> list[Example]:
-    return [encode(tokenizer, template, row.question, row.answer) for row in rows]
+    return [encode(tokenizer, template_for(row, template), row.question, row.answer) for row in rows]
+
+
+def template_for(row: Row, template: str | None) -> str | None:
+    """A verbatim passage has no template around its halves."""
+    return VERBATIM if row.text else template
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -130,9 +130,10 @@ def evaluation_rows(
             break
     if found.mixing in rows:
         best = rows.pop(found.mixing)
-        note = "" if found.monotone else "the violation does not grow steadily with the mixing"
-        return [*rows.values(), replace(best, reason=note)]
-    return list(rows.values())
+    else:  # nothing of the update may be kept: the baseline, which satisfies any criterion by definition
+        best = replace(first_row(replace(row, mixing=0.0), spec, baseline), feasible=True)
+    note = "" if found.monotone else "the violation does not grow steadily with the mixing"
+    return [*rows.values(), replace(best, reason=note)]
 
 
 def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:

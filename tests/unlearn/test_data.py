@@ -42,6 +42,23 @@ def test_parquet_and_a_column_map(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "rows.parquet", columns) == [Row("q?", "a", perturbed_answer=("x",))]
 
 
+def test_a_text_is_a_passage_to_continue_verbatim(tmp_path: Path, task: Any) -> None:
+    from rayul.unlearn.tokens import encode_rows
+
+    path = write(tmp_path / "f.jsonl", [{"text": "It was a dark and stormy night; the rain fell."}, {"text": "one"}])
+    with pytest.raises(InputError, match=r"f\.jsonl:2: a text of one word"):
+        read_rows(path)
+    path = write(path, [{"body": "It was a dark and stormy night; the rain fell."}])
+    (row,) = read_rows(path, {"text": "body"})
+    assert row.question + row.answer == "It was a dark and stormy night; the rain fell."
+    assert row.answer == " night; the rain fell."
+    (example,) = encode_rows(task.tokenizer, "Q: {question} A: {answer}", [row])
+    assert task.tokenizer.decode(example.ids[:-1]) == row.text
+    assert task.tokenizer.decode(example.ids[example.start : example.stop]) == row.answer
+    write_rows(path, [row])
+    assert read_rows(path) == [row]
+
+
 def test_a_single_retain_file_is_split_by_author(tmp_path: Path) -> None:
     forget = write(tmp_path / "f.jsonl", rows("f", 3))
     retain = write(tmp_path / "r.jsonl", sorted(rows("r", 50, authors=10), key=lambda r: r["author"]))
