@@ -25,6 +25,12 @@ def forget_objective(objectives: Objectives) -> str | None:
     return next((metric for metric in objectives if is_forgetting(metric)), None)
 
 
+def trade_off(objectives: Objectives) -> tuple[str, str] | None:
+    """The forget and the utility metric of a sweep with exactly these two objectives; None for any other."""
+    forget, utility = ([m for m in objectives if is_forgetting(m) is side] for side in (True, False))
+    return (forget[0], utility[0]) if len(forget) == len(utility) == 1 else None
+
+
 def score(metric: str, direction: Direction, values: npt.ArrayLike, baseline: float) -> Floats:
     """How much was forgotten, or how much utility was kept, as a fraction of the baseline; higher is better.
 

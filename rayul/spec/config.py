@@ -145,8 +145,8 @@ def _check_sampler(value: Any) -> Any:
     return value
 
 
-_SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
-Sampler = Literal["tpe", "nsga2", "gp", "random", "grid"]
+_SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "grid")
+Sampler = Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid"]
 
 
 class Search(Section):
@@ -164,6 +164,31 @@ class Search(Section):
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
     """No further trials after so many that did not improve the front; those that are running run on."""
+    tell: Literal["best", "most_forgotten", "last_feasible"] = "best"
+    """Which of a trial's solutions stands for it before the sampler: the one that alone dominates the largest volume,
+    the one that forgets most, or the last."""
+
+
+class Dominance(Section):
+    """Stops a trial that, at the utility it has spent, is behind the front and will not catch up."""
+
+    margin: float = Field(default=0.05, ge=0)
+    """How much more the front must have forgotten, as a fraction of the baseline."""
+    patience: int = Field(default=2, ge=1)
+    """At so many evaluations in a row."""
+
+
+def _switched(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
+
+
+class Pruning(Section):
+    """Which rules stop a trial before its last step; a stopped trial keeps its solutions."""
+
+    criteria: bool = True
+    """Stop at a broken criterion. Off: trials run on, and only their feasible evaluations count."""
+    dominance: Annotated[Dominance | None, BeforeValidator(_switched)] = Dominance()
+    """true, false, or its margin and patience."""
 
 
 class Resources(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search, Training
+from rayul.spec.config import Control, Evaluate, Lora, Model, Pruning, Resources, Search, Training
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.explain import explain
 from rayul.spec.methods import METHODS, MethodChoice
@@ -54,6 +54,7 @@ class Spec(Section):
     )
     evaluate: Evaluate = Evaluate()
     search: Search = Search()
+    pruning: Pruning = Pruning()
     resources: Resources = Resources()
     provenance: dict[str, Any] | None = None
     """Versions, commit and hardware, written beside the results; nothing reads it back."""

@@ -28,16 +28,20 @@ def outcome(rows: Sequence[Evaluation], spec: Spec, baseline: Evaluation) -> Out
 
     A controlled trial is worth what its best solution is worth, not where it was stopped: gradient ascent passes its
     best point and then destroys the model, so its last evaluation says only that it went too far. Told is therefore
-    the solution (feasible, after step 0, forgets at least 5%) that alone dominates the largest volume of the unit box,
-    at a tie the one that forgets most. Without any solution the last evaluation is told with its violations as
-    constraints, so that the sampler learns the direction back to feasibility; step 0 is told only if there is nothing
-    else, since as the baseline it would look like a perfect keeper of utility.
+    one of its solutions (feasible, after step 0, forgets at least 5%), by search.tell: "best", the one that alone
+    dominates the largest volume of the unit box, at a tie the one that forgets most; "most_forgotten"; or
+    "last_feasible". Without any solution the last evaluation is told with its violations as constraints, so that the
+    sampler learns the direction back to feasibility. Step 0 is never told: as the baseline it would look like a perfect
+    keeper of utility.
     """
     measured = [row for row in rows if row.metrics and row.step > 0]
     candidates = solutions(measured, baseline, spec.objectives)
-    if candidates:
+    if candidates and spec.search.tell == "last_feasible":
+        told = candidates[-1]
+    elif candidates:
         scores = unit_scores(candidates, baseline, spec.objectives, limits(spec.control.criteria, baseline.metrics))
-        order = np.lexsort((scores[:, 0], scores.prod(axis=1)))
+        volume, gone = scores.prod(axis=1), scores[:, 0]
+        order = np.lexsort((gone, volume) if spec.search.tell == "best" else (volume, gone))
         told = candidates[int(order[-1])]
     elif measured:
         told = measured[-1]

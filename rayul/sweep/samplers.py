@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import optuna
 
-from rayul.errors import InputError
 from rayul.spec import Choice, Float, Int, Search, Spec
 
 SAMPLERS: dict[str, Callable[[Search, int], optuna.samplers.BaseSampler]] = {
@@ -19,6 +18,9 @@ SAMPLERS: dict[str, Callable[[Search, int], optuna.samplers.BaseSampler]] = {
         n_startup_trials=search.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
     ),
     "nsga2": lambda search, seed: optuna.samplers.NSGAIISampler(
+        population_size=max(2, search.startup_trials), seed=seed
+    ),
+    "nsga3": lambda search, seed: optuna.samplers.NSGAIIISampler(
         population_size=max(2, search.startup_trials), seed=seed
     ),
     # With conditional parameters GP has no model for those outside the common space and draws them at random.
@@ -60,10 +62,7 @@ def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, Any]:
 
 
 def grid(spec: Spec) -> list[dict[str, Any]]:
-    """Every cell of the space, each once; inactive parameters open no further cells.
-
-    Raises InputError for a number without a step: it has no cells.
-    """
+    """Every cell of the space, each once; inactive parameters open no further cells."""
 
     def cells(keys: list[str], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not keys:
@@ -73,21 +72,20 @@ def grid(spec: Spec) -> list[dict[str, Any]]:
         if not spec.is_active(key, params):
             yield from cells(rest, params)
             return
-        for value in _values(key, spec.space[key]):
+        for value in _values(spec.space[key]):
             yield from cells(rest, params | {key: value})
 
     return list(cells(list(spec.space), {}))
 
 
-def _values(key: str, distribution: Float | Int | Choice) -> list[Any]:
+def _values(distribution: Float | Int | Choice) -> list[Any]:
     match distribution:
         case Choice(options):
             return list(options)
         case Int(low, high, _, step):
             return list(range(low, high + 1, step))
-        case Float(low, high, _, float() as step):
-            count = int((high - low) / step + 1e-9) + 1
-            return list(itertools.islice((low + i * step for i in itertools.count()), count))
-    raise InputError(
-        f"{key}: sampler grid needs a choice, an int or a float with a step", "give the values: {choice: [...]}"
-    )
+        case Float(low, high, _, step):
+            assert step is not None  # the spec refuses a grid without
+            # Decimal: 0.1 + 2 * 0.1 is beyond 0.3, and refused as outside of the range.
+            first, last, width = (Decimal(str(number)) for number in (low, high, step))
+            return [float(first + i * width) for i in range(int((last - first) // width) + 1)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from rayul.pareto.scale import score, trade_off
 from rayul.records import Evaluation, from_json
-from rayul.spec import Control, Criterion, Spec
+from rayul.spec import Control, Criterion, Spec, limits
+from rayul.sweep.dominance import can_catch_up, front_at, is_behind
 
 
 class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -20,7 +23,9 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     counted. With model mixing on, a violation at mixing 1 is what calibration repairs, so instead a trial is stopped
     when, past the limit at mixing 1, its calibrated first objective has not improved for `STALL` evaluations.
 
-    The verdict on an evaluation depends on the trial's own evaluations up to it and on nothing else, and as in the
+    Without mixing, a trial that stays behind the front of the others at matched utility is stopped too (dominance.py).
+
+    The verdict of the criteria depends on the trial's own evaluations up to it and on nothing else, and as in the
     journal the first evaluation of a key stays. So a trial that starts again after a crash is judged the same, and
     `history` (plain data, refilled from the journal on a resume) is all the state there is.
 
@@ -60,7 +65,11 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         """Why the trial must stop at this step, in a sentence; "" when it may go on."""
         steps = {s: rows for s, rows in sorted(self.history[trial_id].items()) if s <= step}
         if self.spec.control.mixing:
-            return self._stalled(steps)
+            return self._stalled(steps) if self.spec.pruning.criteria else ""
+        return (self._broken(steps) if self.spec.pruning.criteria else "") or self._dominated(trial_id, steps)
+
+    def _broken(self, steps: Mapping[int, list[Evaluation]]) -> str:
+        step = max(steps)
         control = self.spec.at(next(iter(steps.values()))[0].params).control
         for criterion in control.criteria:
             limit = criterion.limit(self.baseline)
@@ -77,6 +86,48 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
                 times = f", for {streak} evaluations" if streak > 1 else ""
                 return f"{criterion.metric} {value:.4g} {sign} {limit:.4g}{origin} at step {step}{times}"
         return ""
+
+    def _dominated(self, trial_id: str, steps: Mapping[int, list[Evaluation]]) -> str:
+        """Behind the front of the other trials at matched utility, and not going to catch up. Two objectives only."""
+        rule, axes = self.spec.pruning.dominance, trade_off(self.spec.objectives)
+        if rule is None or axes is None:
+            return ""
+        utility = axes[1]
+        others = [
+            row
+            for other, rows in self.history.items()
+            if other != trial_id
+            for step_rows in rows.values()
+            for row in step_rows
+            if row.feasible and row.step
+        ]
+        mine = [rows[-1] for rows in steps.values()]
+        (gained, kept), (front_gained, front_kept) = (
+            [
+                score(
+                    metric,
+                    self.spec.objectives[metric],
+                    [e.metrics[metric] for e in rows],
+                    self.baseline.get(metric, np.nan),
+                )
+                for metric in axes
+            ]
+            for rows in (mine, others)
+        )
+        bound = limits(self.spec.control.criteria, self.baseline).get(utility)
+        limit = -np.inf
+        if bound is not None:
+            limit = float(score(utility, self.spec.objectives[utility], bound, self.baseline.get(utility, np.nan)))
+        if not is_behind(gained, kept, front_gained, front_kept, rule.margin, rule.patience):
+            return ""
+        last = self.spec.at(mine[0].params).training.steps
+        if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last):
+            return ""
+        ahead = float(front_at(kept[-1:], front_gained, front_kept)[0])
+        return (
+            f"dominance at step {max(steps)}: with {kept[-1]:.1%} of {utility} kept it has forgotten {gained[-1]:.1%}, "
+            f"the front {ahead:.1%}, and it would not catch up by step {last}"
+        )
 
     def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
         metric, direction = next(iter(self.spec.objectives.items()))

@@ -1,0 +1,69 @@
+"""Dominance at matched utility: will this trial ever reach the front?
+
+Gradient ascent trades utility for forgetting along its trajectory, so a trial is compared with the front at the utility
+it has spent, not at the step it is at. Arrays only; `gained` (forgotten) and `kept` (utility) are fractions of the
+baseline, higher is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+DOUBLING = 1 / 12
+"""A trial is granted to double what it has forgotten every so large a share of its steps. On 720 runs to the end on the
+testbed (tests/benchmarks/search.py --rules): 1/12 stops 0.06% of trials that would have reached the front, loses 0.00%
+of hypervolume at the median, and saves 29% of the steps that the criteria leave; 1/8 saves 51% and loses 2.4%; 1/16
+saves 21%."""
+
+RESOLUTION = 0.01
+"""Growth starts from at least this: a forgotten fraction of 0 on some 80 rows may be one row from showing."""
+
+
+def front_at(kept: Floats, front_gained: Floats, front_kept: Floats) -> Floats:
+    """Most forgotten on the front by who keeps at least as much: [n] for kept [n]; -inf where nobody does."""
+    keeps = front_kept[None, :] >= kept[:, None]
+    best: Floats = np.where(keeps, front_gained[None, :], -np.inf).max(axis=1, initial=-np.inf)
+    return best
+
+
+def is_behind(
+    gained: Floats, kept: Floats, front_gained: Floats, front_kept: Floats, margin: float, patience: int
+) -> bool:
+    """Whether at each of the last `patience` evaluations the front has forgotten over `margin` more at that utility."""
+    if len(gained) < patience:
+        return False
+    gap = front_at(kept[-patience:], front_gained, front_kept) - gained[-patience:]
+    return bool((gap > margin).all())
+
+
+def can_catch_up(
+    steps: Sequence[int],
+    gained: Floats,
+    kept: Floats,
+    front_gained: Floats,
+    front_kept: Floats,
+    limit: float,
+    last_step: int,
+) -> bool:
+    """Whether an optimist's continuation crosses the front before it breaks the limit or runs out of steps.
+
+    What is forgotten grows exponentially: at the fastest rate of the last three intervals, and no slower than DOUBLING.
+    Utility goes on falling by as much per forgotten fraction as in the last interval (it really falls ever faster).
+    limit: what must be kept, on the scale of `kept`; -inf without one.
+    """
+    ahead = np.arange(steps[-1], last_step + 1, dtype=np.float64)
+    grown = np.maximum(gained[-4:], RESOLUTION)
+    rates = np.diff(np.log(grown)) / np.diff(np.asarray(steps[-4:], dtype=np.float64))
+    rate = max(np.log(2) / (DOUBLING * last_step), *rates) if len(rates) else np.log(2) / (DOUBLING * last_step)
+    path = np.minimum(1.0, grown[-1] * np.exp(rate * (ahead - steps[-1])))
+    price = 0.0
+    if len(gained) > 1 and gained[-1] > gained[-2]:
+        price = max(0.0, float((kept[-2] - kept[-1]) / (gained[-1] - gained[-2])))
+    utility = kept[-1] - price * (path - grown[-1])
+    best = front_at(utility, front_gained, front_kept)
+    return bool(((path >= best) & (utility >= limit)).any())
