@@ -117,7 +117,9 @@ def _source(value: Any) -> Any:
 
 
 Rows = Annotated[Source, BeforeValidator(_source)]
-Column = Literal["question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "author", "text"]
+Column = Literal[
+    "question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "author", "text"
+]
 
 
 class SourceData(Section):

@@ -107,7 +107,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
                 score(
                     metric,
                     self.spec.objectives[metric],
-                    [e.metrics[metric] for e in rows],
+                    [e.metrics.get(metric, np.nan) for e in rows],
                     self.baseline.get(metric, np.nan),
                 )
                 for metric in axes
@@ -118,7 +118,8 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         limit = -np.inf
         if bound is not None:
             limit = float(score(utility, self.spec.objectives[utility], bound, self.baseline.get(utility, np.nan)))
-        if not is_behind(gained, kept, front_gained, front_kept, rule.margin, rule.patience):
+        trained = np.array(list(steps)) > 0
+        if not is_behind(gained[trained], kept[trained], front_gained, front_kept, rule.margin, rule.patience):
             return ""
         last = self.spec.at(mine[0].params).training.steps
         if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last):

@@ -1,0 +1,111 @@
+"""Dominance at matched utility, on arrays and through the scheduler's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayul.records import Evaluation
+from rayul.sweep.dominance import can_catch_up, front_at, is_behind
+from rayul.sweep.scheduler import ControlScheduler
+
+FRONT_GAINED, FRONT_KEPT = np.array([0.3, 0.5, 0.6]), np.array([1.0, 0.95, 0.91])
+
+
+def test_the_front_is_read_at_equal_utility() -> None:
+    kept = np.array([1.0, 0.97, 0.95, 0.91, 0.5])
+    assert front_at(kept, FRONT_GAINED, FRONT_KEPT).tolist() == [0.3, 0.3, 0.5, 0.6, 0.6]
+    assert front_at(np.array([1.01]), FRONT_GAINED, FRONT_KEPT).tolist() == [-np.inf]
+    assert front_at(np.array([0.9]), np.array([]), np.array([])).tolist() == [-np.inf]
+
+
+@pytest.mark.parametrize(
+    ("gained", "kept", "patience", "expected"),
+    [
+        ([0.1, 0.2], [0.95, 0.95], 2, True),
+        ([0.1, 0.2], [1.0, 1.0], 2, True),
+        ([0.1, 0.27], [1.0, 1.0], 2, False),  # within the margin of 0.05
+        ([0.5, 0.1], [0.95, 0.95], 2, False),  # only once
+        ([0.5, 0.1], [0.95, 0.95], 1, True),
+        ([0.1], [0.95], 2, False),
+        ([0.1, np.nan], [0.95, 0.95], 1, False),
+    ],
+)
+def test_behind_is_by_more_than_the_margin_and_so_many_times(
+    gained: list[float], kept: list[float], patience: int, expected: bool
+) -> None:
+    assert is_behind(np.array(gained), np.array(kept), FRONT_GAINED, FRONT_KEPT, 0.05, patience) is expected
+
+
+def catches_up(steps: list[int], gained: list[float], kept: list[float], last: int = 60) -> bool:
+    return can_catch_up(steps, np.array(gained), np.array(kept), FRONT_GAINED, FRONT_KEPT, 0.9, last)
+
+
+def test_a_slow_starter_with_time_left_may_catch_up_and_one_without_may_not() -> None:
+    assert catches_up([0, 5, 10, 15], [0, 0, 0, 0], [1, 1, 1, 1])
+    assert not catches_up([0, 45, 50, 55], [0, 0, 0, 0], [1, 1, 1, 1])
+
+
+def test_fast_growth_is_believed() -> None:
+    assert catches_up([0, 45, 50, 55], [0, 0.02, 0.08, 0.2], [1, 1, 1, 1])
+
+
+def test_a_trial_that_pays_more_utility_than_the_front_cannot_catch_up() -> None:
+    # From 0.95 kept and 0.2 gained, at 0.5 utility per forgotten fraction it is at the limit with 0.3.
+    assert not catches_up([0, 20, 25], [0, 0.1, 0.2], [1.0, 1.0, 0.95])
+    # At a tenth of the price it reaches 0.6 with 0.91 kept.
+    assert catches_up([0, 20, 25], [0, 0.1, 0.2], [1.0, 0.955, 0.95])
+
+
+def evaluations(trial: str, points: list[tuple[int, float, float]]) -> list[Evaluation]:
+    return [
+        Evaluation(
+            trial, s, metrics={"forget.es": f, "retain.es": r}, violation={"retain.es": 0.9 - r}, feasible=r >= 0.9
+        )
+        for s, f, r in points
+    ]
+
+
+def verdict(spec: Any, mine: list[tuple[int, float, float]], others: list[tuple[int, float, float]]) -> str:
+    rows = [*evaluations("0000", others), *evaluations("0001", mine)]
+    scheduler = ControlScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, rows)
+    return scheduler.verdict("0001", mine[-1][0])
+
+
+OTHERS = [(0, 1.0, 1.0), (30, 0.5, 1.0)]
+SLOW = [(0, 1.0, 1.0), (50, 1.0, 1.0), (55, 0.99, 1.0)]
+
+
+def test_the_scheduler_stops_it_and_says_why(make_spec: Callable[..., Any]) -> None:
+    training = {"steps": 60, "lr": 1e-3}
+    spec = make_spec(training=training, control=[{"metric": "retain.es", "at_least": 0.9}])
+    assert verdict(spec, SLOW, OTHERS) == (
+        "dominance at step 55: with 100.0% of retain.es kept it has forgotten 1.0%, the front 50.0%, "
+        "and it would not catch up by step 60"
+    )
+    assert verdict(spec, SLOW, OTHERS[:1]) == "", "nobody is ahead"
+    assert verdict(spec, SLOW[:2], OTHERS) == "", "once is not twice"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"pruning": {"dominance": False}},
+        {"objectives": {"forget.es": "minimize"}},
+        {"control": {"criteria": [{"metric": "retain.es", "at_least": 0.9}], "mixing": True}},
+    ],
+    ids=["off", "one objective", "mixing"],
+)
+def test_where_it_does_not_apply(sections: dict[str, Any], make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(**({"training": {"steps": 60}, "control": [{"metric": "retain.es", "at_least": 0.9}]} | sections))
+    assert verdict(spec, SLOW, OTHERS) == ""
+
+
+def test_criteria_can_be_switched_off(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(
+        training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.9}], pruning={"criteria": False}
+    )
+    assert verdict(spec, [(0, 1.0, 1.0), (5, 0.1, 0.2)], OTHERS) == ""
