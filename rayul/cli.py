@@ -95,13 +95,21 @@ def sweep(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")],
+    figures: Annotated[
+        str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
+    ] = None,
+) -> None:
     """(Re)make tables and report of a sweep from its records alone."""
     from rayul.pareto import front_lines, summarise
 
-    summary = summarise(folder)
+    formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
+    summary = summarise(folder, formats)
     print("\n".join(front_lines(summary)))
     print(summary.report)
+    if formats:
+        print(summary.folder / "figures")
 
 
 @app.command()
@@ -186,6 +194,60 @@ def status(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The 
         print(f"{folder.absolute().name}: starting, the reference models are being measured")
         return
     print("\n".join(status_lines(read_status(folder, held))))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")],
+    trial: Annotated[str | None, typer.Option(help="A trial with a point on the front.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of that trial, the point at this step.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The point where more forgetting begins to cost much.")] = False,
+    at: Annotated[
+        str | None, typer.Option(help='The best point within a condition, e.g. "retain.es>=0.95*baseline".')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
+    push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
+) -> None:
+    """Write a point of the front as an adapter to load: tokenizer and model card with it, scored again to be sure."""
+    from rayul.pareto import choose, load_results
+
+    if [trial is not None, knee, at is not None].count(True) != 1:
+        raise InputError("which point?", 'give one of --trial T, --knee, --at "retain.es>=0.95*baseline"')
+    if step is not None and trial is None:
+        raise InputError("--step belongs to --trial", "give --trial T --step S")
+    results = load_results(folder)
+    if trial is not None:
+        chosen = choose.named(results, results.front, trial, step)
+    elif at is not None:
+        chosen = results.best(at=at)
+    else:
+        chosen = choose.knee(results.front, results.baseline, results.objectives, results.limit_values)
+    choose.adapter_path(results, chosen)
+    out = out or Path(f"{results.name}-{chosen.trial_id}-{chosen.step}")
+    console = Console(stderr=True)
+    with console.status("loading torch") if console.is_terminal else nullcontext():
+        from rayul.sweep.export import check_repo_id, push, refuse_existing
+        from rayul.sweep.export import export as write
+
+    if push_to_hub is not None:
+        check_repo_id(push_to_hub)
+    refuse_existing(out)
+    mixed = f", mixing {chosen.mixing:g}" if chosen.mixing != 1 else ""
+    print(f"trial {chosen.trial_id} at step {chosen.step}{mixed}")
+    with _ProgressBar(console) as bar, console.status("loading the model") as working:
+        difference = write(
+            results,
+            chosen,
+            out,
+            merge=merge,
+            address=push_to_hub,
+            testbed_progress=bar.update,
+            say=working.update,
+        )
+    print(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
+    if push_to_hub is not None:
+        print(push(out, push_to_hub))
 
 
 class _ProgressBar:

@@ -1,0 +1,151 @@
+"""From a point of the front to a folder that others can load: adapter, tokenizer, model card, checked before it is
+called exported. Needs torch, but no ray."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rayul.errors import InputError, RayulError
+from rayul.pareto.card import Forgotten, model_card, set_name
+from rayul.pareto.choose import adapter_path
+from rayul.pareto.results import SPEC, Results
+from rayul.records import Evaluation, to_json
+from rayul.spec import load_spec
+from rayul.testbed import with_testbed
+from rayul.unlearn.data import load_sets
+from rayul.unlearn.export import (
+    MERGED,
+    copy_adapter,
+    largest_difference,
+    rows_sha256,
+    score,
+    score_adapter,
+    write_merged,
+)
+from rayul.unlearn.metrics import Measured
+from rayul.unlearn.task import load_task
+
+TOLERANCE = 1e-3
+"""Largest difference of a metric between the record and the exported model."""
+
+Say = Callable[[str], None]
+
+
+def export(
+    results: Results,
+    e: Evaluation,
+    out: Path,
+    *,
+    merge: bool = False,
+    address: str | None = None,
+    testbed_progress: Callable[[str, float], None] | None = None,
+    say: Say = lambda line: None,
+) -> float:
+    """Write the adapter of a point of the front to `out`; returns the largest difference of its metrics to the record.
+
+    The folder appears whole, once what was written has been loaded again and scored, or not at all. It holds the PEFT
+    adapter with the mixing baked in, the tokenizer, README.md (the model card), evaluation.json (the record), and with
+    `merge` the merged model in merged/. address: what the card tells others to load, by default the folder's name.
+    `say` hears what is being done.
+
+    Raises InputError for an `out` that exists and for a point without an adapter, and RayulError where the reloaded
+    model does not score as its record says.
+    """
+    refuse_existing(out)
+    source = adapter_path(results, e)
+    written = load_spec(results.folder / SPEC)
+    spec = with_testbed(written, testbed_progress)
+    sets = load_sets(spec.data)
+    task = load_task(spec, sets)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        copy_adapter(source, spec.model, staging, task.tokenizer)
+        say("scoring the reloaded adapter")
+        measured = score_adapter(task, spec, staging)
+        difference = _check("adapter", measured, e)
+        if merge:
+            say("merging")
+            write_merged(spec.model, staging, staging / MERGED, task.tokenizer)
+            merged_spec = spec.model_copy(
+                update={"model": spec.model.model_copy(update={"path": str(staging / MERGED), "revision": None})}
+            )
+            say("scoring the merged model")
+            merged_task = load_task(merged_spec, sets)
+            difference = max(difference, _check("merged model", score(merged_task, spec, merged_task.base), e))
+        card = model_card(
+            results,
+            written,
+            e,
+            Forgotten(set_name(written.data), len(sets["forget"]), rows_sha256(sets["forget"])),
+            address=address or out.name,
+            after={key: (m.value, m.stderr) for key, m in measured.items()},
+            difference=difference,
+            merged=merge,
+        )
+        (staging / "README.md").write_text(card, encoding="utf-8")
+        (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")
+        staging.chmod(0o755)  # mkdtemp's folders are private
+        staging.rename(out)
+    except OSError as error:
+        raise RayulError(
+            f"cannot write {error.filename or out}: {error.strerror or error}", "choose another folder with --out"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return difference
+
+
+def refuse_existing(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already", "choose another folder with --out, or remove it")
+
+
+def _check(what: str, measured: dict[str, Measured], e: Evaluation) -> float:
+    difference = largest_difference(measured, e.metrics)
+    if not difference <= TOLERANCE:
+        worst = max(e.metrics, key=lambda key: largest_difference(measured, {key: e.metrics[key]}))
+        now = f"{measured[worst].value:.4g}" if worst in measured else "missing"
+        raise RayulError(
+            f"the {what}, loaded again, does not score as recorded: {worst} is {now}, its record says "
+            f"{e.metrics[worst]:.4g}; nothing was exported",
+            "are model and data still those of the sweep? A merged model in bfloat16 rounds the update: leave --merge "
+            "out, or sweep with dtype: float32",
+        )
+    return difference
+
+
+def push(folder: Path, repo_id: str, endpoint: str | None = None) -> str:
+    """Upload an exported folder to a private repository of the Hub, made where there is none; returns its address.
+
+    Raises RayulError when the Hub refuses or cannot be reached; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint)
+    try:
+        api.create_repo(repo_id, private=True, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"rayul export {folder.name}"))
+    except Exception as error:  # refused, no token, no network: a dozen types of three libraries
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise RayulError(
+            f"{folder} is exported, but the Hub did not take it: {why}",
+            f"log in with `hf auth login` or set HF_TOKEN, then: hf upload {repo_id} {folder} --private",
+        ) from error
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises InputError for what cannot name a repository, before anything is spent."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(
+            f"--push-to-hub {repo_id}: {' '.join(str(error).split())}", "write owner/name, e.g. me/ga-unlearned"
+        ) from error

@@ -1,0 +1,295 @@
+"""`rayul export`: a folder that others can load, scored again before it is called exported."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayul.errors import InputError, RayulError
+from rayul.pareto import load_results
+from rayul.pareto.card import held_out, set_name
+from rayul.pareto.results import Results
+from rayul.records import BASELINE, Evaluation, to_json
+from rayul.spec.data import SourceData, TofuData
+from rayul.spec.spec import from_plain
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_folder: Path) -> Path:
+    """Results of two trials as a sweep leaves them, the second with mixing."""
+    import torch
+
+    from rayul.spec import dump_yaml
+    from rayul.unlearn.adapters import save_adapter
+    from rayul.unlearn.calibrate import mixed
+    from rayul.unlearn.data import load_sets
+    from rayul.unlearn.export import score
+    from rayul.unlearn.model import attach_lora, detach_lora
+    from rayul.unlearn.task import load_task
+    from rayul.unlearn.train import train
+    from rayul.unlearn.trial import reference_evaluation
+
+    torch.set_num_threads(1)
+    spec = from_plain(
+        {
+            "name": "tiny",
+            "model": str(tiny_folder),
+            "data": str(data_folder),
+            "method": "ga",
+            "training": {"lr": {"choice": [5e-3, 1e-2]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},
+            "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
+            "control": [{"metric": "retain.prob", "at_least": "10% of baseline"}],
+            "provenance": {"command": "rayul sweep tiny.yaml", "versions": {"rayul": "0.1.0"}},
+        }
+    )
+    task = load_task(spec, load_sets(spec.data))
+    baseline = reference_evaluation(task, spec, BASELINE)
+    place = tmp_path_factory.mktemp("export") / "tiny"
+    place.mkdir()
+    (place / "spec.yaml").write_text(dump_yaml(spec.resolved()))
+    rows = [baseline]
+
+    for number, lr in enumerate((5e-3, 1e-2)):
+        mixing = (1.0, 0.5)[number]
+        trial = spec.at({"training.lr": lr})
+        model = attach_lora(task.base, trial.lora, number)
+        for step in train(model, task, trial, number):
+            if not step:
+                continue
+            with mixed(model, mixing):
+                measured = score(task, trial, model)
+            searched = {key: m for key, m in measured.items() if not key.startswith("retain_report.")}
+            row = Evaluation(
+                f"{number:04d}",
+                step,
+                mixing,
+                seed=number,
+                params={"training.lr": lr},
+                metrics={key: m.value for key, m in searched.items()},
+                stderr={key: m.stderr for key, m in searched.items()},
+                rows={key.split(".")[0]: m.rows for key, m in searched.items()},
+            )
+            rows.append(row)
+            save_adapter(model, mixing, place / "adapters" / f"{row.trial_id}-{row.step}-{row.mixing:g}")
+        detach_lora(model)
+    (place / "evaluations.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
+    return place
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    loaded = load_results(folder)
+    assert loaded.front
+    return loaded
+
+
+def rayul(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rayul", *argv],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "unlearned"
+    point = results.front[0]
+    done = rayul(
+        "export", str(results.folder), "--trial", point.trial_id, "--step", str(point.step), "--merge",
+        "--out", out.name, cwd=out.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"trial {point.trial_id} at step {point.step}" in done.stdout
+    assert "exported unlearned" in done.stdout
+    return out
+
+
+def forget_probability(model: Any, tokenizer: Any, results: Results) -> float:
+    """forget.prob by its definition: the mean over rows of exp(mean log p of the answer's tokens)."""
+    import torch
+
+    from rayul.spec import load_spec
+    from rayul.unlearn.data import load_sets
+    from rayul.unlearn.tokens import encode_rows
+
+    rows = load_sets(load_spec(results.folder / "spec.yaml").data)["forget"]
+    total = 0.0
+    for example in encode_rows(tokenizer, None, rows):
+        ids = torch.tensor([example.ids])
+        with torch.no_grad():
+            logp = model(ids).logits[0].log_softmax(-1)
+        picked = [logp[i - 1, example.ids[i]].item() for i in range(example.start, example.stop)]
+        total += float(torch.tensor(picked).mean().exp())
+    return total / len(rows)
+
+
+def test_the_card_loads_the_model_and_it_scores_as_recorded(
+    exported: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card's own code, run where the folder lies."""
+    monkeypatch.chdir(exported.parent)
+    card = (exported / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) == 3
+    space: dict[str, Any] = {}
+    exec(code, space)
+    recorded = results.front[0].metrics["forget.prob"]
+    assert forget_probability(space["model"], space["tokenizer"], results) == pytest.approx(recorded, rel=1e-3)
+    assert results.baseline.metrics["forget.prob"] != pytest.approx(recorded, rel=1e-2)
+
+
+def test_the_merged_model_needs_no_adapter(exported: Path, results: Results) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    merged = exported / "merged"
+    assert not (merged / "adapter_config.json").exists()
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged), AutoTokenizer.from_pretrained(merged)
+    recorded = results.front[0].metrics["forget.prob"]
+    assert forget_probability(model, tokenizer, results) == pytest.approx(recorded, rel=1e-3)
+
+
+def test_the_card_says_what_and_never_the_content(exported: Path, results: Results, sets: Any) -> None:
+    import hashlib
+
+    card = (exported / "README.md").read_text()
+    lines = [
+        json.dumps({k: v for k, v in vars(row).items() if v}, sort_keys=True, separators=(",", ":"))
+        for row in sets["forget"]
+    ]
+    assert hashlib.sha256(("\n".join(lines) + "\n").encode()).hexdigest() in card
+    assert f"| rows | {len(sets['forget'])} |" in card
+    texts = {text for rows in sets.values() for row in rows for text in (row.question, row.answer, row.author)}
+    for path in exported.rglob("*"):
+        if path.is_file() and path.suffix in (".md", ".json") and "tokenizer" not in path.name:
+            assert not [text for text in texts if text in path.read_text()], path
+    point = results.front[0]
+    assert f"| forget.prob | lower | {results.baseline.metrics['forget.prob']:.2g}"[:24] in card
+    assert "retain_report.prob" in card
+    assert "rayul sweep tiny.yaml" in card
+    assert f"lr: {point.params['training.lr']}" in card
+    assert "≥" in card  # the criterion, beside its metric
+    assert str(results.folder) not in card
+
+
+def test_the_mixing_is_baked_in(results: Results, tmp_path: Path) -> None:
+    from rayul.sweep.export import export
+
+    point = next(e for e in results.front if e.mixing == 0.5)
+    assert export(results, point, tmp_path / "mixed") <= 1e-3
+    assert "mixed 0.5 to 0.5" in (tmp_path / "mixed" / "README.md").read_text()
+
+
+def test_a_model_that_scores_otherwise_is_not_exported(results: Results, tmp_path: Path) -> None:
+    from rayul.sweep.export import export
+
+    point = results.front[0]
+    wrong = replace(point, metrics=point.metrics | {"retain.em": point.metrics["retain.em"] + 0.01})
+    with pytest.raises(RayulError, match=r"retain\.em is .*nothing was exported"):
+        export(results, wrong, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_left_alone(results: Results, exported: Path) -> None:
+    from rayul.sweep.export import export
+
+    before = sorted(exported.rglob("*"))
+    with pytest.raises(InputError, match="exists already"):
+        export(results, results.front[0], exported)
+    assert sorted(exported.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "which point?"),
+        (["--knee", "--trial", "0"], "which point?"),
+        (["--knee", "--step", "2"], "--step belongs to --trial"),
+        (["--at", "retain.prob>0.5"], "compare with >= or <="),
+        (["--at", "retain.prob>=9*baseline"], "no point of the front"),
+        (["--trial", "9"], "no trial 9"),
+        (["--trial", "0", "--step", "3"], "it was at 2, 4"),
+        (["--knee", "--push-to-hub", "a/b/c"], "owner/name"),
+    ],
+)
+def test_bad_input_costs_nothing(argv: list[str], said: str, results: Results, tmp_path: Path) -> None:
+    done = rayul("export", str(results.folder), *argv, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    asked: list[tuple[str, str, bytes]] = []  # noqa: RUF012
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append((self.command, self.path, body))
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_POST
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_that_refuses_leaves_the_folder_and_says_how_to_go_on(exported: Path, hub: str) -> None:
+    code = f"from rayul.sweep.export import push; from pathlib import Path; push(Path({str(exported)!r}), 'me/model')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none"},
+    )
+    assert "the Hub did not take it" in done.stderr
+    assert "403" in done.stderr
+    assert f"hf upload me/model {exported} --private" in done.stderr
+    asked = [body for _, path, body in Refusing.asked if path == "/api/repos/create"]
+    assert json.loads(asked[0])["name"] == "model"
+    assert json.loads(asked[0])["visibility"] == "private"
+    assert (exported / "README.md").exists()
+
+
+def test_set_names_tell_no_path() -> None:
+    assert set_name(TofuData(tofu="locuslab/TOFU")) == "TOFU forget10"
+    data = SourceData.model_validate({"forget": "/home/me/secret/people.jsonl", "retain": "org/rows"})
+    assert set_name(data) == "people.jsonl"
+    hub = SourceData.model_validate({"forget": {"path": "org/rows", "name": "a", "split": "b"}, "retain": "org/rows"})
+    assert set_name(hub) == "org/rows a b"
+
+
+def test_a_limit_broken_on_rows_nothing_was_tuned_on_is_said(results: Results) -> None:
+    point, limit = results.front[0], results.limits[0]
+    below = replace(point, metrics=point.metrics | {"retain_report.prob": limit.value * 0.9})
+    above = replace(point, metrics=point.metrics | {"retain_report.prob": limit.value * 1.1})
+    assert "**not kept**" in held_out(results, below)[0]
+    assert "not kept" not in held_out(results, above)[0]
+    assert held_out(results, replace(point, metrics={})) == []
