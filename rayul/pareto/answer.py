@@ -6,9 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from rayul.pareto.axes import axes
-from rayul.pareto.health import plural
+from rayul.pareto.check import plural
+from rayul.pareto.front import forgotten
+from rayul.pareto.held_out import held_out, keeps_there
 from rayul.pareto.results import Results
-from rayul.records import Evaluation
+from rayul.records import FAILED, Evaluation
 
 if TYPE_CHECKING:
     from rayul.pareto.summary import Summary
@@ -39,18 +41,50 @@ def measured(evaluation: Evaluation, metric: str) -> str:
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
-def headline(summary: Summary) -> str:
+def headline(results: Results, summary: Summary) -> str:
     """The answer in one line."""
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."
+        if summary.states["failed"] == sum(summary.states.values()):
+            return "Every trial failed."
         if summary.least_violating:
             return "Nothing was found within the limits."
         return "Nothing was forgotten yet."
     if not math.isfinite(summary.best_forgotten):
         return f"{plural(len(summary.front), 'setting')} on the front."
+    if any(h.breaks for h in held_out(results, summary.best)):
+        return f"{summary.best_forgotten:.0%} forgotten, but the limit does not hold on unseen rows."
     limits = "within the limits" if summary.limits else "with no limit on utility"
     return f"{summary.best_forgotten:.0%} forgotten {limits}."
+
+
+def caution(results: Results, summary: Summary) -> list[str]:
+    """What retain-report says against the best point; empty where its limits hold there, or nothing was measured."""
+    best = summary.best
+    broken = [h for h in held_out(results, best) if h.breaks] if best else []
+    if best is None or not broken:
+        return []
+    sentences = [
+        f"On retain-report, rows that nothing was tuned on, trial {best.trial_id} keeps {percent(h.report)} of "
+        f"{h.metric} against {percent(h.control)} on retain-control: the limit does not hold there."
+        for h in broken
+    ]
+    sentences.append(
+        "The best of many evaluations looks better than it is on the rows that chose it (the winner's curse): "
+        "believe the lower number."
+    )
+    gone = forgotten(summary.front, summary.baseline, summary.objectives)
+    safe = [(f, e) for f, e in zip(gone.tolist(), summary.front, strict=True) if keeps_there(results, e)]
+    if safe:
+        fraction, e = max(safe, key=lambda pair: pair[0])
+        sentences.append(
+            f"The front's strongest point that keeps the limit on both sets is trial {e.trial_id} at step {e.step}, "
+            f"with {percent(fraction)} forgotten."
+        )
+    else:
+        sentences.append("No exported point of the front keeps the limit on both sets.")
+    return sentences
 
 
 def answer(results: Results, summary: Summary) -> list[str]:
@@ -75,6 +109,12 @@ def answer(results: Results, summary: Summary) -> list[str]:
         margin = abs(value - limit.value)
         room = f"{margin:.2g} away" + (f", {margin / error:.1f} standard errors" if error > 0 else "")
         sentences.append(f"The limit {limit} is {room}.")
+    sentences += [
+        f"On retain-report, rows that nothing was tuned on, it keeps {percent(h.report)} of {h.metric} against "
+        f"{percent(h.control)} on retain-control."
+        for h in held_out(results, best)
+        if not h.breaks
+    ]
     forget = summary.forget_metric
     if results.oracle is not None and forget in results.oracle.metrics:
         base, ideal = results.baseline.metrics.get(forget, math.nan), results.oracle.metrics[forget]
@@ -96,6 +136,11 @@ def answer(results: Results, summary: Summary) -> list[str]:
 def _no_answer(results: Results, summary: Summary) -> list[str]:
     trained = sum(e.step > 0 for rows in results.trials.values() for e in rows)
     counted = f"{plural(trained, 'evaluation')} of {plural(len(results.trials), 'trial')}"
+    failed = [e for e in results.endings.values() if e.state == FAILED]
+    if failed and len(failed) == len(results.trials):
+        return [
+            f"{plural(len(failed), 'trial')}, and none ran to its end. The first: {failed[0].reason or 'no reason'}."
+        ]
     if not trained:
         return ["The journal holds the reference models only."]
     if not summary.least_violating:
@@ -114,19 +159,26 @@ def _no_answer(results: Results, summary: Summary) -> list[str]:
     ]
 
 
-def tiles(results: Results, summary: Summary) -> list[tuple[str, str, str]]:
-    """(label, value, note) of the few numbers worth a large font."""
+def tiles(results: Results, summary: Summary) -> list[tuple[str, str, str, str]]:
+    """(label, value, note, mark) of the few numbers worth a large font; the mark "broken" where a limit is."""
     cost = sum(e.train_seconds for e in results.endings.values())
     states = ", ".join(f"{count:,} {state}" for state, count in summary.states.items() if count)
     shown = [
-        ("Front", f"{len(summary.front):,}", "non-dominated evaluations"),
-        ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better"),
-        ("Trials", f"{len(results.trials):,}", states or "none yet"),
-        ("Device time", duration(cost), f"{sum(map(len, results.trials.values())):,} evaluations"),
+        ("Front", f"{len(summary.front):,}", "non-dominated evaluations", ""),
+        ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better", ""),
+        ("Trials", f"{len(results.trials):,}", states or "none yet", ""),
+        ("Device time", duration(cost), plural(sum(map(len, results.trials.values())), "evaluation"), ""),
     ]
-    chosen = axes(results)
-    if summary.best is not None and chosen is not None:
-        kept = chosen[1]
-        fraction = float(kept.of([summary.best])[0])
-        shown.insert(0, (f"{kept.short}: {kept.metric}", percent(fraction), "of the baseline, at the best point"))
-    return shown
+    chosen, best = axes(results), summary.best
+    if best is None or chosen is None:
+        return shown
+    kept = chosen[1]
+    first = [(f"{kept.short}: {kept.metric}", percent(float(kept.of([best])[0])), "of the baseline, at the best point")]
+    first += [
+        (f"{kept.short}: {h.twin}", percent(h.report), "of the baseline, on rows that nothing was tuned on")
+        for h in held_out(results, best)
+        if h.metric == kept.metric
+    ]
+    broken = any(h.breaks for h in held_out(results, best) if h.metric == kept.metric)
+    marks = ["", "broken" if broken else ""]
+    return [(*tile, mark) for tile, mark in zip(first, marks, strict=False)] + shown

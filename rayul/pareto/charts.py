@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from rayul.pareto.axes import Axis, axes, escape, limit_shapes, short
+from rayul.pareto.held_out import held_out
+from rayul.pareto.importance import outcomes
 from rayul.pareto.panels import SVG_POINTS, calibration_figure, trajectories_figure
 from rayul.pareto.results import Limit, Results
 from rayul.pareto.tables import best_of_trials
@@ -67,12 +69,14 @@ def _trials(results: Results, chosen: tuple[Axis, Axis]) -> list[dict[str, Any]]
     shown = [e for e, _ in best.values()]
     steps = (float(e.step) for e in shown)
     reached = dict(zip(best, zip(chosen[0].of(shown), chosen[1].of(shown), steps, strict=True), strict=True))
+    forgot, kept = (outcomes(results, axis) for axis in chosen)
     return [
         {
             "id": trial,
             "state": e.state,
             "params": [_plain(e.params.get(name)) for name in names],
             "best": short(reached[trial]) if trial in reached else None,
+            "outcome": short((forgot.get(trial, math.nan), kept.get(trial, math.nan))) if trial in forgot else None,
         }
         for trial, e in results.endings.items()
     ]
@@ -112,9 +116,10 @@ def front_figure(
         return {"type": "data", "array": short(axis.error(shown)), "thickness": 1, "width": 0}
 
     ordered = sorted(front, key=lambda e: float(x.of([e])[0]))
+    unseen = [(e, h.report) for e in ordered for h in held_out(results, e) if h.metric == y.metric]
     data = [
         points("broken", "Breaks a limit", [e for e in trained if not e.feasible]),
-        points("kept", "Within the limits", [e for e in trained if e.feasible]),
+        points("kept", "Within limits", [e for e in trained if e.feasible]),
         points("focus", "Highlighted trial", [], mode="lines+markers", showlegend=False),
         points(
             "front",
@@ -128,6 +133,18 @@ def front_figure(
         ),
         points("baseline", "Baseline", [results.baseline]),
     ]
+    if unseen:
+        places, gaps, rows = [e for e, _ in unseen], [], []
+        for e, report in unseen:
+            gaps += [float(y.of([e])[0]), report, math.nan]
+            rows += [index[e.key]] * 2 + [None]
+        across = [v for v in x.of(places).tolist() for _ in range(3)]
+        data.insert(
+            3,
+            points("report-gap", "Gap", [], mode="lines", showlegend=False)
+            | {"x": short(across), "y": short(gaps), "customdata": rows},
+        )
+        data.insert(4, points("report", "On retain-report", places) | {"y": short(r for _, r in unseen)})
     if results.oracle is not None:
         data.append(points("oracle", "Oracle", [results.oracle]))
     if best is not None:
@@ -147,16 +164,19 @@ def front_figure(
     }
     marks = [e for e in (results.baseline, results.oracle) if e is not None]
     everything = _view(chosen, [*trained, *marks], results.limits)
-    close = _view(chosen, [*front, *marks], results.limits) if front else everything
+    close = _view(chosen, [*front, *marks], results.limits, [r for _, r in unseen]) if front else everything
     return {"data": data, "layout": layout, "views": {"front": close, "all": everything}}
 
 
-def _view(chosen: tuple[Axis, Axis], shown: Sequence[Evaluation], limits: Iterable[Limit]) -> dict[str, list[float]]:
-    """Axis ranges that hold these evaluations with their error bars, and the limits."""
+def _view(
+    chosen: tuple[Axis, Axis], shown: Sequence[Evaluation], limits: Iterable[Limit], upwards: Sequence[float] = ()
+) -> dict[str, list[float]]:
+    """Axis ranges that hold these evaluations with their error bars, the limits, and more places upwards."""
     view = {}
     for name, axis in zip(("xaxis", "yaxis"), chosen, strict=True):
         at, error = axis.of(shown), np.nan_to_num(axis.error(shown), posinf=0.0)
         places = [*(at - error), *(at + error), *(limit.fraction for limit in limits if limit.metric == axis.metric)]
+        places += upwards if name == "yaxis" else ()
         finite = [float(v) for v in places if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         pad = max(0.06 * (high - low), 0.02)
@@ -190,7 +210,8 @@ def history_figure(history: Sequence[tuple[int, float]]) -> Figure:
             }
         ],
         "layout": {
-            "xaxis": {"title": {"text": "Evaluations so far"}, "zeroline": False, "tickformat": ",d"},
+            "xaxis": {"title": {"text": "Evaluations so far"}, "zeroline": False, "tickformat": ",d"}
+            | ({"dtick": 1} if counts[-1] < 8 else {}),
             "yaxis": {"title": {"text": "Hypervolume"}, "rangemode": "tozero", "zeroline": False},
             "hovermode": "x",
             "showlegend": False,

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
+from rayul.pareto.check import Check, plural
 from rayul.pareto.front import MIN_FORGOTTEN, solutions
-from rayul.pareto.results import Limit, Results
-from rayul.records import FAILED, PRUNED, RUNNING, Evaluation
-from rayul.spec import Float, Int
-
-Verdict = Literal["good", "warning", "problem"]
-
-EDGE = 0.02
-"""A parameter within this fraction of its range (in log space where the range is) of an end counts as on the edge."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question, its verdict, and the verdict as a sentence with its numbers."""
-
-    title: str
-    verdict: Verdict
-    sentence: str
+from rayul.pareto.health_trials import duplicates, edges, exported, failures, pruning, report_rows
+from rayul.pareto.results import Results
+from rayul.pareto.tables import best_of_trials
+from rayul.records import Evaluation
 
 
 def health_checks(results: Results, front: Sequence[Evaluation]) -> list[Check]:
@@ -38,28 +23,22 @@ def health_checks(results: Results, front: Sequence[Evaluation]) -> list[Check]:
         *_feasible(results, front),
         *_resolution(results),
         *_margin(results, front),
-        *_pruning(results),
-        *_edges(results, front),
-        *_duplicates(results),
-        *_failures(results),
-        *_report_rows(results, front),
+        *_runner_up(results, front),
+        *report_rows(results, front),
+        *exported(results, front),
+        *pruning(results),
+        *edges(results, front),
+        *duplicates(results),
+        *failures(results),
     ]
     return sorted(checks, key=lambda check: order.index(check.verdict))
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _keeps(limit: Limit, value: float) -> bool:
-    return value >= limit.value if limit.at_least else value <= limit.value
 
 
 def _criteria_at_baseline(results: Results) -> Iterator[Check]:
     title = "Does the baseline keep the criteria?"
     for limit in results.limits:
         value = results.baseline.metrics.get(limit.metric, math.nan)
-        if not _keeps(limit, value):
+        if not limit.keeps(value):
             yield Check(
                 title,
                 "problem",
@@ -141,114 +120,25 @@ def _margin(results: Results, front: Sequence[Evaluation]) -> Iterator[Check]:
             )
 
 
-def _pruning(results: Results) -> Iterator[Check]:
-    pruned = [e for e in results.endings.values() if e.state == PRUNED]
-    if not pruned:
+def _runner_up(results: Results, front: Sequence[Evaluation]) -> Iterator[Check]:
+    """The best solution of each other trial against the best of all: a difference within the noise ranks nothing."""
+    metric = next((m for m in results.objectives if m.startswith("forget.")), None)
+    best = sorted(best_of_trials(results).values(), key=lambda pair: pair[1], reverse=True)
+    if metric is None or len(best) < 2 or not front:
         return
-    reached = {e.trial_id for e in solutions(results.evaluations, results.baseline, results.objectives, False)}
-    early = [e for e in pruned if e.trial_id not in reached]
-    sentence = (
-        f"{len(early):,} of {plural(len(pruned), 'pruned trial')} had forgotten less than {MIN_FORGOTTEN:.0%} at every "
-        "evaluation until then."
-    )
-    verdict: Verdict = "warning" if len(early) > len(pruned) / 2 else "good"
-    yield Check("Did pruning fire before anything was forgotten?", verdict, sentence)
-
-
-def _edges(results: Results, front: Sequence[Evaluation]) -> Iterator[Check]:
-    title = "Is the front at the edge of the search space?"
-    on_edge = False
-    for name, space in results.space.items():
-        if not isinstance(space, Float | Int):
-            continue
-        low, high = (math.log(v) if space.log else float(v) for v in (space.low, space.high))
-        if not high > low:
-            continue
-        drawn = [float(e.params[name]) for e in front if _is_number(e.params.get(name))]
-        places = [((math.log(v) if space.log else v) - low) / (high - low) for v in drawn]
-        for end, count in (
-            (space.low, sum(p <= EDGE for p in places)),
-            (space.high, sum(p >= 1 - EDGE for p in places)),
-        ):
-            if count:
-                on_edge = True
-                yield Check(
-                    title,
-                    "warning",
-                    f"{count} of {plural(len(front), 'front point')} {'has' if count == 1 else 'have'} {name} at the "
-                    f"end {end:g} of its range {space.low:g} to {space.high:g}: what lies beyond may be better.",
-                )
-    if front and results.space and not on_edge:
-        yield Check(title, "good", "No: every number of every front point lies inside its range.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _duplicates(results: Results) -> Iterator[Check]:
-    seen: dict[str, list[str]] = {}
-    for trial, rows in results.trials.items():
-        if rows[0].params:
-            seen.setdefault(json.dumps([rows[0].params, rows[0].seed], sort_keys=True, default=str), []).append(trial)
-    repeated = [trials for trials in seen.values() if len(trials) > 1]
-    title = "Was anything tried twice?"
-    if repeated:
-        extra = sum(len(trials) - 1 for trials in repeated)
+    top = best[0][0]
+    within = []
+    for e, _ in best[1:]:
+        error = math.hypot(top.stderr.get(metric, math.nan), e.stderr.get(metric, math.nan))
+        if error > 0 and abs(e.metrics[metric] - top.metrics[metric]) < 2 * error:
+            within.append(e.trial_id)
+    if math.isfinite(top.stderr.get(metric, math.nan)):
+        names = ", ".join(within[:6]) + (f" and {len(within) - 6} more" if len(within) > 6 else "")
         yield Check(
-            title,
-            "warning",
-            f"Yes: {plural(extra, 'trial')} of {len(results.trials):,} repeated the settings and seed of an earlier "
-            f"one, for example {', '.join(repeated[0][:4])}.",
-        )
-    elif seen:
-        yield Check(title, "good", f"No: all {plural(len(seen), 'trial')} differ in settings or seed.")
-
-
-def _failures(results: Results) -> Iterator[Check]:
-    states = [e.state for e in results.endings.values()]
-    if not states:
-        return
-    failed, running = states.count(FAILED), states.count(RUNNING)
-    verdict: Verdict = "problem" if failed > len(states) / 2 else "warning" if failed or running else "good"
-    sentence = f"{failed:,} of {plural(len(states), 'trial')} failed."
-    if running:
-        sentence += f" {plural(running, 'trial')} did not finish: the sweep is running, or --resume goes on with it."
-    yield Check("Did every trial run to its end?", verdict, sentence)
-
-
-def _report_rows(results: Results, front: Sequence[Evaluation]) -> Iterator[Check]:
-    """Retain-report, which nothing optimised, against retain-control, which everything did: overfitting to the rows."""
-    adapters = [(e, results.adapters[e.key]) for e in front if e.key in results.adapters]
-    unverified = [a.path for _, a in adapters if not a.verified]
-    if unverified:
-        yield Check(
-            "Do the exported adapters give the recorded numbers?",
-            "warning",
-            f"{len(unverified)} of {plural(len(adapters), 'exported adapter')} "
-            f"{'was' if len(unverified) == 1 else 'were'} not reloaded and rescored, for example {unverified[0]}.",
-        )
-    for metric in results.objectives:
-        if not metric.startswith("retain."):
-            continue
-        twin = "retain_report." + metric.removeprefix("retain.")
-        base, base_twin = results.baseline.metrics.get(metric, math.nan), results.baseline.metrics.get(twin, math.nan)
-        gaps = []
-        for e, adapter in adapters:
-            value, reported = e.metrics.get(metric, math.nan), adapter.report_metrics.get(twin, math.nan)
-            error = math.hypot(e.stderr.get(metric, math.nan), adapter.report_stderr.get(twin, math.nan))
-            # Compared as changes from the baseline: the two sets need not be equally hard.
-            gap = (value - base) - (reported - base_twin)
-            if math.isfinite(gap) and error > 0:
-                gaps.append((abs(gap) / error, gap, e))
-        if not gaps:
-            continue
-        worst, gap, e = max(gaps, key=lambda g: g[0])
-        apart = sum(g[0] > 2 for g in gaps)
-        yield Check(
-            f"Does {twin} agree with {metric}?",
-            "warning" if apart else "good",
-            f"{apart} of {plural(len(gaps), 'exported point')} changed by more than two standard errors differently on "
-            f"rows that nothing was tuned on; the largest gap is {gap:+.3g} ({worst:.1f} standard errors, trial "
-            f"{e.trial_id} at step {e.step}).",
+            "Is the best trial better than the next by more than noise?",
+            "warning" if within else "good",
+            f"No: {plural(len(within), 'other trial')} reached a {metric} less than two standard errors from that of "
+            f"trial {top.trial_id} ({names}). Their order is not known: repeat them over seeds."
+            if within
+            else f"Yes: no other trial's {metric} comes within two standard errors of trial {top.trial_id}'s.",
         )

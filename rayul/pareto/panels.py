@@ -13,6 +13,8 @@ from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Key
 Path = Sequence[Evaluation]
 """Evaluations that one line goes through."""
 
+STATES = (COMPLETED, PRUNED, FAILED, RUNNING)
+
 SVG_POINTS = 1500
 """Up to here SVG draws crisply and prints; beyond it only WebGL stays responsive."""
 
@@ -28,10 +30,12 @@ def trajectories_figure(
     At each step the evaluation with the largest mixing: the model as trained, before any calibration.
     """
     paths = {trial: trajectory(rows) for trial, rows in results.trials.items()}
-    groups: dict[str, list[str]] = {state: [] for state in (COMPLETED, PRUNED, FAILED, RUNNING)}
+    groups: dict[str, list[str]] = {state: [] for state in STATES}
     for trial, e in results.endings.items():
         groups.setdefault(e.state, []).append(trial)
-    traces = [(state, state.capitalize(), "lines", [paths[t] for t in trials]) for state, trials in groups.items()]
+    # A line through one evaluation cannot be seen.
+    mode = "lines" if any(len(path) > 1 for path in paths.values()) else "lines+markers"
+    traces = [(state, state.capitalize(), mode, [paths[t] for t in trials]) for state, trials in groups.items()]
     ends = [paths[trial][-1] for trial in groups[PRUNED] if paths[trial]]
     traces.append(("pruned-at", "Pruned here", "markers", [ends]))
     traces.append(("focus", "Highlighted trial", "lines+markers", [] if best is None else [paths[best.trial_id]]))
@@ -47,16 +51,22 @@ def trajectory(rows: Sequence[Evaluation]) -> list[Evaluation]:
     return [at[step] for step in sorted(at)]
 
 
-def calibration_figure(
-    results: Results, front: Sequence[Evaluation], chosen: tuple[Axis, Axis], index: Mapping[Key, int]
-) -> dict[str, Any] | None:
-    """Forgetting and utility over the mixing coefficient, for the models behind the front's first points (one line a
-    trial and step); None when no model was evaluated at more than one mixing."""
+def calibrated(results: Results, front: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """For the models behind the front's first points that were evaluated at several mixings, those evaluations."""
     paths = []
     for trial, step in dict.fromkeys((e.trial_id, e.step) for e in front[:MAX_CALIBRATED]):
         path = sorted((e for e in results.trials[trial] if e.step == step and e.metrics), key=lambda e: e.mixing)
         if len(path) > 1:
             paths.append(path)
+    return paths
+
+
+def calibration_figure(
+    results: Results, front: Sequence[Evaluation], chosen: tuple[Axis, Axis], index: Mapping[Key, int]
+) -> dict[str, Any] | None:
+    """Forgetting and utility over the mixing coefficient, for the models behind the front's first points (one line a
+    trial and step); None when no model was evaluated at more than one mixing."""
+    paths = calibrated(results, front)
     if not paths:
         return None
     on_front = {e.key for e in front}
@@ -78,7 +88,7 @@ def _panels(
 ) -> dict[str, Any]:
     """The figure of (role, name, mode, paths), at `place` across and at the panel's axis upwards."""
     kind = "scatter" if sum(len(path) for *_, paths in traces for path in paths) <= SVG_POINTS else "scattergl"
-    data = []
+    data: list[dict[str, Any]] = []
     for panel, axis in enumerate(chosen, 1):
         for role, name, mode, paths in traces:
             if not any(paths) and role != "focus":
@@ -95,7 +105,7 @@ def _panels(
                     "meta": role,
                     "name": name,
                     "legendgroup": role,
-                    "showlegend": panel == 1 and role != "focus",
+                    "showlegend": panel == 1 and role not in ("focus", *STATES),
                     "type": kind,
                     "mode": mode,
                     "connectgaps": False,
@@ -104,6 +114,11 @@ def _panels(
                     **line,
                 }
             )
+            if panel == 1 and role in STATES:
+                data.append(
+                    {"meta": f"key-{role}", "name": name, "legendgroup": role, "type": kind, "mode": "lines"}
+                    | {"x": [None], "y": [None], "customdata": [None], "xaxis": "x", "yaxis": "y"}
+                )
     shapes = [
         {**shape, "yref": "y" if panel == 1 else "y2", "xref": "paper"}
         for panel, axis in enumerate(chosen, 1)

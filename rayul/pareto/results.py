@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,16 @@ class Limit:
     at_least: bool
     value: float
     fraction: float
+    relative: bool = False
+    """Whether the spec gave it as a percentage of the baseline."""
 
     def __str__(self) -> str:
         return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:.4g}"
+
+    def keeps(self, value: float, limit: float | None = None) -> bool:
+        """Whether a value of the metric keeps the limit (or the given number in its place); False for NaN."""
+        at = self.value if limit is None else limit
+        return value >= at if self.at_least else value <= at
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Results:
     """By metric the tighter limit, for the hypervolume."""
     space: Mapping[str, Distribution]
     provenance: Mapping[str, Any]
+    seed: int
+    """Of the search; each trial has its own in its rows."""
     evaluations: tuple[Evaluation, ...]
     baseline: Evaluation
     oracle: Evaluation | None
@@ -77,6 +86,13 @@ class Results:
     def endings(self) -> dict[str, Evaluation]:
         """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
         return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
+
+    def with_report(self, e: Evaluation) -> Evaluation:
+        """The evaluation with what the sweep measured of its exported adapter on retain-report, where it did."""
+        adapter = self.adapters.get(e.key)
+        if adapter is None:
+            return e
+        return replace(e, metrics=e.metrics | adapter.report_metrics, stderr=e.stderr | adapter.report_stderr)
 
     @cached_property
     def front(self) -> list[Evaluation]:
@@ -144,6 +160,7 @@ def load_results(folder: Path | str) -> Results:
         limit_values=limits(spec.control.criteria, reference[BASELINE].metrics),
         space=spec.space,
         provenance=spec.provenance or {},
+        seed=spec.search.seed,
         evaluations=tuple(evaluations),
         baseline=reference[BASELINE],
         oracle=reference.get(ORACLE),
@@ -154,7 +171,8 @@ def load_results(folder: Path | str) -> Results:
 def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
     found = []
     for criterion in spec.control.criteria:
-        if not isinstance(criterion.at_least or criterion.at_most, Threshold):
+        threshold = criterion.at_least or criterion.at_most
+        if not isinstance(threshold, Threshold):
             continue
         value = criterion.limit(baseline.metrics)
         at_least = criterion.at_least is not None
@@ -164,7 +182,7 @@ def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
             value,
             baseline.metrics.get(criterion.metric, np.nan),
         )
-        found.append(Limit(criterion.metric, at_least, value, float(fraction)))
+        found.append(Limit(criterion.metric, at_least, value, float(fraction), threshold.relative))
     return found
 
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from rayul.errors import RayulError
 from rayul.pareto.answer import measured, number, percent
+from rayul.pareto.check import Check
+from rayul.pareto.figures import check_formats, write_figures
 from rayul.pareto.front import forgotten, front, least_violating
-from rayul.pareto.health import Check, health_checks
+from rayul.pareto.health import health_checks
 from rayul.pareto.hypervolume import hypervolume_history, unit_scores
 from rayul.pareto.report import write_report
 from rayul.pareto.results import Limit, Results, load_results
@@ -61,17 +63,22 @@ class Summary:
         return self.folder / "report.html"
 
 
-def summarise(folder: Path) -> Summary:
-    """Read spec.yaml and evaluations.jsonl; write evaluations.parquet, trials.parquet, pareto.* and report.html.
+def summarise(folder: Path, figures: Sequence[str] = ()) -> Summary:
+    """Read spec.yaml and evaluations.jsonl; write evaluations.parquet, trials.parquet, pareto.* and report.html, and
+    figures/ in these formats (pdf, png, svg; needs matplotlib).
 
     Everything is made from the records alone, each file whole or not at all, so it may run beside a running sweep.
     Raises InputError for a folder that is no sweep's, RayulError when a file cannot be written.
     """
+    if figures:
+        check_formats(figures)
     results = load_results(folder)
     summary = summary_of(results)
     try:
         write_tables(results, summary.front)
         write_report(results, summary)
+        if figures:
+            write_figures(results, summary, figures)
     except OSError as error:
         raise RayulError(
             f"cannot write {error.filename or folder}: {error.strerror or error}",

@@ -64,12 +64,7 @@ def front_table(front: Sequence[Evaluation], results: Results) -> pa.Table:
 
     The retain-report values of an exported point are metrics.retain_report.* (and stderr.*), as in the other rows.
     """
-    rows = []
-    for e in front:
-        adapter = results.adapters.get(e.key)
-        if adapter is not None:
-            e = replace(e, metrics=e.metrics | adapter.report_metrics, stderr=e.stderr | adapter.report_stderr)
-        rows.append(e)
+    rows = [results.with_report(e) for e in front]
     adapters = [results.adapters[e.key].path if e.key in results.adapters else None for e in front]
     table = to_table(rows)
     gone = forgotten(front, results.baseline, results.objectives)

@@ -9,14 +9,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from synthetic import SPEC, baseline, evaluation, oracle, sweep, write_folder
 
 from rayul.pareto import load_results, summarise, summary_of
 from rayul.pareto.axes import axes
-from rayul.pareto.report import MAX_TABLE_ROWS, settings_yaml
-from rayul.records import COMPLETED, FAILED, PRUNED
+from rayul.pareto.listing import settings_yaml
+from rayul.pareto.report import MAX_TABLE_ROWS
+from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation
 
 HOSTILE = "</script><script>document.documentElement.dataset.pwned=1</script><img src=x onerror=alert(1)>\"'&{{7*7}}"
 
@@ -217,3 +219,64 @@ def test_the_page_and_the_summary_agree_when_nothing_is_feasible(tmp_path: Path)
     nearest = summary_of(load_results(folder)).least_violating[0]
     assert f"The nearest is trial {nearest.trial_id} at step 5" in html.text
     assert "Nearest to the limits" in html.text
+
+
+def test_the_rows_of_the_page_are_those_of_the_parquet_files(page: tuple[Page, Any]) -> None:
+    """Embedded numbers are rounded to five significant digits; nothing else may differ."""
+    html, summary = page
+    rows, trials = html.data["rows"], html.data["trials"]
+    table = pq.read_table(summary.folder / "evaluations.parquet").to_pylist()
+    assert len(rows["step"]) == len(table)
+    for i, row in enumerate(table):
+        trial = rows["trial"][i]
+        assert row["trial_id"] == (trials[trial]["id"] if trial >= 0 else row["trial_id"])
+        assert (rows["step"][i], rows["mixing"][i]) == (row["step"], row["mixing"])
+        for short, column in (("x", "forget.es"), ("y", "retain.es")):
+            for name, kind in ((short, "metrics"), (f"e{short}", "stderr")):
+                exact = row[f"{kind}.{column}"]
+                assert rows[name][i] == (None if exact is None else pytest.approx(exact, rel=1e-4, abs=1e-12))
+    by_trial = pq.read_table(summary.folder / "trials.parquet").to_pylist()
+    for trial, row in zip(trials, by_trial, strict=True):
+        assert (trial["id"], trial["state"]) == (row["trial_id"], row["state"])
+        for param, value in zip(html.data["params"], trial["params"], strict=True):
+            assert value == row[f"params.{param['name']}"]
+        if row["forgotten"] is not None:
+            assert trial["best"][0] == trial["outcome"][0] == pytest.approx(row["forgotten"], rel=1e-4)
+            assert trial["best"][2] == row["best_step"]
+        elif row["state"] == FAILED:
+            assert trial["outcome"] is None
+    listing = html.data["listing"]
+    column = [name for name, *_ in listing["head"]].index("forget.es")
+    exact = {(r["trial_id"], r["step"]): r.get("metrics.forget.es") for r in table}
+    step = [name for name, *_ in listing["head"]].index("Step")
+    assert [trial for trial, *_ in listing["rows"]] == [r["trial_id"] for r in by_trial]
+    for trial, text, cells in listing["rows"]:
+        value = exact[trial, cells[step][1]]
+        assert cells[column][1] == ("" if value is None else value)
+        assert yaml.safe_load(text).keys() == {"method", "lora", "training"}
+
+
+def test_every_setting_has_its_importance_or_the_reason_why_not(page: tuple[Page, Any], tmp_path: Path) -> None:
+    html, _ = page
+    named = [attrs["data-setting"] for tag, attrs in html.tags if tag == "button" and attrs.get("class") == "setting"]
+    assert sorted(set(named)) == ["lora.r", "method.name", "method.retain_weight", "training.lr"]
+    assert len(named) == 8
+    few = Page(summarise(write_folder(tmp_path / "few", sweep(8))).report)
+    assert "Too early to tell: " in few.text
+    assert "method.name (8 of the 20 trials needed)" in few.text
+
+
+def test_provenance_names_command_data_and_seeds(tmp_path: Path) -> None:
+    digest = "ab" * 32
+    spec = SPEC + f"  data: {{forget: {{rows: 80, sha256: {digest}}}}}\n"
+    html = Page(summarise(write_folder(tmp_path / "s", sweep(3), spec)).report)
+    assert digest in html.text
+    copies = [attrs.get("data-copy") for _, attrs in html.tags]
+    assert "rayul sweep search_spaces/ga.yaml --trials 64" in copies
+
+
+def test_a_trial_that_failed_alone_is_said(tmp_path: Path) -> None:
+    rows = [baseline(), Evaluation("0000", 0, feasible=False, state=FAILED, reason="out of memory")]
+    text = Page(summarise(write_folder(tmp_path / "s", rows)).report).text
+    assert "Every trial failed." in text
+    assert "The first: out of memory." in text

@@ -1,0 +1,83 @@
+"""Retain-report beside retain-control: limits, gaps, and that a reader of the page cannot miss them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from synthetic import BASE, SPEC, baseline, evaluation, write_folder
+from test_pareto_summary import export
+from test_report_page import Page
+
+from rayul.pareto import load_results, summarise
+from rayul.pareto.held_out import held_out
+from rayul.records import COMPLETED, Evaluation
+
+POINTS = [evaluation(f"{i:04d}", 5, 0.3 + i / 10, 0.88 + i / 50, state=COMPLETED) for i in range(3)]
+
+
+def folder_with(path: Path, reported: list[float], spec: str = SPEC, twin: float = 0.8) -> Path:
+    folder = write_folder(path, [baseline(BASE | {"retain_report.es": twin}), *POINTS], spec)
+    for e, value in zip(POINTS, reported, strict=True):
+        export(folder, e, report=value)
+    return folder
+
+
+def test_a_percentage_of_the_baseline_is_one_of_the_baseline_on_the_same_rows(tmp_path: Path) -> None:
+    results = load_results(folder_with(tmp_path / "s", [0.71, 0.73, 0.80]))
+    (h,) = held_out(results, POINTS[0])
+    assert (h.metric, h.twin, h.value) == ("retain.es", "retain_report.es", 0.71)
+    assert (h.control, h.report) == (pytest.approx(0.88 / 0.96), pytest.approx(0.71 / 0.8))
+    error = ((0.02 / 0.96) ** 2 + (0.02 / 0.8) ** 2) ** 0.5
+    assert h.gap == pytest.approx((0.88 / 0.96 - 0.71 / 0.8) / error)
+    assert [held_out(results, e)[0].breaks for e in POINTS] == [True, False, False]  # 0.9 * 0.8 = 0.72
+
+    absolute = load_results(folder_with(tmp_path / "a", [0.71, 0.73, 0.80], SPEC.replace("90% of baseline", "0.75")))
+    assert [held_out(absolute, e)[0].breaks for e in POINTS] == [True, True, False]
+
+
+def test_what_was_not_measured_is_not_judged(tmp_path: Path) -> None:
+    results = load_results(write_folder(tmp_path / "s", [baseline(), *POINTS]))
+    assert held_out(results, POINTS[0]) == []
+    spec = SPEC[: SPEC.index("control:")] + "control: []\n" + SPEC[SPEC.index("search:") :]
+    results = load_results(folder_with(tmp_path / "free", [0.1, 0.1, 0.1], spec))
+    assert held_out(results, POINTS[0])[0].breaks is None
+
+
+def test_a_limit_that_does_not_hold_there_is_the_headline(tmp_path: Path) -> None:
+    summary = summarise(folder_with(tmp_path / "s", [0.6, 0.74, 0.80]))
+    text = re.sub(r"\s+", " ", Page(summary.report).text)
+    assert "69% forgotten, but the limit does not hold on unseen rows." in text
+    assert "keeps 75.0% of retain.es against 91.7% on retain-control: the limit does not hold there." in text
+    assert "winner's curse" in text
+    assert "strongest point that keeps the limit on both sets is trial 0001 at step 5, with 59.2% forgotten" in text
+    assert "0.600 ± 0.020" in text  # in the table
+    checks = {c.title: c for c in summary.checks}
+    held = checks["Does the limit of retain.es hold on retain-report?"]
+    assert (held.verdict, held.sentence[:38]) == ("warning", "It holds for 2 of 3 exported points. T")
+    agree = checks["Does retain_report.es agree with retain.es?"]
+    assert "keeps 75.0% on retain-report against 91.7% on retain-control" in agree.sentence
+
+
+def test_a_limit_that_holds_there_is_said_without_alarm(tmp_path: Path) -> None:
+    summary = summarise(folder_with(tmp_path / "s", [0.74, 0.76, 0.80]))
+    html = Page(summary.report)
+    text = re.sub(r"\s+", " ", html.text)
+    assert "69% forgotten within the limits." in text
+    assert "keeps 92.5% of retain.es against 91.7% on retain-control." in text
+    assert not any(attrs.get("class") == "broken" for _, attrs in html.tags)
+    verdicts = {c.title: c.verdict for c in summary.checks}
+    assert verdicts["Does the limit of retain.es hold on retain-report?"] == "good"
+
+
+def test_the_squares_of_the_chart_are_the_parquet_files_values(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    summary = summarise(folder_with(tmp_path / "s", [0.6, 0.74, 0.80]))
+    data = Page(summary.report).data
+    (squares,) = (t for t in data["figures"]["front"]["data"] if t["meta"] == "report")
+    rows: list[Evaluation] = list(load_results(summary.folder).evaluations)
+    table = {r["trial_id"]: r for r in pq.read_table(summary.folder / "pareto.parquet").to_pylist()}
+    for row, y in zip(squares["customdata"], squares["y"], strict=True):
+        assert y == pytest.approx(table[rows[row].trial_id]["metrics.retain_report.es"] / 0.8, rel=1e-4)
