@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,29 @@ def begin(folder: Path, spec: Spec) -> None:
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def with_data(spec: Spec, sets: Mapping[str, Sequence[Any]]) -> Spec:
+    """The spec with each set's number of rows and the SHA-256 of their text in its provenance.
+
+    Raises InputError where a sweep that is resumed began with other rows: its evaluations would not compare.
+    """
+    facts = {
+        name: {"rows": len(rows), "sha256": sha256("\n".join(map(_text, rows)).encode()).hexdigest()}
+        for name, rows in sets.items()
+    }
+    before = (spec.provenance or {}).get("data")
+    if before is not None and before != facts:
+        changed = [name for name in dict.fromkeys([*before, *facts]) if before.get(name) != facts.get(name)]
+        raise InputError(
+            f"the rows of {', '.join(changed)} have changed since this sweep began",
+            "restore them, or begin a new sweep with --name",
+        )
+    return spec.model_copy(update={"provenance": (spec.provenance or {}) | {"data": facts}})
+
+
+def _text(row: Any) -> str:
+    return json.dumps(asdict(row), sort_keys=True, ensure_ascii=False)
 
 
 def provenance() -> dict[str, Any]:

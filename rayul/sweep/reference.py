@@ -99,7 +99,10 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
             "verified": worst <= TOLERANCE,
             "largest_difference": worst,
         }
-        (place / "rayul.json").write_text(json.dumps(note, indent=1) + "\n")
+        # Beside and renamed: a reader, or a driver killed here, must not meet half a note.
+        temporary = place / "rayul.json.tmp"
+        temporary.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(place / "rayul.json")
     return problems
 
 

@@ -23,7 +23,7 @@ from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tun
 from ray.tune.stopper import Stopper
 
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
-from rayul.sweep.folder import begin, checked, held
+from rayul.sweep.folder import begin, checked, held, with_data
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import measure_references, verify_adapters
@@ -73,6 +73,7 @@ def run_sweep(
         spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
         ready = with_testbed(spec, testbed_progress)
         sets = load_sets(ready.data)
+        spec = with_data(spec, sets)
         check_needs(ready, sets)
         load_tokenizer(ready.model)
         journal = Journal(folder / JOURNAL)
