@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 
 def save_adapter(model: PeftModel, mixing: float, folder: Path) -> None:
@@ -15,10 +20,28 @@ def save_adapter(model: PeftModel, mixing: float, folder: Path) -> None:
 
     Written beside the target and renamed: the folder is whole or absent.
     """
+    state = {k: v * mixing if "lora_B" in k else v for k, v in model.state_dict().items() if "lora_" in k}
+    with _whole(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=state)
+
+
+def write_adapter(pairs: Mapping[str, tuple[Tensor, Tensor]], config: LoraConfig, mixing: float, folder: Path) -> None:
+    """`save_adapter` of weights that are on no PEFT model: A [r, d] and B [o, r] by the name of their module."""
+    state = {}
+    for name, (a, b) in pairs.items():
+        state[f"base_model.model.{name}.lora_A.weight"] = a
+        state[f"base_model.model.{name}.lora_B.weight"] = b * mixing
+    with _whole(folder) as temporary:
+        config.save_pretrained(temporary)
+        save_file(state, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    state = {k: v * mixing if "lora_B" in k else v for k, v in model.state_dict().items() if "lora_" in k}
-    model.save_pretrained(temporary, state_dict=state)
+    temporary.mkdir(parents=True)
+    yield temporary
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -1,0 +1,16 @@
+"""Packs: many LoRA trials in one forward and backward over one frozen base.
+
+| module | idea |
+| --- | --- |
+| parameters | all adapters as rows of one [K, P] matrix, and their A/B views |
+| base | the frozen base with K adapters on its linear modules, and logits at answer positions only |
+| lines | the examples of a set as tensors of one shape |
+| slot | one trial in a pack: its own rows, loss, optimiser and end |
+| pack | join, train, evaluate, leave |
+| packable | which trials may share a pack |
+"""
+
+from rayul.unlearn.pack.pack import Pack
+from rayul.unlearn.pack.packable import Shape, packable
+
+__all__ = ["Pack", "Shape", "packable"]

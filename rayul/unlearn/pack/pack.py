@@ -1,0 +1,267 @@
+"""Many trials at once: join, train to the next evaluation, evaluate, leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rayul.errors import InputError, RayulError
+from rayul.records import COMPLETED, Evaluation
+from rayul.spec import Spec
+from rayul.unlearn.adapters import write_adapter
+from rayul.unlearn.forward import Answers
+from rayul.unlearn.pack.base import Adapters, PackedBase
+from rayul.unlearn.pack.dropout import Noise
+from rayul.unlearn.pack.evaluator import Evaluator
+from rayul.unlearn.pack.lines import filled, lines
+from rayul.unlearn.pack.packable import Shape, packable
+from rayul.unlearn.pack.parameters import Layout, Parameters, targets
+from rayul.unlearn.pack.reference import Reference
+from rayul.unlearn.pack.slot import Part, Slot, SlotState
+from rayul.unlearn.task import Task
+from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row
+
+TRAINED = ("forget", "retain_train", "idk")
+
+Event = tuple[int, list[Evaluation]]
+"""A slot and the rows of its evaluation, as `run_trial` gives them."""
+
+
+class Pack:
+    """K slots on one base. Every forward has a shape of the pack's own, whoever is in it, and everything else happens
+    slot by slot, so that a trial's result is independent of its neighbours, its slot and the step at which it joined.
+
+    spec: the sweep's spec or that of any trial of it; joining trials must be packable with it.
+    """
+
+    def __init__(self, task: Task, spec: Spec, shape: Shape) -> None:
+        self.task, self.spec, self.shape = task, spec, shape
+        self.slots: dict[int, Slot] = {}
+        linears, self._config = targets(task.base, spec.lora)
+        self.layout = Layout(linears, shape.rank)
+        self.parameters = Parameters(self.layout, shape.slots, task.device)
+        self.base = PackedBase(task.base, [one.name for one in linears])
+        sets = {name: lines(task.examples[name], task.pad, task.device) for name in TRAINED if task.examples.get(name)}
+        self.reference = Reference(self.base, sets)
+        self.evaluator = Evaluator(task, self.base, self.layout, spec.evaluate, shape.lanes)
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        self.base.remove()
+
+    @property
+    def free(self) -> list[int]:
+        return [k for k in range(self.shape.slots) if k not in self.slots]
+
+    def refuses(self, spec: Spec) -> str | None:
+        """Why a trial cannot join (it runs alone then, through `run_trial`), or None."""
+        if spec.lora.r > self.shape.rank:
+            return f"lora.r {spec.lora.r} is above the pack's rank {self.shape.rank}"
+        return packable(self.spec, spec)
+
+    def join(
+        self,
+        trial_id: str,
+        spec: Spec,
+        seed: int,
+        params: Mapping[str, Any],
+        baseline: Mapping[str, float],
+        state: SlotState | None = None,
+    ) -> int:
+        """Put a trial into a free slot, as `run_trial` would start it, or from a state of `state(slot)`.
+
+        spec: the sweep's with `params` filled in. Raises InputError for a trial that the pack refuses, RayulError
+        where no slot is free.
+        """
+        reason = self.refuses(spec)
+        if reason is not None:
+            raise InputError(f"trial {trial_id} cannot join this pack: {reason}", "run it alone")
+        if not self.free:
+            raise RayulError(f"all {self.shape.slots} slots are taken", "let a trial leave first")
+        slot = self.free[0]
+        self.parameters.values[slot] = self.layout.initial(spec.lora.r, seed)
+        evaluation = Evaluation(trial_id, 0, seed=seed, params=dict(params), device=device_name(self.task.device))
+        self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot))
+        if state is not None:
+            self.slots[slot].resume(state)
+        return slot
+
+    def leave(self, slot: int) -> None:
+        """Free a slot, whatever its trial is doing."""
+        del self.slots[slot]
+        self.parameters.clear(slot)
+
+    def state(self, slot: int) -> SlotState:
+        """The trial as it is, to be joined again, in this pack or in one of the same shape."""
+        return self.slots[slot].state()
+
+    def save_adapter(self, slot: int, mixing: float, folder: Path) -> None:
+        """Write the slot's adapter as a PEFT folder, the mixing baked in."""
+        spec = self.slots[slot].spec
+        config = copy(self._config)
+        config.r, config.lora_alpha, config.lora_dropout = spec.lora.r, spec.lora.alpha, spec.lora.dropout
+        write_adapter(self.layout.adapter(self.parameters.values[slot], spec.lora.r), config, mixing, folder)
+
+    def advance(self, waiting: Collection[int] = ()) -> list[Event]:
+        """Train all trials until some of them have something to report, and return that.
+
+        A trial that completed or failed keeps its slot, idle, until it leaves. waiting: slots that take no step now.
+        Empty when there is nothing to train.
+        """
+        while True:
+            running = {k: s for k, s in self.slots.items() if not s.ended and k not in waiting}
+            due = {k: s for k, s in running.items() if s.due}
+            if due:
+                return sorted(self._evaluate(due))
+            if not running:
+                return []
+            failed = self._train(running)
+            if failed:
+                return failed
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def _train(self, running: Mapping[int, Slot]) -> list[Event]:
+        """One step of each; returns the trials that failed in it."""
+        started = time.perf_counter()
+        self.parameters.gradient.zero_()
+        failed: dict[int, Exception] = {}
+        losses: dict[int, list[Tensor]] = {k: [] for k in running}
+        parts = {k: slot.parts() for k, slot in running.items()}
+        noise = Noise(running, self.task.device)
+        for i in range(max(map(len, parts.values()))):
+            now = {k: p[i] for k, p in parts.items() if i < len(p) and k not in failed}
+            answers = {name: self._answers(name, now, noise) for name in TRAINED}
+            terms = []
+            for k, part in now.items():
+                own = {name: answers[name][k] for name in part}
+                total = sum(len(p.get("forget") or p["idk"]) for p in parts[k])
+                try:
+                    terms.append(running[k].loss(part, own, self.reference, total))
+                    losses[k].append(terms[-1].detach())
+                except Exception as error:
+                    failed[k] = error
+            if terms:
+                self.parameters.add_gradient(terms)
+        stepping = [k for k in running if k not in failed]
+        for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping, losses), strict=True):
+            try:
+                running[k].update([(a[k], b[k]) for a, b in self.parameters.pairs], loss, norm)
+            except Exception as error:
+                failed[k] = error
+        self._share(running, started)
+        return [self._failed(k, error) for k, error in sorted(failed.items())]
+
+    def _losses_and_norms(self, stepping: Sequence[int], losses: Mapping[int, list[Tensor]]) -> Any:
+        """Loss and gradient norm before clipping of each slot; the device is waited for once."""
+        if not stepping:
+            return [], []
+        norms = []
+        for k in stepping:
+            limit = self.slots[k].spec.training.max_grad_norm
+            norms.append(torch.nn.utils.clip_grad_norm_([self.slots[k].row], limit or torch.inf))
+        sums = [torch.stack(losses[k]).sum() for k in stepping]
+        return torch.stack([torch.stack(sums), torch.stack(norms)]).tolist()
+
+    def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise) -> dict[int, Answers]:
+        """Each slot's predictions of its own rows of a set, from forwards of the shape [K * rows, T]."""
+        wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
+        pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
+        size, slots = self.shape.rows, self.shape.slots
+        layers = sorted({layer for k in wanted if (layer := self.slots[k].layer) is not None})
+        for begin in range(0, max(map(len, wanted.values()), default=0), size):
+            chunks = {k: rows[begin : begin + size] for k, rows in wanted.items() if begin < len(rows)}
+            # A slot that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
+            # reads these.
+            rows = [row for k in range(slots) for row in filled(chunks.get(k, [0]), size)]
+            batch = self.reference.sets[name].take(torch.tensor(rows, device=self.task.device))
+            adapters = Adapters(self.parameters.pairs, self._scale(), noise.on(chunks))
+            found = self.base.predict(batch, adapters, layers)
+            # unbind and not one index a slot: each of those would bring back a gradient of the whole.
+            fields = [_by_slot(t, slots) for t in (found.logits, batch.labels, batch.mask)]
+            hidden = {layer: _by_slot(h, slots) for layer, h in found.hidden.items()}
+            for k, chunk in chunks.items():
+                layer = self.slots[k].layer
+                logits, labels, mask = (field[k][: len(chunk)] for field in fields)
+                own_hidden = None if layer is None else hidden[layer][k][: len(chunk)]
+                pieces[k].append(Answers(logits, labels, mask, own_hidden))
+        return {k: _joined(several) for k, several in pieces.items()}
+
+    def _scale(self) -> Tensor:
+        """alpha / r of each slot [K]; 0 where it is free."""
+        scale = [self.slots[k].scale if k in self.slots else 0.0 for k in range(self.shape.slots)]
+        return torch.tensor(scale, device=self.task.device)
+
+    # --- evaluation --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, due: Mapping[int, Slot]) -> list[Event]:
+        """Rows of the trials' evaluations; in each round, what all of them want measured is measured together."""
+        started = time.perf_counter()
+        rows: dict[int, list[Evaluation]] = {}
+        failed: dict[int, Exception] = {}
+        rounds, wanted = {}, {}
+        for k, slot in due.items():
+            row = replace(slot.evaluation, step=slot.step)
+            if slot.step == 0:
+                rows[k] = [first_row(row, slot.spec, slot.baseline)]
+            else:
+                rounds[k] = evaluation_rows(self.task, slot.spec, row, slot.baseline)
+                wanted[k] = next(rounds[k])
+        while wanted:
+            items = [(k, a) for k, coefficients in wanted.items() for a in coefficients]
+            values = self.parameters.values[[k for k, _ in items]]
+            measured = iter(self.evaluator.measure(values, [self.slots[k].scale * a for k, a in items]))
+            own = {k: [next(measured) for _ in coefficients] for k, coefficients in wanted.items()}
+            wanted = {}
+            for k, measurements in own.items():
+                try:
+                    wanted[k] = rounds[k].send(measurements)
+                except StopIteration as end:
+                    rows[k] = end.value
+                except Exception as error:
+                    failed[k] = error
+        self._share(due, started)
+        return [self._reported(k, found) for k, found in rows.items()] + [self._failed(k, e) for k, e in failed.items()]
+
+    # --- what becomes of a trial -------------------------------------------------------------------------------------
+
+    def _reported(self, k: int, rows: list[Evaluation]) -> Event:
+        slot = self.slots[k]
+        slot.reported = slot.step
+        rows = [replace(row, train_seconds=slot.seconds) for row in rows]
+        if slot.step == slot.spec.training.steps:
+            slot.ended = True
+            rows[-1] = replace(rows[-1], state=COMPLETED)
+        return k, rows
+
+    def _failed(self, k: int, error: Exception) -> Event:
+        slot = self.slots[k]
+        slot.ended = True
+        self.parameters.clear(k)
+        row = failed_row(replace(slot.evaluation, step=slot.reported + 1), error)
+        return k, [replace(row, train_seconds=slot.seconds)]
+
+    def _share(self, slots: Mapping[int, Slot], started: float) -> None:
+        """A trial's seconds are its share of the device's."""
+        for slot in slots.values():
+            slot.seconds += (time.perf_counter() - started) / len(slots)
+
+
+def _by_slot(t: Tensor, slots: int) -> tuple[Tensor, ...]:
+    """[K * n, ...] -> K times [n, ...]."""
+    return t.view(slots, -1, *t.shape[1:]).unbind()
+
+
+def _joined(pieces: Sequence[Answers]) -> Answers:
+    if len(pieces) == 1:
+        return pieces[0]
+    logits, labels, mask = (torch.cat(fields) for fields in zip(*(p[:3] for p in pieces), strict=True))
+    hidden = [p.hidden for p in pieces if p.hidden is not None]
+    return Answers(logits, labels, mask, torch.cat(hidden) if hidden else None)

@@ -1,0 +1,54 @@
+"""Which trials may share a pack, and the shape that a pack needs for them."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any, NamedTuple
+
+from rayul.spec import Choice, Float, Int, Spec
+
+
+class Shape(NamedTuple):
+    """The shapes of a pack. They are part of a result: at equal shapes, dtype and threads it is the same to the bit.
+
+    slots: K. rank: the largest a trial may have. rows: of each slot in one forward; a larger batch takes several
+    forwards, a smaller one leaves rows unused. lanes: adapters evaluated in one forward.
+    """
+
+    slots: int
+    rank: int
+    rows: int
+    lanes: int = 1
+
+    @classmethod
+    def of(cls, spec: Spec, slots: int) -> Shape:
+        """For all trials of a sweep: the largest rank; the number of rows that divides every batch size."""
+        sizes = _values(spec.training.micro_batch_size or spec.training.batch_size)
+        return cls(slots, max(_values(spec.lora.r)), gcd(*sizes))
+
+
+def packable(a: Spec, b: Spec) -> str | None:
+    """Why these two trials cannot share a pack, or None. `packable(a, a)`: why `a` cannot be in any pack."""
+    for spec in (a, b):
+        if spec.method.parameters.get("gru"):
+            return "method.gru needs two gradients of every step"
+    for what, ours, theirs in (
+        ("model", a.model, b.model),
+        ("lora.target_modules", a.lora.target_modules, b.lora.target_modules),
+        ("data", a.data, b.data),
+        ("evaluate", a.evaluate, b.evaluate),
+    ):
+        if ours != theirs:
+            return f"{what} differs: {ours} and {theirs}"
+    return None
+
+
+def _values(value: Any) -> list[int]:
+    """Every whole number that a leaf of a spec may become."""
+    if isinstance(value, Choice):
+        return [int(option) for option in value.options if option is not None]
+    if isinstance(value, Int):
+        return list(range(value.low, value.high + 1, value.step))
+    if isinstance(value, Float):
+        raise TypeError(f"{value} is not a whole number")
+    return [int(value)]

@@ -1,0 +1,118 @@
+"""All adapters of a pack as rows of one matrix, and the views that the layers multiply with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rayul.errors import InputError
+from rayul.spec import Lora
+from rayul.unlearn.controls import lora_layers
+from rayul.unlearn.model import attach_lora, detach_lora
+
+Pair = tuple[Tensor, Tensor]
+"""A [K, d, R] and B [K, R, o] of one linear module: its output gains s_k (x A_k) B_k."""
+
+
+class Linear(NamedTuple):
+    """A linear module that carries adapters, by its name in the base."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+def targets(base: Any, lora: Lora) -> tuple[list[Linear], Any]:
+    """The modules on which PEFT puts adapters, in its order, and its `LoraConfig`. InputError for one not linear."""
+    model = attach_lora(base, lora.model_copy(update={"r": 1, "alpha": 1, "dropout": 0.0}), seed=0)
+    names = {module: name.removeprefix("base_model.model.") for name, module in model.named_modules()}
+    layers = {names[layer]: layer.get_base_layer() for layer in lora_layers(model)}
+    config = model.peft_config["default"]
+    config.inference_mode = True
+    detach_lora(model)
+    for name, layer in layers.items():
+        if not isinstance(layer, torch.nn.Linear):
+            raise InputError(
+                f"lora.target_modules: {name} is a {type(layer).__name__}, and a pack adapts linear modules only",
+                "set resources.trials_per_gpu: 1, or name linear modules",
+            )
+    return [Linear(name, layer.in_features, layer.out_features) for name, layer in layers.items()], config
+
+
+class Layout:
+    """Where in a row of P numbers the A and B of each module are. Ranks below R are padded with zeros, which stay
+    zero: a zero column of A and the zero row of B that meets it have zero gradients."""
+
+    def __init__(self, linears: Sequence[Linear], rank: int) -> None:
+        self.linears, self.rank = tuple(linears), rank
+        self.size = sum((one.inputs + one.outputs) * rank for one in linears)
+
+    def pairs(self, rows: Tensor) -> list[Pair]:
+        """Views of rows [K, P], in the order of the modules."""
+        found, begin, count = [], 0, len(rows)
+        for one in self.linears:
+            middle, end = begin + one.inputs * self.rank, begin + (one.inputs + one.outputs) * self.rank
+            a = rows[:, begin:middle].view(count, one.inputs, self.rank)
+            b = rows[:, middle:end].view(count, self.rank, one.outputs)
+            found.append((a, b))
+            begin = end
+        return found
+
+    def initial(self, rank: int, seed: int) -> Tensor:
+        """The row [P] of a fresh adapter: B = 0 and the very A that PEFT draws from this seed (`attach_lora`).
+
+        PEFT makes two `nn.Linear` per module, which draw their own weights, and then draws A anew.
+        """
+        row = torch.zeros(1, self.size)
+        generator = torch.Generator().manual_seed(seed)
+        for one, (a, _) in zip(self.linears, self.pairs(row), strict=True):
+            for shape in ((rank, one.inputs), (one.outputs, rank), (rank, one.inputs)):
+                drawn = torch.empty(shape)
+                torch.nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            a[0, :, :rank] = drawn.T
+        return row[0]
+
+    def adapter(self, row: Tensor, rank: int) -> dict[str, Pair]:
+        """By module: A [r, d] and B [o, r] as PEFT has them, without the padding."""
+        return {
+            one.name: (a[0, :, :rank].T.contiguous(), b[0, :rank].T.contiguous())
+            for one, (a, b) in zip(self.linears, self.pairs(row.unsqueeze(0)), strict=True)
+        }
+
+
+class Parameters:
+    """values and gradient, both [K, P] float32, and `pairs`, the leaves of the graph: views of the values."""
+
+    def __init__(self, layout: Layout, slots: int, device: torch.device) -> None:
+        self.layout = layout
+        self.values = torch.zeros(slots, layout.size, device=device)
+        self.gradient = torch.zeros_like(self.values)
+        # Leaves of their own: as slices of one leaf, each would bring back a gradient of the whole matrix.
+        self.pairs = [(_leaf(a), _leaf(b)) for a, b in layout.pairs(self.values)]
+
+    def row(self, slot: int) -> Tensor:
+        """The parameters [P] of one slot as a tensor that an optimiser steps; its gradient is the slot's."""
+        row = _leaf(self.values[slot])
+        row.grad = self.gradient[slot]
+        return row
+
+    def add_gradient(self, losses: Sequence[Tensor]) -> None:
+        """Add the gradient of the sum of these losses: each has the gradient that it would have alone."""
+        leaves = [leaf for pair in self.pairs for leaf in pair]
+        views = [view for pair in self.layout.pairs(self.gradient) for view in pair]
+        # Not through .grad: torch warns of one that is no contiguous tensor of its own.
+        for view, found in zip(views, torch.autograd.grad(losses, leaves, allow_unused=True), strict=True):
+            if found is not None:  # rmu stops at a middle layer
+                view += found
+
+    def clear(self, slot: int) -> None:
+        """An empty slot: it computes the base. (Filled, not multiplied: NaN * 0 is NaN.)"""
+        self.values[slot].zero_()
+
+
+def _leaf(view: Tensor) -> Tensor:
+    return view.detach().requires_grad_()

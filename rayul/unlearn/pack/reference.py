@@ -1,0 +1,55 @@
+"""What the base says of the training rows, computed once for all trials of a pack where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rayul.unlearn.forward import Answers, token_logp
+from rayul.unlearn.pack.base import PackedBase, Predictions
+from rayul.unlearn.pack.lines import Lines
+
+BUDGET = 2**28
+"""Bytes of logits that may be kept for a set: all of the testbed, a fraction of one set at a vocabulary of 128k."""
+BATCH = 32
+"""Rows a forward. A set is always computed whole, so no value hangs on which trial asked first."""
+
+
+class Reference:
+    """sets: the training rows by name, as `Lines`."""
+
+    def __init__(self, base: PackedBase, sets: Mapping[str, Lines]) -> None:
+        self.base, self.sets = base, sets
+        self._logp: dict[str, Tensor] = {}
+        self._logits: dict[str, Tensor | None] = {}
+
+    def logp(self, name: str, rows: Tensor) -> Tensor:
+        """Log-probabilities of the labels [B, S]; 0 outside the answer."""
+        if name not in self._logp:
+            self._logp[name] = torch.cat(
+                [token_logp(Answers(p.logits, part.labels, part.mask)) for part, p in self._whole(name)]
+            )
+        return self._logp[name].index_select(0, rows)
+
+    @torch.no_grad()
+    def predictions(self, name: str, rows: Tensor, layers: Sequence[int] = ()) -> Predictions:
+        """Logits (and hidden states) [B, S, ...] of these rows."""
+        if layers:
+            return self.base.predict(self.sets[name].take(rows), layers=layers)
+        if name not in self._logits:
+            vocabulary = self.base.base.get_output_embeddings().weight
+            bytes_needed = self.sets[name].labels.numel() * len(vocabulary) * vocabulary.element_size()
+            keep = bytes_needed <= BUDGET
+            self._logits[name] = torch.cat([p.logits for _, p in self._whole(name)]) if keep else None
+        kept = self._logits[name]
+        if kept is None:
+            return self.base.predict(self.sets[name].take(rows))
+        return Predictions(kept.index_select(0, rows), {})
+
+    @torch.no_grad()
+    def _whole(self, name: str) -> list[tuple[Lines, Predictions]]:
+        lines = self.sets[name]
+        parts = [Lines(*fields) for fields in zip(*(field.split(BATCH) for field in lines), strict=True)]
+        return [(part, self.base.predict(part)) for part in parts]

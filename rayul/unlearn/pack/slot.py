@@ -1,0 +1,176 @@
+"""One trial in a pack: what of it is its own. Its rows, its loss, its optimiser, and how it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayul.errors import RayulError
+from rayul.records import Evaluation
+from rayul.spec import Spec
+from rayul.unlearn.controls import controlled, project_pair
+from rayul.unlearn.forward import Answers, token_logp
+from rayul.unlearn.losses import LOSSES, Side
+from rayul.unlearn.pack.parameters import Pair
+from rayul.unlearn.pack.reference import Reference
+from rayul.unlearn.task import Task
+from rayul.unlearn.train import (
+    Diverged,
+    evaluation_steps,
+    hidden_layer,
+    learning_rate,
+    loss_keywords,
+    micro_batches,
+    needs,
+    row_order,
+    steering_direction,
+)
+
+Part = dict[str, list[int]]
+"""Rows of one micro-batch by set: "forget", "retain_train", "idk" (one refusal for each forget row)."""
+
+
+class SlotState(NamedTuple):
+    """A trial between two steps: the step of its last report, and the row of its parameters and of both Adam moments,
+    [P] each. The order of its rows and its dropout follow from seed and step."""
+
+    step: int
+    reported: int
+    seconds: float
+    values: Tensor
+    mean: Tensor | None
+    square: Tensor | None
+
+
+class Slot:
+    """evaluation: what all its rows of the record share. row: its parameters [P] with their gradient.
+    seconds: its share of the device's time so far. ended: it takes no further step."""
+
+    def __init__(
+        self, task: Task, spec: Spec, evaluation: Evaluation, baseline: Mapping[str, float], row: Tensor
+    ) -> None:
+        self.spec, self.evaluation, self.baseline, self.row = spec, evaluation, baseline, row
+        training = spec.training
+        # One flat tensor, so torch's fused kernel makes one pass over a row that fits the cache.
+        self.optimizer = torch.optim.AdamW([row], lr=training.lr, weight_decay=training.weight_decay, fused=True)
+        self.stops = frozenset(evaluation_steps(training.steps, training.evaluate_every))
+        self.order = row_order(task, spec, evaluation.seed)
+        self.sets = _sets_read(spec)
+        self.direction = steering_direction(task, spec, evaluation.seed)
+        self.layer = hidden_layer(task.base.config, spec) if needs(spec, "hidden") else None
+        self.scale = spec.lora.alpha / spec.lora.r
+        self.step = 0
+        self.reported = -1
+        self.seconds = 0.0
+        self.ended = False
+
+    def state(self) -> SlotState:
+        adam: dict[str, Tensor] = self.optimizer.state.get(self.row, {})
+        mean, square = (adam[key].clone() if key in adam else None for key in ("exp_avg", "exp_avg_sq"))
+        return SlotState(self.step, self.reported, self.seconds, self.row.detach().clone(), mean, square)
+
+    def resume(self, state: SlotState) -> None:
+        """Go on from a state."""
+        self.step, self.reported, self.seconds = state.step, state.reported, state.seconds
+        self.row.detach().copy_(state.values)
+        if state.mean is not None and state.square is not None:
+            self.optimizer.state[self.row] = {
+                "step": torch.tensor(float(state.step)),
+                "exp_avg": state.mean.clone(),
+                "exp_avg_sq": state.square.clone(),
+            }
+        next(islice(self.order, state.step, state.step), None)
+
+    @property
+    def due(self) -> bool:
+        return not self.ended and self.step in self.stops and self.step != self.reported
+
+    def parts(self) -> list[Part]:
+        """Rows of the next step, of the sets that the loss reads."""
+        forget, retain = next(self.order)
+        parts = []
+        for f, r in micro_batches(forget, retain, self.spec.training.micro_batch_size):
+            rows = {"forget": list(f), "retain_train": list(r), "idk": list(f)}
+            parts.append({name: rows[name] for name in rows if name in self.sets})
+        return parts
+
+    def dropout_generator(self, device: torch.device) -> torch.Generator | None:
+        """The noise of the next step, from seed and step alone (PEFT draws another stream from the global one)."""
+        if self.spec.lora.dropout == 0:
+            return None
+        seed = np.random.SeedSequence([self.evaluation.seed, self.step + 1]).generate_state(1)[0]
+        return torch.Generator(device).manual_seed(int(seed))
+
+    def loss(self, part: Part, answers: Mapping[str, Answers], reference: Reference, total: int) -> Tensor:
+        """The method's loss on one part, weighted by its share of the `total` forget rows of the step."""
+        control, device = self.spec.control, self.row.device
+
+        def side(name: str) -> Side | None:
+            if name not in part:
+                return None
+            limited = name == "forget"
+            temperature = control.temperature if limited else 1.0
+            rows = torch.tensor(part[name], device=device)
+
+            def plain() -> Answers:
+                return controlled(answers[name], control) if limited else answers[name]
+
+            def base() -> Answers:
+                layers = () if self.layer is None else (self.layer,)
+                found = reference.predictions(name, rows, layers)
+                hidden = None if self.layer is None else found.hidden[self.layer]
+                return answers[name]._replace(logits=found.logits / temperature, hidden=hidden)
+
+            def base_logp(mask: Tensor) -> Tensor:
+                # what is kept is at temperature 1
+                logp = reference.logp(name, rows) if temperature == 1.0 else token_logp(base())
+                return torch.where(mask, logp, 0.0)
+
+            return Side(plain, base, base_logp, self.direction if limited else None)
+
+        forget = side("forget") or Side(_unread, _unread, lambda mask: mask)
+        loss = LOSSES[self.spec.method.name](forget, side("retain_train"), side("idk"), **loss_keywords(self.spec))
+        if not loss.requires_grad:
+            raise RayulError(f"the loss of {self.spec.method.name} does not depend on the adapter")
+        return loss * (len(part.get("forget") or part["idk"]) / total)
+
+    def update(self, pairs: Sequence[Pair], loss: float, norm: float) -> None:
+        """One optimiser step with the gradient as it is; raises Diverged, and changes nothing, for what is no number.
+        pairs: the slot's own A [d, R] and B [R, o]."""
+        step = self.step + 1
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"step {step}: loss {loss}, gradient norm {norm}", "lower training.lr")
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.spec, step)
+        self.optimizer.step()
+        if self.spec.control.ball is not None:
+            for a, b in pairs:
+                project_pair(a.T, b.T, self.scale, self.spec.control.ball, self.spec.control.ball_norm)
+        self.step = step
+
+
+def _unread() -> Answers:
+    raise AssertionError("the loss reads a set that it did not read in its example")
+
+
+def _sets_read(spec: Spec) -> frozenset[str]:
+    """The sets whose predictions the loss asks for (with retain_weight 0 no retain rows, in po no forget rows): it is
+    called once on an example of one token."""
+    read: set[str] = set()
+    one = torch.ones(1, 1, dtype=torch.bool)
+    example = Answers(torch.zeros(1, 1, 2), torch.zeros(1, 1, dtype=torch.long), one, torch.zeros(1, 1, 1))
+
+    def side(name: str) -> Side:
+        def answers() -> Answers:
+            read.add(name)
+            return example
+
+        return Side(answers, lambda: example, lambda mask: torch.zeros(1, 1), torch.zeros(1))
+
+    LOSSES[spec.method.name](side("forget"), side("retain_train"), side("idk"), **loss_keywords(spec))
+    return frozenset(read)

@@ -1,0 +1,226 @@
+"""A pack against trials that run alone through PEFT and `torch.optim.AdamW`, and its rows in form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation
+from rayul.spec import METHODS
+from rayul.unlearn.calibrate import mixed
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.forward import score
+from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.pack import Pack, Shape
+from rayul.unlearn.trial import run_trial
+
+MakeSpec = Callable[..., Any]
+Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]
+TWENTY = {"lr": 1e-3, "steps": 20, "evaluate_every": 5}
+
+
+@contextmanager
+def packed(task: Any, spec: Any, shape: Shape) -> Iterator[Pack]:
+    pack = Pack(task, spec, shape)
+    yield pack
+    pack.close()
+
+
+def baseline_of(task: Any, spec: Any) -> dict[str, float]:
+    return evaluate(task.base, task, spec.evaluate.metrics, 64).values
+
+
+def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights]:
+    """Rows and last adapter of a trial without a pack."""
+    rows: list[Evaluation] = []
+    weights: Weights = {}
+    for snapshot in run_trial(task, spec, "t", seed, {}, baseline_of(task, spec)):
+        rows += snapshot.evaluations
+        if snapshot.model is not None:
+            state = {k: v.detach().clone() for k, v in snapshot.model.named_parameters() if "lora_" in k}
+            names = [k.removeprefix("base_model.model.").split(".lora_A")[0] for k in state if "lora_A" in k]
+            weights = {
+                n: tuple(state[f"base_model.model.{n}.lora_{x}.default.weight"] for x in "AB")  # type: ignore[misc]
+                for n in names
+            }
+    return rows, weights
+
+
+def finish(pack: Pack, slot: int) -> list[Evaluation]:
+    """Advance until the trial in `slot` has ended; its rows."""
+    rows: list[Evaluation] = []
+    while not rows or rows[-1].state == RUNNING:
+        for k, found in pack.advance():
+            if k == slot:
+                rows += found
+            elif found[-1].state != RUNNING:
+                pack.leave(k)
+    return rows
+
+
+def weights_of(pack: Pack, slot: int, rank: int) -> Weights:
+    return pack.layout.adapter(pack.state(slot).values, rank)
+
+
+def assert_equal_trials(pack: Pack, slot: int, rows: list[Evaluation], task: Any, spec: Any, seed: int) -> None:
+    expected_rows, expected = alone(task, spec, seed)
+    assert [(r.step, r.state) for r in rows] == [(r.step, r.state) for r in expected_rows]
+    for ours, theirs in zip(rows, expected_rows, strict=True):
+        for name in ("forget", "retain", "general"):
+            key = f"{name}.ppl"
+            assert math.log(ours.metrics[key]) == pytest.approx(math.log(theirs.metrics[key]), abs=1e-5), ours.step
+    found = weights_of(pack, slot, spec.lora.r)
+    assert found.keys() == expected.keys()
+    for name, pair in expected.items():
+        for ours_, theirs_ in zip(found[name], pair, strict=True):
+            assert torch.allclose(ours_, theirs_, rtol=0, atol=1e-4), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_packed_trial_equals_the_trial_alone(method: str, task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(method=method, lora={"r": 4}, training=TWENTY | {"weight_decay": 0.01, "warmup_steps": 3})
+    neighbour = make_spec(method="gd", training=TWENTY)
+    with packed(task, spec, Shape(slots=3, rank=8, rows=2)) as pack:
+        pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
+        slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+        rows = finish(pack, slot)
+        assert_equal_trials(pack, slot, rows, task, spec, 7)
+
+
+@pytest.mark.parametrize(
+    ("training", "control"),
+    [
+        ({"micro_batch_size": 2}, {}),
+        ({"batch_size": 3, "max_grad_norm": None}, {"temperature": 1.5}),
+        ({"max_grad_norm": 0.01}, {"token_cap": 5.5, "select_fraction": 0.7}),
+        ({}, {"loss_cap": 6.0}),
+        ({}, {"ball": 0.05}),
+        ({"lr": 3e-2}, {"ball": 0.01, "ball_norm": "elementwise"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["npo", "undial"])
+def test_controls_and_accumulation_act_as_alone(
+    method: str, training: dict[str, Any], control: dict[str, Any], task: Any, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(method=method, training=TWENTY | training, control=control)
+    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
+        slot = pack.join("t", spec, 1, {}, baseline_of(task, spec))
+        rows = finish(pack, slot)
+        assert_equal_trials(pack, slot, rows, task, spec, 1)
+
+
+def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any, make_spec: MakeSpec) -> None:
+    control = {
+        "criteria": [{"metric": "retain.prob", "at_least": "99.5% of baseline"}],
+        "mixing": True,
+        "confidence": 0.9,
+    }
+    spec = make_spec(method="ga", training={"lr": 3e-3}, control=control)
+    expected, _ = alone(task, spec, 5)
+    assert len({r.mixing for r in expected}) > 3, "the criterion must bind, or there is nothing to calibrate"
+    for lanes in (1, 3):
+        with packed(task, spec, Shape(slots=2, rank=8, rows=4, lanes=lanes)) as pack:
+            pack.join("other", spec, 6, {}, baseline_of(task, spec))
+            rows = finish(pack, pack.join("t", spec, 5, {}, baseline_of(task, spec)))
+        assert [r.key for r in rows] == [r.key for r in expected]
+        for ours, theirs in zip(rows, expected, strict=True):
+            assert (ours.state, ours.reason, ours.feasible) == (theirs.state, theirs.reason, theirs.feasible)
+            assert (ours.rows, ours.seed, ours.device) == (theirs.rows, theirs.seed, theirs.device)
+            for field in ("metrics", "stderr", "violation"):
+                assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=1e-5, abs=1e-5)
+
+
+def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(training={"lr": 1e25})
+    expected, _ = alone(task, spec, 0)
+    with packed(task, spec, Shape(slots=1, rank=8, rows=4)) as pack:
+        slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+        rows = finish(pack, slot)
+        assert [(r.key, r.state, r.feasible) for r in rows] == [(r.key, r.state, r.feasible) for r in expected]
+        assert rows[-1].state == FAILED
+        assert "diverged" in rows[-1].reason
+        assert pack.advance() == []
+        pack.leave(slot)
+        fresh = make_spec()
+        again = finish(pack, pack.join("u", fresh, 3, {}, baseline_of(task, spec)))
+        assert again[-1].state == COMPLETED
+
+
+def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) -> None:
+    # the embeddings are below every adapter, so this loss moves nothing
+    broken = make_spec(method={"name": "rmu", "layer": 0})
+    spec = make_spec()
+    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
+        bad = pack.join("b", broken, 0, {}, baseline_of(task, spec))
+        good = pack.join("g", spec, 0, {}, baseline_of(task, spec))
+        events = [pack.advance(), pack.advance()]
+        assert [k for k, _ in events[0]] == [bad, good]
+        assert [(k, rows[-1].state) for k, rows in events[1]] == [(bad, FAILED)]
+        assert finish(pack, good)[-1].state == COMPLETED
+
+
+@pytest.mark.parametrize("mixing", [1.0, 0.4])
+def test_an_exported_adapter_gives_the_same_logits_through_peft(
+    mixing: float, task: Any, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec(lora={"r": 4, "alpha": 12}, training={"lr": 1e-2})
+    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
+        slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+        finish(pack, slot)
+        pack.save_adapter(slot, mixing, tmp_path / "adapter")
+    _, weights = alone(task, spec, 0)
+    model = attach_lora(task.base, spec.lora, 0)
+    for name, (a, b) in weights.items():
+        layer = model.get_submodule(f"base_model.model.{name}")
+        layer.lora_A.default.weight.data.copy_(a)
+        layer.lora_B.default.weight.data.copy_(b)
+    with mixed(model, mixing):
+        expected = score(model, task.examples["retain"], task.pad)
+    detach_lora(model)
+    loaded = PeftModel.from_pretrained(load_model(spec.model)[0], tmp_path / "adapter")
+    assert loaded.peft_config["default"].r == 4
+    for ours, theirs in zip(score(loaded, task.examples["retain"], task.pad), expected, strict=True):
+        assert ours.logp == pytest.approx(theirs.logp, abs=1e-4)
+
+
+def test_the_base_stays_the_base(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(training={"lr": 1e-2})
+    before = {k: v.clone() for k, v in task.base.state_dict().items()}
+    ids = torch.tensor([task.examples["forget"][0].ids])
+    logits = task.base(ids).logits
+    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
+        finish(pack, pack.join("t", spec, 0, {}, baseline_of(task, spec)))
+        assert torch.equal(task.base(ids).logits, logits), "outside of the pack's own forwards"
+    assert torch.equal(task.base(ids).logits, logits)
+    assert task.base.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[k]) for k, v in task.base.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in task.base.modules())
+
+
+@pytest.mark.slow
+def test_on_the_testbed_a_pack_of_four_methods_equals_four_trials() -> None:
+    from rayul.spec.spec import from_plain
+    from rayul.testbed import ensure_testbed, with_testbed
+    from rayul.unlearn.data import load_sets
+    from rayul.unlearn.task import load_task
+
+    torch.set_num_threads(1)
+    ensure_testbed()
+    plain = {"name": "t", "model": "testbed", "data": "testbed", "training": TWENTY | {"batch_size": 4}}
+    specs = [with_testbed(from_plain(plain | {"method": name})) for name in ("ga", "npo", "kl", "dpo")]
+    task = load_task(specs[1], load_sets(specs[1].data))
+    with packed(task, specs[0], Shape(slots=4, rank=8, rows=4)) as pack:
+        slots = [pack.join("t", spec, i, {}, baseline_of(task, spec)) for i, spec in enumerate(specs)]
+        rows: dict[int, list[Evaluation]] = {slot: [] for slot in slots}
+        while events := pack.advance():
+            for slot, found in events:
+                rows[slot] += found
+        for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):
+            assert_equal_trials(pack, slot, rows[slot], task, spec, i)

@@ -1,0 +1,141 @@
+"""At equal shapes a packed trial is the same to the bit, whoever its neighbours are, wherever and whenever it joins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from rayul.records import FAILED, RUNNING, Evaluation
+from rayul.spec import METHODS
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.pack import Pack, Shape
+from rayul.unlearn.pack.slot import SlotState
+
+MakeSpec = Callable[..., Any]
+SHAPE = Shape(slots=4, rank=8, rows=2)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "loss cap": {"control": {"loss_cap": 6.0}},
+    "clip": {"training": {"max_grad_norm": 0.01}},
+    "retain weight": {"method": {"retain_weight": 0.3}},
+    "mixed ranks": {"lora": {"r": 3, "alpha": 5}},
+    "padding": {"training": {"batch_size": 3}},
+    "accumulation": {"training": {"micro_batch_size": 2}},
+}
+CASES = [(m, v) for m in METHODS for v in VARIANTS if v != "retain weight" or "retain_weight" in METHODS[m].parameters]
+
+
+def finish(pack: Pack, slot: int) -> list[Evaluation]:
+    rows: list[Evaluation] = []
+    while not rows or rows[-1].state == RUNNING:
+        for k, found in pack.advance():
+            if k == slot:
+                rows += found
+    return rows
+
+
+def assert_same(a: tuple[list[Evaluation], SlotState], b: tuple[list[Evaluation], SlotState]) -> None:
+    assert [(r.step, r.metrics) for r in a[0]] == [(r.step, r.metrics) for r in b[0]]
+    for ours, theirs in zip(a[1][3:], b[1][3:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def with_nobody(task: Any, spec: Any, baseline: dict[str, float]) -> tuple[list[Evaluation], SlotState]:
+    pack = Pack(task, spec, SHAPE)
+    slot = pack.join("t", spec, 3, {}, baseline)
+    rows = finish(pack, slot)
+    result = rows, pack.state(slot)
+    pack.close()
+    return result
+
+
+@pytest.mark.parametrize(("method", "variant"), CASES)
+def test_independent_of_neighbours_slot_and_join_step(
+    method: str, variant: str, task: Any, make_spec: MakeSpec
+) -> None:
+    sections = {key: dict(value) for key, value in VARIANTS[variant].items()}
+    sections["method"] = {"name": method} | sections.get("method", {})
+    sections["training"] = {"steps": 4} | sections.get("training", {})
+    spec = make_spec(**sections)
+    baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+    expected = with_nobody(task, spec, baseline)
+    assert expected[0][-1].state != FAILED
+
+    pack = Pack(task, spec, SHAPE)
+    pack.join("a", make_spec(method="npo", training={"batch_size": 5, "steps": 9}), 1, {}, baseline)
+    exploding = pack.join("b", make_spec(method="gd", training={"lr": 1e25, "steps": 9}), 2, {}, baseline)
+    pack.join("c", make_spec(method="rmu", training={"steps": 9}), 5, {}, baseline)
+    states = []
+    pack.advance()
+    while FAILED not in states:  # it ends on no number while the others are under way
+        states += [rows[-1].state for k, rows in pack.advance() if k == exploding]
+    pack.leave(exploding)
+    again = pack.join("d", make_spec(method="kl", training={"lr": 1e25, "steps": 9}), 2, {}, baseline)
+    slot = pack.join("t", spec, 3, {}, baseline)
+    assert (again, slot) == (exploding, 3)
+    rows = finish(pack, slot)
+    assert pack.slots[again].ended, "it exploded beside the trial"
+    assert_same(expected, (rows, pack.state(slot)))
+    pack.close()
+
+
+@pytest.mark.parametrize("method", ["ga", "npo", "rmu"])
+def test_a_refilled_slot_and_a_waiting_trial(method: str, task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(method=method, training={"steps": 4}, lora={"dropout": 0.2})
+    baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+    expected = with_nobody(task, spec, baseline)
+    pack = Pack(task, spec, SHAPE)
+    first = pack.join("a", make_spec(method="dpo", lora={"dropout": 0.5}), 1, {}, baseline)
+    other = pack.join("b", spec, 8, {}, baseline)
+    pack.advance()
+    pack.advance()
+    pack.leave(first)
+    slot = pack.join("t", spec, 3, {}, baseline)
+    assert slot == first
+    rows = [row for k, found in pack.advance(waiting=[other]) for row in found if k == slot]
+    rows += [row for k, found in pack.advance(waiting=[other]) for row in found if k == slot]
+    for k, found in pack.advance(waiting=[slot]):
+        assert k == other
+        assert found[-1].step == 4
+    rows += finish(pack, slot)
+    assert_same(expected, (rows, pack.state(slot)))
+    pack.close()
+
+
+def test_dropout_changes_the_trial_and_follows_its_seed(task: Any, make_spec: MakeSpec) -> None:
+    baseline: dict[str, float] = {}
+    plain, dropped, again = (
+        with_nobody(task, make_spec(lora={"dropout": p}), baseline)[1].values for p in (0.0, 0.5, 0.5)
+    )
+    assert torch.equal(dropped, again)
+    assert not torch.equal(plain, dropped)
+
+
+@pytest.mark.parametrize("method", ["gd", "dpo", "undial"])
+def test_a_restored_trial_goes_on_to_the_bit(method: str, task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(method=method, lora={"dropout": 0.1}, training={"weight_decay": 0.1, "warmup_steps": 5})
+    baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+    rows, expected = with_nobody(task, spec, baseline)
+    pack = Pack(task, spec, SHAPE)
+    slot = pack.join("t", spec, 3, {}, baseline)
+    before = [row for _ in range(3) for _, found in pack.advance() for row in found]
+    state = pack.state(slot)
+    assert state.step == 4
+    pack.advance()  # what is taken back is as it was taken
+    pack.close()
+    pack = Pack(task, spec, SHAPE)
+    pack.join("a", make_spec(method="ga"), 1, {}, baseline)
+    slot = pack.join("t", spec, 3, {}, baseline, state)
+    assert_same((rows, expected), (before + finish(pack, slot), pack.state(slot)))
+    pack.close()
+
+
+def test_a_state_before_its_report_is_reported(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    pack = Pack(task, spec, SHAPE)
+    state = pack.state(pack.join("t", spec, 3, {}, {}))
+    slot = pack.join("t", spec, 3, {}, {}, state)
+    assert [(k, rows[-1].step) for k, rows in pack.advance()] == [(0, 0), (slot, 0)]
+    pack.close()

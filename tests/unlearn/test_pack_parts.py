@@ -1,0 +1,93 @@
+"""The parts of a pack: initial adapters, windows of answers, dropout, and who may share one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from rayul.errors import InputError, RayulError
+from rayul.unlearn.forward import forward, token_logp
+from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.pack import Pack, Shape, packable
+from rayul.unlearn.pack.base import PackedBase
+from rayul.unlearn.pack.lines import lines
+from rayul.unlearn.pack.parameters import Layout, targets
+from rayul.unlearn.tokens import Example, collate
+
+MakeSpec = Callable[..., Any]
+
+
+@pytest.mark.parametrize(("rank", "seed"), [(1, 0), (4, 7), (8, 2**31)])
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "down_proj"]])
+def test_a_fresh_row_is_pefts_fresh_adapter(modules: Any, rank: int, seed: int, task: Any, make_spec: MakeSpec) -> None:
+    lora = make_spec(lora={"r": rank, "target_modules": modules}).lora
+    linears, _ = targets(task.base, lora)
+    layout = Layout(linears, 8)
+    ours = layout.adapter(layout.initial(rank, seed), rank)
+    model = attach_lora(task.base, lora, seed)
+    theirs = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
+    detach_lora(model)
+    assert len(theirs) == 2 * len(ours)
+    for name, pair in ours.items():
+        for letter, tensor in zip("AB", pair, strict=True):
+            assert torch.equal(tensor, theirs[f"base_model.model.{name}.lora_{letter}.default.weight"])
+
+
+def test_lines_hold_every_answer_in_a_window_of_distinct_positions() -> None:
+    examples = [
+        Example((5, 6, 7, 8, 9), 1, 5),
+        Example((5, 6, 7, 8, 9, 10, 11), 5, 7),
+        Example((5, 6, 7), 1, 2),
+    ]
+    found = lines(examples, pad=0)
+    assert found.ids.shape == (3, 7)
+    assert found.labels.shape == found.at.shape == found.mask.shape == (3, 4)
+    for i, e in enumerate(examples):
+        assert found.labels[i][found.mask[i]].tolist() == list(e.ids[e.start : e.stop])
+        assert torch.equal(found.ids[i][found.at[i] + 1], found.labels[i])
+        assert len(set(found.at[i].tolist())) == 4
+
+
+def test_a_pack_predicts_what_the_base_does(task: Any) -> None:
+    base = PackedBase(task.base, [])
+    examples = task.examples["forget"]
+    batch = lines(examples, task.pad)
+    with torch.no_grad():
+        ours = base.predict(batch, layers=(1,))
+        theirs = forward(task.base, collate(examples, task.pad), 1)
+    for i, e in enumerate(examples):
+        count = e.stop - e.start
+        assert torch.allclose(ours.logits[i][batch.mask[i]], theirs.logits[i][theirs.mask[i]], atol=1e-5)
+        assert theirs.hidden is not None
+        assert torch.allclose(ours.hidden[1][i][batch.mask[i]], theirs.hidden[i][theirs.mask[i]], atol=1e-5)
+        assert token_logp(theirs)[i][theirs.mask[i]].shape == (count,)
+    base.remove()
+
+
+def test_the_shape_of_a_sweep(make_spec: MakeSpec) -> None:
+    spec = make_spec(
+        lora={"r": {"choice": [4, 16, 8]}}, training={"batch_size": {"choice": [4, 8]}}, resources={"trials_per_gpu": 8}
+    )
+    assert Shape.of(spec, 8) == Shape(slots=8, rank=16, rows=4)
+    spec = make_spec(lora={"r": {"int": [2, 6]}}, training={"batch_size": 8, "micro_batch_size": 2})
+    assert Shape.of(spec, 2) == Shape(slots=2, rank=6, rows=2)
+
+
+def test_who_may_share_a_pack(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    assert packable(spec, make_spec(method="rmu", lora={"r": 2}, training={"batch_size": 3})) is None
+    assert "gru" in str(packable(spec, make_spec(method={"name": "ga", "gru": True})))
+    assert "target_modules" in str(packable(spec, make_spec(lora={"target_modules": ["q_proj"]})))
+    half = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "bfloat16"})})
+    assert "model" in str(packable(spec, half))
+    pack = Pack(task, spec, Shape(slots=1, rank=4, rows=2))
+    with pytest.raises(InputError, match=r"lora.r 8 is above the pack's rank 4"):
+        pack.join("t", spec, 0, {}, {})
+    small = make_spec(lora={"r": 4})
+    pack.join("t", small, 0, {}, {})
+    with pytest.raises(RayulError, match="all 1 slots are taken"):
+        pack.join("u", small, 0, {}, {})
+    pack.close()
