@@ -250,6 +250,25 @@ def export(
         print(push(out, push_to_hub))
 
 
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR/NAME...", help="The results folders of sweeps.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Compare sweeps: their fronts on one scale, who is ahead where, what the seeds decide, settings that differ."""
+    from rayul.pareto.compare import load_comparison
+    from rayul.pareto.compare_page import write_comparison
+    from rayul.pareto.compare_text import comparison_lines
+
+    comparison = load_comparison(folders)
+    try:
+        write_comparison(comparison, out)
+    except OSError as error:
+        raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another file with --out") from error
+    print("\n".join(comparison_lines(comparison)))
+    print(out)
+
+
 class _ProgressBar:
     """A bar for work that says how far it is; lines where there is no terminal. Nothing until the first word."""
 

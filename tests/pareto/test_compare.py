@@ -1,0 +1,229 @@
+"""Several sweeps on one scale: hypervolume, domination and attainment against their definitions, and what is said of
+everything that is not the same."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import BASE, SPEC, baseline, evaluation, oracle, sweep, write_folder
+
+from rayul.errors import InputError
+from rayul.pareto.attainment import attainment, outline
+from rayul.pareto.compare import Comparison, load_comparison, settings_of
+from rayul.pareto.compare_text import comparison_lines, headline, merged_front, sentences
+from rayul.records import Evaluation
+from rayul.spec import parse_spec
+
+
+def spec(name: str, seed: int = 0, **changes: str) -> str:
+    text = SPEC.replace("name: synthetic", f"name: {name}").replace(
+        "trials: 64, seed: 0}", f"trials: 64, seed: {seed}}}"
+    )
+    for before, after in changes.values():
+        assert before in text
+        text = text.replace(before, after)
+    return text
+
+
+def points(*pairs: tuple[float, float], base: Evaluation | None = None) -> list[Evaluation]:
+    """A sweep whose front is these (forget.es, retain.es), a trial each."""
+    return [base or baseline(), oracle(), *(evaluation(f"{i:04d}", 5, f, r) for i, (f, r) in enumerate(pairs))]
+
+
+def comparison(folder: Path, **sweeps: tuple[list[Evaluation], str]) -> Comparison:
+    return load_comparison([write_folder(folder / name, rows, text) for name, (rows, text) in sweeps.items()])
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    place = tmp_path_factory.mktemp("compare")
+    return comparison(
+        place,
+        **{f"ga-{i}": (sweep(30, seed=i), spec(f"ga-{i}", i)) for i in range(3)},
+        npo=(sweep(40, seed=7), spec("npo", method=("choice: [ga, gd]", "choice: [gd, npo]"))),
+    )
+
+
+def dominated_area(corners: list[tuple[float, float]]) -> float:
+    """Area below a staircase by summing its columns."""
+    area, left = 0.0, 0.0
+    for x in sorted({x for x, _ in corners}):
+        area += (x - left) * max(y for px, y in corners if px >= x)
+        left = x
+    return area
+
+
+def test_hypervolume_is_on_the_first_baseline_and_the_tighter_limit(tmp_path: Path) -> None:
+    half = baseline(BASE | {"forget.es": 0.49})
+    c = comparison(
+        tmp_path,
+        a=(points((0.3, 0.95), (0.2, 0.90)), spec("a")),
+        b=(points((0.1, 0.88), (0.25, 0.94), base=half), spec("b", limit=("90% of", "95% of"))),
+    )
+    limit = 0.95
+    for entry, kept in zip(c.entries, ([(0.3, 0.95)], [(0.25, 0.94)]), strict=True):
+        corners = [(1 - f / BASE["forget.es"], (r / BASE["retain.es"] - limit) / (1 - limit)) for f, r in kept]
+        assert entry.hypervolume == pytest.approx(dominated_area(corners))
+        assert [(e.metrics["forget.es"], e.metrics["retain.es"]) for e in entry.front] == kept
+    said = " ".join(c.notes)
+    assert "limits on retain.es differ" in said
+    assert "held to retain.es ≥ 0.912" in said
+    assert "baselines differ in forget.es (a: 0.98, b: 0.49)" in said
+    assert "measured by that of a" in said
+
+
+def test_what_is_the_same_everywhere_is_not_noted(tmp_path: Path) -> None:
+    c = comparison(tmp_path, a=(points((0.3, 0.95)), spec("a")), b=(points((0.2, 0.9)), spec("b")))
+    assert c.notes == []
+    assert [key for key, _ in c.settings] == []
+
+
+def test_different_rows_and_budgets_are_noted(tmp_path: Path) -> None:
+    other = replace(baseline(), rows={"forget": 20, "retain": 120})
+    c = comparison(
+        tmp_path, a=(points((0.3, 0.95)), spec("a")), b=(points((0.3, 0.95), (0.2, 0.9), base=other), spec("b"))
+    )
+    assert any("different rows (a: 80 forget, 120 retain, b: 20 forget" in note for note in c.notes)
+    assert any("a: 1, b: 2 trials" in note for note in c.notes)
+
+
+def test_objectives_that_not_all_have_are_left_out(tmp_path: Path) -> None:
+    three = ("retain.es: maximize}", "retain.es: maximize, general.es: maximize}")
+    c = comparison(tmp_path, a=(sweep(4), spec("a", objectives=three)), b=(sweep(4), spec("b")))
+    assert list(c.objectives) == ["forget.es", "retain.es"]
+    assert any("not by general.es" in note for note in c.notes)
+
+    prob = ("{forget.es: minimize, retain.es: maximize}", "{forget.prob: minimize, retain.prob: maximize}")
+    with pytest.raises(InputError, match=r"no objective in common: a: minimize forget\.es"):
+        comparison(tmp_path / "x", a=(sweep(4), spec("a")), b=(sweep(4), spec("b", objectives=prob)))
+
+
+def test_an_unmeasured_limit_is_noted(tmp_path: Path) -> None:
+    extra = ("  - {metric: retain.es", "  - {metric: general.es, at_least: 0.5}\n  - {metric: retain.es")
+    c = comparison(tmp_path, a=(sweep(4), spec("a", extra=extra)), b=(points((0.3, 0.95)), spec("b")))
+    assert any(note.startswith("b did not measure general.es") for note in c.notes)
+    assert len(c.entries[1].front) == 1
+
+
+def test_one_sweep_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one sweep"):
+        comparison(tmp_path, a=(sweep(4), spec("a")))
+
+
+def test_unbeaten_and_coverage_are_those_of_the_definition(seeds: Comparison) -> None:
+    fronts = [[(e.metrics["forget.es"], e.metrics["retain.es"]) for e in entry.front] for entry in seeds.entries]
+
+    def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return a[0] <= b[0] and a[1] >= b[1]
+
+    for i, ours in enumerate(fronts):
+        ahead = {p for p in ours if not any(beats(q, p) for j, theirs in enumerate(fronts) if j != i for q in theirs)}
+        entry = seeds.entries[i]
+        assert {(e.metrics["forget.es"], e.metrics["retain.es"]) for e in entry.front if e.key in entry.ahead} == ahead
+        for j, theirs in enumerate(fronts):
+            share = sum(any(beats(p, q) for p in ours) for q in theirs) / len(theirs)
+            assert seeds.coverage[i, j] == pytest.approx(share)
+
+
+def test_who_is_ahead_at_which_forgetting(seeds: Comparison) -> None:
+    assert seeds.levels
+    for level in seeds.levels:
+        for entry, kept in zip(seeds.entries, level.kept, strict=True):
+            inside = [
+                e.metrics["retain.es"] / BASE["retain.es"]
+                for e in entry.front
+                if 1 - e.metrics["forget.es"] / BASE["forget.es"] >= level.forgotten
+            ]
+            assert (math.isnan(kept) and not inside) or kept == pytest.approx(max(inside))
+        assert level.kept[level.winner] == np.nanmax(level.kept)
+
+
+def test_a_lead_within_the_error_is_not_called_clear(tmp_path: Path) -> None:
+    c = comparison(tmp_path, a=(points((0.3, 0.95)), spec("a")), b=(points((0.3, 0.94)), spec("b")))
+    assert not any(level.clear for level in c.levels)
+    far = [replace(e, stderr={"retain.es": 0.001}) for e in points((0.3, 0.94))]
+    near = [replace(e, stderr={"retain.es": 0.001}) for e in points((0.3, 0.95))]
+    d = comparison(tmp_path / "d", a=(near, spec("a")), b=(far, spec("b")))
+    assert all(level.clear and level.winner == 0 for level in d.levels)
+
+
+def test_attainment_is_how_many_runs_reach_a_place() -> None:
+    draw = np.random.default_rng(0)
+    runs = [draw.random((6, 2)) for _ in range(4)]
+    runs = [r[[not ((r >= p).all(1) & (r > p).any(1)).any() for p in r]] for r in runs]
+    found = attainment(runs)
+    places = draw.random((500, 2))
+    reached = sum((r[None] >= places[:, None]).all(2).any(1).astype(int) for r in runs)
+    for name, needed in (("best", 1), ("median", 2), ("worst", 4)):
+        inside = (found[name][None] >= places[:, None]).all(2).any(1) if len(found[name]) else np.zeros(500, bool)
+        assert (inside == (reached >= needed)).all(), name
+
+
+def test_a_run_that_found_nothing_leaves_no_worst() -> None:
+    one = np.array([[0.5, 0.5]])
+    found = attainment([one, np.empty((0, 2)), one])
+    assert found["best"].tolist() == found["median"].tolist() == [[0.5, 0.5]]
+    assert len(found["worst"]) == 0
+    assert len(attainment([np.empty((0, 2))] * 2)["best"]) == 0
+
+
+def test_an_outline_goes_from_edge_to_edge() -> None:
+    line = outline(np.array([[0.2, 0.9], [0.6, 0.4]]), 0.0, 0.1)
+    assert line.tolist() == [[0.0, 0.9], [0.2, 0.9], [0.2, 0.4], [0.6, 0.4], [0.6, 0.1]]
+    assert len(outline(np.empty((0, 2)), 0.0, 0.0)) == 0
+
+
+def test_seeds_of_one_search_are_found_and_their_spread_is_said(seeds: Comparison) -> None:
+    assert seeds.seeds == [[0, 1, 2]]
+    volumes = [seeds.entries[i].hypervolume for i in range(3)]
+    said = " ".join(sentences(seeds))
+    assert f"hypervolume {min(volumes):.3f} to {max(volumes):.3f}, median {sorted(volumes)[1]:.3f}" in said
+
+
+def test_settings_that_differ(seeds: Comparison) -> None:
+    assert dict(seeds.settings)["search.seed"] == ["0", "1", "2", "0"]
+    assert dict(seeds.settings)["method.name"][3] == "{choice: [gd, npo]}"
+    assert "training.lr" not in dict(seeds.settings)
+    settings = settings_of(parse_spec(SPEC, check_files=False))
+    assert settings["training.lr"] == "{float: [0.0001, 0.005], log: true}"
+    assert settings["control.criteria.0.at_least"] == "90% of baseline"
+    assert "name" not in settings
+
+
+def test_the_lines_have_the_numbers(seeds: Comparison) -> None:
+    lines = comparison_lines(seeds)
+    table = [line.split() for line in lines[lines.index("") :]]
+    for entry in seeds.entries:
+        row = next(row for row in table if row[:1] == [entry.label])
+        assert row[1] == str(len(entry.results.trials))
+        assert row[4:6] == [str(len(entry.front)), str(len(entry.ahead))]
+        assert row[7] == f"{entry.hypervolume:.4f}"
+    order = [gone for *_, gone, _ in merged_front(seeds)]
+    assert order == sorted(order, reverse=True)
+
+
+def test_nothing_found_and_equal_names(tmp_path: Path) -> None:
+    c = comparison(tmp_path, a=([baseline()], spec("same")), b=(points((0.3, 0.95)), spec("same")))
+    assert [e.label for e in c.entries] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert math.isnan(c.entries[0].best)
+    assert c.entries[0].hypervolume == 0
+    assert np.isnan(c.coverage[1, 0])
+    assert comparison_lines(c)
+    empty = comparison(tmp_path / "x", a=([baseline()], spec("a")), b=([baseline()], spec("b")))
+    assert headline(empty) == "None of the sweeps has found a solution."
+    assert comparison_lines(empty)
+
+
+def test_one_objective_and_no_limit_is_compared_all_the_same(tmp_path: Path) -> None:
+    changes = {
+        "objectives": ("{forget.es: minimize, retain.es: maximize}", "{forget.es: minimize}"),
+        "control": ("control:\n  - {metric: retain.es, at_least: 90% of baseline, patience: 1}\n", ""),
+    }
+    c = comparison(tmp_path, a=(sweep(4), spec("a", **changes)), b=(sweep(5, seed=3), spec("b", **changes)))
+    assert c.axes is None
+    assert all(len(e.front) == 1 for e in c.entries)
+    assert "without any limit" in " ".join(sentences(c))
