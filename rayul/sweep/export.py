@@ -15,13 +15,13 @@ from rayul.pareto.choose import adapter_path
 from rayul.pareto.results import SPEC, Results
 from rayul.records import Evaluation, to_json
 from rayul.spec import load_spec
+from rayul.sweep.folder import with_data
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
     MERGED,
     copy_adapter,
     largest_difference,
-    rows_sha256,
     score,
     score_adapter,
     write_merged,
@@ -52,14 +52,15 @@ def export(
     `merge` the merged model in merged/. address: what the card tells others to load, by default the folder's name.
     `say` hears what is being done.
 
-    Raises InputError for an `out` that exists and for a point without an adapter, and RayulError where the reloaded
-    model does not score as its record says.
+    Raises InputError for an `out` that exists, a point without an adapter and rows that have changed, and RayulError
+    where the reloaded model does not score as its record says.
     """
     refuse_existing(out)
     source = adapter_path(results, e)
     written = load_spec(results.folder / SPEC)
     spec = with_testbed(written, testbed_progress)
     sets = load_sets(spec.data)
+    rows = (with_data(written, sets).provenance or {})["data"]["forget"]
     task = load_task(spec, sets)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -81,7 +82,7 @@ def export(
             results,
             written,
             e,
-            Forgotten(set_name(written.data), len(sets["forget"]), rows_sha256(sets["forget"])),
+            Forgotten(set_name(written.data), rows["rows"], rows["sha256"]),
             address=address or out.name,
             after={key: (m.value, m.stderr) for key, m in measured.items()},
             difference=difference,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import torch
 
 from rayul import spec as specs
 from rayul.unlearn.adapters import load_adapter
-from rayul.unlearn.data import Row
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.metrics import Measured
 from rayul.unlearn.model import detach_lora, load_model
@@ -24,16 +21,6 @@ from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED
 
 MERGED = "merged"
-
-
-def rows_sha256(rows: Iterable[Row]) -> str:
-    """SHA-256 (hex) of rows as JSON lines in their order: keys sorted, empty fields left out, UTF-8, no blanks."""
-    digest = hashlib.sha256()
-    for row in rows:
-        fields = {key: value for key, value in asdict(row).items() if value}
-        line = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
 
 
 def copy_adapter(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
