@@ -122,13 +122,13 @@ class Pack:
                 return sorted(self._evaluate(due))
             if not running:
                 return []
-            failed = self._train(running)
+            failed = self.step(running)
             if failed:
                 return failed
 
     # --- training ----------------------------------------------------------------------------------------------------
 
-    def _train(self, running: Mapping[int, Slot]) -> list[Event]:
+    def step(self, running: Mapping[int, Slot]) -> list[Event]:
         """One step of each; returns the trials that failed in it."""
         started = time.perf_counter()
         self.parameters.gradient.zero_()
