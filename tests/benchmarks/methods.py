@@ -5,12 +5,14 @@
 Every method runs once with each seed, all with the same adapter, batch size, steps and learning rate; METHODS lists
 what differs. Per run: forget.es and retain.es of the last step (no control); of the last evaluation before the first to
 break tau * baseline (early stopping); of the last adapter scaled to the largest mixing that keeps tau * baseline
-(calibration). Two processes, one thread each. `--best` retrains the best point of a sweep over fresh seeds.
+(calibration), and of the evaluation whose calibration forgets most, which is what a sweep keeps. Two processes, one
+thread each. `--best` retrains the best point of a sweep over fresh seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -30,7 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "po": {},
     "npo": {},
     "simnpo": {},
-    "rmu": {"retain_weight": 100.0, "steering": 10.0},
+    "rmu": {"steering": 20.0},
     "wga": {},
 }
 TAUS = (0.95, 0.90)
@@ -75,39 +77,37 @@ def run(job: tuple[str, int, dict[str, Any], dict[str, Any], dict[str, Any]]) ->
     baseline = evaluate(_TASK.base, _TASK, ("es",), 64).values
     model = attach_lora(_TASK.base, spec.lora, seed)
     history = []
+    best: dict[float, dict[str, Any]] = {tau: {"mixed_forget": 1.0} for tau in TAUS}
+    last: dict[float, dict[str, Any]] = {}
     for step in train(model, _TASK, spec, seed):
         values = evaluate(model, _TASK, ("es",), 64).values if step else baseline
         history.append((step, values["forget.es"], values["retain.es"]))
+        at = {0.0: baseline, 1.0: values}
+        for tau in TAUS if step else ():
+            last[tau] = calibrated(model, tau * baseline["retain.es"], at)
+            best[tau] = min(best[tau], last[tau], key=lambda found: found["mixed_forget"])
+    detach_lora(model)
     row: dict[str, Any] = {"method": name, "seed": seed, "baseline_forget": baseline["forget.es"]}
     row |= {"baseline_retain": baseline["retain.es"], "forget": history[-1][1], "retain": history[-1][2]}
     for tau in TAUS:
-        limit = tau * baseline["retain.es"]
-        kept = []
-        for point in history:
-            if point[2] < limit:
-                break
-            kept.append(point)
-        step, stopped_forget, stopped_retain = kept[-1]
+        kept = list(itertools.takewhile(lambda point: point[2] >= tau * baseline["retain.es"], history))  # noqa: B023
         row |= {
-            f"stopped_forget_{tau}": stopped_forget,
-            f"stopped_retain_{tau}": stopped_retain,
-            f"stopped_step_{tau}": step,
+            f"stopped_{key}_{tau}": value for key, value in zip(("step", "forget", "retain"), kept[-1], strict=True)
         }
-        row |= {f"{key}_{tau}": value for key, value in calibrated(model, limit, baseline).items()}
-    detach_lora(model)
+        row |= {f"{key}_{tau}": value for key, value in last[tau].items()}
+        row |= {f"best_{key}_{tau}": value for key, value in best[tau].items()}
     return row
 
 
-def calibrated(model: Any, limit: float, baseline: dict[str, float]) -> dict[str, Any]:
-    """The adapter at the largest mixing that keeps retain.es at the limit."""
+def calibrated(model: Any, limit: float, at: dict[float, dict[str, float]]) -> dict[str, Any]:
+    """The adapter at the largest mixing that keeps retain.es at the limit; `at` holds what was measured already."""
     from rayul.unlearn.calibrate import calibrate, mixed
     from rayul.unlearn.evaluate import evaluate
 
-    at = {0.0: baseline}
-
     def violation(a: float) -> float:
-        with mixed(model, a):
-            at[a] = evaluate(model, _TASK, ("es",), 64).values
+        if a not in at:
+            with mixed(model, a):
+                at[a] = evaluate(model, _TASK, ("es",), 64).values
         return max(0.0, limit - at[a]["retain.es"])
 
     found = calibrate(violation)
@@ -130,7 +130,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     heads = ["method", "forget", "retain"]
     for tau in TAUS:
-        heads += [f"stopped {tau}: forget", "retain", f"mixed {tau}: forget", "retain", "a", "runs with a = 0"]
+        heads += [
+            f"stopped at {tau}: forget",
+            "retain",
+            f"last, mixed to {tau}: forget",
+            "retain",
+            "a",
+            "runs with a = 0",
+        ]
+        heads += [f"best step, mixed to {tau}: forget", "retain"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name in dict.fromkeys(row["method"] for row in rows):
         cells = [name, cell(name, "forget"), cell(name, "retain")]
@@ -139,6 +147,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             keys = ("stopped_forget", "stopped_retain", "mixed_forget", "mixed_retain", "mixing")
             cells += [cell(name, f"{key}_{tau}") for key in keys]
             cells.append(f"{sum(zero)}/{len(zero)}")
+            cells += [cell(name, f"{key}_{tau}") for key in ("best_mixed_forget", "best_mixed_retain")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -189,9 +198,10 @@ def main() -> None:
     print(table(rows))
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
-        ratios = [row["mixed_forget_0.9"] / row["stopped_forget_0.9"] for row in mine if row["stopped_forget_0.9"]]
-        median = statistics.median(row["mixed_forget_0.9"] for row in mine)
-        print(f"{name}: calibrated / stopped at 0.9: mean ratio {statistics.mean(ratios):.2f}; median {median:.2f}")
+        for which, key in (("last step", "mixed_forget_0.9"), ("best step", "best_mixed_forget_0.9")):
+            ratios = [row[key] / row["stopped_forget_0.9"] for row in mine if row["stopped_forget_0.9"]]
+            median = statistics.median(row[key] for row in mine)
+            print(f"{name}: calibrated at 0.9, {which}: {statistics.mean(ratios):.2f} of stopped; median {median:.2f}")
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), arguments.out / "methods.parquet")

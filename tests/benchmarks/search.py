@@ -4,9 +4,9 @@
     python tests/benchmarks/search.py --cache FILE [--seeds 10] [--trials 64] [--out results/search]
     python tests/benchmarks/search.py --cache FILE --rules    (false prunes of each rule on all trajectories)
 
-Every arm proposes configurations of the same grid and is answered from the cache by the exact configuration; a
-configuration that is not there is an error, never a neighbour. `flight` trials run at a time, in steps of an evaluation,
-so a sampler with more in flight has seen less. Cost is training steps of all trials. Hypervolume is rayul's own
+Every arm proposes configurations of the same grid and is answered from the cache by the exact configuration; one that
+is not there is an error, never a neighbour. `flight` trials run at a time, in steps of an evaluation, so a sampler with
+more in flight has seen less. Cost is training steps of all trials. Hypervolume is rayul's own
 (feasible at 90% of retain.es, at least 5% forgotten, utility above the limit), of every evaluation an arm has paid for.
 """
 

@@ -3,8 +3,8 @@
     nice python tests/benchmarks/trajectories.py --cache ~/.cache/rayul/trajectories.jsonl [--limit N] [--part I/N]
 
 Every configuration of SPACE (a grid, so that different searches meet the same configurations) is trained for 60 steps
-on the testbed with the seed that belongs to it, and evaluated every 5 steps. A line a configuration; lines that are there
-are not run again; several processes may fill one file (--part 1/2 and --part 2/2).
+on the testbed with the seed that belongs to it, and evaluated every 5 steps. A line a configuration; those that are
+there are not run again; several processes may fill one file (--part 1/2 and --part 2/2).
 """
 
 from __future__ import annotations
