@@ -89,7 +89,7 @@ def _resolution(results: Results) -> Iterator[Check]:
         )
         errors = [error for _, error in near[:10]] or [results.baseline.stderr.get(limit.metric, math.nan)]
         error, room = float(np.median(errors)), abs(base - limit.value)
-        if not (math.isfinite(error) and math.isfinite(room)):
+        if not (0 < error < math.inf and math.isfinite(room)):  # an error of 0 says that no model was near the limit
             continue
         rows = results.baseline.rows.get(limit.metric.split(".")[0], 0)
         numbers = (

@@ -92,7 +92,13 @@ const parallel = () => {
     data: [{ type: "parcoords", meta: "parallel", dimensions,
       line: { color: values.map((v) => (kinds ? kinds.indexOf(v) : v)), cmin: low, cmax: high > low ? high : low + 1, colorscale: steps } }],
     layout: { margin: { l: 50, r: 50, t: 52, b: 24 } } };
+  const first = !drawn.parallel;
   draw("parallel");
+  if (!first) return;
+  drawn.parallel.on("plotly_restyle", () => {
+    figures.parallel.data[0].dimensions = drawn.parallel.data[0].dimensions;
+    countBrushed();
+  });
 };
 const countBrushed = () => {
   const chart = drawn.parallel, { dimensions } = chart.data[0];
@@ -125,14 +131,16 @@ const startSettings = () => {
   if (compared.length < 2) { byId("parallel").hidden = true; return; }
   for (const [name, { text }] of Object.entries(LINE_COLOURS)) byId("line-colour").append(option(name, text));
   byId("line-colour").addEventListener("change", parallel);
-  parallel();
-  drawn.parallel.on("plotly_restyle", () => {
-    figures.parallel.data[0].dimensions = drawn.parallel.data[0].dimensions;
-    countBrushed();
-  });
   byId("unbrush").addEventListener("click", () => {
     figures.parallel.data[0].dimensions.forEach((d) => { delete d.constraintrange; });
     parallel();
     countBrushed();
   });
+  // Without a GPU, many lines take seconds: only when they are about to be seen.
+  if (compared.length <= 300) { parallel(); return; }
+  const seen = new IntersectionObserver((entries) => {
+    if (entries.some((entry) => entry.isIntersecting)) { seen.disconnect(); if (!drawn.parallel) parallel(); }
+  }, { rootMargin: "300px" });
+  seen.observe(byId("parallel"));
+  window.addEventListener("beforeprint", () => { if (!drawn.parallel) parallel(); });
 };

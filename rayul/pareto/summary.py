@@ -55,8 +55,8 @@ class Summary:
 
     @property
     def warnings(self) -> list[str]:
-        """The sentences of the health checks that are not good."""
-        return [check.sentence for check in self.checks if check.verdict != "good"]
+        """The health checks that are not good, as question and answer."""
+        return [f"{check.title} {check.sentence}" for check in self.checks if check.verdict != "good"]
 
     @property
     def report(self) -> Path:
