@@ -1,0 +1,251 @@
+"""The verdict of the control scheduler on histories, and how it sits in Tune."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+
+# isort: split
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from rayul.records import Evaluation, Journal, to_json
+from rayul.sweep.scheduler import STALL, ControlScheduler
+
+BASE = {"forget.es": 0.8, "retain.es": 0.5}
+Row = Callable[..., Evaluation]
+Make = Callable[..., Any]
+
+
+def keep(at_least: Any = "90% of baseline", **more: Any) -> dict[str, Any]:
+    return {"criteria": [{"metric": "retain.es", "at_least": at_least, **more}]}
+
+
+def stops(spec: Any, rows: list[Evaluation], history: list[Evaluation] | None = None, inner: Any = None) -> list[int]:
+    """Steps at which the scheduler says STOP, asked as Tune asks it, result by result."""
+    scheduler = ControlScheduler(spec, BASE, history or [], inner)
+    return [r.step for r in rows if decide(scheduler, r) == TrialScheduler.STOP]
+
+
+def decide(scheduler: ControlScheduler, *rows: Evaluation) -> str:
+    trial = SimpleNamespace(trial_id=rows[0].trial_id)
+    result = {"evaluations": [to_json(r) for r in rows], "step": rows[-1].step, **rows[-1].metrics}
+    return scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
+
+
+def test_the_first_violation_stops_and_says_which_by_how_much_and_when(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep())
+    scheduler = ControlScheduler(spec, BASE)
+    assert decide(scheduler, row(spec, 3, 0, 0.8, 0.5)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 3, 5, 0.6, 0.45)) == TrialScheduler.CONTINUE  # on the limit is within
+    assert decide(scheduler, row(spec, 3, 10, 0.4, 0.4)) == TrialScheduler.STOP
+    reason = scheduler.reasons["0003"]
+    assert "retain.es" in reason
+    assert "0.4 < 0.45" in reason
+    assert "90% of baseline" in reason
+    assert "step 10" in reason
+
+
+def test_patience_counts_violations_in_a_row(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep(patience=3))
+    bad, good = 0.4, 0.5
+    utility = [good, bad, bad, good, bad, bad, bad]
+    rows = [row(spec, 0, 5 * i, 0.5, u) for i, u in enumerate(utility)]
+    assert stops(spec, rows) == [30]
+
+
+def test_grace_forgives_the_first_steps_and_counts_from_there(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep(grace=10, patience=2))
+    rows = [row(spec, 0, step, 0.5, 0.1) for step in (0, 5, 10, 15, 20)]
+    assert stops(spec, rows) == [20]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patience_and_grace_against_a_plain_count(make_spec: Make, row: Row, seed: int) -> None:
+    draw = random.Random(seed)
+    patience, grace = draw.randint(1, 4), draw.randint(0, 12)
+    spec = make_spec(control=keep(patience=patience, grace=grace))
+    utility = [draw.choice([0.3, 0.5]) for _ in range(40)]
+    rows = [row(spec, 0, step, 0.5, u) for step, u in enumerate(utility)]
+    text = "".join("x" if u < 0.45 and step > grace else "." for step, u in enumerate(utility))
+    first = text.find("x" * patience)
+    found = stops(spec, rows)
+    assert (found[0] if found else -1) == (first + patience - 1 if first >= 0 else -1)
+
+
+def test_at_most_is_the_mirror(make_spec: Make) -> None:
+    spec = make_spec(
+        control={"criteria": [{"metric": "forget.ppl", "at_most": 100}]}, evaluate={"metrics": ["es", "prob", "ppl"]}
+    )
+    scheduler = ControlScheduler(spec, {"forget.ppl": 2.0})
+    rows = [Evaluation("0000", s, metrics={"forget.ppl": v}) for s, v in ((0, 2.0), (1, 100.0), (2, 101.0))]
+    assert [decide(scheduler, r) for r in rows] == ["CONTINUE", "CONTINUE", "STOP"]
+    assert "101 > 100" in scheduler.reasons["0000"]
+
+
+@pytest.mark.parametrize("side", ["at_least", "at_most"])
+def test_not_a_number_is_a_violation(make_spec: Make, side: str) -> None:
+    spec = make_spec(control={"criteria": [{"metric": "retain.es", side: 0.3}]})
+    value = Evaluation("0000", 5, metrics={"retain.es": math.nan}, violation={"retain.es": math.inf}, feasible=False)
+    assert stops(spec, [value]) == [5]
+
+
+def test_two_criteria_on_one_metric_each_keep_their_own_patience(make_spec: Make, row: Row) -> None:
+    """90% with patience, and a floor of 50% at once: a value between the two is the first one's matter alone."""
+    spec = make_spec(
+        control={
+            "criteria": [
+                {"metric": "retain.es", "at_least": "90% of baseline", "patience": 3},
+                {"metric": "retain.es", "at_least": "50% of baseline"},
+            ]
+        }
+    )
+    between = [row(spec, 0, step, 0.5, 0.4) for step in (1, 2, 3)]
+    assert stops(spec, between) == [3]
+    assert stops(spec, [*between[:1], row(spec, 0, 2, 0.5, 0.2)]) == [2]
+
+
+def test_without_criteria_nothing_stops(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control={"criteria": []})
+    assert stops(spec, [row(spec, 0, step, 0.0, 0.0) for step in range(20)]) == []
+
+
+def test_trials_do_not_count_for_each_other(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep(patience=2))
+    rows = [row(spec, trial, step, 0.5, 0.1) for step in (1, 2) for trial in (0, 1, 2)]
+    scheduler = ControlScheduler(spec, BASE)
+    assert [decide(scheduler, r) for r in rows] == ["CONTINUE"] * 3 + ["STOP"] * 3
+
+
+def test_a_searched_limit_is_the_trials_own(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep({"choice": [0.2, 0.45]}))
+    scheduler = ControlScheduler(spec, BASE)
+    strict = row(spec, 0, 5, 0.5, 0.3, params={"control.criteria.0.at_least": 0.45})
+    loose = row(spec, 1, 5, 0.5, 0.3, params={"control.criteria.0.at_least": 0.2})
+    assert decide(scheduler, strict) == TrialScheduler.STOP
+    assert decide(scheduler, loose) == TrialScheduler.CONTINUE
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_patience_survives_a_restart_at_any_evaluation(make_spec: Make, row: Row, journal: Journal, cut: int) -> None:
+    """A trial that starts again repeats its evaluations from step 0: the same decisions, wherever it was cut."""
+    spec = make_spec(control=keep(patience=3))
+    utility = [0.5, 0.4, 0.4, 0.5, 0.4, 0.4, 0.4, 0.4]
+    rows = [row(spec, 0, 5 * i, 0.5, u) for i, u in enumerate(utility)]
+    for r in rows[:cut]:
+        journal.append(r)
+    whole = stops(spec, rows)
+    assert stops(spec, rows, history=list(Journal(journal.path)))[:1] == whole[:1] == [30]
+
+
+def test_a_repeated_evaluation_counts_once_and_as_it_was_first(make_spec: Make, row: Row) -> None:
+    """Another device may repeat it with other numbers; the journal keeps the first, so the verdict does, too."""
+    spec = make_spec(control=keep(patience=2))
+    scheduler = ControlScheduler(spec, BASE)
+    assert decide(scheduler, row(spec, 0, 5, 0.5, 0.4)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 0, 5, 0.5, 0.4)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 0, 5, 0.5, 0.5)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 0, 10, 0.5, 0.4)) == TrialScheduler.STOP
+
+
+def test_reference_rows_and_failed_rows_are_no_history(make_spec: Make, row: Row, baseline: Evaluation) -> None:
+    spec = make_spec(control=keep())
+    failed = Evaluation("0000", 3, feasible=False, state="failed")
+    assert stops(spec, [row(spec, 0, 4, 0.5, 0.5)], history=[baseline, failed]) == []
+
+
+def test_mixing_stops_when_the_calibrated_value_stalls_and_not_for_a_violation(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep() | {"mixing": True})
+    scheduler = ControlScheduler(spec, BASE)
+
+    def at(step: int, calibrated: float) -> str:
+        """Broken at mixing 1, repaired at 0.5."""
+        return decide(scheduler, row(spec, 0, step, 0.0, 0.0), row(spec, 0, step, calibrated, 0.46, mixing=0.5))
+
+    improving = [0.7, 0.6, 0.6, 0.5]
+    stalled = [0.5, 0.55, 0.5, 0.5]
+    assert len(stalled) == STALL
+    decisions = [at(step, value) for step, value in enumerate([*improving, *stalled], 1)]
+    assert decisions == ["CONTINUE"] * 7 + ["STOP"]
+    assert "forget.es" in scheduler.reasons["0000"]
+    assert "0.5" in scheduler.reasons["0000"]
+    assert "step 4" in scheduler.reasons["0000"]
+
+
+def test_mixing_stops_a_trial_that_is_never_feasible(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep() | {"mixing": True})
+    rows = [row(spec, 0, step, 0.1, 0.1) for step in range(0, 10)]
+    assert stops(spec, rows)[0] == STALL
+
+
+class StopAt(FIFOScheduler):  # type: ignore[misc]
+    """A scheduler as Tune knows them, that stops every trial at a step and counts what it hears."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step, self.heard, self.calls = step, [], []  # type: ignore[var-annotated]
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self.heard.append(result["step"])
+        return TrialScheduler.STOP if result["step"] >= self.step else TrialScheduler.CONTINUE
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.calls.append("add")
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self.calls.append("complete")
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.calls.append("error")
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self.calls.append("remove")
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        return "the inner one's choice"
+
+
+def test_another_scheduler_is_asked_when_no_criterion_objects(make_spec: Make, row: Row) -> None:
+    spec = make_spec(control=keep())
+    inner = StopAt(15)
+    scheduler = ControlScheduler(spec, BASE, inner=inner)
+    assert [decide(scheduler, row(spec, 0, s, 0.5, 0.5)) for s in (5, 10, 15)] == ["CONTINUE", "CONTINUE", "STOP"]
+    assert "StopAt" in scheduler.reasons["0000"]
+    assert decide(scheduler, row(spec, 1, 5, 0.5, 0.1)) == TrialScheduler.STOP
+    assert "retain.es" in scheduler.reasons["0001"]
+    assert inner.heard == [5, 10, 15]
+    anything: Any = None
+    scheduler.on_trial_add(anything, anything)
+    scheduler.on_trial_complete(anything, anything, {})
+    scheduler.on_trial_error(anything, anything)
+    scheduler.on_trial_remove(anything, anything)
+    assert inner.calls == ["add", "complete", "error", "remove"]
+    assert scheduler.choose_trial_to_run(anything) == "the inner one's choice"
+
+
+def test_rays_asha_inside_sees_the_metrics(make_spec: Make, row: Row) -> None:
+    """Four trials reach the first rung; at a reduction of 2 the ones that forget least are stopped there."""
+    spec = make_spec(control=keep())
+    asha = ASHAScheduler("step", "forget.es", "min", max_t=100, grace_period=5, reduction_factor=2)
+    scheduler = ControlScheduler(spec, BASE, inner=asha)
+    for trial in range(4):
+        asha.on_trial_add(None, SimpleNamespace(trial_id=f"{trial:04d}"))
+    decisions = [decide(scheduler, row(spec, t, 5, f, 0.5)) for t, f in enumerate((0.2, 0.7, 0.1, 0.6))]
+    assert decisions == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
+    assert "ASHAScheduler" in scheduler.reasons["0001"] or "AsyncHyperBand" in scheduler.reasons["0001"]
+
+
+def test_confidence_judges_the_bound_that_the_row_carries(make_spec: Make, row: Row) -> None:
+    """The mean is within the limit, its pessimistic bound is not."""
+    spec = make_spec(control=keep() | {"confidence": 0.95})
+    judged = replace(row(spec, 0, 5, 0.5, 0.46), violation={"retain.es": 0.01}, feasible=False)
+    assert stops(spec, [judged]) == [5]
