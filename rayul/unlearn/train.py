@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rayul.errors import RayulError
-from rayul.spec import METHODS, Spec
+from rayul.spec import Spec
 from rayul.unlearn.controls import controlled, project_into_ball
 from rayul.unlearn.forward import Answers, forward, token_logp
-from rayul.unlearn.losses import LOSSES, Side, mean_nll
+from rayul.unlearn.losses import Side, loss_of, mean_nll
 from rayul.unlearn.task import Task
 from rayul.unlearn.tokens import batches, collate
 
@@ -74,7 +74,8 @@ def row_order(task: Task, spec: Spec, seed: int) -> Iterator[tuple[list[int], li
     retain_count = len(task.examples.get("retain_train", ()))
     retain_order: Iterator[list[int]] = repeat([])
     if retain_count and needs(spec, "retain"):
-        retain_order = batches(retain_count, size, torch.Generator().manual_seed(seed + 2**32))
+        # The generator reads the low 32 bits of a seed only: + 2**32 would draw the forget order once more.
+        retain_order = batches(retain_count, size, torch.Generator().manual_seed(seed + 2**31))
     return zip(forget_order, retain_order, strict=True)
 
 
@@ -106,7 +107,7 @@ def accumulate_gradient(
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
-    loss_function, keywords = LOSSES[spec.method.name], loss_keywords(spec)
+    loss_function, keywords = loss_of(spec.method), loss_keywords(spec)
     parameters = [p for p in model.parameters() if p.requires_grad]
     total = 0.0
     parts = micro_batches(forget, retain, spec.training.micro_batch_size)
@@ -185,7 +186,7 @@ def loss_keywords(spec: Spec) -> dict[str, Any]:
 
 def needs(spec: Spec, what: str) -> bool:
     """Whether the method reads "retain" rows, "idk" rows, "hidden" states."""
-    return what in METHODS[spec.method.name].needs or (what == "retain" and spec.method.parameters["gru"])
+    return what in spec.method.of(spec.method.name).needs or (what == "retain" and spec.method.parameters["gru"])
 
 
 def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:

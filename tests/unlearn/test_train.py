@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
 from rayul.unlearn.tokens import batches
-from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, train
+from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, row_order, train
 from rayul.unlearn.trial import run_trial
 
 MakeSpec = Callable[..., Any]
@@ -130,6 +131,12 @@ def test_gradient_surgery_smooths_the_retain_gradient() -> None:
 )
 def test_evaluation_steps(steps: int, every: int | str, expected: list[int]) -> None:
     assert evaluation_steps(steps, every) == expected
+
+
+def test_forget_and_retain_rows_are_drawn_independently(task: Any, make_spec: MakeSpec) -> None:
+    assert len(task.examples["forget"]) == len(task.examples["retain_train"])
+    orders = itertools.islice(row_order(task, make_spec(method="gd"), 0), 12)
+    assert any(forget != retain for forget, retain in orders)
 
 
 def test_batches_are_permutations_and_never_repeat_a_row_within_one() -> None:
