@@ -40,7 +40,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
     """Check specs: every problem of every file, with its line, before anything is spent."""
-    from rayul.spec import load_spec
+    from rayul.spec import load_spec, notices
 
     problems = []
     for file in files:
@@ -50,6 +50,8 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
             problems.append(str(error))
         else:
             print(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
+            for line in notices(spec.method.code):
+                print(f"{file}: {line}")
     if problems:
         raise InputError("\n".join(problems))
 

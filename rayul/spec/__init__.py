@@ -6,9 +6,11 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 from rayul.spec.budget import Stagnation
 from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, Threshold, limits, violations
+from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
 from rayul.spec.load import load_spec, parse_spec
-from rayul.spec.methods import METHODS, Method, MethodChoice, Parameter
+from rayul.spec.method import MethodChoice
+from rayul.spec.methods import METHODS, Method, Parameter
 from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.space import Choice, Distribution, Float, Int
@@ -51,8 +53,11 @@ __all__ = [
     "Training",
     "difference",
     "dump_yaml",
+    "is_custom",
     "limits",
     "load_spec",
+    "notices",
     "parse_spec",
+    "source_hash",
     "violations",
 ]

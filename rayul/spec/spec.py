@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, mod
 from pydantic_core import PydanticCustomError
 
 from rayul.spec.config import Control, Evaluate, Lora, Model, Pruning, Resources, Search, Training
+from rayul.spec.custom import source_hash
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.explain import explain
-from rayul.spec.methods import METHODS, MethodChoice
+from rayul.spec.method import CODE, MethodChoice
 from rayul.spec.metrics import MetricKey
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.section import Section
@@ -98,7 +99,7 @@ class Spec(Section):
         section, _, parameter = key.partition(".")
         if section != "method" or parameter == "name":
             return True
-        return parameter in METHODS[params.get("method.name", self.method.name)].parameters
+        return parameter in self.method.of(params.get("method.name", self.method.name)).parameters
 
     def at(self, params: Mapping[str, Any]) -> Spec:
         """The spec of one trial: every distribution replaced by its value in `params` (dotted keys, as in `space`).
@@ -126,8 +127,8 @@ class Spec(Section):
                 problems.append(_outside(key, distribution, params))
         if problems:
             raise SpecError(problems)
-        chosen = METHODS[plain["method"]["name"]].parameters
-        plain["method"] = {k: v for k, v in plain["method"].items() if k == "name" or k in chosen}
+        chosen = self.method.of(plain["method"]["name"]).parameters
+        plain["method"] = {k: v for k, v in plain["method"].items() if k in ("name", CODE) or k in chosen}
         return from_plain(plain)
 
     def resolved(self) -> dict[str, Any]:
@@ -197,6 +198,8 @@ def _show(value: Any) -> str:
     plain = _plain(value)
     if isinstance(value, (Float, Int, Choice)):
         return "{" + ", ".join(f"{key}: {show(child)}" for key, child in plain.items()) + "}"
+    if isinstance(plain, str) and "\n" in plain:
+        return f"{len(plain.splitlines())} lines with sha256 {source_hash(plain)[:12]}"
     return plain if isinstance(plain, str) else show(plain)
 
 

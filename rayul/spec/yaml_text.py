@@ -45,6 +45,14 @@ for _tag, _pattern, _first in _RULES:
         _class.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), _first)
 
 
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    """Several lines stand as they are (source code, a template); PyYAML quotes what that form cannot hold."""
+    return dumper.represent_scalar(f"{_TAG}str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump_yaml(data: Any) -> str:
     """Plain data as YAML text that `read_yaml` reads back equal, keys in their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

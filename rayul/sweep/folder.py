@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rayul.errors import InputError, RayulError
-from rayul.spec import Spec, difference, dump_yaml, load_spec
+from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
 
 SPEC = "spec.yaml"
 
@@ -72,7 +72,7 @@ def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
             f"{folder} exists already",
             "continue it with --resume, or choose another folder with --name or --results",
         )
-    return spec.model_copy(update={"provenance": provenance()})
+    return spec.model_copy(update={"provenance": provenance() | _own_code(spec)})
 
 
 def begin(folder: Path, spec: Spec) -> None:
@@ -120,6 +120,11 @@ def provenance() -> dict[str, Any]:
         "commit": _commit(),
         "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
     }
+
+
+def _own_code(spec: Spec) -> dict[str, Any]:
+    code = {path: f"sha256 {source_hash(source)}" for path, source in spec.method.code.items()}
+    return {"code": code} if code else {}
 
 
 def _commit() -> str | None:

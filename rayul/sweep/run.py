@@ -14,7 +14,7 @@ from rich.console import Console
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, ORACLE, Evaluation, Journal, to_json
-from rayul.spec import Spec, limits
+from rayul.spec import Spec, limits, notices
 from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
@@ -77,6 +77,8 @@ def run_sweep(
         check_needs(ready, sets)
         load_tokenizer(ready.model)
         journal = Journal(folder / JOURNAL)
+        for line in notices(spec.method.code):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         with connected(address):
             mine = share(ready.resources)
             console.print(f"{spec.name}: {mine.line}", highlight=False, soft_wrap=True)

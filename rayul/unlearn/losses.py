@@ -6,7 +6,8 @@ summed NLL, `ref` the same of the model before unlearning (adapter disabled), _f
 without index is over the sequences of the batch that have an unmasked token. All in nats.
 
 Every function reduces over the last dimensions only, [..., B, S] -> [...]: leading dimensions pass through. To add a
-method: a function here, its name in LOSSES, its row in `rayul/spec/methods.py`.
+method: a function here, its name in LOSSES, its row in `rayul/spec/methods.py`. A function of somebody's own file is
+named in the spec and needs none of these (`rayul/spec/custom.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rayul.spec import MethodChoice, is_custom
 from rayul.unlearn.forward import Answers, token_logp
+from rayul.unlearn.own import own_function
 
 
 class Side:
@@ -234,3 +237,8 @@ def _cross_entropy(side: Side, target: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[..., Tensor]] = {
     loss.__name__: loss for loss in (ga, gd, kl, po, dpo, npo, simnpo, rmu, wga, tnpo, wtnpo, satimp, undial, ceu)
 }
+
+
+def loss_of(method: MethodChoice) -> Callable[..., Tensor]:
+    """The loss of a spec without a search: one of LOSSES, or the function of its own source text."""
+    return own_function(method.name, method.code) if is_custom(method.name) else LOSSES[method.name]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.errors import InputError
-from rayul.spec import METHODS, Spec
+from rayul.spec import Spec
 from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import TokenScores, score
 from rayul.unlearn.model import load_model
@@ -77,7 +77,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
-    needing = [name for name in spec.method.names if "retain" in METHODS[name].needs]
+    needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
     if not needing and spec.method.parameters.get("gru") not in (False, None):
         needing = ["with gru"]
     if needing and not sets.get("retain_train"):

@@ -16,7 +16,7 @@ from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.unlearn.controls import controlled, project_pair
 from rayul.unlearn.forward import Answers, token_logp
-from rayul.unlearn.losses import LOSSES, Side
+from rayul.unlearn.losses import Side, loss_of
 from rayul.unlearn.pack.parameters import Pair
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.task import Task
@@ -135,7 +135,7 @@ class Slot:
             return Side(plain, base, base_logp, self.direction if limited else None)
 
         forget = side("forget") or Side(_unread, _unread, lambda mask: mask)
-        loss = LOSSES[self.spec.method.name](forget, side("retain_train"), side("idk"), **loss_keywords(self.spec))
+        loss = loss_of(self.spec.method)(forget, side("retain_train"), side("idk"), **loss_keywords(self.spec))
         if not loss.requires_grad:
             raise RayulError(f"the loss of {self.spec.method.name} does not depend on the adapter")
         return loss * (len(part.get("forget") or part["idk"]) / total)
@@ -172,5 +172,5 @@ def _sets_read(spec: Spec) -> frozenset[str]:
 
         return Side(answers, lambda: example, lambda mask: torch.zeros(1, 1), torch.zeros(1))
 
-    LOSSES[spec.method.name](side("forget"), side("retain_train"), side("idk"), **loss_keywords(spec))
+    loss_of(spec.method)(side("forget"), side("retain_train"), side("idk"), **loss_keywords(spec))
     return frozenset(read)

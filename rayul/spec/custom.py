@@ -1,0 +1,162 @@
+"""A loss of one's own: `method: {name: ./my_loss.py:fn}`, read off the source text, which is never run here.
+
+    def fn(forget, retain, idk, *, weight: float = 1.0, kind: Literal["a", "b"] = "a"): ...
+    fn.needs = {"retain"}      # optional; without it, what the body reads of `retain` and `idk`
+
+The contract is that of `rayul/unlearn/losses.py`. Keyword-only parameters with their defaults are the method's
+parameters in the spec. The spec carries the text, so that every worker has it and a finished sweep keeps it: the file
+is one module, and imports nothing but installed packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from rayul.spec.data import find
+from rayul.spec.methods import GRU, NEEDS, Method, Parameter
+from rayul.spec.problems import did_you_mean, refuse, show
+
+_MAX_CHARACTERS = 200_000
+_KINDS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
+_RESERVED = ("name", "code", *GRU)
+
+
+def is_custom(name: str) -> bool:
+    """Whether a method's name means a function in a file: ./my_loss.py:fn."""
+    return ".py:" in name
+
+
+def split(name: str) -> tuple[str, str]:
+    """File and function of "./my_loss.py:fn"."""
+    path, _, function = name.rpartition(":")
+    return path, function
+
+
+def source_hash(source: str) -> str:
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def read_source(path: str) -> str:
+    """The text of the file. Raises `refuse(...)`."""
+    found = find(path)
+    if found is None or not found.is_file():
+        raise refuse(f"no file {show(path)}", "write ./my_loss.py:function; paths start at the current folder")
+    try:
+        source = found.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(f"{show(path)} cannot be read as UTF-8 text: {error}") from None
+    if len(source) > _MAX_CHARACTERS:
+        raise refuse(f"{show(path)} is longer than {_MAX_CHARACTERS} characters", "put what is large into a package")
+    return source
+
+
+@lru_cache(maxsize=64)
+def custom_method(name: str, source: str) -> Method:
+    """The method that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
+    path, function = split(name)
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line = f"{path}:{error.lineno}" if isinstance(error, SyntaxError) else path
+        raise refuse(f"{line}: not Python: {error.args[0]}", "it has to be importable") from None
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    node = functions.get(function)
+    if node is None:
+        known = did_you_mean(function, functions) if functions else "the file defines none at its top level"
+        raise refuse(f"{path} has no function {function}", known)
+    place = f"{path}:{node.lineno}: {function}"
+    _check_arguments(node.args, place)
+    parameters = dict(_parameters(node.args, place))
+    needs = _needs(tree, node, place)
+    if "hidden" in needs and "layer" not in parameters:
+        raise refuse(f"{place} needs hidden states but says not of which layer", "add `layer: int | None = None`")
+    summary = (ast.get_docstring(node) or f"{function} of {path}").splitlines()[0]
+    return Method(summary, parameters | GRU, frozenset(needs))
+
+
+def _check_arguments(arguments: ast.arguments, place: str) -> None:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    if arguments.vararg or arguments.kwarg:
+        raise refuse(f"{place} takes * or ** arguments", "name each parameter: its name is its key in the spec")
+    if len(positional) != 3 or arguments.defaults:
+        got = ", ".join(argument.arg for argument in positional) or "none"
+        raise refuse(
+            f"{place} must take three positional arguments without defaults, got {got}",
+            "def fn(forget, retain, idk, *, weight: float = 1.0)",
+        )
+
+
+def _parameters(arguments: ast.arguments, place: str) -> Iterator[tuple[str, Parameter]]:
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        name = argument.arg
+        if name in _RESERVED:
+            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(_RESERVED)} are keys of every method")
+        if default is None:
+            raise refuse(f"{place}: {name} has no default", f"for example {name}: float = 1.0")
+        try:
+            value = ast.literal_eval(default)
+        except (ValueError, SyntaxError):
+            hint = "write a number, a text, True or False"
+            raise refuse(f"{place}: the default of {name} is not a plain value", hint) from None
+        kind, options = _kind(argument.annotation, value)
+        if kind is None:
+            raise refuse(
+                f"{place}: {name} has no type that a spec knows",
+                f"annotate it: {name}: float (or int, bool, str, Literal[...], also | None)",
+            )
+        try:
+            value = Parameter(kind, value, options=options).check(value)
+        except PydanticCustomError as error:
+            raise refuse(f"{place}: the default of {name}: {(error.context or {})['text']}") from None
+        yield name, Parameter(kind, value, options=options)
+
+
+def _kind(annotation: ast.expr | None, default: Any) -> tuple[type | None, tuple[str, ...]]:
+    """The type of a parameter and the texts it may be: from its annotation, else from its default."""
+    if annotation is None:
+        return (type(default) if type(default) in _KINDS.values() else None), ()
+    for part in _union(annotation):
+        if isinstance(part, ast.Name) and part.id in _KINDS:
+            return _KINDS[part.id], ()
+        if isinstance(part, ast.Subscript) and ast.unparse(part.value).rpartition(".")[2] == "Literal":
+            options = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
+            texts = tuple(o.value for o in options if isinstance(o, ast.Constant) and isinstance(o.value, str))
+            return (str, texts) if len(texts) == len(options) else (None, ())
+    return None, ()
+
+
+def _union(annotation: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        yield from _union(annotation.left)
+        yield from _union(annotation.right)
+    elif isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value).rpartition(".")[2] == "Optional":
+        yield from _union(annotation.slice)
+    else:
+        yield annotation
+
+
+def _needs(tree: ast.Module, node: ast.FunctionDef, place: str) -> set[str]:
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(ast.unparse(t) == f"{node.name}.needs" for t in statement.targets):
+            try:
+                needs = set(ast.literal_eval(statement.value))
+            except (ValueError, TypeError, SyntaxError):
+                raise refuse(f"{place}: needs is not a plain set", '{"retain"}') from None
+            for need in needs:
+                if need not in NEEDS:
+                    raise refuse(f"{place}: needs unknown {show(need)}", did_you_mean(str(need), NEEDS))
+            return needs
+    read = {name.id for line in node.body for name in ast.walk(line) if isinstance(name, ast.Name)}
+    _, retain, idk = (argument.arg for argument in [*node.args.posonlyargs, *node.args.args])
+    return {need for need, name in (("retain", retain), ("idk", idk)) if name in read}
+
+
+def notices(code: Mapping[str, str]) -> list[str]:
+    """A line for each file whose code a sweep runs."""
+    return [f"code of {path} will run (sha256 {source_hash(source)[:12]})" for path, source in code.items()]
