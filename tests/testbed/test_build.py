@@ -17,7 +17,7 @@ from rayul.errors import InputError, RayulError
 from rayul.testbed import build, ensure_testbed, write_testbed, write_testbed_from_data
 from rayul.testbed.authors import generate
 from rayul.testbed.train import Recipe
-from rayul.testbed.write import read_sets
+from rayul.testbed.write import read_sets, recipe_for
 from rayul.unlearn.data import FILES, read_folder, write_rows
 
 TOFU = Path(__file__).parents[3] / "shared" / "tofu"
@@ -165,6 +165,12 @@ def test_tofu_by_number_of_authors():
     }
     assert len(sets["general"]) == 217
     assert all(row.paraphrased_question for row in (*sets["forget"], *sets["retain"]))
+
+
+@needs_tofu
+def test_more_text_gets_a_larger_model():
+    sizes = [recipe_for(read_sets([TOFU], authors=n, forget="forget01")).hidden_size for n in (60, 200)]
+    assert recipe_for(generate(0)).hidden_size < sizes[0] < sizes[1]
 
 
 @needs_tofu
