@@ -9,7 +9,7 @@ import numpy as np
 
 from rayul.pareto.check import Check, plural
 from rayul.pareto.front import MIN_FORGOTTEN, solutions
-from rayul.pareto.health_trials import duplicates, edges, exported, failures, pruning, report_rows
+from rayul.pareto.health_trials import calibration, duplicates, edges, exported, failures, pruning, report_rows
 from rayul.pareto.results import Results
 from rayul.pareto.tables import best_of_trials
 from rayul.records import Evaluation
@@ -27,6 +27,7 @@ def health_checks(results: Results, front: Sequence[Evaluation]) -> list[Check]:
         *report_rows(results, front),
         *exported(results, front),
         *pruning(results),
+        *calibration(results),
         *edges(results, front),
         *duplicates(results),
         *failures(results),

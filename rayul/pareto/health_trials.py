@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,30 @@ def pruning(results: Results) -> Iterator[Check]:
     )
     verdict: Verdict = "warning" if len(early) > len(pruned) / 2 else "good"
     yield Check("Did pruning fire before anything was forgotten?", verdict, sentence)
+
+
+def calibration(results: Results) -> Iterator[Check]:
+    """Where mixing is on: how much of the update survives it, and whether the curves may be trusted."""
+    calibrated: dict[tuple[str, int], Evaluation] = {}
+    for e in results.evaluations:
+        if not e.is_reference and e.step and e.metrics:
+            calibrated[e.trial_id, e.step] = e  # the calibrated row of a step comes last
+    if all(e.mixing == 1 for e in results.evaluations if not e.is_reference):
+        return
+    last = {trial_id: e.mixing for (trial_id, _), e in calibrated.items()}
+    nothing = sum(mixing == 0 for mixing in last.values())
+    bent = {trial_id for (trial_id, _), e in calibrated.items() if "does not grow steadily" in e.reason}
+    sentence = (
+        f"At the last evaluation {nothing:,} of {plural(len(last), 'trial')} keep the limits at mixing 0 only, where "
+        f"nothing is unlearned; the median mixing is {statistics.median(last.values()):.2f}. In "
+        f"{plural(len(bent), 'trial')} a violation falls somewhere as the mixing grows, so a larger one may keep the "
+        "limits too."
+    )
+    yield Check(
+        "Does calibration leave something of the unlearning?",
+        "warning" if nothing > len(last) / 2 else "good",
+        sentence,
+    )
 
 
 def edges(results: Results, front: Sequence[Evaluation]) -> Iterator[Check]:

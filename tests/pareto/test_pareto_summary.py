@@ -315,3 +315,21 @@ def test_health_checks_see_what_they_are_for(tmp_path: Path) -> None:
     checks = {c.title: c for c in summary_of(load_results(folder)).checks}
     assert checks["Does retain_report.es agree with retain.es?"].verdict == "warning"
     assert checks["Do the exported adapters give the recorded numbers?"].verdict == "warning"
+
+
+def test_calibration_reports_the_runs_in_which_nothing_survives(tmp_path: Path) -> None:
+    note = "the violation does not grow steadily with the mixing"
+    rows = [
+        baseline(),
+        evaluation("0000", 5, 0.2, 0.5),
+        evaluation("0000", 5, 0.6, 0.9, mixing=0.5, reason=note),
+        evaluation("0001", 5, 0.2, 0.1),
+        evaluation("0001", 5, 0.98, 0.96, mixing=0.0),
+    ]
+    results = load_results(write_folder(tmp_path / "mixed", rows))
+    (check,) = [c for c in summary_of(results).checks if "calibration" in c.title]
+    assert "1 of 2 trials keep the limits at mixing 0 only" in check.sentence
+    assert "the median mixing is 0.25" in check.sentence
+    assert "In 1 trial a violation falls" in check.sentence
+    plain = load_results(write_folder(tmp_path / "plain", rows[:2]))
+    assert not [c for c in summary_of(plain).checks if "calibration" in c.title]
