@@ -82,6 +82,12 @@ def run_sweep(
         with connected(address):
             mine = share(ready.resources)
             console.print(f"{spec.name}: {mine.line}", highlight=False, soft_wrap=True)
+            conditional = [
+                k for k in spec.space if any(not spec.is_active(k, {"method.name": m}) for m in spec.method.names)
+            ]
+            if conditional and spec.search.sampler == "gp":
+                line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
+                console.print(line, highlight=False, soft_wrap=True)
             references = _references(ready, sets, mine, journal)
             baseline = references[BASELINE]
             limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
