@@ -1,0 +1,107 @@
+"""Which cluster a sweep uses, and what a trial asks of it; on logical GPUs, which Ray counts like real ones."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from rayul.errors import InputError
+from rayul.spec import Resources
+from rayul.sweep.cluster import connected, share
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InputError, match=f"no Ray cluster at {address}") as caught, connected(address):
+        pass
+    assert "ray start --head" in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="no Ray cluster at nonsense"), connected("nonsense"):
+        pass
+
+
+def test_a_ray_client_address_is_refused_also_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+    with pytest.raises(InputError, match="records would not be here") as caught, connected(None):
+        pass
+    assert "ray job submit" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def two_gpus() -> Iterator[None]:
+    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def test_a_connection_that_is_there_is_used_and_left_alone(two_gpus: None) -> None:
+    with connected("127.0.0.1:1"):
+        assert ray.cluster_resources()["GPU"] == 2
+    assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "slots"),
+    [
+        ({"gpu": 1, "trials_per_gpu": 1}, 1, 2),
+        ({"gpu": 1, "trials_per_gpu": 2}, 1 / 2, 4),
+        ({"gpu": 1, "trials_per_gpu": 3}, 1 / 3, 6),
+        ({"gpu": 1, "trials_per_gpu": 49}, 1 / 49, 98),
+        ({"gpu": 0.6, "trials_per_gpu": 1}, 0.6, 2),
+        ({"gpu": 2, "trials_per_gpu": 1}, 2, 1),
+    ],
+)
+def test_a_trial_asks_for_its_fraction_of_a_gpu(two_gpus: None, asked: Any, gpu: float, slots: int) -> None:
+    mine = share(Resources(**asked))
+    assert mine.gpu == pytest.approx(gpu)
+    assert mine.resources["gpu"] == mine.gpu
+    assert mine.slots == slots
+    assert mine.cpu * slots <= 2 + 1e-9, "its cores must not leave a GPU idle"
+    assert f"{slots} trials at a time" in mine.line
+
+
+@pytest.mark.parametrize("trials_per_gpu", [1, 2, 3])
+def test_ray_runs_exactly_so_many_at_a_time(two_gpus: None, trials_per_gpu: int) -> None:
+    mine = share(Resources(gpu=1, trials_per_gpu=trials_per_gpu))
+
+    class Trial:
+        def gpus(self) -> list[Any]:
+            return ray.get_gpu_ids()
+
+    remote = ray.remote(num_cpus=mine.cpu, num_gpus=mine.gpu)(Trial)
+    actors = [remote.remote() for _ in range(mine.slots + 1)]
+    ready, waiting = ray.wait([a.gpus.remote() for a in actors], num_returns=mine.slots, timeout=120)
+    assert len(ready) == mine.slots
+    devices = [device for (device,) in ray.get(ready)]
+    assert sorted(devices) == sorted([*set(devices)] * trials_per_gpu)
+    assert len(set(devices)) == 2
+    assert ray.wait(waiting, timeout=1)[0] == []
+    for actor in actors:
+        ray.kill(actor)
+
+
+@pytest.mark.parametrize("asked", [{"gpu": 4}, {"gpu": 3, "trials_per_gpu": 2}])
+def test_what_can_never_run_is_refused(two_gpus: None, asked: Any) -> None:
+    with pytest.raises(InputError, match="the cluster has 2") as caught:
+        share(Resources(**asked))
+    assert "resources.gpu" in caught.value.hint
+
+
+def test_a_spec_without_gpu_runs_on_cores(two_gpus: None) -> None:
+    mine = share(Resources(gpu=0, cpu=1))
+    assert (mine.gpu, mine.cpu, mine.slots) == (0, 1, 2)
+    assert mine.resources == {"cpu": 1}
+    assert mine.line.endswith("(on CPU)")
+
+
+def test_more_cores_than_there_are_become_all_there_are(two_gpus: None) -> None:
+    assert share(Resources(gpu=0, cpu=64)).cpu == 2
