@@ -57,6 +57,32 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
 
 
 @app.command()
+def plan(
+    file: SpecFile,
+    results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    show_forget: Annotated[bool, typer.Option("--show-forget", help="Also print samples of the forget set.")] = False,
+    set_: Overrides = None,
+) -> None:
+    """Know before you spend: the space, the rows, what it will cost, what looks wrong. Writes nothing."""
+    from rayul.plan import make_plan, plan_text
+    from rayul.spec import load_spec
+
+    spec = load_spec(file, set_ or ())
+    console = Console(stderr=True)
+    with _ProgressBar(console) as bar:
+        planned = make_plan(
+            spec,
+            results,
+            address=address,
+            show_forget=show_forget,
+            testbed_progress=bar.update,
+            say=lambda line: console.print(f"{line} ...", style="dim", highlight=False),
+        )
+    print(plan_text(planned))
+
+
+@app.command()
 def sweep(
     file: SpecFile,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of search.trials.")] = None,

@@ -18,6 +18,7 @@ ARROWS = {
     "testbed": {"errors", "spec", "unlearn"},
     "pareto": {"errors", "records", "spec"},
     "sweep": {"errors", "records", "spec", "unlearn", "testbed", "pareto"},
+    "plan": {"errors", "records", "spec", "unlearn", "testbed", "sweep"},
 }
 FORBIDDEN = {
     "errors": {"torch", "ray", "transformers", "peft", "optuna"},
@@ -26,6 +27,7 @@ FORBIDDEN = {
     "pareto": {"torch", "ray", "transformers", "peft", "optuna"},
     "unlearn": {"ray", "optuna"},
     "testbed": {"ray", "optuna"},
+    "plan": {"torch", "ray", "transformers", "peft", "optuna"},
 }
 
 

@@ -6,6 +6,7 @@ stand once. Nothing that a file may hold raises anything but a `Problem`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -53,9 +54,10 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def dump_yaml(data: Any) -> str:
-    """Plain data as YAML text that `read_yaml` reads back equal, keys in their order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+def dump_yaml(data: Any, *, flow: bool = False) -> str:
+    """Plain data as YAML text that `read_yaml` reads back equal, keys in their order. flow: all in one line."""
+    width = math.inf if flow else 120
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
 
 
 @dataclass

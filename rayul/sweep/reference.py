@@ -16,6 +16,7 @@ from rayul.records import BASELINE, ORACLE, Evaluation, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.cluster import Share
 from rayul.sweep.trainable import adapter_folder
+from rayul.unlearn.cost import Cost
 from rayul.unlearn.data import Sets
 
 TOLERANCE = 1e-3
@@ -44,6 +45,21 @@ def verify_adapters(spec: Spec, sets: Sets, share: Share, folder: Path, points: 
     task = ray.remote(**_options(share))(_verify)
     lines: list[str] = _result(task.remote(spec, sets, folder, [to_json(p) for p in points], _threads(share)))
     return lines
+
+
+def measure_trial_cost(spec: Spec, sets: Sets, share: Share) -> Cost:
+    """What a trial of a spec without a search costs where trials will run."""
+    cost: Cost = _result(ray.remote(**_options(share))(_cost).remote(spec, sets, _threads(share)))
+    return cost
+
+
+def _cost(spec: Spec, sets: Sets, threads: int) -> Cost:
+    import torch
+
+    from rayul.unlearn.cost import measure_cost
+
+    torch.set_num_threads(threads)
+    return measure_cost(spec, sets)
 
 
 def _result(pending: Any) -> Any:

@@ -1,0 +1,79 @@
+"""The space of a spec, counted, and its most expensive corner."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rayul.spec import Choice, Distribution, Float, Int, Spec
+
+
+def size(spec: Spec) -> tuple[int, tuple[str, ...]]:
+    """How many combinations of the discrete values there are, and the keys that are continuous.
+
+    A parameter multiplies only the combinations in which it is active.
+    """
+    space = dict(spec.space)
+    names = space.pop("method.name", None)
+    drawn = [{"method.name": name} for name in names.options] if isinstance(names, Choice) else [{}]
+    combinations = sum(
+        math.prod(_count(one) or 1 for key, one in space.items() if spec.is_active(key, params)) for params in drawn
+    )
+    return combinations, tuple(key for key, one in space.items() if _count(one) is None)
+
+
+def conditional(spec: Spec) -> list[str]:
+    """The searched parameters that only some of the searched methods have."""
+    drawn = [{"method.name": name} for name in spec.method.names]
+    return [key for key in spec.space if not all(spec.is_active(key, params) for params in drawn)]
+
+
+def heaviest(spec: Spec) -> dict[str, Any]:
+    """Values for `spec.at` that cost the most time and memory: of numbers the largest, of methods the one that reads
+    most, of intervals between evaluations the smallest; the learning rate is the lowest, so that a probe holds."""
+    params: dict[str, Any] = {}
+    for key, distribution in spec.space.items():
+        if spec.is_active(key, params):
+            params[key] = _heaviest(spec, key, distribution)
+    return params
+
+
+def largest(value: Any) -> Any:
+    """The largest number that a leaf of a spec may take; None counts least."""
+    if isinstance(value, (Float, Int)):
+        return value.high
+    if isinstance(value, Choice):
+        numbers = [o for o in value.options if isinstance(o, (int, float))]
+        return max(numbers, default=None)
+    return value
+
+
+def _heaviest(spec: Spec, key: str, distribution: Distribution) -> Any:
+    cheap = key in ("training.lr", "training.evaluate_every")
+    if isinstance(distribution, (Float, Int)):
+        return distribution.low if cheap else distribution.high
+    options = distribution.options
+    if key == "method.name":
+        return max(options, key=lambda name: len(spec.method.of(str(name)).needs))
+    if key == "training.micro_batch_size" and None in options:
+        return None
+    numbers = [option for option in options if isinstance(option, (int, float))]
+    return options[0] if not numbers else (min if cheap else max)(numbers)
+
+
+def _count(distribution: Distribution) -> int | None:
+    """Single values; None for a continuous range."""
+    match distribution:
+        case Choice(options):
+            return len(options)
+        case Int(low, high, _, step):
+            return (high - low) // step + 1
+        case Float(low, high, _, float() as step):
+            return int((high - low) / step + 1e-9) + 1
+    return None
+
+
+def settings(params: Mapping[str, Any]) -> str:
+    """Drawn values in one line."""
+    return ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in params.items())

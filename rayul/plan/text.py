@@ -1,0 +1,123 @@
+"""A plan as a page of text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from rayul.plan.plan import SAMPLES, Plan
+from rayul.plan.space import settings
+from rayul.spec import dump_yaml, notices
+
+_WIDTH = 100
+
+
+def plan_text(plan: Plan) -> str:
+    parts = {
+        "Spec": _spec(plan),
+        "Space": _space(plan),
+        "Rows": _rows(plan),
+        "Cost": _cost(plan),
+        f"Warnings ({len(plan.warnings)})": _warnings(plan),
+    }
+    return "\n\n".join("\n".join([title, *lines]) for title, lines in parts.items())
+
+
+def _spec(plan: Plan) -> Iterator[str]:
+    for key, value in plan.spec.resolved().items():
+        if key == "provenance":
+            continue
+        if key == "method":
+            value = {name: one for name, one in value.items() if name != "code"}
+        yield from _item(key, dump_yaml(value, flow=True).strip().removesuffix("\n..."))
+    for line in notices(plan.spec.method.code):
+        yield f"  {line}"
+
+
+def _space(plan: Plan) -> Iterator[str]:
+    searched = len(plan.spec.space)
+    if not searched:
+        yield "  nothing is searched: every trial differs in its seed alone"
+    elif plan.continuous:
+        number = f"{plan.combinations:,} combination{'s' * (plan.combinations != 1)} of the other values"
+        yield from _item(
+            "size", f"{searched} hyper-parameters, continuous in {', '.join(plan.continuous)}, times {number}"
+        )
+    else:
+        yield from _item("size", f"{searched} hyper-parameters, {plan.combinations:,} cells")
+    yield from _item("search", f"{plan.trials} trials of sampler {plan.spec.search.sampler}")
+
+
+def _rows(plan: Plan) -> Iterator[str]:
+    for key, count in plan.rows.items():
+        if key not in plan.samples:
+            yield f"  {key:15}{count:>6,} rows (samples with --show-forget)"
+            continue
+        yield f"  {key:15}{count:>6,} rows, {min(SAMPLES, count)} of them:"
+        for sample in plan.samples[key]:
+            lines = sample.split("\n")
+            yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
+
+
+def _cost(plan: Plan) -> Iterator[str]:
+    cost, share = plan.cost, plan.share
+    unit = "GPU-hours" if plan.on_gpu else "core-hours"
+    yield from _item("measured", f"on {cost.device}, at the largest settings ({settings(plan.probed) or 'no search'})")
+    yield from _item("step", _seconds(cost.step))
+    yield from _item("evaluation", f"{_seconds(cost.evaluation)} (forget, retain and general rows)")
+    often = f"{plan.measurements} evaluations" + (" with calibration" if plan.spec.control.mixing else "")
+    yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, its device to itself")
+    yield from _item(
+        "memory",
+        f"{_bytes(cost.memory)} a trial with its model; {plan.fit_on_a_device} fit into {_bytes(cost.device_memory)}",
+    )
+    yield from _item("at a time", share.line)
+    sharing = share.gpu and share.gpu < 1
+    best = f" ({_seconds(plan.seconds() * share.gpu)} if sharing a GPU slowed no trial down)" if sharing else ""
+    yield from _item(
+        f"{plan.trials} trials", f"{_seconds(plan.seconds())}{best}, {plan.device_hours():.3g} {unit} without pruning"
+    )
+    if plan.saved is None:
+        yield from _item("", f"with pruning: unknown, {plan.results} has no earlier sweep of this space")
+    else:
+        share_saved, sweeps, trials = plan.saved
+        yield from _item(
+            "",
+            f"{_seconds(plan.seconds(share_saved))}, {plan.device_hours(share_saved):.3g} {unit} with the pruning of "
+            f"{sweeps} earlier sweep{'s' * (sweeps != 1)} ({share_saved:.0%} of the steps of {trials} trials saved)",
+        )
+    yield from _item(
+        "disk", f"up to {_bytes(plan.disk)} (an adapter has {_bytes(cost.adapter)}); {_bytes(plan.disk_free)} are free"
+    )
+    yield "  Upper bounds: every trial is taken to cost what the most expensive one does."
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    if not plan.warnings:
+        yield "  none"
+    for warning in plan.warnings:
+        yield textwrap.fill(warning, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _item(key: str, text: str) -> Iterator[str]:
+    lines = textwrap.wrap(text, _WIDTH - 15, break_long_words=False, break_on_hyphens=False) or [""]
+    yield from (f"  {key if i == 0 else '':13}{line}" for i, line in enumerate(lines))
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+        size /= 1024
+    raise AssertionError

@@ -1,0 +1,161 @@
+"""What a careful colleague would say about a spec before it runs; each a sentence with its numbers and a way out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rayul.errors import InputError
+from rayul.plan.space import conditional, largest
+from rayul.spec import Control, Criterion, Spec, Threshold, is_custom
+
+if TYPE_CHECKING:
+    from rayul.plan.plan import Plan
+
+MODELLING = ("tpe", "gp", "nsga2", "nsga3")
+"""Samplers that learn from trials that ended."""
+
+SATURATED = 0.9
+
+
+def warnings(plan: Plan) -> list[str]:
+    spec = plan.spec
+    return [
+        *_batch(spec, plan.rows["forget"]),
+        *_search(spec, plan.trials, plan.slots),
+        *_unused(spec),
+        *_baseline(plan),
+        *_resolution(plan),
+        *_fits(plan),
+    ]
+
+
+def _batch(spec: Spec, forget: int) -> Iterator[str]:
+    size = largest(spec.training.batch_size)
+    if size > forget:
+        yield (
+            f"training.batch_size up to {size} is larger than the forget set of {forget} rows: a step takes all "
+            f"{forget}, and larger batches are the same trial again"
+        )
+
+
+def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
+    search = spec.search
+    if search.sampler not in MODELLING or not spec.space:
+        return
+    if search.startup_trials >= trials:
+        yield (
+            f"search.startup_trials is {search.startup_trials} of {trials} trials: all are drawn at random and sampler "
+            f"{search.sampler} never models anything; lower it to about {max(1, trials // 5)}, or try more"
+        )
+    if slots > trials / 8:
+        yield (
+            f"{slots} of {trials} trials run at a time, more than an eighth: most are drawn before any has ended, and "
+            f"the search learns little; raise search.trials to {8 * slots}, or run fewer at a time"
+        )
+    if search.sampler == "gp" and conditional(spec):
+        yield (
+            f"sampler gp has no model for {', '.join(conditional(spec))}, which not every method of the search has: "
+            "they are drawn at random; use tpe, or a sweep for each method"
+        )
+
+
+def _unused(spec: Spec) -> Iterator[str]:
+    """Keys that were set and change nothing."""
+    control, names = spec.control, spec.method.names
+    default = Control()
+    if not any(is_custom(name) for name in names):  # what an own loss does with its forget batch is not known
+        for key in ("loss_cap", "token_cap", "select_fraction", "temperature"):
+            # po never looks at forget answers; rmu looks at hidden states, which no temperature scales
+            deaf = {"po", "rmu"} if key == "temperature" else {"po"}
+            if getattr(control, key) != getattr(default, key) and set(names) <= deaf:
+                yield f"control.{key} has no effect on {', '.join(names)}: it acts on the forget answers' predictions"
+    for key, of in (("loss_cap_of", "loss_cap"), ("select_by", "select_fraction"), ("ball_norm", "ball")):
+        if getattr(control, key) != getattr(default, key) and getattr(control, of) == getattr(default, of):
+            yield f"control.{key} has no effect without control.{of}"
+    if not control.criteria:
+        for key in ("mixing", "confidence"):
+            if getattr(control, key) != getattr(default, key):
+                yield f"control.{key} has no effect without criteria"
+    if control.mixing is True:
+        for i, criterion in enumerate(control.criteria):
+            for key, unset in (("patience", 1), ("grace", 0)):
+                if getattr(criterion, key) != unset:
+                    yield f"control.criteria.{i}.{key} has no effect with control.mixing, which repairs a violation"
+    parameters = spec.method.parameters
+    if parameters.get("gru") is False and parameters.get("gru_smoothing", 0.8) != 0.8:
+        yield "method.gru_smoothing has no effect without method.gru"
+    if parameters.get("retain_weight") == 0 and parameters.get("retain_loss", "nll") != "nll":
+        yield "method.retain_loss has no effect with method.retain_weight 0"
+    micro, batch = spec.training.micro_batch_size, largest(spec.training.batch_size)
+    if isinstance(micro, int) and micro >= batch:
+        yield f"training.micro_batch_size {micro} has no effect on batches of at most {batch}"
+    if spec.search.sampler in ("random", "grid") and spec.search.startup_trials != 10:
+        yield f"search.startup_trials has no effect on sampler {spec.search.sampler}"
+
+
+def _fixed(spec: Spec) -> Iterator[Criterion]:
+    """The criteria whose limit is not searched."""
+    yield from (c for c in spec.control.criteria if isinstance(c.at_least or c.at_most, Threshold))
+
+
+def _baseline(plan: Plan) -> Iterator[str]:
+    values = {key: measured.value for key, measured in plan.cost.baseline.items()}
+    for criterion in _fixed(plan.spec):
+        try:
+            limit = criterion.limit(values)
+        except InputError as error:
+            yield f"{error.message}; {error.hint}"
+            continue
+        value = values.get(criterion.metric, math.nan)
+        if not criterion.violation(value, limit) <= 0:
+            yield (
+                f"the model before unlearning already violates {_words(criterion, limit)}: it has {value:.4g}; "
+                "no trial can be expected to repair that, relax the limit"
+            )
+    for key, direction in plan.spec.objectives.items():
+        if key.startswith("forget.") and direction == "minimize" and values.get(key, math.nan) < 0.1:
+            yield (
+                f"the model before unlearning has {key} {values[key]:.3g}: there is little to forget; are these the "
+                "rows that it was trained on, with the template that it was trained with?"
+            )
+
+
+def _resolution(plan: Plan) -> Iterator[str]:
+    """The error that matters is that of a model at the limit. A baseline below SATURATED has much the same; above it a
+    memorised set has no spread until something is lost, and the bound of a mean m of values in [0, 1] takes its place:
+    sqrt(m (1 - m) / n), reached where every row is 0 or 1."""
+    for criterion in _fixed(plan.spec):
+        measured = plan.cost.baseline.get(criterion.metric)
+        if measured is None or not measured.value > 0:
+            continue
+        limit = criterion.limit({criterion.metric: measured.value})
+        room = abs(measured.value - limit)
+        saturated = not criterion.metric.endswith(".ppl") and measured.value > SATURATED and 0 < limit < 1
+        error = math.sqrt(limit * (1 - limit) / measured.rows) if saturated else measured.stderr
+        if error > room > 0:
+            size = f"{'up to' if saturated else 'about'} {error:.3g}"
+            yield (
+                f"{_words(criterion, limit)} lies {room:.3g} from the baseline's {measured.value:.4g}, and on "
+                f"{measured.rows} rows a model at the limit has a standard error of {size}: "
+                f"{math.ceil(measured.rows * (error / room) ** 2):,} rows would resolve it, or a wider limit"
+            )
+
+
+def _fits(plan: Plan) -> Iterator[str]:
+    if plan.at_once_on_a_device > plan.fit_on_a_device:
+        yield (
+            f"{plan.at_once_on_a_device} trials at a time on {plan.cost.device} need "
+            f"{plan.at_once_on_a_device * plan.cost.memory / 2**30:.1f} of {plan.cost.device_memory / 2**30:.1f} GiB; "
+            f"lower {'resources.trials_per_gpu' if plan.on_gpu else 'the number of cores that trials get'} to run "
+            f"{plan.fit_on_a_device}"
+        )
+    if plan.disk > plan.disk_free:
+        yield (
+            f"up to {plan.disk / 2**30:.1f} GiB are needed in {plan.results}, and {plan.disk_free / 2**30:.1f} are free"
+        )
+
+
+def _words(criterion: Criterion, limit: float) -> str:
+    return f"{criterion.metric} {'>=' if criterion.at_least is not None else '<='} {limit:.4g}"

@@ -1,0 +1,116 @@
+"""What a trial costs here: three steps and two evaluations, measured. The one part of a plan that needs torch."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+
+from rayul.errors import RayulError
+from rayul.spec import Spec
+from rayul.unlearn.data import Sets
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.metrics import Measured
+from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.tokens import Example, encode_rows
+from rayul.unlearn.train import evaluation_steps, train
+from rayul.unlearn.trial import device_name
+
+STEPS = 3
+
+
+class Cost(NamedTuple):
+    """Of one trial that has its device, or its cores, to itself. Seconds and bytes.
+
+    load: reading model and rows, once a process. start: a fresh adapter. steps, evaluations: of a whole trial.
+    memory: its peak, the model included. device_memory: of the GPU, or the machine. adapter: one saved adapter.
+    baseline: metrics before unlearning, by "<set>.<metric>".
+    """
+
+    device: str
+    load: float
+    start: float
+    step: float
+    evaluation: float
+    steps: int
+    evaluations: int
+    memory: int
+    device_memory: int
+    adapter: int
+    baseline: dict[str, Measured]
+
+
+def measure_cost(spec: Spec, sets: Sets) -> Cost:
+    """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory."""
+    try:
+        return _measure(spec, sets)
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise RayulError(
+            "a trial does not fit into memory at the largest settings of the space",
+            "lower training.batch_size or lora.r, set training.micro_batch_size, or model.dtype: bfloat16",
+        ) from None
+
+
+def _measure(spec: Spec, sets: Sets) -> Cost:
+    begin = time.perf_counter()
+    task = load_task(spec, sets)
+    load = time.perf_counter() - begin
+    begin = time.perf_counter()
+    model = attach_lora(task.base, spec.lora, seed=0)
+    start = time.perf_counter() - begin
+    # A fresh adapter changes nothing: this is the baseline, and it warms the device up.
+    baseline = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size).measured
+    short = spec.training.model_copy(update={"steps": STEPS, "evaluate_every": 1})
+    moments = []
+    for _ in train(model, task, spec.model_copy(update={"training": short}), seed=0):
+        _wait(task)
+        moments.append(time.perf_counter())
+    begin = time.perf_counter()
+    evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
+    evaluation = time.perf_counter() - begin
+    # The first step also scores the reference and fills caches: a trial of many steps hardly sees it.
+    step = median(b - a for a, b in pairwise(moments[1:]))
+    adapter = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    memory, device_memory = _memory(task)
+    detach_lora(model)
+    stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
+    return Cost(
+        device=device_name(task.device),
+        load=load,
+        start=start,
+        step=step,
+        evaluation=evaluation,
+        steps=spec.training.steps,
+        evaluations=len(stops) - 1,  # step 0 takes the baseline's values
+        memory=memory,
+        device_memory=device_memory,
+        adapter=adapter,
+        baseline=baseline,
+    )
+
+
+def rendered(tokenizer: Any, template: str | None, rows: Any) -> list[str]:
+    """What the model sees of rows: their tokens as text again, special tokens included."""
+    examples: list[Example] = encode_rows(tokenizer, template, rows)
+    return [str(tokenizer.decode(list(e.ids))) for e in examples]
+
+
+def _wait(task: Task) -> None:
+    if task.device.type == "cuda":
+        torch.cuda.synchronize(task.device)
+
+
+def _memory(task: Task) -> tuple[int, int]:
+    """(peak of this process, all there is): of the GPU where the model is on one, else of the machine."""
+    if task.device.type == "cuda":
+        return torch.cuda.max_memory_reserved(task.device), torch.cuda.get_device_properties(task.device).total_memory
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,331 @@
+"""`rayul plan`: the space counted, the probe, the estimates, the history, the warnings, and that nothing is written."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rayul.plan import Plan, plan_text
+from rayul.plan.history import saved_by_pruning
+from rayul.plan.space import conditional, heaviest, size
+from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation, Journal
+from rayul.spec import dump_yaml
+from rayul.unlearn.metrics import Measured
+
+# --- the space ---------------------------------------------------------------------------------------------------
+
+
+def test_size_of_a_grid_is_its_number_of_cells(make_spec: Callable[..., Any]) -> None:
+    from rayul.sweep.samplers import grid
+
+    spec = make_spec(
+        method={"name": {"choice": ["ga", "gd", "npo"]}, "retain_weight": {"float": [0, 1], "step": 0.25}},
+        lora={"r": {"int": [4, 16], "step": 4}, "alpha": {"choice": [8, 16]}},
+        search={"sampler": "grid"},
+    )
+    assert size(spec) == (len(grid(spec)), ())
+
+
+def test_size_counts_around_what_is_continuous(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(
+        method={
+            "name": {"choice": ["ga", "npo"]},
+            "beta": {"float": [0.1, 1.0]},
+            "retain_loss": {"choice": ["nll", "kl"]},
+        },
+        training={"lr": {"float": [1e-4, 1e-2], "log": True}, "batch_size": {"choice": [2, 4, 6]}},
+    )
+    batch_sizes, retain_losses = 3, 2
+    assert size(spec) == (batch_sizes + retain_losses * batch_sizes, ("method.beta", "training.lr"))
+    assert conditional(spec) == ["method.beta", "method.retain_loss"]
+    assert size(make_spec()) == (1, ())
+
+
+def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(
+        method={"name": {"choice": ["ga", "npo", "gd"]}, "beta": {"float": [0.1, 1.0]}},
+        lora={"r": {"choice": [16, 4]}, "target_modules": {"choice": ["all-linear"]}},
+        training={
+            "lr": {"float": [1e-4, 1e-2]},
+            "batch_size": {"int": [2, 6]},
+            "steps": {"choice": [10, 40]},
+            "evaluate_every": {"choice": [5, 2, 10]},
+            "micro_batch_size": {"choice": [1, None]},
+        },
+        control={"mixing": {"choice": [False, True]}},
+    )
+    trial = spec.at(heaviest(spec))
+    assert (trial.method.name, trial.lora.r, trial.control.mixing) == ("npo", 16, True)
+    training = trial.training
+    assert (training.lr, training.batch_size, training.steps, training.evaluate_every) == (1e-4, 6, 40, 2)
+    assert training.micro_batch_size is None
+
+
+# --- the probe and the estimates ---------------------------------------------------------------------------------
+
+
+def test_the_probe_measures_the_baseline_and_the_adapter(make_spec: Callable[..., Any], sets: Any, task: Any) -> None:
+    from rayul.unlearn.cost import measure_cost
+    from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.model import attach_lora
+
+    spec = make_spec(method="npo", training={"steps": 10, "evaluate_every": 4})
+    cost = measure_cost(spec, sets)
+    assert cost.steps == 10
+    assert cost.evaluations == 3  # after 4, 8 and 10 steps
+    assert min(cost.step, cost.evaluation, cost.load, cost.start) > 0
+    expected = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+    assert {k: m.value for k, m in cost.baseline.items()} == pytest.approx(expected, rel=1e-5)
+    assert 0 < cost.memory < cost.device_memory
+    model = attach_lora(task.base, spec.lora, 0)
+    assert cost.adapter == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model.unload()
+
+
+@pytest.fixture
+def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Plan]:
+    """make_plan(spec sections, slots=1, gpu=0.0, baseline={...}, cost={...}) -> a plan as if it had been measured."""
+    from rayul.sweep.cluster import Share
+    from rayul.unlearn.cost import Cost
+
+    def make(
+        *, slots: int = 1, gpu: float = 0.0, baseline: Any = None, rows: Any = None, cost: Any = None, **spec: Any
+    ) -> Plan:
+        known = {"forget.es": (1.0, 0.0), "retain.es": (1.0, 0.0)} | (baseline or {})
+        made = make_spec(**spec)
+        measured = Cost(
+            device="cpu",
+            load=0.0,
+            start=1.0,
+            step=2.0,
+            evaluation=3.0,
+            steps=10,
+            evaluations=5,
+            memory=2**30,
+            device_memory=2**34,
+            adapter=1000,
+            baseline={key: Measured(value, error, 100) for key, (value, error) in known.items()},
+        )
+        combinations, continuous = size(made)
+        return Plan(
+            spec=made,
+            results=tmp_path,
+            combinations=combinations,
+            continuous=continuous,
+            rows={"forget": 6, "retain": 6} | (rows or {}),
+            samples={"retain": ["a sample"]},
+            probed=heaviest(made),
+            cost=measured._replace(**(cost or {})),
+            share=Share(1.0, gpu, slots, f"{slots} at a time"),
+            saved=None,
+            disk_free=10**12,
+        )
+
+    return make
+
+
+def test_times_add_up(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(search={"trials": 64}, slots=2)
+    assert plan.trial_seconds == 1 + 10 * 2 + 5 * 3
+    assert plan.seconds() == pytest.approx(32 * 36)
+    assert plan.device_hours() == pytest.approx(64 * 36 / 3600)
+    assert plan.device_hours(saved=0.75) == pytest.approx(16 * 36 / 3600)
+    # four trials on one GPU: measured alone, so that sharing it gains nothing
+    gpu = make_plan(search={"trials": 64}, slots=4, gpu=0.25)
+    assert gpu.seconds() == pytest.approx(64 * 36)
+    assert gpu.device_hours() == pytest.approx(64 * 36 / 3600)
+    # two GPUs a trial
+    assert make_plan(search={"trials": 4}, slots=2, gpu=2.0).device_hours() == pytest.approx(4 * 36 * 2 / 3600)
+    # one trial is never shorter than itself
+    assert make_plan(search={"trials": 1}, slots=8).seconds() == pytest.approx(36)
+
+
+def test_calibration_costs_seven_evaluations_at_the_most(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(control={"mixing": True, "criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]})
+    assert plan.measurements == 7 * 5
+
+
+def test_a_grid_with_fewer_cells_than_trials(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(lora={"r": {"choice": [4, 8]}}, search={"sampler": "grid", "trials": 64})
+    assert plan.trials == 2
+
+
+# --- earlier sweeps ----------------------------------------------------------------------------------------------
+
+
+def test_pruning_of_earlier_sweeps_of_the_same_space(make_spec: Callable[..., Any], tmp_path: Path) -> None:
+    def sweep(name: str, ends: list[tuple[str, int]], **sections: Any) -> None:
+        spec = make_spec(training={"lr": {"float": [1e-4, 1e-2]}, "steps": 20}, **sections)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec.yaml").write_text(dump_yaml(spec.resolved()))
+        journal = Journal(tmp_path / name / "evaluations.jsonl")
+        for number, (state, step) in enumerate(ends):
+            params = {"training.lr": 1e-3}
+            journal.append(Evaluation(f"{number:04d}", step, params=params, state=state, metrics={"forget.es": 0.5}))
+
+    spec = make_spec(training={"lr": {"float": [1e-4, 1e-2]}, "steps": 20}, search={"trials": 500})
+    assert saved_by_pruning(spec, tmp_path) is None
+    assert saved_by_pruning(spec, tmp_path / "absent") is None
+    sweep("first", [(COMPLETED, 20), (PRUNED, 5), ("running", 2), (FAILED, 1)])
+    sweep("second", [(PRUNED, 5)], search={"seed": 3}, resources={"trials_per_gpu": 2})
+    sweep("other", [(COMPLETED, 20)], lora={"r": 4})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "spec.yaml").write_text("not: a spec")
+    saved = saved_by_pruning(spec, tmp_path)
+    assert saved is not None
+    assert (saved.sweeps, saved.trials) == (2, 3)
+    assert saved.share == pytest.approx(1 - (20 + 5 + 5) / 60)
+
+
+# --- warnings ----------------------------------------------------------------------------------------------------
+
+NINETY = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]}
+SEARCHED = {"lr": {"float": [1e-4, 1e-2]}}
+
+
+def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
+    assert make_plan(training=SEARCHED, control=NINETY, search={"trials": 64}).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"training": {"batch_size": {"choice": [4, 8]}}}, "batch_size up to 8 is larger than the forget set of 6"),
+        ({"training": SEARCHED, "search": {"trials": 10}}, "startup_trials is 10 of 10 trials"),
+        ({"training": SEARCHED, "search": {"trials": 64}, "slots": 9}, "9 of 64 trials run at a time"),
+        (
+            {
+                "method": {"name": {"choice": ["ga", "gd"]}, "retain_weight": {"float": [0, 1]}},
+                "search": {"sampler": "gp"},
+            },
+            "no model for method.retain_weight",
+        ),
+        ({"method": "po", "control": {"token_cap": 3.0}}, "control.token_cap has no effect on po"),
+        ({"method": {"name": {"choice": ["po", "rmu"]}}, "control": {"temperature": 2.0}}, "temperature has no effect"),
+        ({"control": {"loss_cap_of": "sum"}}, "loss_cap_of has no effect without control.loss_cap"),
+        ({"control": {"select_by": "largest"}}, "select_by has no effect"),
+        ({"control": {"ball_norm": "elementwise"}}, "ball_norm has no effect"),
+        ({"control": {"mixing": True}}, "mixing has no effect without criteria"),
+        (
+            {"control": {"mixing": True, "criteria": [{"metric": "retain.es", "at_least": 0.5, "patience": 3}]}},
+            "criteria.0.patience has no effect with control.mixing",
+        ),
+        ({"method": {"name": "ga", "gru_smoothing": 0.5}}, "gru_smoothing has no effect"),
+        ({"training": {"micro_batch_size": 8}}, "micro_batch_size 8 has no effect"),
+        ({"search": {"sampler": "random", "startup_trials": 3}}, "startup_trials has no effect on sampler random"),
+        (
+            {"control": NINETY, "baseline": {"retain.es": (0.0, 0.0)}},
+            "90% of baseline has no meaning, the baseline is 0",
+        ),
+        (
+            {
+                "control": {"criteria": [{"metric": "retain.es", "at_least": 0.8}]},
+                "baseline": {"retain.es": (0.6, 0.01)},
+            },
+            "already violates retain.es >= 0.8: it has 0.6",
+        ),
+        (
+            {
+                "control": {"criteria": [{"metric": "retain.ppl", "at_most": 2.0}]},
+                "baseline": {"retain.ppl": (2.5, 0.01)},
+            },
+            "already violates retain.ppl <= 2",
+        ),
+        ({"baseline": {"forget.es": (0.05, 0.01)}}, "there is little to forget"),
+        ({"slots": 4, "cost": {"memory": 5 * 2**30}}, "20.0 of 16.0 GiB"),
+        ({"search": {"trials": 10_000}, "cost": {"adapter": 10**10}}, "GiB are needed"),
+    ],
+)
+def test_warnings(make_plan: Callable[..., Plan], sections: dict[str, Any], said: str) -> None:
+    warnings = make_plan(**sections).warnings
+    assert any(said in warning for warning in warnings), warnings
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"method": {"name": {"choice": ["po", "npo"]}}, "control": {"token_cap": 3.0}},
+        {"control": {"select_by": "largest", "select_fraction": 0.5}},
+        {"control": {"select_by": "largest", "select_fraction": {"float": [0.5, 1.0]}}},
+        {"search": {"sampler": "random", "trials": 5}, "slots": 5},
+        {"training": {"micro_batch_size": 2}},
+    ],
+)
+def test_no_warning_where_a_key_has_its_effect(make_plan: Callable[..., Plan], sections: dict[str, Any]) -> None:
+    assert make_plan(**sections).warnings == []
+
+
+def test_a_limit_finer_than_the_rows_can_tell(make_plan: Callable[..., Plan]) -> None:
+    def said(limit: str | float, error: float = 0.0, value: float = 1.0) -> list[str]:
+        control = {"criteria": [{"metric": "retain.es", "at_least": limit}]}
+        return make_plan(control=control, baseline={"retain.es": (value, error)}).warnings
+
+    # rows of which each is kept (1) or lost (0), on average to 99.4%; the plan's sets have 100
+    error = float(np.r_[np.ones(994), np.zeros(6)].std()) / 10
+    (warning,) = said("99.4% of baseline")
+    assert "lies 0.006 from the baseline's 1, and on 100 rows a model at the limit has" in warning
+    assert f"a standard error of up to {error:.3g}: " in warning
+    assert f"{math.ceil(100 * (error / 0.006) ** 2)} rows would resolve it" in warning
+    assert said("98% of baseline") == []
+    # a set that is not all memorised shows its spread at once
+    (warning,) = said(0.55, error=0.0777, value=0.6)
+    assert "about 0.0777: 242 rows" in warning
+    assert said(0.5, error=0.08, value=0.6) == []
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_part_and_no_forget_row(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(training=SEARCHED | {"batch_size": 8}, search={"trials": 64})
+    page = plan_text(plan)
+    for part in (
+        "Spec",
+        "Space",
+        "Rows",
+        "Cost",
+        "Warnings (1)",
+        "continuous in training.lr",
+        "--show-forget",
+        "unknown",
+    ):
+        assert part in page
+    assert all(len(line) <= 100 for line in page.splitlines())
+    from rayul.plan.history import Saved
+
+    pruned = plan_text(replace(plan, saved=Saved(0.6, 2, 40)))
+    assert "with the pruning of 2 earlier sweeps (60% of the steps of 40 trials saved)" in " ".join(pruned.split())
+
+
+@pytest.mark.slow
+def test_the_command_prints_forget_rows_only_when_asked_and_writes_nothing(
+    make_spec: Callable[..., Any], sets: Any, tmp_path: Path
+) -> None:
+    spec = make_spec(
+        training=SEARCHED, control={"criteria": [{"metric": "retain.prob", "at_least": "90% of baseline"}]}
+    )
+    (tmp_path / "spec.yaml").write_text(dump_yaml(spec.resolved()))
+
+    def plan(*flags: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "rayul", "plan", "spec.yaml", *flags]
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = plan("--set", "search.trials=32")
+    assert done.returncode == 0, done.stderr
+    assert "32 trials" in done.stdout
+    assert sets["retain"][0].answer in done.stdout
+    assert not any(row.answer in done.stdout for row in sets["forget"])
+    assert sets["forget"][0].answer in plan("--show-forget").stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["spec.yaml"]
+    refused = plan("--set", "lora.target_modules=[nothing_of_the_kind]")
+    assert refused.returncode == 2
+    assert "nothing_of_the_kind" in refused.stderr
+    assert "Traceback" not in refused.stderr
