@@ -57,6 +57,28 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
 
 
 @app.command()
+def init(
+    forget: Annotated[Path, typer.Option(help="Rows to forget: .jsonl, .json (an object a line) or .parquet.")],
+    retain: Annotated[Path, typer.Option(help="Rows to keep, in the same columns.")],
+    model: Annotated[str | None, typer.Option(help="The model that has to forget: a folder or a Hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
+) -> None:
+    """Write a commented spec to start from, for your own rows."""
+    from rayul.starter import starter_spec
+
+    if out.exists():
+        raise InputError(f"{out} exists already", "choose another name with --out")
+    text = starter_spec(out.stem, forget, retain, model)
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another place with --out") from error
+    if model is None:
+        print("name your model in it: the testbed has never seen these rows", file=sys.stderr)
+    print(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
+
+
+@app.command()
 def plan(
     file: SpecFile,
     results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),

@@ -19,6 +19,7 @@ ARROWS = {
     "pareto": {"errors", "records", "spec"},
     "sweep": {"errors", "records", "spec", "unlearn", "testbed", "pareto"},
     "plan": {"errors", "records", "spec", "unlearn", "testbed", "sweep"},
+    "starter": {"errors", "spec", "unlearn"},
 }
 FORBIDDEN = {
     "errors": {"torch", "ray", "transformers", "peft", "optuna"},
@@ -28,6 +29,7 @@ FORBIDDEN = {
     "unlearn": {"ray", "optuna"},
     "testbed": {"ray", "optuna"},
     "plan": {"torch", "ray", "transformers", "peft", "optuna"},
+    "starter": {"torch", "ray", "transformers", "peft", "optuna"},
 }
 
 

@@ -87,17 +87,25 @@ def read_rows(path: Path, columns: Mapping[Any, str] | None = None) -> list[Row]
 
     Raises InputError naming file and line.
     """
-    if not path.exists():
+    return [_row(record, place, columns or {}) for place, record in _records(path)]
+
+
+def column_names(path: Path) -> list[str]:
+    """The file's own names of its columns, as its first row has them. Raises InputError naming file and line."""
+    place, first = next(iter(_records(path)), (f"{path}", {}))
+    if not isinstance(first, dict):
+        raise InputError(f"{place}: a {type(first).__name__}, not an object", "one JSON object a line")
+    return [str(name) for name in first]
+
+
+def _records(path: Path) -> Iterable[tuple[str, Any]]:
+    if not path.is_file():
         raise InputError(f"{path}: no such file", "check the path; relative paths start at the working directory")
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        records: Iterable[tuple[str, Any]] = (
-            (f"{path}: row {i}", record) for i, record in enumerate(pq.read_table(path).to_pylist())
-        )
-    else:
-        records = _json_lines(path)
-    return [_row(record, place, columns or {}) for place, record in records]
+        return ((f"{path}: row {i}", record) for i, record in enumerate(pq.read_table(path).to_pylist()))
+    return _json_lines(path)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -1,0 +1,219 @@
+"""A commented spec to start from, for somebody's own rows: `rayul init --forget f.jsonl --retain r.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rayul.errors import InputError
+from rayul.spec import TESTBED, SourceData, dump_yaml, parse_spec
+from rayul.unlearn.data import column_names, load_sets
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "question": ("question", "prompt", "instruction", "query", "input", "q", "user"),
+    "answer": ("answer", "response", "output", "completion", "target", "a", "assistant"),
+    "author": ("author", "subject", "entity", "person"),
+    "text": ("text", "passage", "document", "content"),
+}
+"""What other people call our columns, the likeliest first. Capitals do not matter."""
+
+MAX_ROWS = 400
+"""Rows of a set that an evaluation of the written spec reads at the most: a share has a standard error of 2.5% then."""
+
+
+def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None) -> str:
+    """The text of a spec on these two files, valid under `load_spec`, every key with a comment above it.
+
+    Reads the rows: batch size and steps follow from their number. Raises InputError for files that cannot be read,
+    columns that cannot be mapped, and rows that cannot be split or that stand in both files.
+    """
+    columns = _columns(forget, retain)
+    data = SourceData.model_validate({"forget": str(forget), "retain": str(retain), "columns": columns})
+    sets = load_sets(data)
+    rows = len(sets["forget"])
+    batch_size = _batch_size(rows)
+    steps = min(200, max(20, round(6 * rows / batch_size)))
+    max_rows = MAX_ROWS if max(rows, len(sets["retain"])) > MAX_ROWS else None
+    counts = ", ".join(f"{key} {len(found)}" for key, found in sets.items())
+    text = _TEMPLATE.format(
+        name=_yaml(name),
+        model=_yaml(model or TESTBED),
+        no_model="" if model else _NO_MODEL,
+        forget=_yaml(str(forget)),
+        retain=_yaml(str(retain)),
+        columns=_columns_text(columns),
+        counts=counts,
+        rows=rows,
+        batch_size=batch_size,
+        steps=steps,
+        epochs=f"{steps * batch_size / rows:.3g}",
+        evaluate_every=max(1, steps // 12),
+        max_rows="null" if max_rows is None else max_rows,
+    )
+    parse_spec(text, source="rayul init")
+    return text
+
+
+def _columns(forget: Path, retain: Path) -> dict[str, str]:
+    """Our column names to the files' where they differ; one mapping, since the spec has one."""
+    names = [column_names(path) for path in (forget, retain)]
+    to_forget, to_keep = _mapped(forget, names[0]), _mapped(retain, names[1])
+    if any(to_keep.get(name, column) != column for name, column in to_forget.items()):
+        raise InputError(
+            f"the files name their columns differently: {forget}: {', '.join(names[0])}; "
+            f"{retain}: {', '.join(names[1])}",
+            "rename the columns of one file: a spec has one data.columns for all its files",
+        )
+    return {name: column for name, column in (to_keep | to_forget).items() if name != column}
+
+
+def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
+    lower = {name.lower(): name for name in reversed(names)}
+    mapped = {
+        ours: next(lower[word] for word in words if word in lower)
+        for ours, words in SYNONYMS.items()
+        if any(word in lower for word in words)
+    }
+    if "question" in mapped and "answer" in mapped:
+        return {ours: theirs for ours, theirs in mapped.items() if ours != "text"}
+    if "text" in mapped:
+        return {ours: theirs for ours, theirs in mapped.items() if ours in ("text", "author")}
+    raise InputError(
+        f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; "
+        f"the columns are {', '.join(names) or 'none'}",
+        "name them question and answer (or text, for passages to be continued), or write data.columns yourself",
+    )
+
+
+def _batch_size(rows: int) -> int:
+    """A power of two, up to 16, that passes the forget set in about ten steps; never more than its rows."""
+    size = 2
+    while size < 16 and size * 2 <= rows / 8:
+        size *= 2
+    return min(size, rows)
+
+
+def _yaml(text: str) -> str:
+    return dump_yaml(text).removesuffix("\n").removesuffix("\n...")
+
+
+def _columns_text(columns: Mapping[str, str]) -> str:
+    if not columns:
+        return ""
+    lines = ["  # Our names of columns: the files' own. What is not listed has our name.", "  columns:"]
+    for ours, theirs in columns.items():
+        lines += [f"    # {_COLUMN[ours]}", f"    {ours}: {_yaml(theirs)}"]
+    return "\n".join(lines) + "\n"
+
+
+_COLUMN = {
+    "question": "What the model is asked.",
+    "answer": "What it has to answer, or no longer to.",
+    "author": "Rows of one author belong together: they are split and drawn together.",
+    "text": "A passage: its first half is the prompt, its second half what must no longer be continued.",
+}
+
+_NO_MODEL = """\
+# TO DO: name the model that was trained on the forget rows. The testbed has never seen them.
+"""
+
+_TEMPLATE = """\
+# A sweep on your own rows ({counts}).
+#
+#     rayul plan FILE      what it will cost, and what looks wrong
+#     rayul sweep FILE     run it
+#
+# Wherever one value stands under method, lora, training or control, a distribution to search may stand instead:
+#     {{float: [low, high]}}            a number; log: true for its logarithm, step: 0.1 for a grid of values
+#     {{int: [low, high]}}              a whole number, ends included; log and step as above
+#     {{choice: [a, b, c]}}             one of the options
+# Any key can be set from the command line: --set training.steps=30
+
+# The sweep's name; results go to results/<name>.
+name: {name}
+
+# The model that has to forget.
+{no_model}model:
+  # A folder with a Hugging Face model, or a Hub id.
+  path: {model}
+  # float32, bfloat16 (half the memory; for a GPU), float16, or auto: as it was saved.
+  dtype: float32
+  # How a row becomes a text, as in the model's training: chat, or "Question: {{question}}\\nAnswer: {{answer}}".
+  # null: the tokenizer's chat template where it has one, else this text.
+  template: null
+
+# The rows.
+data:
+  # What the model has to forget: one JSON object a line, or Parquet.
+  forget: {forget}
+  # What it has to keep. Split by author: 60% to train on, 20% to judge trials by, 20% for the final report only.
+  retain: {retain}
+{columns}
+# The unlearning loss and its parameters.
+method:
+  # ga ascends the forget loss, gd adds the loss on retain rows, npo is a bounded ascent with both.
+  name: {{choice: [ga, gd, npo]}}
+  # Weight of the retain loss, of gd and npo.
+  retain_weight: {{float: [0.25, 4.0], log: true}}
+  # Inverse temperature of npo; towards 0 it becomes gradient ascent.
+  beta: {{float: [0.02, 1.0], log: true}}
+
+# The adapter that is trained; the model itself stays frozen.
+lora:
+  # Rank: how much the adapter can express.
+  r: {{choice: [4, 8, 16]}}
+  # Its update is scaled by alpha / r.
+  alpha: {{choice: [8, 16, 32]}}
+
+# The optimiser (AdamW) and how long it runs.
+training:
+  # Learning rate: small models bear more, up to 5e-3.
+  lr: {{float: [1e-5, 1e-3], log: true}}
+  # Forget rows a step, of {rows}.
+  batch_size: {batch_size}
+  # Optimiser steps of a trial that is not stopped early: {epochs} passes over the forget set.
+  steps: {steps}
+  # Steps between evaluations. Gradient ascent collapses fast: what happens in between is not seen.
+  evaluate_every: {evaluate_every}
+
+# What limits excessive unlearning.
+control:
+  # Utility limits: a trial that breaks one is stopped, and only evaluations that keep all are on the front.
+  criteria:
+    # Probability of the answers to keep, which every model has. Stricter: retain.es, what it completes exactly.
+    - metric: retain.prob
+      # Of the value before unlearning. A plain number such as 0.5 is absolute; at_most limits from above.
+      at_least: 90% of baseline
+      # Stop after so many evaluations in a row that violate it.
+      patience: 1
+
+# What the search trades off, as <set>.<metric>.
+objectives:
+  # Probability of the answers to forget.
+  forget.prob: minimize
+  # Probability of the answers to keep.
+  retain.prob: maximize
+
+# What is measured at every evaluation.
+evaluate:
+  # At most so many rows of each set, evenly spaced; null for all.
+  max_rows: {max_rows}
+
+# What to try, and how often.
+search:
+  # tpe, nsga2, nsga3, gp, random or grid.
+  sampler: tpe
+  # Configurations to try.
+  trials: 64
+  # Seed of the sampler and of every trial.
+  seed: 0
+  # Also end after this time, such as 2h or 30m; null for no limit.
+  time_limit: null
+
+# What a trial takes of the machine. Without a GPU, trials share the cores.
+resources:
+  # GPUs of one slot.
+  gpu: 1
+  # Trials that share it.
+  trials_per_gpu: 1
+"""

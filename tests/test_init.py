@@ -1,0 +1,148 @@
+"""`rayul init`: a spec that is valid, says what each key does, and fits the rows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rayul.errors import InputError
+from rayul.spec import load_spec
+from rayul.starter import starter_spec
+from rayul.unlearn.data import load_sets
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """write(name, rows, question=..., answer=...) -> a JSONL file of that many rows in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, rows: int, question: str = "question", answer: str = "answer", **more: Any) -> Path:
+        lines = [json.dumps({question: f"{name} {i}?", answer: f"{name} {i}."} | more) for i in range(rows)]
+        Path(name).write_text("\n".join(lines) + "\n")
+        return Path(name)
+
+    return write
+
+
+def spec_of(forget: Path, retain: Path, **more: Any) -> Any:
+    Path("spec.yaml").write_text(starter_spec("mine", forget, retain, **more))
+    return load_spec("spec.yaml")
+
+
+def keys(node: yaml.Node) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value not in ("float", "int", "choice", "log", "step"):
+                yield key.value, key.start_mark.line
+            yield from keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from keys(child)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6, 30, 80, 400, 5000])
+def test_it_is_valid_and_fits_the_rows(write: Callable[..., Path], rows: int) -> None:
+    spec = spec_of(write("f.jsonl", rows), write("r.jsonl", 3 * rows + 20), model="some/model")
+    assert (spec.name, spec.model.path) == ("mine", "some/model")
+    assert len(load_sets(spec.data)["forget"]) == rows
+    training = spec.training
+    assert 1 <= training.batch_size <= min(16, rows)
+    assert training.steps * training.batch_size >= rows or training.steps == 200
+    assert 1 <= training.evaluate_every <= training.steps / 4
+    assert (spec.evaluate.max_rows is None) == (rows <= 400)
+    assert spec.method.names == ("ga", "gd", "npo")
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_every_key_has_a_comment_above_it(write: Callable[..., Path], mapped: bool) -> None:
+    names = {"question": "prompt", "answer": "response"} if mapped else {}
+    spec_of(write("f.jsonl", 10, **names), write("r.jsonl", 10, **names))
+    text = Path("spec.yaml").read_text()
+    lines, found = text.splitlines(), list(keys(yaml.compose(text, Loader=yaml.SafeLoader)))
+    assert len(found) > 30
+    assert [key for key, line in found if not lines[line - 1].lstrip().startswith("# ")] == []
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("prompt", "response"), ("Question", "Answer"), ("instruction", "output"), ("input", "target"), ("yes", "null")],
+)
+def test_columns_are_mapped(write: Callable[..., Path], question: str, answer: str) -> None:
+    names = {"question": question, "answer": answer}
+    files = write("f.jsonl", 5, **names), write("r.jsonl", 10, **names)
+    if question == "yes":
+        with pytest.raises(InputError, match="no column for question and answer; the columns are yes, null"):
+            starter_spec("x", *files)
+        return
+    spec = spec_of(*files)
+    assert spec.data.columns == {"question": question, "answer": answer}
+    assert load_sets(spec.data)["forget"][0].question == "f.jsonl 0?"
+
+
+def test_columns_that_have_our_names_need_no_map(write: Callable[..., Path]) -> None:
+    spec = spec_of(write("f.jsonl", 5, author="x", prompt="p"), write("r.jsonl", 10, prompt="p"))
+    assert spec.data.columns == {}
+    spec = spec_of(write("f.jsonl", 5, person="x"), write("r.jsonl", 10))
+    assert spec.data.columns == {"author": "person"}
+
+
+def test_passages_have_a_text(write: Callable[..., Path]) -> None:
+    for name, rows in (("f.jsonl", 3), ("r.jsonl", 10)):
+        passages = [json.dumps({"passage": f"{name}: the {i}th of many words that go on and on"}) for i in range(rows)]
+        Path(name).write_text("\n".join(passages))
+    spec = spec_of(Path("f.jsonl"), Path("r.jsonl"))
+    assert spec.data.columns == {"text": "passage"}
+    assert load_sets(spec.data)["forget"][0].text
+
+
+def test_what_cannot_be_used_is_refused(write: Callable[..., Path]) -> None:
+    good = write("r.jsonl", 20)
+    with pytest.raises(InputError, match=r"missing.jsonl: no such file"):
+        starter_spec("x", Path("missing.jsonl"), good)
+    with pytest.raises(InputError, match="the columns are prompt, label"):
+        starter_spec("x", write("f.jsonl", 3, "prompt", "label"), good)
+    with pytest.raises(InputError, match="name their columns differently"):
+        starter_spec("x", write("f.jsonl", 3, "prompt", "response"), good)
+    with pytest.raises(InputError, match="no such file"):
+        starter_spec("x", Path(), good)
+    Path("f.jsonl").write_text("[1, 2]\n")
+    with pytest.raises(InputError, match=r"f.jsonl:1: a list, not an object"):
+        starter_spec("x", Path("f.jsonl"), good)
+    with pytest.raises(InputError, match="also stand in a set to retain"):
+        starter_spec("x", good, good)
+    with pytest.raises(InputError, match="cannot be split"):
+        starter_spec("x", write("f.jsonl", 3), write("one.jsonl", 1))
+
+
+def test_parquet_and_names_that_yaml_would_misread(write: Callable[..., Path]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"q": ["a?", "b?"], "a": ["a.", "b."]}), "f: 1 #.parquet")
+    spec = spec_of(Path("f: 1 #.parquet"), write("r.jsonl", 10, "q", "a"), model="123")
+    assert spec.data.forget.path == "f: 1 #.parquet"
+    assert spec.model.path == "123"
+
+
+def test_the_command(write: Callable[..., Path]) -> None:
+    write("f.jsonl", 5), write("r.jsonl", 10)
+
+    def init(*flags: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "rayul", "init", "--forget", "f.jsonl", "--retain", "r.jsonl", *flags]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    done = init("--out", "my-spec.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "rayul plan my-spec.yaml" in done.stdout
+    assert "name your model" in done.stderr
+    assert load_spec("my-spec.yaml").name == "my-spec"
+    again = init("--out", "my-spec.yaml")
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    assert init("--out", "no/such/folder/x.yaml").returncode == 1
