@@ -1,0 +1,60 @@
+"""Real sweeps of the command line on the tiny model, as a user runs them: in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def write_spec(path: Path, model: Path, data: Path, **sections: Any) -> Path:
+    """A spec on the tiny model (GA and GradDiff, judged by probability: it knows nothing that could be extracted)."""
+    plain: dict[str, Any] = {
+        "name": "tiny",
+        "model": str(model),
+        "data": str(data),
+        "method": {"name": {"choice": ["ga", "gd"]}, "retain_weight": {"float": [0.1, 4.0]}},
+        "training": {"lr": {"float": [1e-3, 1e-1], "log": True}, "batch_size": 4, "steps": 8, "evaluate_every": 2},
+        "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
+        "control": [{"metric": "retain.prob", "at_least": "90% of baseline"}],
+        "pruning": {"dominance": False},
+        "search": {"sampler": "random", "trials": 6, "seed": 0},
+    }
+    path.write_text(yaml.safe_dump(plain | sections))
+    return path
+
+
+def command(spec: Path, results: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "rayul", "sweep", str(spec), "--results", str(results), *flags]
+
+
+def start(spec: Path, results: Path, *flags: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(spec, results, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def sweep(spec: Path, results: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(spec, results, *flags), capture_output=True, text=True, timeout=280, check=False)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Whole lines of the journal, read without rayul."""
+    path = folder / "evaluations.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def key(row: dict[str, Any]) -> tuple[str, int, float]:
+    return (row["trial_id"], row["step"], row["mixing"])
+
+
+def ended(folder: Path) -> dict[str, str]:
+    """State by trial, of the trials that ended."""
+    return {row["trial_id"]: row["state"] for row in rows(folder) if row["state"] != "running" and row["params"]}
