@@ -87,7 +87,8 @@ class Progress:
             settings = " ".join(f"{key.split('.')[-1]}={short(value)}" for key, value in e.params.items())
             values = [f"{e.metrics[m]:.3f}" for m in objectives]
             table.add_row(e.trial_id, str(e.step), f"{e.mixing:g}", *values, settings)
-        bar = ProgressBar(total=max(1, self.total), completed=self.ended, width=60)
+        bar = Table.grid()  # a bar alone would not end its line
+        bar.add_row(ProgressBar(total=max(1, self.total), completed=self.ended, width=60))
         reasons = [Text(f"  {n} {why}"[:78], style="dim") for why, n in self.reasons.most_common(4)]
         more = [Text(f"  and {len(self.front) - 8} more on the front", style="dim")] if len(self.front) > 8 else []
         return Group(Text(self.summary()), bar, *reasons, Text("front so far", style="bold"), table, *more)
