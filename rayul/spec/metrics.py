@@ -39,9 +39,7 @@ METRICS: dict[str, Metric] = {
     "rouge": Metric("higher", "ROUGE-L recall of the greedy answer, stemmed, in [0, 1]", "generate"),
     "empty": Metric("lower", "share of empty answers, in [0, 1]", "generate"),
     "repetition": Metric("lower", "share of repeated 4-grams within answers, in [0, 1]", "generate"),
-    "distinct": Metric(
-        "higher", "share of distinct 2-grams of all answers, in [0, 1]; falls on collapse", "generate"
-    ),
+    "distinct": Metric("higher", "share of distinct 2-grams of all answers, in [0, 1]; falls on collapse", "generate"),
     "forget_quality": Metric(
         "lower", "forget rows only: p-value of a KS test against the oracle, in [0, 1]; high is good", "passes"
     ),

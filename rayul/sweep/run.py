@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rayul.errors import RayulError
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, ORACLE, Evaluation, Journal, to_json
@@ -20,6 +21,7 @@ from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it s
 # isort: split
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.error import TuneError
 from ray.tune.stopper import Stopper
 
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
@@ -166,8 +168,14 @@ def _search(
             verbose=0,
         ),
     )
-    with shown(progress, console), stop.listening():
-        tuner.fit()
+    try:
+        with shown(progress, console), stop.listening():
+            tuner.fit()
+    except TuneError as error:
+        # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
+        if isinstance(error.__context__, RayulError):
+            raise error.__context__ from None
+        raise
     if stop.received:
         return CTRL_C
     return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""

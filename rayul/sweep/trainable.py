@@ -46,6 +46,8 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         last = snapshot.evaluations[-1]
         if last.state != FAILED:
             self._keep_front(snapshot)
+        elif last.step == 0:
+            self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
         return {
             "evaluations": [to_json(e) for e in snapshot.evaluations],
             "number": self.config["number"],

@@ -77,6 +77,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
+    """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge."""
     needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
     if not needing and spec.method.parameters.get("gru") not in (False, None):
         needing = ["with gru"]
@@ -84,6 +85,13 @@ def check_needs(spec: Spec, sets: Sets) -> None:
         raise InputError(
             f"method {', '.join(needing)} trains on retain rows, and the data has none",
             "name them as data.retain_train (or data.retain, which is split)",
+        )
+    judged = [*spec.objectives, *(c.metric for c in spec.control.criteria)]
+    missing = [metric for metric in dict.fromkeys(judged) if not sets.get(metric.split(".")[0])]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)}: the data has no such rows",
+            "add them to the data, or choose a metric of another set",
         )
 
 

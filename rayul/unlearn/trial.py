@@ -188,7 +188,8 @@ def _with_metrics(row: Evaluation, measured: Mapping[str, Measured]) -> Evaluati
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+    # On a CPU torch raises a plain RuntimeError.
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return "out of memory: lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
     if isinstance(error, Diverged):
         return f"diverged: {error.message}"

@@ -57,4 +57,5 @@ def key(row: dict[str, Any]) -> tuple[str, int, float]:
 
 def ended(folder: Path) -> dict[str, str]:
     """State by trial, of the trials that ended."""
-    return {row["trial_id"]: row["state"] for row in rows(folder) if row["state"] != "running" and row["params"]}
+    states = {row["trial_id"]: row["state"] for row in rows(folder) if row["state"] != "running"}
+    return {trial: state for trial, state in states.items() if trial.isdigit()}  # the reference rows are no trials

@@ -1,0 +1,199 @@
+"""What a sweep survives, each fault injected for real: kills, stops, two drivers, trials that break."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from driver import ended, key, rows, start, sweep, write_spec
+
+pytestmark = pytest.mark.slow
+
+TRIALS = 8
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> Path:
+    """Trials of a second or two, so that a driver can be met in the middle of one."""
+    training = {"lr": {"float": [1e-4, 1e-3], "log": True}, "batch_size": 4, "steps": 40, "evaluate_every": 4}
+    search = {"sampler": "random", "trials": TRIALS, "seed": 0}
+    return write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, training=training, search=search)
+
+
+def wait(condition: Callable[[], bool], driver: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert driver.poll() is None, driver.communicate()[1]
+        assert time.monotonic() < deadline, "the sweep does not get there"
+        time.sleep(0.02)
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Command line by pid of all descendants."""
+    found: dict[int, str] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat, line = path.read_text(), (path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        parent = int(stat.rsplit(")", 1)[1].split()[1])
+        found[int(path.parent.name)] = f"{parent} {line}"
+    family, grown = {pid}, True
+    while grown:
+        grown = False
+        for child, entry in found.items():
+            if child not in family and int(entry.split(" ", 1)[0]) in family:
+                family.add(child)
+                grown = True
+    return {child: found[child].split(" ", 1)[1] for child in family - {pid} if child in found}
+
+
+def kill_family(driver: subprocess.Popen[str], number: int) -> None:
+    """Signal the driver alone; its Ray processes notice. Those that do not within a while are ended by their pid."""
+    family = children_of(driver.pid)
+    os.kill(driver.pid, number)
+    driver.wait(timeout=120)
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for pid in family:
+        if Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGKILL)
+
+
+def finished_is_kept(before: list[bytes], folder: Path) -> None:
+    """Every whole line is still there, byte for byte and in place, and no key stands twice."""
+    after = (folder / "evaluations.jsonl").read_bytes().split(b"\n")[:-1]
+    assert after[: len(before)] == before
+    keys = [key(row) for row in rows(folder)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_kill_9_at_five_moments_loses_and_repeats_nothing(spec_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "tiny"
+    moments = random.Random(0)
+    for kill in range(5):
+        driver = start(spec_file, tmp_path / "results", *(["--resume"] if kill else []))
+        have = len(rows(folder))
+        wait(lambda: len(rows(folder)) >= have + moments.randint(3, 12), driver)  # noqa: B023 (used at once)
+        kill_family(driver, signal.SIGKILL)
+        journal = folder / "evaluations.jsonl"
+        if kill == 2:
+            # The moment within a record write: the line that was being written is on disk in part.
+            line = journal.read_bytes().split(b"\n")[-2]
+            with open(journal, "ab") as file:
+                file.write(line.replace(b'"step"', b'"step_"')[: len(line) // 2])
+        before = journal.read_bytes().split(b"\n")[:-1]
+        done = set(ended(folder))
+    final = sweep(spec_file, tmp_path / "results", "--resume")
+    assert final.returncode == 0, final.stderr
+    finished_is_kept(before, folder)
+    assert set(ended(folder)) == {f"{n:04d}" for n in range(TRIALS)}
+    later = [row["trial_id"] for row in rows(folder)[len(before) :]]
+    assert not done & set(later), "a finished trial has no new rows"
+    undisturbed = sweep(spec_file, tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    other = {key(row): row for row in rows(tmp_path / "undisturbed" / "tiny")}
+    mine = {key(row): row for row in rows(folder)}
+    assert mine.keys() == other.keys()
+    for k, row in mine.items():
+        assert row["params"] == other[k]["params"]
+        assert row["metrics"] == pytest.approx(other[k]["metrics"], rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_complete_records_a_report_and_a_way_on(
+    number: signal.Signals, spec_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results" / "tiny"
+    driver = start(spec_file, tmp_path / "results")
+    wait(lambda: len(rows(folder)) >= 8, driver)
+    os.kill(driver.pid, number)
+    out, err = driver.communicate(timeout=120)
+    assert driver.returncode == 130, err
+    assert "--resume" in out
+    assert out.splitlines()[-1] == str(folder / "report.html")
+    assert (folder / "report.html").exists()
+    before = (folder / "evaluations.jsonl").read_bytes()
+    assert before.endswith(b"\n")
+    final = sweep(spec_file, tmp_path / "results", "--resume")
+    assert final.returncode == 0, final.stderr
+    finished_is_kept(before.split(b"\n")[:-1], folder)
+    assert set(ended(folder)) == {f"{n:04d}" for n in range(TRIALS)}
+
+
+def test_a_second_driver_on_the_same_folder_is_refused(spec_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "tiny"
+    driver = start(spec_file, tmp_path / "results")
+    try:
+        wait(lambda: len(rows(folder)) >= 3, driver)
+        second = sweep(spec_file, tmp_path / "results", "--resume")
+        assert second.returncode == 1
+        assert "another sweep is writing" in second.stderr
+    finally:
+        _, err = driver.communicate(timeout=200)
+    assert driver.returncode == 0, err
+    assert set(ended(folder)) == {f"{n:04d}" for n in range(TRIALS)}
+
+
+def test_a_killed_worker_costs_its_trial_a_new_start_and_no_row(spec_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "tiny"
+    driver = start(spec_file, tmp_path / "results")
+    wait(lambda: len(rows(folder)) >= 4, driver)
+    workers = [pid for pid, line in children_of(driver.pid).items() if "UnlearningTrial" in line or "Trainable" in line]
+    assert workers, "the trials run in processes of their own"
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = driver.communicate(timeout=250)
+    assert driver.returncode == 0, err
+    states = ended(folder)
+    assert set(states) == {f"{n:04d}" for n in range(TRIALS)}
+    assert set(states.values()) <= {"completed", "pruned"}
+    keys = [key(row) for row in rows(folder)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_trials_that_break_are_rows_and_the_sweep_goes_on(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
+    """One learning rate that diverges, one adapter that no layer fits, and one that works."""
+    spec = write_spec(
+        tmp_path / "tiny.yaml",
+        tiny_folder,
+        data_folder,
+        training={"lr": {"choice": [1e-3, 1e25]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},
+        lora={"target_modules": {"choice": ["all-linear"]}},
+        method="ga",
+        search={"sampler": "grid", "trials": 4},
+    )
+    done = sweep(spec, tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    last = {row["trial_id"]: row for row in rows(tmp_path / "results" / "tiny") if row["state"] != "running"}
+    states = sorted(row["state"] for row in last.values() if row["params"])
+    assert states.count("failed") == 1
+    assert any(state != "failed" for state in states)
+    failed = next(row for row in last.values() if row["state"] == "failed")
+    assert failed["params"]["training.lr"] == 1e25
+    assert "diverged" in failed["reason"]
+    assert failed["metrics"] == {}
+
+
+def test_logical_gpus_are_shared_as_the_spec_says(spec_file: Path, tmp_path: Path) -> None:
+    """Two logical GPUs, two trials each: the trials ask for half a GPU, and four run at a time."""
+    code = f"""
+import ray, sys
+from pathlib import Path
+from rayul.spec import load_spec
+from rayul.sweep.run import run_sweep
+ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+spec = load_spec({str(spec_file)!r}, ["resources={{gpu: 1, trials_per_gpu: 2}}", "training.steps=8"])
+run_sweep(spec, Path({str(tmp_path / "gpu")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 GPU, 4 CPU: 4 trials at a time, 0.5 GPU each" in done.stderr
+    assert len(ended(tmp_path / "gpu")) == TRIALS
