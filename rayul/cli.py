@@ -235,8 +235,8 @@ def write_testbed_folder(
 @app.command()
 def status(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")]) -> None:
     """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
-    from rayul.pareto.results import JOURNAL
     from rayul.pareto.status import read_status, status_lines
+    from rayul.records import JOURNAL
     from rayul.sweep.lock import is_held
 
     held = is_held(folder)

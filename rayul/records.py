@@ -27,6 +27,9 @@ BASELINE, ORACLE = "baseline", "oracle"
 RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
 """`state` of a row: RUNNING unless it is the last row of its trial."""
 
+SPEC, JOURNAL, ADAPTERS = "spec.yaml", "evaluations.jsonl", "adapters"
+"""Names in a results folder: what a sweep asked for, its rows, and the adapters of its front."""
+
 Key = tuple[str, int, float]
 
 
@@ -75,6 +78,11 @@ class Evaluation:
         return sum(max(0.0, v) for v in self.violation.values())
 
 
+def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
+    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
+    return folder / ADAPTERS / f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"
+
+
 _FLOAT_MAPS = ("metrics", "stderr", "violation")
 
 
@@ -105,7 +113,7 @@ class Journal:
         self.path = path
         self.rows: dict[Key, Evaluation] = {e.key: e for e in read_journal(path)} if path.exists() else {}
         if path.exists():
-            _truncate_torn_line(path)
+            truncate_torn_line(path)
 
     def append(self, evaluation: Evaluation) -> bool:
         """Write a row; False, and nothing written, when its key is already there."""
@@ -134,7 +142,8 @@ class Journal:
         return len(self.rows)
 
 
-def _truncate_torn_line(path: Path) -> None:
+def truncate_torn_line(path: Path) -> None:
+    """Cut off a last line without its newline: a crash left it, and nobody was told that it was written."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
         with open(path, "r+b") as file:

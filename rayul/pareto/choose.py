@@ -15,9 +15,9 @@ import yaml
 from rayul.errors import InputError
 from rayul.pareto.front import values
 from rayul.pareto.hypervolume import unit_scores
-from rayul.pareto.results import ADAPTERS, SPEC, Results
+from rayul.pareto.results import Results
 from rayul.pareto.scale import Objectives
-from rayul.records import Evaluation
+from rayul.records import SPEC, Evaluation, adapter_folder
 from rayul.spec import SEARCH_SETS, load_spec
 
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=|[<>=!]+)?\s*(.*?)\s*")
@@ -145,7 +145,7 @@ def rerun(results: Results, e: Evaluation) -> str:
 
 def adapter_path(results: Results, e: Evaluation) -> Path:
     """The adapter folder of a point of the front. Raises InputError where it is not there, with the way to get it."""
-    path = results.folder / ADAPTERS / f"{e.trial_id}-{e.step}-{e.mixing:g}"
+    path = adapter_folder(results.folder, e)
     if not (path / "adapter_config.json").is_file():
         raise InputError(
             f"{path}: no adapter (its node was lost before it was saved, or the folder was copied without adapters/)",

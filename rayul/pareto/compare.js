@@ -23,24 +23,5 @@ document.querySelectorAll("table.sortable th button").forEach((button) => button
   table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => (descending ? -order(a, b) : order(a, b))));
 }));
 
-const label = () => {
-  byId("theme").textContent = isDark() ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-pressed", String(isDark()));
-};
-try { if (localStorage.getItem("rayul-theme")) root.dataset.theme = localStorage.getItem("rayul-theme"); } catch { /* private mode */ }
-byId("theme").addEventListener("click", () => {
-  root.dataset.theme = isDark() ? "light" : "dark";
-  try { localStorage.setItem("rayul-theme", root.dataset.theme); } catch { /* private mode */ }
-  label();
-  drawAll();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { label(); drawAll(); });
-let before;
-window.addEventListener("beforeprint", () => { before = root.dataset.theme; root.dataset.theme = "light"; drawAll(); });
-window.addEventListener("afterprint", () => {
-  if (before) root.dataset.theme = before; else delete root.dataset.theme;
-  drawAll();
-});
-label();
 drawAll();
 root.dataset.charts = String(Object.keys(drawn).length);

@@ -17,9 +17,9 @@ from rayul.pareto.axes import Axis, axes
 from rayul.pareto.common_ground import common_limits, common_objectives, compare_baselines, each, labels
 from rayul.pareto.front import forgotten, front, non_dominated, values
 from rayul.pareto.hypervolume import hypervolume_history
-from rayul.pareto.results import SPEC, Limit, Results, load_results
+from rayul.pareto.results import Limit, Results, load_results
 from rayul.pareto.scale import Floats, Objectives, is_forgetting, score
-from rayul.records import Evaluation, Key
+from rayul.records import SPEC, Evaluation, Key
 from rayul.spec import Spec, load_spec
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

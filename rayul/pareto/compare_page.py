@@ -34,8 +34,8 @@ def write_comparison(c: Comparison, path: Path) -> None:
     )
     environment.filters |= {"measured": measured, "percent": percent, "duration": duration}
     css, script = (
-        "\n".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in ("report", "compare"))
-        for kind in ("css", "js")
+        "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)
+        for names in (("report.css", "compare.css"), ("report.js", "theme.js", "compare.js"))
     )
     html = environment.get_template("compare.html.j2").render(
         c=c,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rayul.pareto.summary import Summary
 
 HERE = Path(__file__).parent
-SCRIPTS = ("report.js", "settings.js", "table.js", "start.js")
+SCRIPTS = ("report.js", "settings.js", "table.js", "theme.js", "start.js")
 MAX_TABLE_ROWS = 200
 """Rows of the front in the page; the Parquet file has them all."""
 

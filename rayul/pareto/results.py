@@ -14,13 +14,22 @@ import numpy as np
 from rayul.errors import InputError, RayulError
 from rayul.pareto import front as fronts
 from rayul.pareto.scale import Objectives, score
-from rayul.records import BASELINE, ORACLE, RUNNING, Evaluation, Key, from_json, read_journal
+from rayul.records import (
+    ADAPTERS,
+    BASELINE,
+    JOURNAL,
+    ORACLE,
+    RUNNING,
+    SPEC,
+    Evaluation,
+    Key,
+    from_json,
+    read_journal,
+)
 from rayul.spec import Distribution, Spec, Threshold, limits, load_spec
 
 if TYPE_CHECKING:
     from rayul.pareto.frames import Frames
-
-SPEC, JOURNAL, ADAPTERS = "spec.yaml", "evaluations.jsonl", "adapters"
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,4 @@
-// Theme, print and the first drawing: runs last.
-const remember = (theme) => { try { localStorage.setItem("rayul-theme", theme); } catch { /* private mode */ } };
-const label = () => {
-  byId("theme").textContent = isDark() ? "Light" : "Dark";
-  byId("theme").setAttribute("aria-pressed", String(isDark()));
-};
-try { if (localStorage.getItem("rayul-theme")) root.dataset.theme = localStorage.getItem("rayul-theme"); } catch { /* private mode */ }
-byId("theme").addEventListener("click", () => {
-  root.dataset.theme = isDark() ? "light" : "dark";
-  remember(root.dataset.theme);
-  label();
-  drawAll();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { label(); drawAll(); });
-
-let before;
-window.addEventListener("beforeprint", () => {
-  before = root.dataset.theme;
-  root.dataset.theme = "light";
-  document.querySelectorAll("details").forEach((d) => { d.open = true; });
-  drawAll();
-});
-window.addEventListener("afterprint", () => {
-  if (before) root.dataset.theme = before; else delete root.dataset.theme;
-  drawAll();
-});
-
-label();
+// The first drawing: runs last.
 if (figures.calibration) byId("calibration").hidden = false;
 drawAll();
 startSettings();

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rayul.pareto.answer import duration
-from rayul.pareto.results import JOURNAL, SPEC, Results, load_results
+from rayul.pareto.results import Results, load_results
 from rayul.pareto.summary import Summary, front_lines, summary_of
-from rayul.records import FAILED, PRUNED, RUNNING
+from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC
 from rayul.spec import load_spec
 
 STUDY = "study.journal"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rayul.errors import RayulError
-from rayul.records import COMPLETED, PRUNED, read_journal
+from rayul.records import COMPLETED, JOURNAL, PRUNED, SPEC, read_journal
 from rayul.spec import Spec, difference, load_spec
 
 _MAY_DIFFER = ("name", "search", "resources", "oracle")
@@ -24,10 +24,10 @@ class Saved(NamedTuple):
 def saved_by_pruning(spec: Spec, results: Path) -> Saved | None:
     """Read from the records under `results`; None where no sweep of this space has a trial that ended."""
     made, planned, sweeps, trials = 0, 0, 0, 0
-    for file in sorted(results.glob("*/spec.yaml")):
+    for file in sorted(results.glob(f"*/{SPEC}")):
         try:
             earlier = load_spec(file, check_files=False)
-            rows = read_journal(file.parent / "evaluations.jsonl")
+            rows = read_journal(file.parent / JOURNAL)
         except (RayulError, OSError):  # somebody else's folder, or one that a sweep has only just made
             continue
         if any(line.split(":")[0].split(".")[0] not in _MAY_DIFFER for line in difference(earlier, spec)):

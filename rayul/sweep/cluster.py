@@ -34,6 +34,11 @@ class Share:
     def resources(self) -> dict[str, float]:
         return {"cpu": self.cpu, "gpu": self.gpu} if self.gpu else {"cpu": self.cpu}
 
+    @property
+    def threads(self) -> int:
+        """Of a process that runs trials."""
+        return max(1, int(self.cpu))
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:

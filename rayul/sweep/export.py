@@ -12,14 +12,15 @@ from pathlib import Path
 from rayul.errors import InputError, RayulError
 from rayul.pareto.card import Forgotten, model_card, set_name
 from rayul.pareto.choose import adapter_path
-from rayul.pareto.results import SPEC, Results
-from rayul.records import Evaluation, to_json
+from rayul.pareto.results import Results
+from rayul.records import SPEC, Evaluation, to_json
 from rayul.spec import load_spec
 from rayul.sweep.folder import with_data
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
     MERGED,
+    TOLERANCE,
     copy_adapter,
     largest_difference,
     score,
@@ -28,9 +29,6 @@ from rayul.unlearn.export import (
 )
 from rayul.unlearn.metrics import Measured
 from rayul.unlearn.task import load_task
-
-TOLERANCE = 1e-3
-"""Largest difference of a metric between the record and the exported model."""
 
 Say = Callable[[str], None]
 

@@ -20,9 +20,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rayul.errors import InputError, RayulError
+from rayul.records import ADAPTERS, SPEC
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
-
-SPEC = "spec.yaml"
+from rayul.sweep.lock import lock_path
 
 MAY_CHANGE = ("search.trials: ", "search.time_limit: ", "search.max_device_hours: ", "search.stagnation")
 
@@ -33,7 +33,7 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises RayulError when another driver holds it, or where nothing can be written.
     """
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    lock = FileLock(lock_path(folder))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -80,7 +80,7 @@ def begin(folder: Path, spec: Spec) -> None:
     path = folder / SPEC
     temporary = path.with_name(path.name + ".tmp")
     try:
-        (folder / "adapters").mkdir(parents=True, exist_ok=True)
+        (folder / ADAPTERS).mkdir(parents=True, exist_ok=True)
         temporary.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:

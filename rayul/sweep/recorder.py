@@ -13,11 +13,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rayul.pareto.front import front
-from rayul.records import FAILED, PRUNED, RUNNING, Evaluation, Journal, from_json
+from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_folder, from_json
 from rayul.spec import Spec
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, trial_id
-from rayul.sweep.trainable import adapter_folder
 
 Listener = Callable[[Evaluation], None]
 
@@ -90,6 +89,6 @@ class Recorder(Callback):  # type: ignore[misc]
         rows = list(self.journal)
         ended = {row.trial_id for row in rows if row.state != RUNNING}
         kept = {adapter_folder(self.folder, e) for e in front(rows, self.baseline, self.spec.objectives)}
-        for path in (self.folder / "adapters").glob("*-*-*"):
+        for path in (self.folder / ADAPTERS).glob("*-*-*"):
             if path.name.split("-")[0] in ended and path not in kept:
                 shutil.rmtree(path, ignore_errors=True)

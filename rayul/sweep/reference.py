@@ -12,16 +12,12 @@ import ray
 from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
-from rayul.records import BASELINE, ORACLE, Evaluation, from_json, to_json
+from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.cluster import Share
-from rayul.sweep.trainable import adapter_folder
 from rayul.unlearn.cost import Cost
 from rayul.unlearn.data import Sets
-
-TOLERANCE = 1e-3
-"""Largest difference of a metric between a trial and its exported adapter reloaded. On one CPU they are equal; another
-batch order or device moves a mean by less than one row in a thousand."""
+from rayul.unlearn.export import TOLERANCE, largest_difference
 
 
 def measure_references(spec: Spec, sets: Sets, share: Share) -> list[Evaluation]:
@@ -31,7 +27,7 @@ def measure_references(spec: Spec, sets: Sets, share: Share) -> list[Evaluation]
     if spec.oracle is not None:
         wanted.append((ORACLE, spec.model_copy(update={"model": spec.oracle})))
     shipped = ray.put(sets)
-    lines = _result([task.remote(which, shipped, name, _threads(share)) for name, which in wanted])
+    lines = _result([task.remote(which, shipped, name, share.threads) for name, which in wanted])
     return [from_json(line) for line in lines]
 
 
@@ -43,13 +39,13 @@ def verify_adapters(spec: Spec, sets: Sets, share: Share, folder: Path, points: 
     if not points:
         return []
     task = ray.remote(**_options(share))(_verify)
-    lines: list[str] = _result(task.remote(spec, sets, folder, [to_json(p) for p in points], _threads(share)))
+    lines: list[str] = _result(task.remote(spec, sets, folder, [to_json(p) for p in points], share.threads))
     return lines
 
 
 def measure_trial_cost(spec: Spec, sets: Sets, share: Share) -> Cost:
     """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = _result(ray.remote(**_options(share))(_cost).remote(spec, sets, _threads(share)))
+    cost: Cost = _result(ray.remote(**_options(share))(_cost).remote(spec, sets, share.threads))
     return cost
 
 
@@ -101,10 +97,7 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
         model = load_adapter(task.base, place)
         measured = final_measurement(model, task, spec)
         detach_lora(model)
-        worst = max(
-            (abs(measured[k].value - v) / max(1.0, abs(v)) for k, v in point.metrics.items() if math.isfinite(v)),
-            default=0.0,
-        )
+        worst = largest_difference(measured, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
         report = {k: m for k, m in measured.items() if k not in point.metrics}
@@ -113,7 +106,7 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
             "report_metrics": {k: m.value for k, m in report.items()},
             "report_stderr": {k: m.stderr for k, m in report.items()},
             "verified": worst <= TOLERANCE,
-            "largest_difference": worst,
+            "largest_difference": worst if math.isfinite(worst) else str(worst),
         }
         # Beside and renamed: a reader, or a driver killed here, must not meet half a note.
         temporary = place / "rayul.json.tmp"
@@ -124,7 +117,3 @@ def _verify(spec: Spec, sets: Sets, folder: Path, points: list[str], threads: in
 
 def _options(share: Share) -> dict[str, Any]:
     return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2}
-
-
-def _threads(share: Share) -> int:
-    return max(1, int(share.cpu))

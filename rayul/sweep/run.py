@@ -14,7 +14,7 @@ from rich.console import Console
 from rayul.errors import RayulError
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
-from rayul.records import BASELINE, ORACLE, Evaluation, Journal, to_json
+from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation, Journal, to_json
 from rayul.spec import Spec, limits, notices
 from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it silences Ray's own output
 
@@ -37,7 +37,6 @@ from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
 
-JOURNAL = "evaluations.jsonl"
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
 time (the machine's memory runs out) must become a failed row."""
@@ -145,7 +144,7 @@ def _search(
         sets=sets,
         baseline=to_json(baseline),
         folder=folder.resolve(),
-        threads=max(1, int(mine.cpu)),
+        threads=mine.threads,
     )
     tuner = Tuner(
         tune.with_resources(trainable, mine.resources),

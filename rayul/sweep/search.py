@@ -7,7 +7,6 @@ NaN trials running; this one tells what `outcome` says, with the criteria as con
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from rayul.records import RUNNING, Evaluation, Journal
+from rayul.records import RUNNING, Evaluation, Journal, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.outcome import outcome
 from rayul.sweep.samplers import grid, sampler, suggest
@@ -38,9 +37,7 @@ def open_study(path: Path, spec: Spec) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if path.exists():
-        data = path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
+        truncate_torn_line(path)
     for lock in path.parent.glob(f"{path.name}.lock*"):
         lock.unlink()
     storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))

@@ -11,7 +11,7 @@ import torch
 from ray.tune import Trainable
 
 from rayul.pareto.front import front
-from rayul.records import FAILED, RUNNING, Evaluation, from_json, to_json
+from rayul.records import FAILED, RUNNING, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.search import trial_id
 from rayul.unlearn.adapters import save_adapter
@@ -92,8 +92,3 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
                 save_adapter(snapshot.model, e.mixing, adapter_folder(self.folder, e))
         for key in before - {e.key for e in self.kept}:
             shutil.rmtree(adapter_folder(self.folder, Evaluation(*key)), ignore_errors=True)
-
-
-def adapter_folder(folder: Path, e: Evaluation) -> Path:
-    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
-    return folder / "adapters" / f"{e.trial_id}-{e.step}-{e.mixing:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,10 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def load_adapter(base: Any, folder: Path) -> PeftModel:
-    """The base with a saved adapter on it (safetensors only: no pickle is ever loaded)."""
+    """The base with an adapter on it that `save_adapter` wrote."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, folder)
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks for `is_gradient_checkpointing`, which transformers 5.23 has renamed.
+        warnings.simplefilter("ignore", FutureWarning)
+        return PeftModel.from_pretrained(base, folder)

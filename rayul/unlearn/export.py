@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,10 @@ from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED
 
 MERGED = "merged"
+
+TOLERANCE = 1e-3
+"""`largest_difference` between a point's record and its adapter reloaded, up to which the two are the same. On one CPU
+it is 0; another batch order or device moves a mean by less than one row in a thousand."""
 
 
 def copy_adapter(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
@@ -42,7 +45,7 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
     from transformers import AutoConfig
 
     model, _ = load_model(base.model_copy(update={"dtype": "float32"}), device="cpu")
-    merged = _loaded(model, adapter).merge_and_unload()
+    merged = load_adapter(model, adapter).merge_and_unload()
     dtype: Any = base.dtype
     if dtype == "auto":
         config = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=base.trust_remote_code)
@@ -53,7 +56,7 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
 
 def score_adapter(task: Task, spec: specs.Spec, adapter: Path) -> dict[str, Measured]:
     """The cheap metrics of a saved adapter on the task's base, the report rows included; the base stays as it was."""
-    model = _loaded(task.base, adapter)
+    model = load_adapter(task.base, adapter)
     try:
         return score(task, spec, model)
     finally:
@@ -77,10 +80,3 @@ def largest_difference(measured: Mapping[str, Measured], recorded: Mapping[str, 
             return math.inf
         worst = max(worst, abs(now - value) / max(1.0, abs(value)))
     return worst
-
-
-def _loaded(base: Any, adapter: Path) -> Any:
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks for `is_gradient_checkpointing`, which transformers 5.23 has renamed.
-        warnings.simplefilter("ignore", FutureWarning)
-        return load_adapter(base, adapter)

@@ -69,7 +69,11 @@ def measure(name: str, scores: Sequence[TokenScores]) -> Measured:
     """
     if name == "ppl":
         return _perplexity(scores)
-    values = per_row(name, scores)
+    return mean(per_row(name, scores))
+
+
+def mean(values: NDArray[np.float64]) -> Measured:
+    """Mean of per-row values [rows] and its standard error (NaN for a single row)."""
     return Measured(float(values.mean()), _stderr(values), len(values))
 
 

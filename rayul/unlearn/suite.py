@@ -20,7 +20,7 @@ from rayul.errors import InputError
 from rayul.unlearn import membership, text_quality, tofu
 from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import Model
-from rayul.unlearn.metrics import Measured, measure
+from rayul.unlearn.metrics import Measured, mean, measure
 from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ class Probes(NamedTuple):
         if key not in self.sets:
             raise Missing(f"there are no {key} rows")
         return self.sets[key]
-
-
-def mean(values: Floats) -> Measured:
-    """Mean over rows and its standard error (NaN for a single row)."""
-    stderr = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
-    return Measured(float(values.mean()), stderr, len(values))
 
 
 # --- metrics of one set ------------------------------------------------------------------------------------------

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from browser import browse, needs_browser
 from synthetic import SPEC, baseline, sweep, write_folder
 from test_compare import comparison, spec
 from test_report_page import HOSTILE, Page, hostile_folder
 
 from rayul.pareto.compare import load_comparison
 from rayul.pareto.compare_page import write_comparison
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)"
-)
 
 
 def folders(place: Path) -> list[Path]:
@@ -96,26 +90,8 @@ USE = """<script>
 </script>"""
 
 
-def browse(page: Path, tmp_path: Path, width: int = 1400) -> dict[str, str]:
-    copy = tmp_path / "used.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", USE + "</body>"), encoding="utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --virtual-time-budget=15000 --dump-dom"
-    run = subprocess.run(
-        [
-            str(CHROMIUM),
-            *flags.split(),
-            f"--user-data-dir={tmp_path / 'p'}",
-            f"--window-size={width},900",
-            copy.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    root = re.search(r"<html[^>]*>", run.stdout)
-    assert root is not None, run.stderr[-2000:]
-    return dict(re.findall(r'data-(\w+)="([^"]*)"', root[0]))
+def used(page: Path, tmp_path: Path, width: int = 1400) -> dict[str, str]:
+    return browse(page, USE, tmp_path, width)[0]
 
 
 @needs_browser
@@ -123,7 +99,7 @@ def browse(page: Path, tmp_path: Path, width: int = 1400) -> dict[str, str]:
 @pytest.mark.parametrize("width", [500, 1400])
 def test_a_browser_draws_it_and_its_controls_work(width: int, tmp_path: Path) -> None:
     write_comparison(load_comparison(folders(tmp_path)), tmp_path / "c.html")
-    state = browse(tmp_path / "c.html", tmp_path, width)
+    state = used(tmp_path / "c.html", tmp_path, width)
     assert "error" not in state
     assert (state["charts"], state["done"], state["sorted"], state["wide"]) == ("3", "true", "true", "false")
     assert state["theme"] == "dark"
@@ -133,6 +109,6 @@ def test_a_browser_draws_it_and_its_controls_work(width: int, tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_browser_draws_sweeps_that_only_just_began(tmp_path: Path) -> None:
     write_comparison(comparison(tmp_path, a=([baseline()], SPEC), b=([baseline()], SPEC)), tmp_path / "c.html")
-    state = browse(tmp_path / "c.html", tmp_path)
+    state = used(tmp_path / "c.html", tmp_path)
     assert "error" not in state
     assert state["done"] == "true"

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from browser import browse, needs_browser
 from synthetic import baseline, evaluation, sweep, write_folder
 from test_report_page import hostile_folder
 
 from rayul.pareto import summarise
 from rayul.records import FAILED, Evaluation
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)"),
-    pytest.mark.slow,
-]
+pytestmark = [needs_browser, pytest.mark.slow]
 
 USE_EVERYTHING = """<script>
 (async () => {
@@ -87,36 +81,14 @@ USE_EVERYTHING = """<script>
 </script>"""
 
 
-def browse(report: Path, tmp_path: Path, width: int = 1400) -> tuple[dict[str, str], str]:
+def used(report: Path, tmp_path: Path, width: int = 1400) -> tuple[dict[str, str], str]:
     """The data-* attributes of <html> after using every control, and the DOM."""
-    copy = tmp_path / "used.html"
-    text = report.read_text(encoding="utf-8")
-    copy.write_text(text.replace("</body>", USE_EVERYTHING + "</body>"), encoding="utf-8")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --enable-unsafe-swiftshader --no-first-run --disable-sync "
-        "--disable-background-networking --disable-component-update --virtual-time-budget=20000 --dump-dom"
-    )
-    run = subprocess.run(
-        [
-            str(CHROMIUM),
-            *flags.split(),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={width},1000",
-            copy.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    root = re.search(r"<html[^>]*>", run.stdout)
-    assert root is not None, run.stderr[-2000:]
-    return dict(re.findall(r'data-(\w+)="([^"]*)"', root[0])), run.stdout
+    return browse(report, USE_EVERYTHING, tmp_path, width)
 
 
 def test_charts_are_drawn_and_every_control_works(tmp_path: Path) -> None:
     summary = summarise(write_folder(tmp_path / "s", sweep(64)))
-    state, dom = browse(summary.report, tmp_path)
+    state, dom = used(summary.report, tmp_path)
     assert "error" not in state
     assert (state["charts"], state["done"], state["sorted"], state["theme"]) == ("5", "true", "true", "dark")
     points = [int(n) for n in state["points"].split(",")]
@@ -141,18 +113,18 @@ def test_charts_are_drawn_and_every_control_works(tmp_path: Path) -> None:
 
 
 def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path) -> None:
-    state, _ = browse(summarise(write_folder(tmp_path / "s", sweep(8))).report, tmp_path, width=500)
+    state, _ = used(summarise(write_folder(tmp_path / "s", sweep(8))).report, tmp_path, width=500)
     assert state["wide"] == "false"
 
 
 def test_webgl_with_many_evaluations(tmp_path: Path) -> None:
-    state, _ = browse(summarise(write_folder(tmp_path / "s", sweep(300, prune=False))).report, tmp_path)
+    state, _ = used(summarise(write_folder(tmp_path / "s", sweep(300, prune=False))).report, tmp_path)
     assert "error" not in state
     assert (state["charts"], state["done"]) == ("5", "true")
 
 
 def test_hostile_names_run_nothing(tmp_path: Path) -> None:
-    state, _ = browse(summarise(hostile_folder(tmp_path / "s")).report, tmp_path)
+    state, _ = used(summarise(hostile_folder(tmp_path / "s")).report, tmp_path)
     assert "pwned" not in state
     assert "error" not in state
     assert state["done"] == "true"
@@ -168,12 +140,12 @@ def test_hostile_names_run_nothing(tmp_path: Path) -> None:
     ids=["one-trial", "one-failed", "nothing-feasible"],
 )
 def test_poor_sweeps_draw_what_there_is(tmp_path: Path, rows: list[Evaluation]) -> None:
-    state, _ = browse(summarise(write_folder(tmp_path / "s", rows)).report, tmp_path)
+    state, _ = used(summarise(write_folder(tmp_path / "s", rows)).report, tmp_path)
     assert "error" not in state
     assert state["done"] == "true"
 
 
 def test_a_sweep_that_only_just_began(tmp_path: Path) -> None:
-    state, _ = browse(summarise(write_folder(tmp_path / "s", [baseline()])).report, tmp_path)
+    state, _ = used(summarise(write_folder(tmp_path / "s", [baseline()])).report, tmp_path)
     assert "error" not in state
     assert state["done"] == "true"

@@ -10,12 +10,21 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal, read_journal, to_json
+from rayul.records import (
+    COMPLETED,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    Evaluation,
+    Journal,
+    adapter_folder,
+    read_journal,
+    to_json,
+)
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
-from rayul.sweep.trainable import adapter_folder
 
 CONTROL = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]}
 Row = Callable[..., Evaluation]
