@@ -78,6 +78,11 @@ class Evaluation:
         return sum(max(0.0, v) for v in self.violation.values())
 
 
+def trial_id(number: int) -> str:
+    """The id of a trial in records and file names: its Optuna number, so that both sides speak of the same."""
+    return f"{number:04d}"
+
+
 def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
     """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
     return folder / ADAPTERS / f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"

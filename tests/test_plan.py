@@ -15,9 +15,9 @@ import pytest
 
 from rayul.plan import Plan, plan_text
 from rayul.plan.history import saved_by_pruning
-from rayul.plan.space import conditional, heaviest, size
+from rayul.plan.space import conditional, size
 from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation, Journal
-from rayul.spec import dump_yaml
+from rayul.spec import dump_yaml, heaviest
 from rayul.unlearn.metrics import Measured
 
 # --- the space ---------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayul.plan.history import Saved, saved_by_pruning
-from rayul.plan.space import heaviest, size
+from rayul.plan.space import size
 from rayul.plan.warnings import warnings
-from rayul.spec import Spec
+from rayul.spec import Spec, heaviest
 
 if TYPE_CHECKING:
     from rayul.sweep.cluster import Share
@@ -74,13 +74,12 @@ class Plan:
     def seconds(self, saved: float = 0.0) -> float:
         """The whole search; `saved`: the share of steps that pruning spares it."""
         trial = self.trial_seconds * (1 - saved)
-        parallel = self.slots * (min(1.0, self.share.gpu) if self.on_gpu else 1.0)
-        return self.cost.load + max(trial, self.trials * trial / parallel)
+        return self.cost.load + max(trial, self.trials * trial / self.share.parallel)
 
     def device_hours(self, saved: float = 0.0) -> float:
         """GPU-hours, or core-hours without a GPU."""
-        devices = max(1.0, self.share.gpu) if self.on_gpu else self.share.cpu
-        return self.trials * self.trial_seconds * (1 - saved) * devices / 3600
+        device = max(1.0, self.share.gpu) if self.on_gpu else self.share.device
+        return self.trials * self.trial_seconds * (1 - saved) * device / 3600
 
     @property
     def at_once_on_a_device(self) -> int:
@@ -117,6 +116,7 @@ def make_plan(
     """
     say("loading ray and torch")
     from rayul.sweep.cluster import connected, share
+    from rayul.sweep.packing import choose
     from rayul.sweep.reference import measure_trial_cost
     from rayul.testbed import with_testbed
     from rayul.unlearn.cost import rendered
@@ -131,7 +131,8 @@ def make_plan(
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)
     with connected(address):
-        mine = share(ready.resources)
+        packing = choose(ready, sets, None)
+        mine = share(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")
         cost = measure_trial_cost(ready.at(probed), sets, mine)
     combinations, continuous = size(spec)

@@ -1,4 +1,4 @@
-"""The space of a spec, counted, and its most expensive corner."""
+"""The space of a spec, counted."""
 
 from __future__ import annotations
 
@@ -29,16 +29,6 @@ def conditional(spec: Spec) -> list[str]:
     return [key for key in spec.space if not all(spec.is_active(key, params) for params in drawn)]
 
 
-def heaviest(spec: Spec) -> dict[str, Any]:
-    """Values for `spec.at` that cost the most time and memory: of numbers the largest, of methods the one that reads
-    most, of intervals between evaluations the smallest; the learning rate is the lowest, so that a probe holds."""
-    params: dict[str, Any] = {}
-    for key, distribution in spec.space.items():
-        if spec.is_active(key, params):
-            params[key] = _heaviest(spec, key, distribution)
-    return params
-
-
 def largest(value: Any) -> Any:
     """The largest number that a leaf of a spec may take; None counts least."""
     if isinstance(value, (Float, Int)):
@@ -47,19 +37,6 @@ def largest(value: Any) -> Any:
         numbers = [o for o in value.options if isinstance(o, (int, float))]
         return max(numbers, default=None)
     return value
-
-
-def _heaviest(spec: Spec, key: str, distribution: Distribution) -> Any:
-    cheap = key in ("training.lr", "training.evaluate_every")
-    if isinstance(distribution, (Float, Int)):
-        return distribution.low if cheap else distribution.high
-    options = distribution.options
-    if key == "method.name":
-        return max(options, key=lambda name: len(spec.method.of(str(name)).needs))
-    if key == "training.micro_batch_size" and None in options:
-        return None
-    numbers = [option for option in options if isinstance(option, (int, float))]
-    return options[0] if not numbers else (min if cheap else max)(numbers)
 
 
 def _count(distribution: Distribution) -> int | None:

@@ -8,6 +8,7 @@ from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search,
 from rayul.spec.criteria import Criterion, Threshold, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
+from rayul.spec.heaviest import heaviest
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method, Parameter
@@ -53,6 +54,7 @@ __all__ = [
     "Training",
     "difference",
     "dump_yaml",
+    "heaviest",
     "is_custom",
     "limits",
     "load_spec",

@@ -191,9 +191,23 @@ class Pruning(Section):
     """true, false, or its margin and patience."""
 
 
+def _check_trials_per_gpu(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise expected("a whole number from 1, or auto", value)
+    return value
+
+
 class Resources(Section):
-    """What one slot takes of the machine; `trials_per_gpu` trials share one GPU."""
+    """What the trials that share a device take of the machine."""
 
     gpu: float = Field(default=1.0, ge=0)
+    """GPUs of a device, where there are any; 0 for the cores."""
     cpu: float = Field(default=1.0, gt=0)
-    trials_per_gpu: int = Field(default=1, ge=1)
+    """Cores of a device."""
+    trials_per_gpu: Annotated[int | Literal["auto"], BeforeValidator(_check_trials_per_gpu)] = 1
+    """Trials that share a device, or auto: as many as make it fastest, measured at the start."""
+    packs: bool = True
+    """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
+    each has a process of its own, which only GPUs share."""
+    checkpoint_every: Duration = 60.0
+    """Seconds of training that a trial in a pack may lose with its device."""

@@ -23,12 +23,16 @@ from rayul.spec import Resources
 
 @dataclass(frozen=True)
 class Share:
-    """What one trial asks Ray for; `slots`: how many fit into the cluster as it is now; `line`: it in words."""
+    """What one trial asks Ray for; `slots`: how many fit into the cluster as it is now; `line`: it in words.
+
+    pack: trials that train together on a device, whose `1/pack` a trial then holds.
+    """
 
     cpu: float
     gpu: float
     slots: int
     line: str
+    pack: int = 1
 
     @property
     def resources(self) -> dict[str, float]:
@@ -36,8 +40,18 @@ class Share:
 
     @property
     def threads(self) -> int:
-        """Of a process that runs trials."""
-        return max(1, int(self.cpu))
+        """Of a process that trains. (1e-6: 3 * (1/3) may be a hair under 1.)"""
+        return max(1, int(self.cpu * self.pack + 1e-6))
+
+    @property
+    def device(self) -> float:
+        """GPUs, or without any cores, that work on a trial while it is its turn."""
+        return (self.gpu or self.cpu) * self.pack
+
+    @property
+    def parallel(self) -> float:
+        """Devices there are: how many trials' worth of work goes on at a time."""
+        return self.slots * min(1.0, self.gpu) if self.gpu else self.slots / self.pack
 
 
 @contextmanager
@@ -79,27 +93,40 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def share(wanted: Resources) -> Share:
-    """A trial's share of the connected cluster: its fraction of a GPU where the cluster has any, else cores.
+def share(wanted: Resources, pack: int = 1) -> Share:
+    """A trial's share of the connected cluster: its fraction of a GPU where the cluster has any, else of the cores.
 
+    pack: trials that train together on a device; with 1, `trials_per_gpu` processes share a GPU.
     Raises InputError where one trial asks for more GPUs than there are: Ray would wait for them without end.
     """
     have = ray.cluster_resources()
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    sharing = pack if pack > 1 else 1 if wanted.trials_per_gpu == "auto" else wanted.trials_per_gpu
+    together = f" (packs of {pack})" if pack > 1 else ""
     if wanted.gpu and gpus:
-        gpu = wanted.gpu / wanted.trials_per_gpu
+        gpu = wanted.gpu / sharing
         # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
-        cpu = min(wanted.cpu, max(cpus / gpus * gpu, 0.01))
+        cpu = min(wanted.cpu / pack, max(cpus / gpus * gpu, 0.01))
         if gpu > gpus or (gpu > 1 and gpu % 1):
             raise InputError(
                 f"resources: a trial asks for {gpu:g} GPUs (gpu {wanted.gpu:g} / trials_per_gpu "
-                f"{wanted.trials_per_gpu}), the cluster has {gpus:g}, and more than one must be a whole number",
+                f"{sharing}), the cluster has {gpus:g}, and more than one must be a whole number",
                 "change resources.gpu or resources.trials_per_gpu, or name a larger cluster with --address",
             )
         # A fraction never spans two GPUs. 1e-6: 1 / (1/49) is a hair under 49.
         slots = int(gpus) * int(1 / gpu + 1e-6) if gpu <= 1 else int(gpus // gpu)
-        return Share(cpu, gpu, slots, f"{gpus:g} GPU, {cpus:g} CPU: {slots} trials at a time, {gpu:g} GPU each")
-    cpu = min(wanted.cpu, cpus) if cpus else wanted.cpu
-    slots = max(1, int(cpus // cpu))
+        line = f"{gpus:g} GPU, {cpus:g} CPU: {slots} trials at a time, {gpu:g} GPU each{together}"
+        return Share(cpu, gpu, slots, line, pack)
+    cores = min(wanted.cpu, cpus) if cpus else wanted.cpu
+    slots = max(1, int(cpus // cores)) * pack
     why = "no GPU here, so on CPU" if wanted.gpu else "on CPU"
-    return Share(cpu, 0.0, slots, f"{cpus:g} CPU: {slots} trials at a time, {cpu:g} CPU each ({why})")
+    line = f"{cpus:g} CPU: {slots} trials at a time, {cores / pack:g} CPU each{together} ({why})"
+    return Share(cores / pack, 0.0, slots, line, pack)
+
+
+def device_count(wanted: Resources) -> int:
+    """GPUs of the connected cluster that trials may use, or without any its cores by `resources.cpu`."""
+    have = ray.cluster_resources()
+    if wanted.gpu and have.get("GPU"):
+        return max(1, int(have["GPU"]))
+    return max(1, int(have.get("CPU", 1.0) // wanted.cpu))

@@ -13,10 +13,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rayul.pareto.front import front
-from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_folder, from_json
+from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_folder, from_json, trial_id
 from rayul.spec import Spec
 from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import OptunaSearcher, trial_id
+from rayul.sweep.search import OptunaSearcher
 
 Listener = Callable[[Evaluation], None]
 

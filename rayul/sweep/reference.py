@@ -27,7 +27,7 @@ def measure_references(spec: Spec, sets: Sets, share: Share) -> list[Evaluation]
     if spec.oracle is not None:
         wanted.append((ORACLE, spec.model_copy(update={"model": spec.oracle})))
     shipped = ray.put(sets)
-    lines = _result([task.remote(which, shipped, name, share.threads) for name, which in wanted])
+    lines = result([task.remote(which, shipped, name, share.threads) for name, which in wanted])
     return [from_json(line) for line in lines]
 
 
@@ -39,13 +39,13 @@ def verify_adapters(spec: Spec, sets: Sets, share: Share, folder: Path, points: 
     if not points:
         return []
     task = ray.remote(**_options(share))(_verify)
-    lines: list[str] = _result(task.remote(spec, sets, folder, [to_json(p) for p in points], share.threads))
+    lines: list[str] = result(task.remote(spec, sets, folder, [to_json(p) for p in points], share.threads))
     return lines
 
 
 def measure_trial_cost(spec: Spec, sets: Sets, share: Share) -> Cost:
     """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = _result(ray.remote(**_options(share))(_cost).remote(spec, sets, share.threads))
+    cost: Cost = result(ray.remote(**_options(share))(_cost).remote(spec, sets, share.threads))
     return cost
 
 
@@ -58,7 +58,7 @@ def _cost(spec: Spec, sets: Sets, threads: int) -> Cost:
     return measure_cost(spec, sets)
 
 
-def _result(pending: Any) -> Any:
+def result(pending: Any) -> Any:
     """`ray.get`, with an error for the user as it was raised, not inside the traceback of a worker."""
     try:
         return ray.get(pending)

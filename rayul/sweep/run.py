@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,18 +15,23 @@ from rich.console import Console
 from rayul.errors import RayulError
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
-from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation, Journal, to_json
+from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, Evaluation, Journal, to_json
 from rayul.spec import Spec, limits, notices
 from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
+import ray
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.error import TuneError
 from ray.tune.stopper import Stopper
 
+from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
+from rayul.sweep.device import CHECKPOINTS
 from rayul.sweep.folder import begin, checked, held, with_data
+from rayul.sweep.packed_trial import PackedTrial
+from rayul.sweep.packing import Packing, as_plain, choose
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import measure_references, verify_adapters
@@ -81,8 +87,12 @@ def run_sweep(
         for line in notices(spec.method.code):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         with connected(address):
-            mine = share(ready.resources)
-            console.print(f"{spec.name}: {mine.line}", highlight=False, soft_wrap=True)
+            packing = choose(ready, sets, (spec.provenance or {}).get("pack"))
+            mine = share(ready.resources, packing.slots)
+            pack = {"pack": as_plain(packing, ready.model.dtype, mine.threads)}
+            spec = spec.model_copy(update={"provenance": (spec.provenance or {}) | pack})
+            for line in filter(None, (mine.line, packing.why)):
+                console.print(f"{spec.name}: {line}", highlight=False, soft_wrap=True)
             conditional = [
                 k for k in spec.space if any(not spec.is_active(k, {"method.name": m}) for m in spec.method.names)
             ]
@@ -96,10 +106,12 @@ def run_sweep(
             begin(folder, spec)
             for row in references.values():
                 journal.append(row)
-            stopped = _search(ready, sets, mine, journal, baseline, folder, console)
+            stopped = _search(ready, sets, mine, packing, journal, baseline, folder, console)
             begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
             if stopped not in ("", CTRL_C):
                 console.print(f"stopped: {stopped}", highlight=False, markup=False, soft_wrap=True)
+            if not stopped:
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             points = front(journal, baseline, spec.objectives)
             if stopped != CTRL_C:
                 for line in verify_adapters(ready, sets, mine, folder, points):
@@ -119,12 +131,19 @@ def _references(spec: Spec, sets: Sets, mine: Share, journal: Journal) -> dict[s
 
 
 def _search(
-    spec: Spec, sets: Sets, mine: Share, journal: Journal, baseline: Evaluation, folder: Path, console: Console
+    spec: Spec,
+    sets: Sets,
+    mine: Share,
+    packing: Packing,
+    journal: Journal,
+    baseline: Evaluation,
+    folder: Path,
+    console: Console,
 ) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
     study = open_study(folder / "study.journal", spec)
     spent = seconds_spent(spec.provenance or {})
-    budget = Budget(spec, baseline, journal, spent=spent, devices=mine.gpu or mine.cpu)
+    budget = Budget(spec, baseline, journal, spent=spent, devices=mine.device)
     searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials, budget.stagnant)
     progress = Progress(spec, baseline, list(journal), searcher.total)
     scheduler = ControlScheduler(spec, baseline.metrics, journal)
@@ -132,52 +151,68 @@ def _search(
     def listen(row: Evaluation) -> None:
         budget.add(row)
         progress.add(row)
+        if row.state != RUNNING:
+            release(int(row.trial_id))
 
-    recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, listen)
-    recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
-    if searcher.remaining <= 0 or budget.exhausted():
-        return budget.exhausted() if searcher.remaining else ""
-    stop = StopSignal(budget)
-    trainable = tune.with_parameters(
-        UnlearningTrial,
-        spec=spec,
-        sets=sets,
-        baseline=to_json(baseline),
-        folder=folder.resolve(),
-        threads=mine.threads,
-    )
-    tuner = Tuner(
-        tune.with_resources(trainable, mine.resources),
-        tune_config=TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=searcher.remaining,
-            max_concurrent_trials=mine.slots,
-            reuse_actors=True,
-            trial_dirname_creator=_directory,
-            trial_name_creator=_directory,
-        ),
-        run_config=RunConfig(
-            name="tune",
-            storage_path=str(folder.resolve()),
-            stop=stop,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[recorder],
-            verbose=0,
-        ),
-    )
-    try:
-        with shown(progress, console), stop.listening():
-            tuner.fit()
-    except TuneError as error:
-        # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
-        if isinstance(error.__context__, RayulError):
-            raise error.__context__ from None
-        raise
+    with _trainable(spec, sets, mine, packing, baseline, folder) as (trainable, release):
+        recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, listen)
+        recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
+        if searcher.remaining <= 0 or budget.exhausted():
+            return budget.exhausted() if searcher.remaining else ""
+        stop = StopSignal(budget)
+        tuner = Tuner(
+            tune.with_resources(trainable, mine.resources),
+            tune_config=TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=searcher.remaining,
+                max_concurrent_trials=mine.slots,
+                reuse_actors=True,
+                trial_dirname_creator=_directory,
+                trial_name_creator=_directory,
+            ),
+            run_config=RunConfig(
+                name="tune",
+                storage_path=str(folder.resolve()),
+                stop=stop,
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[recorder],
+                verbose=0,
+            ),
+        )
+        try:
+            with shown(progress, console), stop.listening():
+                tuner.fit()
+        except TuneError as error:
+            # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
+            if isinstance(error.__context__, RayulError):
+                raise error.__context__ from None
+            raise
     if stop.received:
         return CTRL_C
     return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
+
+
+@contextmanager
+def _trainable(
+    spec: Spec, sets: Sets, mine: Share, packing: Packing, baseline: Evaluation, folder: Path
+) -> Iterator[tuple[Any, Callable[[int], Any]]]:
+    """What Tune runs as a trial, and what is to be called with the number of one that has ended."""
+    shared = {"spec": spec, "baseline": to_json(baseline), "folder": folder.resolve()}
+    if packing.shape is None:
+        yield (
+            tune.with_parameters(UnlearningTrial, **shared, sets=sets, threads=mine.threads),
+            lambda number: None,
+        )
+        return
+    arguments = shared | {
+        "sets": ray.put(sets),
+        "shape": packing.shape,
+        "checkpoint_every": spec.resources.checkpoint_every,
+    }
+    with broker(mine, arguments) as shop:
+        yield tune.with_parameters(PackedTrial, broker=shop), shop.release.remote
 
 
 def _directory(trial: Any) -> str:

@@ -18,15 +18,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from rayul.records import RUNNING, Evaluation, Journal, truncate_torn_line
+from rayul.records import RUNNING, Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.outcome import outcome
 from rayul.sweep.samplers import grid, sampler, suggest
-
-
-def trial_id(number: int) -> str:
-    """The id of a trial in records and file names: its Optuna number, so that both sides speak of the same."""
-    return f"{number:04d}"
 
 
 def open_study(path: Path, spec: Spec) -> optuna.Study:

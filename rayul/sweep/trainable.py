@@ -11,9 +11,8 @@ import torch
 from ray.tune import Trainable
 
 from rayul.pareto.front import front
-from rayul.records import FAILED, RUNNING, Evaluation, adapter_folder, from_json, to_json
+from rayul.records import FAILED, RUNNING, Evaluation, adapter_folder, from_json, to_json, trial_id
 from rayul.spec import Spec
-from rayul.sweep.search import trial_id
 from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Sets
 from rayul.unlearn.task import Task, load_task

@@ -187,9 +187,13 @@ def _with_metrics(row: Evaluation, measured: Mapping[str, Measured]) -> Evaluati
     )
 
 
-def _reason(error: Exception) -> str:
+def is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    if is_out_of_memory(error):
         return "out of memory: lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
     if isinstance(error, Diverged):
         return f"diverged: {error.message}"

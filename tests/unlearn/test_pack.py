@@ -174,7 +174,7 @@ def test_an_exported_adapter_gives_the_same_logits_through_peft(
     with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
         slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
         finish(pack, slot)
-        pack.save_adapter(slot, mixing, tmp_path / "adapter")
+        pack.write_adapter(spec, pack.state(slot).values, mixing, tmp_path / "adapter")
     _, weights = alone(task, spec, 0)
     model = attach_lora(task.base, spec.lora, 0)
     for name, (a, b) in weights.items():

@@ -7,10 +7,12 @@
 | lines | the examples of a set as tensors of one shape |
 | slot | one trial in a pack: its own rows, loss, optimiser and end |
 | pack | join, train, evaluate, leave |
+| packs | all trials of a device, in one pack or in smaller ones that take turns |
 | packable | which trials may share a pack |
 """
 
 from rayul.unlearn.pack.pack import Pack
 from rayul.unlearn.pack.packable import Shape, packable
+from rayul.unlearn.pack.packs import Packs, Report
 
-__all__ = ["Pack", "Shape", "packable"]
+__all__ = ["Pack", "Packs", "Report", "Shape", "packable"]

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 class Noise:
-    """The noise of one step of these slots. In distribution it is PEFT's (each input of A is dropped with probability
-    p, the rest divided by 1 - p); the numbers are others, since PEFT draws them from the process's one generator."""
+    """The noise of one part of a step of these slots. In distribution it is PEFT's (each input of A is dropped with
+    probability p, the rest divided by 1 - p); the numbers are others, since PEFT draws them from the process's one
+    generator."""
 
     def __init__(self, slots: Mapping[int, Slot], device: torch.device) -> None:
         self.generators = {k: slot.dropout_generator(device) for k, slot in slots.items()}

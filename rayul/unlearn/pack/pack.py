@@ -26,7 +26,7 @@ from rayul.unlearn.pack.parameters import Layout, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Part, Slot, SlotState
 from rayul.unlearn.task import Task
-from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row
+from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory
 
 TRAINED = ("forget", "retain_train", "idk")
 
@@ -88,7 +88,7 @@ class Pack:
         slot = self.free[0]
         self.parameters.values[slot] = self.layout.initial(spec.lora.r, seed)
         evaluation = Evaluation(trial_id, 0, seed=seed, params=dict(params), device=device_name(self.task.device))
-        self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot))
+        self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot), self.shape.rows)
         if state is not None:
             self.slots[slot].resume(state)
         return slot
@@ -102,64 +102,67 @@ class Pack:
         """The trial as it is, to be joined again, in this pack or in one of the same shape."""
         return self.slots[slot].state()
 
-    def save_adapter(self, slot: int, mixing: float, folder: Path) -> None:
-        """Write the slot's adapter as a PEFT folder, the mixing baked in."""
-        spec = self.slots[slot].spec
+    def write_adapter(self, trial: Spec, values: Tensor, mixing: float, folder: Path) -> None:
+        """Write an adapter as a PEFT folder, the mixing baked in. values: its row [P], as `state(slot)` has it."""
         config = copy(self._config)
-        config.r, config.lora_alpha, config.lora_dropout = spec.lora.r, spec.lora.alpha, spec.lora.dropout
-        write_adapter(self.layout.adapter(self.parameters.values[slot], spec.lora.r), config, mixing, folder)
+        config.r, config.lora_alpha, config.lora_dropout = trial.lora.r, trial.lora.alpha, trial.lora.dropout
+        write_adapter(self.layout.adapter(values, trial.lora.r), config, mixing, folder)
+
+    def running(self, waiting: Collection[int] = ()) -> dict[int, Slot]:
+        """The trials that have something to do. waiting: slots that take no step now."""
+        return {k: s for k, s in self.slots.items() if not s.ended and k not in waiting}
+
+    def turn(self, waiting: Collection[int] = ()) -> list[Event]:
+        """One step of every running trial, or, where some are due, their evaluations. Returns what was reported.
+
+        A trial that completed or failed keeps its slot, idle, until it leaves. Raises what torch raises where memory
+        runs out; all trials are then between two steps of their own, and `state` is good.
+        """
+        running = self.running(waiting)
+        due = {k: s for k, s in running.items() if s.due}
+        return sorted(self._evaluate(due)) if due else self.step(running)
 
     def advance(self, waiting: Collection[int] = ()) -> list[Event]:
-        """Train all trials until some of them have something to report, and return that.
-
-        A trial that completed or failed keeps its slot, idle, until it leaves. waiting: slots that take no step now.
-        Empty when there is nothing to train.
-        """
-        while True:
-            running = {k: s for k, s in self.slots.items() if not s.ended and k not in waiting}
-            due = {k: s for k, s in running.items() if s.due}
-            if due:
-                return sorted(self._evaluate(due))
-            if not running:
-                return []
-            failed = self.step(running)
-            if failed:
-                return failed
+        """Turns until some trials have something to report. Empty when there is nothing to train."""
+        while self.running(waiting):
+            events = self.turn(waiting)
+            if events:
+                return events
+        return []
 
     # --- training ----------------------------------------------------------------------------------------------------
 
     def step(self, running: Mapping[int, Slot]) -> list[Event]:
-        """One step of each; returns the trials that failed in it."""
+        """A part of each one's step, and the update of those for whom it was the last; returns the trials that failed.
+
+        A trial with a large batch takes several turns for a step and one with a small batch a single one, so that none
+        waits for another.
+        """
+        if not running:
+            return []
         started = time.perf_counter()
-        self.parameters.gradient.zero_()
         failed: dict[int, Exception] = {}
-        losses: dict[int, list[Tensor]] = {k: [] for k in running}
-        parts = {k: slot.parts() for k, slot in running.items()}
+        parts = {k: slot.next_part() for k, slot in running.items()}
         noise = Noise(running, self.task.device)
-        for i in range(max(map(len, parts.values()))):
-            now = {k: p[i] for k, p in parts.items() if i < len(p) and k not in failed}
-            answers = {name: self._answers(name, now, noise) for name in TRAINED}
-            terms = []
-            for k, part in now.items():
-                own = {name: answers[name][k] for name in part}
-                total = sum(len(p.get("forget") or p["idk"]) for p in parts[k])
-                try:
-                    terms.append(running[k].loss(part, own, self.reference, total))
-                    losses[k].append(terms[-1].detach())
-                except Exception as error:
-                    failed[k] = error
-            if terms:
-                self.parameters.add_gradient(terms)
-        stepping = [k for k in running if k not in failed]
-        for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping, losses), strict=True):
+        answers = {name: self._answers(name, parts, noise) for name in TRAINED}
+        terms = []
+        for k, part in parts.items():
+            try:
+                terms.append(running[k].loss(part, {name: answers[name][k] for name in part}, self.reference))
+            except Exception as error:
+                failed[k] = _of_the_trial(error)
+        if terms:
+            self.parameters.add_gradient(terms)
+        stepping = [k for k, slot in running.items() if k not in failed and not slot.pending]
+        for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping), strict=True):
             try:
                 running[k].update([(a[k], b[k]) for a, b in self.parameters.pairs], loss, norm)
             except Exception as error:
-                failed[k] = error
+                failed[k] = _of_the_trial(error)
         self._share(running, started)
-        return [self._failed(k, error) for k, error in sorted(failed.items())]
+        return [self.fail(k, error) for k, error in sorted(failed.items())]
 
-    def _losses_and_norms(self, stepping: Sequence[int], losses: Mapping[int, list[Tensor]]) -> Any:
+    def _losses_and_norms(self, stepping: Sequence[int]) -> Any:
         """Loss and gradient norm before clipping of each slot; the device is waited for once."""
         if not stepping:
             return [], []
@@ -167,7 +170,7 @@ class Pack:
         for k in stepping:
             limit = self.slots[k].spec.training.max_grad_norm
             norms.append(torch.nn.utils.clip_grad_norm_([self.slots[k].row], limit or torch.inf))
-        sums = [torch.stack(losses[k]).sum() for k in stepping]
+        sums = [torch.stack(self.slots[k].losses).sum() for k in stepping]
         return torch.stack([torch.stack(sums), torch.stack(norms)]).tolist()
 
     def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise) -> dict[int, Answers]:
@@ -228,7 +231,7 @@ class Pack:
                 except Exception as error:
                     failed[k] = error
         self._share(due, started)
-        return [self._reported(k, found) for k, found in rows.items()] + [self._failed(k, e) for k, e in failed.items()]
+        return [self._reported(k, found) for k, found in rows.items()] + [self.fail(k, e) for k, e in failed.items()]
 
     # --- what becomes of a trial -------------------------------------------------------------------------------------
 
@@ -241,7 +244,8 @@ class Pack:
             rows[-1] = replace(rows[-1], state=COMPLETED)
         return k, rows
 
-    def _failed(self, k: int, error: Exception) -> Event:
+    def fail(self, k: int, error: Exception) -> Event:
+        """End the trial in slot k with a row that says why."""
         slot = self.slots[k]
         slot.ended = True
         self.parameters.clear(k)
@@ -252,6 +256,13 @@ class Pack:
         """A trial's seconds are its share of the device's."""
         for slot in slots.values():
             slot.seconds += (time.perf_counter() - started) / len(slots)
+
+
+def _of_the_trial(error: Exception) -> Exception:
+    """The error, unless it is the pack's: its memory is that of all slots."""
+    if is_out_of_memory(error):
+        raise error
+    return error
 
 
 def _by_slot(t: Tensor, slots: int) -> tuple[Tensor, ...]:

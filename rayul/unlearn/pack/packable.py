@@ -26,6 +26,12 @@ class Shape(NamedTuple):
         sizes = _values(spec.training.micro_batch_size or spec.training.batch_size)
         return cls(slots, max(_values(spec.lora.r)), gcd(*sizes))
 
+    def smaller(self) -> Shape | None:
+        """Half the slots; with one slot half the rows, so a batch takes twice the forwards. None below that."""
+        if self.slots > 1:
+            return self._replace(slots=(self.slots + 1) // 2)
+        return self._replace(rows=(self.rows + 1) // 2) if self.rows > 1 else None
+
 
 def packable(a: Spec, b: Spec) -> str | None:
     """Why these two trials cannot share a pack, or None. `packable(a, a)`: why `a` cannot be in any pack."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rayul.errors import RayulError
 from rayul.records import Evaluation
-from rayul.spec import Spec
+from rayul.spec import Spec, is_custom
 from rayul.unlearn.controls import controlled, project_pair
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.losses import Side, loss_of
@@ -47,15 +50,38 @@ class SlotState(NamedTuple):
     mean: Tensor | None
     square: Tensor | None
 
+    def cpu(self) -> SlotState:
+        return self._replace(**{key: t.cpu() for key in _TENSORS if (t := getattr(self, key)) is not None})
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors; whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        tensors = {key: t for key in _TENSORS if (t := getattr(self, key)) is not None}
+        numbers = {key: repr(getattr(self, key)) for key in ("step", "reported", "seconds")}
+        save_file(tensors, temporary, metadata=numbers)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> SlotState:
+        """What `save` wrote. Raises SafetensorError or OSError for what is no such file."""
+        with safe_open(path, framework="pt") as file:
+            numbers, keys = file.metadata(), set(file.keys())
+            values, mean, square = (file.get_tensor(key) if key in keys else None for key in _TENSORS)
+        return cls(int(numbers["step"]), int(numbers["reported"]), float(numbers["seconds"]), values, mean, square)
+
+
+_TENSORS = ("values", "mean", "square")
+
 
 class Slot:
-    """evaluation: what all its rows of the record share. row: its parameters [P] with their gradient.
-    seconds: its share of the device's time so far. ended: it takes no further step."""
+    """evaluation: what all its rows of the record share. row: its parameters [P] with their gradient. size: rows in one
+    forward. seconds: its share of the device's time so far. ended: it takes no further step."""
 
     def __init__(
-        self, task: Task, spec: Spec, evaluation: Evaluation, baseline: Mapping[str, float], row: Tensor
+        self, task: Task, spec: Spec, evaluation: Evaluation, baseline: Mapping[str, float], row: Tensor, size: int
     ) -> None:
-        self.spec, self.evaluation, self.baseline, self.row = spec, evaluation, baseline, row
+        self.spec, self.evaluation, self.baseline, self.row, self.size = spec, evaluation, baseline, row, size
         training = spec.training
         # One flat tensor, so torch's fused kernel makes one pass over a row that fits the cache.
         self.optimizer = torch.optim.AdamW([row], lr=training.lr, weight_decay=training.weight_decay, fused=True)
@@ -65,6 +91,10 @@ class Slot:
         self.direction = steering_direction(task, spec, evaluation.seed)
         self.layer = hidden_layer(task.base.config, spec) if needs(spec, "hidden") else None
         self.scale = spec.lora.alpha / spec.lora.r
+        self.pending: list[Part] = []
+        """Parts of the step under way that are still to come; `losses` of those that were."""
+        self.losses: list[Tensor] = []
+        self.count = self.total = 0
         self.step = 0
         self.reported = -1
         self.seconds = 0.0
@@ -82,8 +112,8 @@ class Slot:
         if state.mean is not None and state.square is not None:
             self.optimizer.state[self.row] = {
                 "step": torch.tensor(float(state.step)),
-                "exp_avg": state.mean.clone(),
-                "exp_avg_sq": state.square.clone(),
+                "exp_avg": state.mean.to(self.row.device, copy=True),
+                "exp_avg_sq": state.square.to(self.row.device, copy=True),
             }
         next(islice(self.order, state.step, state.step), None)
 
@@ -91,24 +121,40 @@ class Slot:
     def due(self) -> bool:
         return not self.ended and self.step in self.stops and self.step != self.reported
 
-    def parts(self) -> list[Part]:
-        """Rows of the next step, of the sets that the loss reads."""
+    def next_part(self) -> Part:
+        """Rows of the next forward, of the sets that the loss reads; the first part of a step clears the gradient."""
+        if not self.pending:
+            self.pending, self.losses, self.count = self._parts(), [], 0
+            self.total = sum(_size(part) for part in self.pending)
+            assert self.row.grad is not None
+            self.row.grad.zero_()
+        self.count += 1
+        return self.pending.pop(0)
+
+    def _parts(self) -> list[Part]:
         forget, retain = next(self.order)
+        size = self.spec.training.micro_batch_size
+        if is_mean_of_rows(self.spec):
+            # As small as a forward: then no slot waits for another's larger batch.
+            small = min(size or self.size, self.size)
+            count = len(micro_batches(forget, retain, small))
+            size = small if len(forget) % count == len(retain) % count == 0 else size
         parts = []
-        for f, r in micro_batches(forget, retain, self.spec.training.micro_batch_size):
+        for f, r in micro_batches(forget, retain, size):
             rows = {"forget": list(f), "retain_train": list(r), "idk": list(f)}
             parts.append({name: rows[name] for name in rows if name in self.sets})
         return parts
 
     def dropout_generator(self, device: torch.device) -> torch.Generator | None:
-        """The noise of the next step, from seed and step alone (PEFT draws another stream from the global one)."""
+        """The noise of this part of the step, from seed, step and part alone (PEFT draws another stream from the global
+        one)."""
         if self.spec.lora.dropout == 0:
             return None
-        seed = np.random.SeedSequence([self.evaluation.seed, self.step + 1]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.evaluation.seed, self.step + 1, self.count]).generate_state(1)[0]
         return torch.Generator(device).manual_seed(int(seed))
 
-    def loss(self, part: Part, answers: Mapping[str, Answers], reference: Reference, total: int) -> Tensor:
-        """The method's loss on one part, weighted by its share of the `total` forget rows of the step."""
+    def loss(self, part: Part, answers: Mapping[str, Answers], reference: Reference) -> Tensor:
+        """The method's loss on one part, weighted by its share of the forget rows of the step."""
         control, device = self.spec.control, self.row.device
 
         def side(name: str) -> Side | None:
@@ -138,7 +184,9 @@ class Slot:
         loss = loss_of(self.spec.method)(forget, side("retain_train"), side("idk"), **loss_keywords(self.spec))
         if not loss.requires_grad:
             raise RayulError(f"the loss of {self.spec.method.name} does not depend on the adapter")
-        return loss * (len(part.get("forget") or part["idk"]) / total)
+        loss = loss * (_size(part) / self.total)
+        self.losses.append(loss.detach())
+        return loss
 
     def update(self, pairs: Sequence[Pair], loss: float, norm: float) -> None:
         """One optimiser step with the gradient as it is; raises Diverged, and changes nothing, for what is no number.
@@ -152,6 +200,18 @@ class Slot:
             for a, b in pairs:
                 project_pair(a.T, b.T, self.scale, self.spec.control.ball, self.spec.control.ball_norm)
         self.step = step
+
+
+def _size(part: Part) -> int:
+    """Forget rows of a part."""
+    return len(part.get("forget") or part["idk"])
+
+
+def is_mean_of_rows(spec: Spec) -> bool:
+    """Whether the loss is a mean over the rows of its batch, so that parts of one size add up to the whole. A cap may
+    take whole rows out of it; of a loss of one's own nothing is known."""
+    caps = (spec.control.loss_cap, spec.control.token_cap)
+    return all(cap is None for cap in caps) and not is_custom(spec.method.name)
 
 
 def _unread() -> Answers:

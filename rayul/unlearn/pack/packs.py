@@ -1,0 +1,115 @@
+"""All trials of one device: a pack of K slots, or, where memory ran out, smaller packs that take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from rayul.records import Evaluation, adapter_folder
+from rayul.spec import Spec
+from rayul.unlearn.pack.pack import Pack
+from rayul.unlearn.pack.packable import Shape
+from rayul.unlearn.pack.slot import SlotState
+from rayul.unlearn.task import Task
+from rayul.unlearn.trial import is_out_of_memory
+
+
+class Report(NamedTuple):
+    """What a trial says at an evaluation: its rows, and itself as it is there, on the CPU (None once it failed)."""
+
+    trial_id: str
+    rows: list[Evaluation]
+    state: SlotState | None
+
+
+class Packs:
+    """Trials by their ids; which pack and slot one is in is nobody's business.
+
+    Memory that runs out kills no trial: each pack is split into two of half the slots, down to one slot, whose batch
+    then takes more forwards. Only a trial that does not fit alone, row by row, fails.
+    """
+
+    def __init__(self, task: Task, spec: Spec, shape: Shape) -> None:
+        self.task, self.spec, self.shape = task, spec, shape
+        self.packs = [Pack(task, spec, shape)]
+        self.splits: list[Shape] = []
+        """Shapes that did not fit."""
+
+    def close(self) -> None:
+        for pack in self.packs:
+            pack.close()
+
+    @property
+    def row_size(self) -> int:
+        """P, the numbers of one trial."""
+        return self.packs[0].layout.size
+
+    def join(
+        self,
+        trial_id: str,
+        spec: Spec,
+        seed: int,
+        params: Mapping[str, Any],
+        baseline: Mapping[str, float],
+        state: SlotState | None = None,
+    ) -> None:
+        """As `Pack.join`, into the emptiest pack."""
+        max(self.packs, key=lambda pack: len(pack.free)).join(trial_id, spec, seed, params, baseline, state)
+
+    def leave(self, trial_id: str) -> None:
+        """Free the trial's slot, if it has one."""
+        for pack, slot in self._places(trial_id):
+            pack.leave(slot)
+
+    def turn(self, waiting: Collection[str] = ()) -> list[Report] | None:
+        """One turn of each pack that has a trial to train; None where none has. waiting: trials that take no step."""
+        reports, idle = [], True
+        for pack in list(self.packs):
+            held = {k for k, slot in pack.slots.items() if slot.evaluation.trial_id in waiting}
+            if not pack.running(held):
+                continue
+            idle = False
+            try:
+                events = pack.turn(held)
+            except Exception as error:
+                if not is_out_of_memory(error) or (smaller := pack.shape.smaller()) is None:
+                    events = [pack.fail(k, error) for k in pack.running(held)]
+                else:
+                    self._split(pack, smaller)
+                    events = []
+            reports += [self._report(pack, k, rows) for k, rows in events]
+        return None if idle else reports
+
+    def save_adapter(self, report: Report, evaluation: Evaluation, folder: Path) -> None:
+        """Write the adapter of a reported evaluation below a results folder."""
+        assert report.state is not None
+        place = adapter_folder(folder, evaluation)
+        trial = self.spec.at(evaluation.params)
+        self.packs[0].write_adapter(trial, report.state.values, evaluation.mixing, place)
+
+    def _report(self, pack: Pack, slot: int, rows: list[Evaluation]) -> Report:
+        failed = not rows[-1].metrics
+        state = None if failed else pack.state(slot).cpu()
+        return Report(rows[-1].trial_id, rows, state)
+
+    def _places(self, trial_id: str) -> list[tuple[Pack, int]]:
+        return [(p, k) for p in self.packs for k, slot in p.slots.items() if slot.evaluation.trial_id == trial_id]
+
+    def _split(self, pack: Pack, smaller: Shape) -> None:
+        self.splits.append(pack.shape)
+        trials = [(slot, pack.state(k).cpu()) for k, slot in pack.slots.items() if not slot.ended]
+        count = -(-pack.shape.slots // smaller.slots)
+        self.packs.remove(pack)
+        pack.close()
+        del pack
+        if self.task.device.type == "cuda":
+            torch.cuda.empty_cache()
+        new = [Pack(self.task, self.spec, smaller) for _ in range(count)]
+        self.packs += new
+        for slot, state in trials:
+            row = slot.evaluation
+            target = max(new, key=lambda one: len(one.free))
+            target.join(row.trial_id, slot.spec, row.seed, row.params, slot.baseline, state)
