@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Tune's snapshots of an experiment rewrite a file that grows with it, and are read by nobody: our journals are all that
+# a resume needs.
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
@@ -41,13 +45,14 @@ class Share:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Connect to a running cluster (address, or RAY_ADDRESS), or start Ray on this machine for the time being.
+def connected(address: str | None) -> Iterator[bool]:
+    """Connect to a running cluster (address, or RAY_ADDRESS, which `ray job submit` sets), or start Ray on this machine
+    for the time being. Yields whether it is a cluster, which may have other nodes.
 
     A connection that is already there is used and left alone. Raises InputError for a cluster that does not answer.
     """
     if ray.is_initialized():
-        yield
+        yield True
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address and address.startswith("ray://"):
@@ -56,7 +61,7 @@ def connected(address: str | None) -> Iterator[None]:
             "submit the sweep to the cluster instead: ray job submit -- rayul sweep FILE",
         )
     options = {"logging_level": "ERROR", "log_to_driver": False}
-    if address is None:
+    if address in (None, "local"):
         ray.init(address="local", include_dashboard=False, **options)
     else:
         try:
@@ -67,9 +72,24 @@ def connected(address: str | None) -> Iterator[None]:
                 f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
             ) from error
     try:
-        yield
+        yield address not in (None, "local")
     finally:
         ray.shutdown()
+
+
+def cluster_line() -> str:
+    """Which cluster it is and what it has, in words."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    count = Counter[str]()
+    for node in nodes:
+        names = [key.partition(":")[2] for key in node if key.startswith("accelerator_type:")]
+        if node.get("GPU"):
+            count[names[0] if names else "of no known type"] += int(node["GPU"])
+    kinds = ", ".join(f"{number} {name}" for name, number in count.most_common())
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    gpus = f"{sum(count.values())} GPU ({kinds})" if count else "no GPU"
+    address = ray.get_runtime_context().gcs_address
+    return f"Ray cluster {address}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus:g} CPU, {gpus}"
 
 
 def _knock(address: str) -> None:
@@ -80,26 +100,39 @@ def _knock(address: str) -> None:
 
 
 def share(wanted: Resources) -> Share:
-    """A trial's share of the connected cluster: its fraction of a GPU where the cluster has any, else cores.
+    """A trial's share of the connected cluster: its fraction of a GPU where there are any, or where the cluster may
+    grow (resources.concurrency), else cores.
 
-    Raises InputError where one trial asks for more GPUs than there are: Ray would wait for them without end.
+    Counted node by node, since a trial never spans two. Raises InputError where one trial asks for more GPUs than any
+    node has: Ray would wait for them without end.
     """
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    if wanted.gpu and gpus:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    have = f"{sum(gpus):g} GPU, {sum(cpus):g} CPU" if sum(gpus) else f"{sum(cpus):g} CPU"
+    if wanted.gpu and (sum(gpus) or wanted.concurrency):
         gpu = wanted.gpu / wanted.trials_per_gpu
-        # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
-        cpu = min(wanted.cpu, max(cpus / gpus * gpu, 0.01))
-        if gpu > gpus or (gpu > 1 and gpu % 1):
+        if (wanted.concurrency is None and gpu > max(gpus)) or (gpu > 1 and gpu % 1):
             raise InputError(
                 f"resources: a trial asks for {gpu:g} GPUs (gpu {wanted.gpu:g} / trials_per_gpu "
-                f"{wanted.trials_per_gpu}), the cluster has {gpus:g}, and more than one must be a whole number",
+                f"{wanted.trials_per_gpu}), the cluster has {sum(gpus):g}, {max(gpus):g} at most on one node, and more "
+                "than one must be a whole number",
                 "change resources.gpu or resources.trials_per_gpu, or name a larger cluster with --address",
             )
+        # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
+        cpu = min([wanted.cpu, *(max(c / g * gpu, 0.01) for c, g in zip(cpus, gpus, strict=True) if g)])
         # A fraction never spans two GPUs. 1e-6: 1 / (1/49) is a hair under 49.
-        slots = int(gpus) * int(1 / gpu + 1e-6) if gpu <= 1 else int(gpus // gpu)
-        return Share(cpu, gpu, slots, f"{gpus:g} GPU, {cpus:g} CPU: {slots} trials at a time, {gpu:g} GPU each")
-    cpu = min(wanted.cpu, cpus) if cpus else wanted.cpu
-    slots = max(1, int(cpus // cpu))
+        fitting = sum(int(g) * int(1 / gpu + 1e-6) if gpu <= 1 else int(g // gpu) for g in gpus)
+        slots = wanted.concurrency or fitting
+        return Share(cpu, gpu, slots, f"{have}: {slots} trials at a time, {gpu:g} GPU each{_growth(slots, fitting)}")
+    cpu = min(wanted.cpu, max(cpus)) if sum(cpus) else wanted.cpu
+    fitting = sum(int(c / cpu + 1e-6) for c in cpus)
+    slots = wanted.concurrency or max(1, fitting)
     why = "no GPU here, so on CPU" if wanted.gpu else "on CPU"
-    return Share(cpu, 0.0, slots, f"{cpus:g} CPU: {slots} trials at a time, {cpu:g} CPU each ({why})")
+    return Share(
+        cpu, 0.0, slots, f"{have}: {slots} trials at a time, {cpu:g} CPU each ({why}){_growth(slots, fitting)}"
+    )
+
+
+def _growth(slots: int, fitting: int) -> str:
+    return f"; room for {fitting} now, the rest wait for nodes to join" if slots > fitting else ""

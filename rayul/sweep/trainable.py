@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from ray.tune import Trainable
 from rayul.pareto.front import front
 from rayul.records import FAILED, RUNNING, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
+from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.search import trial_id
 from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Sets
@@ -23,13 +22,15 @@ from rayul.unlearn.trial import Snapshot, run_trial
 class UnlearningTrial(Trainable):  # type: ignore[misc]
     """Config: {"number": n, "params": {...}} as the searcher proposed it; everything else comes once, through `setup`.
 
-    Each result carries its evaluations as JSON lines. Adapters of the trial's own front are on disk under
-    `folder`/adapters while it runs; the driver keeps those of the sweep's front.
+    Each result carries its evaluations as JSON lines. Adapters of the trial's own front are in the results folder
+    while it runs, before their rows are; the driver keeps those of the sweep's front.
     """
 
-    def setup(self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: str, folder: Path, threads: int) -> None:
+    def setup(
+        self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: str, disk: DriverDisk, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
-        self.spec, self.folder = spec, folder
+        self.spec, self.disk, self.folder = spec, disk, disk.adapters()
         self.baseline: Evaluation = from_json(baseline)
         self.sets = sets
         self.unlearning_task: Task | None = None
@@ -74,7 +75,10 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         name, seed = trial_id(number), self.spec.search.seed + number
         try:
             if self.unlearning_task is None:
-                self.unlearning_task = load_task(self.spec, self.sets)
+                here = self.disk.with_models(self.spec)
+                self.unlearning_task = load_task(here, self.sets)
+                if here != self.spec:  # its adapters name their base as the driver does
+                    self.unlearning_task.base.name_or_path = self.spec.model.path
             spec = self.spec.at(params)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -89,6 +93,8 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         self.kept = front([*self.kept, *snapshot.evaluations], self.baseline, self.spec.objectives)
         for e in self.kept:
             if e.key not in before:
-                save_adapter(snapshot.model, e.mixing, adapter_folder(self.folder, e))
+                place = adapter_folder(self.folder, e)
+                save_adapter(snapshot.model, e.mixing, place)
+                self.disk.send(place)
         for key in before - {e.key for e in self.kept}:
-            shutil.rmtree(adapter_folder(self.folder, Evaluation(*key)), ignore_errors=True)
+            self.disk.drop(adapter_folder(self.folder, Evaluation(*key)))
