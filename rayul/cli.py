@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,9 @@ app = typer.Typer(
 SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, e.g. search_spaces/ga.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
+]
+ResultsOf = Annotated[
+    str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
 ]
 
 
@@ -108,7 +111,9 @@ def plan(
 def sweep(
     file: SpecFile,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of search.trials.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder that holds the results of sweeps.")] = Path("results"),
+    results: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder that holds the results of sweeps, or a URL: s3://, gs://.")
+    ] = "results",
     name: Annotated[str | None, typer.Option(help="Name of the results folder, in place of the spec's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep that is in the results folder.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
@@ -124,9 +129,10 @@ def sweep(
     console = Console(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.pareto import front_lines
+        from rayul.storage import is_url, joined
         from rayul.sweep.run import Interrupted, run_sweep
 
-    folder = results / spec.name
+    folder = joined(results, spec.name)
     try:
         with _ProgressBar(console) as bar:
             summary = run_sweep(
@@ -141,21 +147,25 @@ def sweep(
     for warning in summary.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     print(f"hypervolume {summary.hypervolume:.4f}")
+    if is_url(folder):
+        print(joined(folder, summary.report.name))
     print(summary.report)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")],
+    folder: ResultsOf,
     figures: Annotated[
         str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
     ] = None,
 ) -> None:
     """(Re)make tables and report of a sweep from its records alone."""
     from rayul.pareto import front_lines, summarise
+    from rayul.storage import local
 
     formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
-    summary = summarise(folder, formats)
+    with local(folder, write=True) as place:
+        summary = summarise(place, formats)
     print("\n".join(front_lines(summary)))
     print(summary.report)
     if formats:
@@ -233,22 +243,24 @@ def write_testbed_folder(
 
 
 @app.command()
-def status(folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")]) -> None:
+def status(folder: ResultsOf) -> None:
     """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
     from rayul.pareto.status import read_status, status_lines
     from rayul.records import JOURNAL
+    from rayul.storage import is_url, local, owned
     from rayul.sweep.lock import is_held
 
-    held = is_held(folder)
-    if held and not (folder / JOURNAL).exists():
-        print(f"{folder.absolute().name}: starting, the reference models are being measured")
-        return
-    print("\n".join(status_lines(read_status(folder, held))))
+    with local(folder) as place:
+        held = is_held(place) or (is_url(folder) and owned(folder))
+        if held and not (place / JOURNAL).exists():
+            print(f"{place.absolute().name}: starting, the reference models are being measured")
+            return
+        print("\n".join(status_lines(read_status(place, held))))
 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep.")],
+    folder: ResultsOf,
     trial: Annotated[str | None, typer.Option(help="A trial with a point on the front.")] = None,
     step: Annotated[int | None, typer.Option(help="Of that trial, the point at this step.")] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The point where more forgetting begins to cost much.")] = False,
@@ -261,12 +273,14 @@ def export(
 ) -> None:
     """Write a point of the front as an adapter to load: tokenizer and model card with it, scored again to be sure."""
     from rayul.pareto import choose, load_results
+    from rayul.storage import local
 
     if [trial is not None, knee, at is not None].count(True) != 1:
         raise InputError("which point?", 'give one of --trial T, --knee, --at "retain.es>=0.95*baseline"')
     if step is not None and trial is None:
         raise InputError("--step belongs to --trial", "give --trial T --step S")
-    results = load_results(folder)
+    with local(folder) as place:  # stays where it is fetched to
+        results = load_results(place)
     if trial is not None:
         chosen = choose.named(results, results.front, trial, step)
     elif at is not None:
@@ -302,15 +316,17 @@ def export(
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR/NAME...", help="The results folders of sweeps.")],
+    folders: Annotated[list[str], typer.Argument(metavar="DIR/NAME...", help="The results folders of sweeps.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
 ) -> None:
     """Compare sweeps: their fronts on one scale, who is ahead where, what the seeds decide, settings that differ."""
     from rayul.pareto.compare import load_comparison
     from rayul.pareto.compare_page import write_comparison
     from rayul.pareto.compare_text import comparison_lines
+    from rayul.storage import local
 
-    comparison = load_comparison(folders)
+    with ExitStack() as stack:
+        comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
     try:
         write_comparison(comparison, out)
     except OSError as error:
@@ -352,9 +368,9 @@ class _ProgressBar:
         self.bar.stop()
 
 
-def _again(trials: int | None, results: Path, name: str | None, overrides: list[str] | None) -> str:
+def _again(trials: int | None, results: str, name: str | None, overrides: list[str] | None) -> str:
     flags = [f"--trials {trials}"] if trials is not None else []
-    flags += [f"--results {shlex.quote(str(results))}"] if results != Path("results") else []
+    flags += [f"--results {shlex.quote(results)}"] if results != "results" else []
     flags += [f"--name {name}"] if name is not None else []
     flags += [f"--set {shlex.quote(o)}" for o in overrides or ()]
     return "".join(f" {flag}" for flag in flags)

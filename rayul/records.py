@@ -27,8 +27,8 @@ BASELINE, ORACLE = "baseline", "oracle"
 RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
 """`state` of a row: RUNNING unless it is the last row of its trial."""
 
-SPEC, JOURNAL, ADAPTERS = "spec.yaml", "evaluations.jsonl", "adapters"
-"""Names in a results folder: what a sweep asked for, its rows, and the adapters of its front."""
+SPEC, JOURNAL, STUDY, ADAPTERS = "spec.yaml", "evaluations.jsonl", "study.journal", "adapters"
+"""Names in a results folder: what a sweep asked for, its rows, Optuna's study, and the adapters of its front."""
 
 Key = tuple[str, int, float]
 

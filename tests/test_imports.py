@@ -12,18 +12,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "rayul"
 ARROWS = {
     "errors": set(),
+    "cache": set(),
     "records": {"errors"},
+    "storage": {"cache", "errors", "records"},
     "spec": {"errors"},
     "unlearn": {"errors", "records", "spec"},
-    "testbed": {"errors", "spec", "unlearn"},
+    "testbed": {"cache", "errors", "spec", "unlearn"},
     "pareto": {"errors", "records", "spec"},
-    "sweep": {"errors", "records", "spec", "unlearn", "testbed", "pareto"},
+    "sweep": {"cache", "errors", "records", "spec", "storage", "unlearn", "testbed", "pareto"},
     "plan": {"errors", "records", "spec", "unlearn", "testbed", "sweep"},
     "starter": {"errors", "spec", "unlearn"},
 }
 FORBIDDEN = {
     "errors": {"torch", "ray", "transformers", "peft", "optuna"},
     "records": {"torch", "ray", "transformers", "peft", "optuna"},
+    "storage": {"torch", "ray", "transformers", "peft", "optuna"},
     "spec": {"torch", "ray", "transformers", "peft", "optuna"},
     "pareto": {"torch", "ray", "transformers", "peft", "optuna"},
     "unlearn": {"ray", "optuna"},

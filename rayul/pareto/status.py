@@ -12,10 +12,9 @@ from pathlib import Path
 from rayul.pareto.answer import duration
 from rayul.pareto.results import Results, load_results
 from rayul.pareto.summary import Summary, front_lines, summary_of
-from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC
+from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC, STUDY
 from rayul.spec import load_spec
 
-STUDY = "study.journal"
 RECENT = 10
 """Trials that the throughput is taken over: the last ones, so that an old pause does not count for long."""
 WIDTH = 80

@@ -116,6 +116,7 @@ def make_plan(
     """
     say("loading ray and torch")
     from rayul.sweep.cluster import connected, share
+    from rayul.sweep.driver_disk import served
     from rayul.sweep.packing import choose
     from rayul.sweep.reference import measure_trial_cost
     from rayul.testbed import with_testbed
@@ -130,11 +131,11 @@ def make_plan(
     tokenizer = load_tokenizer(ready.model)
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)
-    with connected(address):
-        packing = choose(ready, sets, None)
+    with connected(address) as remote, served(results, ready, remote=remote) as disk:
+        packing = choose(ready, sets, disk, None)
         mine = share(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")
-        cost = measure_trial_cost(ready.at(probed), sets, mine)
+        cost = measure_trial_cost(ready.at(probed), sets, mine, disk)
     combinations, continuous = size(spec)
     return Plan(
         spec=spec,

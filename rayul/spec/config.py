@@ -160,6 +160,8 @@ class Search(Section):
     time_limit: Duration | None = None
     """Seconds, or 30m, 2h, 1h30m, of all runs together: then the sweep ends as on Ctrl-C, with all its rows, and a
     resume with more time finishes the trials that were running."""
+    trial_time_limit: Duration | None = None
+    """Of one trial, all its starts together: one that takes longer hangs or is not worth it, and fails."""
     max_device_hours: float | None = Field(default=None, gt=0)
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
@@ -211,3 +213,6 @@ class Resources(Section):
     each has a process of its own, which only GPUs share."""
     checkpoint_every: Duration = 60.0
     """Seconds of training that a trial in a pack may lose with its device."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Trials at a time; null for as many as there is room for when the sweep begins. On a cluster that grows, what it
+    may grow to: trials without room wait, and an autoscaler adds the nodes that they ask for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Tune's snapshots of an experiment rewrite a file that grows with it, and are read by nobody: our journals are all that
+# a resume needs.
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
@@ -55,13 +59,14 @@ class Share:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Connect to a running cluster (address, or RAY_ADDRESS), or start Ray on this machine for the time being.
+def connected(address: str | None) -> Iterator[bool]:
+    """Connect to a running cluster (address, or RAY_ADDRESS, which `ray job submit` sets), or start Ray on this machine
+    for the time being. Yields whether it is a cluster, which may have other nodes.
 
     A connection that is already there is used and left alone. Raises InputError for a cluster that does not answer.
     """
     if ray.is_initialized():
-        yield
+        yield True
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address and address.startswith("ray://"):
@@ -70,7 +75,7 @@ def connected(address: str | None) -> Iterator[None]:
             "submit the sweep to the cluster instead: ray job submit -- rayul sweep FILE",
         )
     options = {"logging_level": "ERROR", "log_to_driver": False}
-    if address is None:
+    if address in (None, "local"):
         ray.init(address="local", include_dashboard=False, **options)
     else:
         try:
@@ -81,9 +86,24 @@ def connected(address: str | None) -> Iterator[None]:
                 f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
             ) from error
     try:
-        yield
+        yield address not in (None, "local")
     finally:
         ray.shutdown()
+
+
+def cluster_line() -> str:
+    """Which cluster it is and what it has, in words."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    count = Counter[str]()
+    for node in nodes:
+        names = [key.partition(":")[2] for key in node if key.startswith("accelerator_type:")]
+        if node.get("GPU"):
+            count[names[0] if names else "of no known type"] += int(node["GPU"])
+    kinds = ", ".join(f"{number} {name}" for name, number in count.most_common())
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    gpus = f"{sum(count.values())} GPU ({kinds})" if count else "no GPU"
+    address = ray.get_runtime_context().gcs_address
+    return f"Ray cluster {address}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus:g} CPU, {gpus}"
 
 
 def _knock(address: str) -> None:
@@ -94,33 +114,40 @@ def _knock(address: str) -> None:
 
 
 def share(wanted: Resources, pack: int = 1) -> Share:
-    """A trial's share of the connected cluster: its fraction of a GPU where the cluster has any, else of the cores.
+    """A trial's share of the connected cluster: its fraction of a GPU where there are any, or where the cluster may
+    grow (resources.concurrency), else of the cores.
 
-    pack: trials that train together on a device; with 1, `trials_per_gpu` processes share a GPU.
-    Raises InputError where one trial asks for more GPUs than there are: Ray would wait for them without end.
+    pack: trials that train together on a device; with 1, `trials_per_gpu` processes share a GPU. Counted node by node,
+    since a trial never spans two. Raises InputError where one trial asks for more GPUs than any node has: Ray would
+    wait for them without end.
     """
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    sharing = pack if pack > 1 else 1 if wanted.trials_per_gpu == "auto" else wanted.trials_per_gpu
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    have = f"{sum(gpus):g} GPU, {sum(cpus):g} CPU" if sum(gpus) else f"{sum(cpus):g} CPU"
     together = f" (packs of {pack})" if pack > 1 else ""
-    if wanted.gpu and gpus:
+    if wanted.gpu and (sum(gpus) or wanted.concurrency):
+        sharing = pack if pack > 1 else 1 if wanted.trials_per_gpu == "auto" else wanted.trials_per_gpu
         gpu = wanted.gpu / sharing
-        # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
-        cpu = min(wanted.cpu / pack, max(cpus / gpus * gpu, 0.01))
-        if gpu > gpus or (gpu > 1 and gpu % 1):
+        if (wanted.concurrency is None and gpu > max(gpus)) or (gpu > 1 and gpu % 1):
             raise InputError(
                 f"resources: a trial asks for {gpu:g} GPUs (gpu {wanted.gpu:g} / trials_per_gpu "
-                f"{sharing}), the cluster has {gpus:g}, and more than one must be a whole number",
+                f"{sharing}), the cluster has {sum(gpus):g}, {max(gpus):g} at most on one node, and more "
+                "than one must be a whole number",
                 "change resources.gpu or resources.trials_per_gpu, or name a larger cluster with --address",
             )
+        # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
+        cpu = min([wanted.cpu / pack, *(max(c / g * gpu, 0.01) for c, g in zip(cpus, gpus, strict=True) if g)])
         # A fraction never spans two GPUs. 1e-6: 1 / (1/49) is a hair under 49.
-        slots = int(gpus) * int(1 / gpu + 1e-6) if gpu <= 1 else int(gpus // gpu)
-        line = f"{gpus:g} GPU, {cpus:g} CPU: {slots} trials at a time, {gpu:g} GPU each{together}"
+        fitting = sum(int(g) * int(1 / gpu + 1e-6) if gpu <= 1 else int(g // gpu) for g in gpus)
+        slots = wanted.concurrency or fitting
+        line = f"{have}: {slots} trials at a time, {gpu:g} GPU each{together}{_growth(slots, fitting)}"
         return Share(cpu, gpu, slots, line, pack)
-    cores = min(wanted.cpu, cpus) if cpus else wanted.cpu
-    slots = max(1, int(cpus // cores)) * pack
+    cores = min(wanted.cpu, max(cpus)) if sum(cpus) else wanted.cpu
+    fitting = sum(int(c / cores + 1e-6) for c in cpus) * pack
+    slots = wanted.concurrency or max(1, fitting)
     why = "no GPU here, so on CPU" if wanted.gpu else "on CPU"
-    line = f"{cpus:g} CPU: {slots} trials at a time, {cores / pack:g} CPU each{together} ({why})"
+    line = f"{have}: {slots} trials at a time, {cores / pack:g} CPU each{together} ({why}){_growth(slots, fitting)}"
     return Share(cores / pack, 0.0, slots, line, pack)
 
 
@@ -130,3 +157,7 @@ def device_count(wanted: Resources) -> int:
     if wanted.gpu and have.get("GPU"):
         return max(1, int(have["GPU"]))
     return max(1, int(have.get("CPU", 1.0) // wanted.cpu))
+
+
+def _growth(slots: int, fitting: int) -> str:
+    return f"; room for {fitting} now, the rest wait for nodes to join" if slots > fitting else ""

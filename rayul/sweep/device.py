@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from rayul.pareto.front import front
-from rayul.records import RUNNING, Evaluation, adapter_folder, from_json, to_json, trial_id
+from rayul.records import RUNNING, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.worker import KeptAdapters, load_here
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Packs, Report, Shape
 from rayul.unlearn.pack.slot import SlotState
-from rayul.unlearn.task import load_task
 from rayul.unlearn.trial import failed_row
 
 CHECKPOINTS = "checkpoints"
@@ -29,11 +29,10 @@ CHECKPOINTS = "checkpoints"
 class Seat:
     """A trial on the device. `ready`: reports that its client has not asked for; `given`: the one it has now."""
 
-    def __init__(self, number: int, params: dict[str, Any]) -> None:
-        self.number, self.params = number, params
+    def __init__(self, number: int, params: dict[str, Any], kept: KeptAdapters) -> None:
+        self.number, self.params, self.kept = number, params, kept
         self.ready: deque[Report] = deque()
         self.given: Report | None = None
-        self.kept: list[Evaluation] = []
         self.saved = time.monotonic()
         self.left = False
 
@@ -45,16 +44,24 @@ class Device:
     in vain when the verdict is to stop it is never seen.
 
     shape: of the pack. checkpoint_every: seconds between two checkpoints of a trial, which its next incarnation goes
-    on from. Adapters are those of each trial's own front, under `folder`/adapters.
+    on from where the results folder is seen.
     """
 
     def __init__(
-        self, spec: Spec, sets: Sets, baseline: str, folder: Path, shape: Shape, threads: int, checkpoint_every: float
+        self,
+        spec: Spec,
+        sets: Sets,
+        baseline: str,
+        disk: DriverDisk,
+        shape: Shape,
+        threads: int,
+        checkpoint_every: float,
     ) -> None:
         torch.set_num_threads(threads)
-        self.spec, self.folder, self.threads, self.checkpoint_every = spec, folder, threads, checkpoint_every
+        self.spec, self.threads, self.checkpoint_every = spec, threads, checkpoint_every
+        self.disk, self.folder = disk, disk.adapters()
         self.baseline: Evaluation = from_json(baseline)
-        self.packs = Packs(load_task(spec, sets), spec, shape)
+        self.packs = Packs(load_here(spec, sets, disk), spec, shape)
         # Only the training thread touches the packs; the others leave word here, under the lock.
         self.changed = threading.Condition()
         self.seats: dict[int, Seat] = {}
@@ -71,7 +78,8 @@ class Device:
         self.leave(number)
         with self.changed:
             self._wait(lambda: len(self.seats) < self.packs.shape.slots)
-            seat = self.seats[number] = Seat(number, params)
+            kept = KeptAdapters(self.spec, self.disk, self.folder, self.baseline)
+            seat = self.seats[number] = Seat(number, params, kept)
             self.joining.append(seat)
             self._tell()
 
@@ -86,7 +94,7 @@ class Device:
             report = seat.given = seat.ready.popleft()
             self._tell()
         if report.state is not None:
-            self._keep_front(seat, report)
+            seat.kept.add(report.rows, partial(self.packs.save_adapter, report))
         last = report.rows[-1]
         return {
             "evaluations": [to_json(row) for row in report.rows],
@@ -157,16 +165,6 @@ class Device:
                 self.changed.notify_all()
 
     # --- what outlives the actor -------------------------------------------------------------------------------------
-
-    def _keep_front(self, seat: Seat, report: Report) -> None:
-        """Save the adapters that are on the trial's own front now, and drop those that no longer are."""
-        before = {e.key for e in seat.kept}
-        seat.kept = front([*seat.kept, *report.rows], self.baseline, self.spec.objectives)
-        for e in seat.kept:
-            if e.key not in before:
-                self.packs.save_adapter(report, e, self.folder)
-        for key in before - {e.key for e in seat.kept}:
-            shutil.rmtree(adapter_folder(self.folder, Evaluation(*key)), ignore_errors=True)
 
     def _path(self, number: int) -> Path:
         return self.folder / CHECKPOINTS / f"{trial_id(number)}.safetensors"

@@ -24,7 +24,14 @@ from rayul.records import ADAPTERS, SPEC
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
 from rayul.sweep.lock import lock_path
 
-MAY_CHANGE = ("search.trials: ", "search.time_limit: ", "search.max_device_hours: ", "search.stagnation")
+MAY_CHANGE = (
+    "search.trials: ",
+    "search.time_limit: ",
+    "search.trial_time_limit: ",
+    "search.max_device_hours: ",
+    "search.stagnation",
+    "resources.",  # another machine, or a cluster
+)
 
 
 @contextmanager
@@ -52,8 +59,8 @@ def held(folder: Path) -> Iterator[None]:
 def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
     """The spec to run, with where it comes from. Writes nothing.
 
-    A resume may change how long to search, nothing else. Raises InputError for a folder that exists, for a resume
-    without one, and for a changed spec (naming each difference).
+    A resume may change how long to search and on what, nothing else. Raises InputError for a folder that exists, for a
+    resume without one, and for a changed spec (naming each difference).
     """
     path = folder / SPEC
     if resume:

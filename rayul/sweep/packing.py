@@ -14,6 +14,7 @@ import torch
 from rayul.spec import Choice, Spec
 from rayul.sweep.broker import MALLOC
 from rayul.sweep.cluster import device_count, share
+from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.reference import result
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
@@ -56,7 +57,7 @@ def unpackable(spec: Spec) -> str | None:
     return None
 
 
-def choose(spec: Spec, sets: Sets, before: Mapping[str, Any] | None) -> Packing:
+def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] | None) -> Packing:
     """What `resources.trials_per_gpu` says, or, for auto, what is fastest here by a measurement on one device.
 
     before: `as_plain` of the run that this one resumes: results hang on it to the last bit, so it stays.
@@ -79,7 +80,7 @@ def choose(spec: Spec, sets: Sets, before: Mapping[str, Any] | None) -> Packing:
         return Packing(
             None, f"one trial a device: {spec.search.trials} trials are too few for the search to learn from more"
         )
-    return _fastest(spec, _measured(spec, sets, sizes, devices))
+    return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
 
 
 def as_plain(packing: Packing, dtype: str, threads: int) -> dict[str, Any]:
@@ -98,16 +99,18 @@ def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
     return Packing(Shape.of(spec, best.slots) if best.slots > 1 else None, why)
 
 
-def _measured(spec: Spec, sets: Sets, sizes: Sequence[int], devices: int) -> list[Throughput]:
+def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int) -> list[Throughput]:
     """On one device, the others idle."""
     alone = spec.resources.model_copy(update={"trials_per_gpu": 1})
     place = share(alone)
     task = ray.remote(num_cpus=place.cpu, num_gpus=place.gpu, runtime_env={"env_vars": MALLOC})(_measure)
-    found: list[Throughput] = result(task.remote(spec, ray.put(sets), sizes, devices, place.threads))
+    found: list[Throughput] = result(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
     return found
 
 
-def _measure(spec: Spec, sets: Sets, sizes: Sequence[int], devices: int, threads: int) -> list[Throughput]:
+def _measure(
+    spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int, threads: int
+) -> list[Throughput]:
     torch.set_num_threads(threads)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
-    return measure_packs(spec, sets, sizes, memory)
+    return measure_packs(disk.with_models(spec), sets, sizes, memory)

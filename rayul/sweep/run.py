@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from rich.console import Console
 from rayul.errors import RayulError
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
-from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, Evaluation, Journal, to_json
+from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, STUDY, Evaluation, Journal, to_json
 from rayul.spec import Spec, limits, notices
-from rayul.sweep.cluster import Share, connected, share  # before ray.tune: it silences Ray's own output
+from rayul.storage import Storage, is_url
+from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
 import ray
@@ -29,6 +32,7 @@ from ray.tune.stopper import Stopper
 from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
 from rayul.sweep.device import CHECKPOINTS
+from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.folder import begin, checked, held, with_data
 from rayul.sweep.packed_trial import PackedTrial
 from rayul.sweep.packing import Packing, as_plain, choose
@@ -62,7 +66,7 @@ class Interrupted(KeyboardInterrupt):
 
 def run_sweep(
     spec: Spec,
-    folder: Path,
+    folder: Path | str,
     *,
     resume: bool = False,
     address: str | None = None,
@@ -71,62 +75,88 @@ def run_sweep(
 ) -> Summary:
     """Run or resume a sweep; returns its summary, with the report on disk at `summary.report`.
 
+    folder: of the results, or a URL (s3://, gs://): then they are written to a work folder and copied there.
     Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
     are closed.
     """
     console = console or Console(stderr=True)
-    with held(folder):
-        spec = checked(folder, spec, resume)
-        spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
-        ready = with_testbed(spec, testbed_progress)
-        sets = load_sets(ready.data)
-        spec = with_data(spec, sets)
-        check_needs(ready, sets)
-        load_tokenizer(ready.model)
-        journal = Journal(folder / JOURNAL)
-        for line in notices(spec.method.code):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        with connected(address):
-            packing = choose(ready, sets, (spec.provenance or {}).get("pack"))
-            mine = share(ready.resources, packing.slots)
-            pack = {"pack": as_plain(packing, ready.model.dtype, mine.threads)}
-            spec = spec.model_copy(update={"provenance": (spec.provenance or {}) | pack})
-            for line in filter(None, (mine.line, packing.why)):
-                console.print(f"{spec.name}: {line}", highlight=False, soft_wrap=True)
-            conditional = [
-                k for k in spec.space if any(not spec.is_active(k, {"method.name": m}) for m in spec.method.names)
-            ]
-            if conditional and spec.search.sampler == "gp":
-                line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
-                console.print(line, highlight=False, soft_wrap=True)
-            references = _references(ready, sets, mine, journal)
-            baseline = references[BASELINE]
-            limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
-            # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
-            begin(folder, spec)
-            for row in references.values():
-                journal.append(row)
-            stopped = _search(ready, sets, mine, packing, journal, baseline, folder, console)
-            begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
-            if stopped not in ("", CTRL_C):
-                console.print(f"stopped: {stopped}", highlight=False, markup=False, soft_wrap=True)
-            if not stopped:
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            points = front(journal, baseline, spec.objectives)
-            if stopped != CTRL_C:
-                for line in verify_adapters(ready, sets, mine, folder, points):
-                    console.print(f"warning: {line}", style="yellow", highlight=False)
-        summary = summarise(folder)
+    with ExitStack() as stack:
+        storage = Storage(str(folder)) if is_url(folder) else None
+        work = storage.folder if storage is not None else Path(folder)
+        stack.enter_context(held(work))
+        if storage is not None:
+            storage.fetch()
+            warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            stack.enter_context(storage.synced(warn))
+        return _run(spec, work, resume, address, storage is not None, console, testbed_progress)
+
+
+def _run(
+    spec: Spec,
+    folder: Path,
+    resume: bool,
+    address: str | None,
+    ships: bool,
+    console: Console,
+    testbed_progress: Callable[[str, float], None] | None,
+) -> Summary:
+    spec = checked(folder, spec, resume)
+    spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
+    ready = with_testbed(spec, testbed_progress)
+    sets = load_sets(ready.data)
+    spec = with_data(spec, sets)
+    check_needs(ready, sets)
+    load_tokenizer(ready.model)
+    journal = Journal(folder / JOURNAL)
+    for line in notices(spec.method.code):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    with (
+        connected(address) as remote,
+        served(folder, ready, remote=remote, ships=ships) as disk,
+        marked(disk),
+    ):
+        if remote:
+            console.print(cluster_line(), highlight=False, soft_wrap=True)
+        packing = choose(ready, sets, disk, (spec.provenance or {}).get("pack"))
+        mine = share(ready.resources, packing.slots)
+        pack = {"pack": as_plain(packing, ready.model.dtype, mine.threads)}
+        spec = spec.model_copy(update={"provenance": (spec.provenance or {}) | pack})
+        for line in filter(None, (mine.line, packing.why)):
+            console.print(f"{spec.name}: {line}", highlight=False, soft_wrap=True)
+        conditional = [
+            k for k in spec.space if any(not spec.is_active(k, {"method.name": m}) for m in spec.method.names)
+        ]
+        if conditional and spec.search.sampler == "gp":
+            line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
+            console.print(line, highlight=False, soft_wrap=True)
+        references = _references(ready, sets, mine, disk, journal)
+        baseline = references[BASELINE]
+        limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+        # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
+        begin(folder, spec)
+        for row in references.values():
+            journal.append(row)
+        stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console)
+        begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
+        if stopped not in ("", CTRL_C):
+            console.print(f"stopped: {stopped}", highlight=False, markup=False, soft_wrap=True)
+        if not stopped:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        points = front(journal, baseline, spec.objectives)
+        if stopped != CTRL_C:
+            for line in verify_adapters(ready, sets, mine, disk, points):
+                console.print(f"warning: {line}", style="yellow", highlight=False)
+    summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
     return summary
 
 
-def _references(spec: Spec, sets: Sets, mine: Share, journal: Journal) -> dict[str, Evaluation]:
+def _references(spec: Spec, sets: Sets, mine: Share, disk: DriverDisk, journal: Journal) -> dict[str, Evaluation]:
     """The rows of the baseline and, where there is one, the oracle; measured unless the journal has them."""
     known = {row.trial_id: row for row in journal if row.is_reference}
     if BASELINE not in known or (spec.oracle is not None and ORACLE not in known):
-        known = {row.trial_id: row for row in measure_references(spec, sets, mine)} | known
+        known = {row.trial_id: row for row in measure_references(spec, sets, mine, disk)} | known
     return known
 
 
@@ -135,13 +165,13 @@ def _search(
     sets: Sets,
     mine: Share,
     packing: Packing,
+    disk: DriverDisk,
     journal: Journal,
     baseline: Evaluation,
-    folder: Path,
     console: Console,
 ) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
-    study = open_study(folder / "study.journal", spec)
+    study = open_study(disk.folder / STUDY, spec)
     spent = seconds_spent(spec.provenance or {})
     budget = Budget(spec, baseline, journal, spent=spent, devices=mine.device)
     searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials, budget.stagnant)
@@ -154,12 +184,14 @@ def _search(
         if row.state != RUNNING:
             release(int(row.trial_id))
 
-    with _trainable(spec, sets, mine, packing, baseline, folder) as (trainable, release):
-        recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, listen)
+    with _trainable(spec, sets, mine, packing, baseline, disk) as (trainable, release):
+        recorder = Recorder(disk.folder, spec, journal, baseline, scheduler, searcher, listen)
         recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
         if searcher.remaining <= 0 or budget.exhausted():
             return budget.exhausted() if searcher.remaining else ""
         stop = StopSignal(budget)
+        # Tune's own state is not needed: all that a resume reads is in our journals.
+        scratch = tempfile.mkdtemp(prefix="rayul-tune-")
         tuner = Tuner(
             tune.with_resources(trainable, mine.resources),
             tune_config=TuneConfig(
@@ -173,7 +205,7 @@ def _search(
             ),
             run_config=RunConfig(
                 name="tune",
-                storage_path=str(folder.resolve()),
+                storage_path=scratch,
                 stop=stop,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
@@ -189,6 +221,8 @@ def _search(
             if isinstance(error.__context__, RayulError):
                 raise error.__context__ from None
             raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     if stop.received:
         return CTRL_C
     return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
@@ -196,21 +230,16 @@ def _search(
 
 @contextmanager
 def _trainable(
-    spec: Spec, sets: Sets, mine: Share, packing: Packing, baseline: Evaluation, folder: Path
+    spec: Spec, sets: Sets, mine: Share, packing: Packing, baseline: Evaluation, disk: DriverDisk
 ) -> Iterator[tuple[Any, Callable[[int], Any]]]:
     """What Tune runs as a trial, and what is to be called with the number of one that has ended."""
-    shared = {"spec": spec, "baseline": to_json(baseline), "folder": folder.resolve()}
+    shared = {"spec": spec, "baseline": to_json(baseline), "disk": disk}
     if packing.shape is None:
-        yield (
-            tune.with_parameters(UnlearningTrial, **shared, sets=sets, threads=mine.threads),
-            lambda number: None,
-        )
+        trial = tune.with_parameters(UnlearningTrial, **shared, sets=sets, threads=mine.threads)
+        yield trial, lambda number: None
         return
-    arguments = shared | {
-        "sets": ray.put(sets),
-        "shape": packing.shape,
-        "checkpoint_every": spec.resources.checkpoint_every,
-    }
+    every = spec.resources.checkpoint_every
+    arguments = shared | {"sets": ray.put(sets), "shape": packing.shape, "checkpoint_every": every}
     with broker(mine, arguments) as shop:
         yield tune.with_parameters(PackedTrial, broker=shop), shop.release.remote
 

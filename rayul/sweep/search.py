@@ -73,6 +73,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
+        self._restore_trials()
         ended = {row.trial_id for row in journal if row.state != RUNNING}
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if trial_id(trial.number) in ended:
@@ -126,6 +127,17 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         for metric, violation in told.violations.items():
             trial.set_constraint(metric, min(violation, 1e9))
         self.study.tell(number, [max(-1e9, min(v, 1e9)) for v in told.values])
+
+    def _restore_trials(self) -> None:
+        """Give the study the trials that only the journal has, under their numbers: of two files that were copied one
+        after the other, the rows may be ahead."""
+        params = {int(row.trial_id): row.params for row in self.journal if not row.is_reference}
+        known = self.study.get_trials(deepcopy=False)
+        for number in range(max(params, default=-1) + 1):
+            if number >= len(known):
+                self.study.enqueue_trial(params.get(number, {}))
+            if number >= len(known) or known[number].state == TrialState.WAITING:
+                suggest(self.study.ask(), self.spec)
 
     def _trial(self, number: int) -> optuna.Trial:
         frozen = self.study.get_trials(deepcopy=False)[number]

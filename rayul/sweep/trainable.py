@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray.tune import Trainable
 
-from rayul.pareto.front import front
-from rayul.records import FAILED, RUNNING, Evaluation, adapter_folder, from_json, to_json, trial_id
+from rayul.records import FAILED, RUNNING, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.worker import KeptAdapters, load_here
 from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Sets
-from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.task import Task
 from rayul.unlearn.trial import Snapshot, run_trial
 
 
 class UnlearningTrial(Trainable):  # type: ignore[misc]
     """Config: {"number": n, "params": {...}} as the searcher proposed it; everything else comes once, through `setup`.
 
-    Each result carries its evaluations as JSON lines. Adapters of the trial's own front are on disk under
-    `folder`/adapters while it runs; the driver keeps those of the sweep's front.
+    Each result carries its evaluations as JSON lines. Adapters of the trial's own front are in the results folder
+    while it runs, before their rows are; the driver keeps those of the sweep's front.
     """
 
-    def setup(self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: str, folder: Path, threads: int) -> None:
+    def setup(
+        self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: str, disk: DriverDisk, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
-        self.spec, self.folder = spec, folder
+        self.spec, self.disk, self.folder = spec, disk, disk.adapters()
         self.baseline: Evaluation = from_json(baseline)
         self.sets = sets
         self.unlearning_task: Task | None = None
@@ -44,7 +45,7 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         snapshot = next(self.snapshots)
         last = snapshot.evaluations[-1]
         if last.state != FAILED:
-            self._keep_front(snapshot)
+            self.kept.add(snapshot.evaluations, lambda e, place: save_adapter(snapshot.model, e.mixing, place))
         elif last.step == 0:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
         return {
@@ -66,14 +67,14 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.config = config
-        self.kept: list[Evaluation] = []
+        self.kept = KeptAdapters(self.spec, self.disk, self.folder, self.baseline)
         self.snapshots = self._run(config["number"], config["params"])
 
     def _run(self, number: int, params: dict[str, Any]) -> Iterator[Snapshot]:
         name, seed = trial_id(number), self.spec.search.seed + number
         try:
             if self.unlearning_task is None:
-                self.unlearning_task = load_task(self.spec, self.sets)
+                self.unlearning_task = load_here(self.spec, self.sets, self.disk)
             spec = self.spec.at(params)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
@@ -81,13 +82,3 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
             yield Snapshot([failed], None)
             return
         yield from run_trial(self.unlearning_task, spec, name, seed, params, self.baseline.metrics)
-
-    def _keep_front(self, snapshot: Snapshot) -> None:
-        """Save the adapters that are on the trial's own front now, and drop those that no longer are."""
-        before = {e.key for e in self.kept}
-        self.kept = front([*self.kept, *snapshot.evaluations], self.baseline, self.spec.objectives)
-        for e in self.kept:
-            if e.key not in before:
-                save_adapter(snapshot.model, e.mixing, adapter_folder(self.folder, e))
-        for key in before - {e.key for e in self.kept}:
-            shutil.rmtree(adapter_folder(self.folder, Evaluation(*key)), ignore_errors=True)

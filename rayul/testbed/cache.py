@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rayul.cache import cache_folder
 from rayul.errors import RayulError
 from rayul.testbed.authors import generate
 from rayul.testbed.build import PARTIAL, Progress, build
 from rayul.testbed.train import Recipe
 from rayul.unlearn import tokens
-
-
-def cache_folder() -> Path:
-    """$RAYUL_CACHE, or rayul/ in the user's cache folder."""
-    chosen = os.environ.get("RAYUL_CACHE")
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return Path(chosen).expanduser() if chosen else user / "rayul"
 
 
 def content_hash(recipe: Recipe) -> str:

@@ -30,7 +30,6 @@ FILES = {
     "study.journal",
     "adapters",
     "report.html",
-    "tune",
 }
 
 

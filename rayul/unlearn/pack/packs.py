@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rayul.records import Evaluation, adapter_folder
+from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.unlearn.pack.pack import Pack
 from rayul.unlearn.pack.packable import Shape
@@ -84,11 +84,10 @@ class Packs:
         return None if idle else reports
 
     def save_adapter(self, report: Report, evaluation: Evaluation, folder: Path) -> None:
-        """Write the adapter of a reported evaluation below a results folder."""
+        """Write the adapter of a reported evaluation as a PEFT folder."""
         assert report.state is not None
-        place = adapter_folder(folder, evaluation)
         trial = self.spec.at(evaluation.params)
-        self.packs[0].write_adapter(trial, report.state.values, evaluation.mixing, place)
+        self.packs[0].write_adapter(trial, report.state.values, evaluation.mixing, folder)
 
     def _report(self, pack: Pack, slot: int, rows: list[Evaluation]) -> Report:
         failed = not rows[-1].metrics

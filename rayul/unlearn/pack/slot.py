@@ -67,8 +67,15 @@ class SlotState(NamedTuple):
         """What `save` wrote. Raises SafetensorError or OSError for what is no such file."""
         with safe_open(path, framework="pt") as file:
             numbers, keys = file.metadata(), set(file.keys())
-            values, mean, square = (file.get_tensor(key) if key in keys else None for key in _TENSORS)
-        return cls(int(numbers["step"]), int(numbers["reported"]), float(numbers["seconds"]), values, mean, square)
+            moments = (file.get_tensor(key) if key in keys else None for key in _TENSORS[1:])
+            state = cls(
+                int(numbers["step"]),
+                int(numbers["reported"]),
+                float(numbers["seconds"]),
+                file.get_tensor("values"),
+                *moments,
+            )
+        return state
 
 
 _TENSORS = ("values", "mean", "square")

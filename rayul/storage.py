@@ -1,0 +1,272 @@
+"""Results at a URL (s3://, gs://, file://): a work folder on this machine, and what keeps the two the same.
+
+Object stores cannot append, and a journal is appended to row by row. So a sweep writes to its work folder, and what
+changed there is copied to the URL every few seconds and at the end. Credentials and endpoints come from where the
+cloud's own tools take them (environment, profile, instance role), never from a spec.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from rayul.cache import cache_folder
+from rayul.errors import InputError, RayulError
+from rayul.records import JOURNAL, STUDY
+
+EVERY = 5.0
+"""Seconds between two copies. One that takes longer is given ten times its own time, so that copying journals that
+have grown large never takes more than a tenth of a driver."""
+
+SILENT = 60.0
+"""Seconds after which the mark of a driver that no longer renews it counts as that of a dead one."""
+
+OWNER = "driver.json"
+"""Beside the results at the URL while a driver writes to them: its machine and process."""
+
+_NOT_SHARED = (".tmp", ".lock")
+
+
+def is_url(place: str | Path) -> bool:
+    return "://" in str(place)
+
+
+def joined(place: str, name: str) -> str:
+    """A name within a URL or folder; the options of a URL (?endpoint_override=...) stay at its end."""
+    head, mark, options = place.partition("?") if is_url(place) else (place, "", "")
+    return f"{head.rstrip('/')}/{name}{mark}{options}"
+
+
+class Storage:
+    """Results at `url`, worked on in `folder`.
+
+    Raises InputError for a URL that cannot be used: its scheme, its bucket, its credentials.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        name = url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        self.folder = cache_folder() / "results" / sha256(url.encode()).hexdigest()[:12] / name
+        self.there: dict[str, Any] = {}  # what is at the URL: (size, mtime_ns) here when it was copied, or None
+        with self._reaching(InputError):
+            self.filesystem, path = fs.FileSystem.from_uri(url)
+            self.root = path.rstrip("/")
+            self.filesystem.get_file_info(self.root)
+
+    # --- from there to here ---------------------------------------------------------------------------------------
+
+    def fetch(self) -> None:
+        """Bring the work folder up to what is at the URL, unless it is ahead of it (this machine wrote it last).
+
+        Raises InputError where both went on apart from each other.
+        """
+        with self._reaching(RayulError):
+            found = self._listed()
+            here = _whole_lines(_read(self.folder / JOURNAL))
+            there = _whole_lines(self._read(JOURNAL)) if JOURNAL in found else b""
+            if here.startswith(there) and here:
+                self.there = dict.fromkeys(found)
+                return
+            if not there.startswith(here):
+                raise InputError(
+                    f"{self.url} and the work folder {self.folder} hold different runs of this sweep",
+                    "delete the one that you do not want",
+                )
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(self._download, found))
+
+    def _download(self, name: str) -> None:
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(f"{self.root}/{name}", str(target), self.filesystem, fs.LocalFileSystem())
+        self.there[name] = _stamp(target)
+
+    # --- from here to there ---------------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Copy what changed since the last time, and remove there what is gone here.
+
+        Whatever is at the URL at any moment can be resumed: the journals are read first, the study before the rows,
+        and written last, the rows before the study. So an adapter is there before its row, and a row before Optuna
+        was told of it.
+        """
+        journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in (STUDY, JOURNAL)}
+        stamps = {
+            name: _stamp(path)
+            for path in self.folder.rglob("*")
+            if path.is_file() and not (name := path.relative_to(self.folder).as_posix()).endswith(_NOT_SHARED)
+        }
+        stamps |= {name: stamp for name, (stamp, _) in journals.items() if stamp}
+        with self._reaching(RayulError), ThreadPoolExecutor(8) as pool:
+            changed = [name for name, stamp in stamps.items() if self.there.get(name) != stamp]
+            list(pool.map(lambda name: self._upload(name, stamps[name]), set(changed) - set(journals)))
+            for name in (JOURNAL, STUDY):
+                if name in changed:
+                    self._write(name, journals[name][1])
+                    self.there[name] = stamps[name]
+            for name in set(self.there) - set(stamps) - {OWNER}:
+                with suppress(FileNotFoundError):
+                    self.filesystem.delete_file(f"{self.root}/{name}")
+                del self.there[name]
+
+    def _upload(self, name: str, stamp: Any) -> None:
+        try:
+            content = (self.folder / name).read_bytes()
+        except FileNotFoundError:  # an adapter that has left the front meanwhile
+            return
+        self._write(name, content)
+        self.there[name] = stamp
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = f"{self.root}/{name}"
+        if self.filesystem.type_name != "local":  # an object appears whole, when its stream is closed
+            with self.filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with self.filesystem.open_output_stream(f"{path}.tmp") as stream:
+            stream.write(content)
+        self.filesystem.move(f"{path}.tmp", path)
+
+    # --- while a driver runs --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def synced(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Hold the URL for this driver and copy in the background while the block runs, once more at its end.
+
+        A copy that fails is told once through `warn` and tried again; one that fails at the end raises RayulError.
+        Raises RayulError where another machine's driver has written within the last minute.
+        """
+        self._claim()
+        over = threading.Event()
+        thread = threading.Thread(target=self._keep_pushing, args=(over, warn), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            if self.folder.exists():
+                self.push()
+            with suppress(OSError):
+                self.filesystem.delete_file(f"{self.root}/{OWNER}")
+
+    def _keep_pushing(self, over: threading.Event, warn: Callable[[str], None]) -> None:
+        pause, failed = EVERY, False
+        while not over.wait(pause):
+            began = time.monotonic()
+            try:
+                self._write(OWNER, _me())
+                self.push()
+                failed = False
+            except (OSError, RayulError) as error:
+                if not failed:
+                    warn(f"{error}; the sweep goes on in {self.folder}, and copies when it can")
+                failed = True
+            pause = max(EVERY, 10 * (time.monotonic() - began))
+
+    def _claim(self) -> None:
+        owner = self.owner()
+        if owner is not None and owner["machine"] != socket.gethostname():
+            raise RayulError(
+                f"another sweep is writing to {self.url}: {owner['machine']}, {owner['silent']:.0f} s ago",
+                f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
+            )
+        with self._reaching(RayulError):
+            self._write(OWNER, _me())
+
+    def owner(self) -> dict[str, Any] | None:
+        """The driver that writes to the URL now: machine, process, seconds since it last did; None where none does.
+
+        Both times are the storage's own: the clocks of two machines need not agree.
+        """
+        with self._reaching(RayulError):
+            mark = self.filesystem.get_file_info(f"{self.root}/{OWNER}")
+            if mark.type != fs.FileType.File:
+                return None
+            owner: dict[str, Any] = json.loads(self._read(OWNER))
+            self._write(".clock", b"")
+            now = self.filesystem.get_file_info(f"{self.root}/.clock")
+            self.filesystem.delete_file(f"{self.root}/.clock")
+        owner["silent"] = (now.mtime - mark.mtime).total_seconds()
+        return owner if owner["silent"] < SILENT else None
+
+    # --- reaching it ----------------------------------------------------------------------------------------------
+
+    def _listed(self) -> list[str]:
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True, allow_not_found=True))
+        names = [info.path[len(self.root) + 1 :] for info in infos if info.type == fs.FileType.File]
+        return [name for name in names if name not in (OWNER, ".clock")]
+
+    def _read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
+            content: bytes = stream.read()
+        return content
+
+    @contextmanager
+    def _reaching(self, kind: type[RayulError]) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise kind(
+                f"{self.url} cannot be used: {str(error).splitlines()[0]}",
+                "check scheme, bucket and credentials (AWS_..., GOOGLE_APPLICATION_CREDENTIALS; another endpoint: "
+                "AWS_ENDPOINT_URL)",
+            ) from error
+
+
+@contextmanager
+def local(place: str | Path, *, write: bool = False) -> Iterator[Path]:
+    """The folder of results that may be at a URL: fetched before the block, and with `write` copied back after it."""
+    if not is_url(place):
+        yield Path(place)
+        return
+    storage = Storage(str(place))
+    storage.fetch()
+    if not storage.folder.exists():
+        raise InputError(f"{storage.url}: nothing is there", "give the URL of one sweep, as `rayul sweep` printed it")
+    yield storage.folder
+    if write:
+        storage.push()
+
+
+def owned(url: str) -> bool:
+    """Whether a driver writes to the results at the URL now."""
+    return Storage(url).owner() is not None
+
+
+def _me() -> bytes:
+    return json.dumps({"machine": socket.gethostname(), "process": os.getpid()}).encode()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return (stat.st_size, stat.st_mtime_ns)
+
+
+def _whole_lines(journal: bytes) -> bytes:
+    return journal[: journal.rfind(b"\n") + 1]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
