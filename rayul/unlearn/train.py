@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayul.errors import RayulError
+from rayul.errors import InputError, RayulError
 from rayul.spec import Spec
 from rayul.unlearn.controls import controlled, project_into_ball
 from rayul.unlearn.forward import Answers, forward, token_logp
@@ -194,9 +194,15 @@ def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
 
 
 def hidden_layer(config: Any, spec: Spec) -> int:
-    """The number of blocks after which a method reads hidden states; null is the middle."""
-    layer = spec.method.parameters["layer"]
-    return int(layer) if layer is not None else max(1, config.num_hidden_layers // 2)
+    """The number of blocks after which a method reads hidden states; null is the middle. InputError beyond the last."""
+    layer, blocks = spec.method.parameters["layer"], config.num_hidden_layers
+    if layer is None:
+        return max(1, blocks // 2)
+    if layer > blocks:
+        raise InputError(
+            f"method.layer {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"
+        )
+    return int(layer)
 
 
 def steering_direction(task: Task, spec: Spec, seed: int) -> Tensor | None:

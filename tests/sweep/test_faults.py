@@ -190,7 +190,7 @@ from pathlib import Path
 from rayul.spec import load_spec
 from rayul.sweep.run import run_sweep
 
-ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 used = set()
 
 def watch():

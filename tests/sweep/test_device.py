@@ -1,0 +1,217 @@
+"""The device of a pack without Ray: trials join, report, start again and leave, and nothing of theirs is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from rayul.records import BASELINE, Evaluation, from_json, to_json
+from rayul.sweep.device import CHECKPOINTS, Device
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.pack import Pack, Shape
+
+STEPS = {"lr": 1e-2, "steps": 6, "evaluate_every": 2, "batch_size": 4}
+SHAPE = Shape(slots=2, rank=8, rows=4)
+
+
+@pytest.fixture
+def make_device(task: Any, make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Device]:
+    def make(checkpoint_every: float = 60.0, shape: Shape = SHAPE, **sections: Any) -> Device:
+        spec = make_spec(training=STEPS, **sections)
+        metrics = evaluate(task.base, task, spec.evaluate.metrics, 64).values
+        baseline = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics=metrics))
+        disk = DriverDisk(tmp_path, tmp_path / ".mark", "", {})
+        return Device(spec, sets, baseline, disk, shape, 1, checkpoint_every)
+
+    return make
+
+
+def reported(device: Device, number: int, count: int | None = None) -> list[Evaluation]:
+    """Rows of the trial's next results, to its end without a count."""
+    rows: list[Evaluation] = []
+    while count is None or count > 0:
+        result = device.next(number)
+        rows += [from_json(line) for line in result["evaluations"]]
+        if result["done"]:
+            break
+        count = None if count is None else count - 1
+    return rows
+
+
+def of(rows: list[Evaluation]) -> list[tuple[int, str, dict[str, float]]]:
+    return [(row.step, row.state, row.metrics) for row in rows]
+
+
+def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any) -> None:
+    device = make_device()
+    device.join(0, {})
+    found = reported(device, 0)
+    pack, expected = Pack(task, device.spec, SHAPE), []
+    pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
+    while events := pack.advance():
+        expected += [row for _, rows in events for row in rows]
+    pack.close()
+    assert [row.step for row in found] == [0, 2, 4, 6]
+    assert of(found) == of(expected)
+
+
+def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> None:
+    device = make_device()
+    for number in (0, 1):
+        device.join(number, {})
+    joined = threading.Event()
+    threading.Thread(target=lambda: (device.join(2, {}), joined.set()), daemon=True).start()
+    reported(device, 0)
+    assert not joined.wait(0.5), "a trial that has ended keeps its slot until it leaves"
+    device.leave(0)
+    assert joined.wait(60)
+    assert [row.step for row in reported(device, 2)] == [0, 2, 4, 6]
+    assert [row.step for row in reported(device, 1)] == [0, 2, 4, 6]
+
+
+def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device: Callable[..., Device]) -> None:
+    device = make_device()
+    device.join(0, {})
+    seen = reported(device, 0, 2)
+    device.join(0, {})
+    again = reported(device, 0)
+    assert of(again)[:2] == of(seen)
+    assert again[-1].state == "completed"
+
+
+def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Callable[..., Device]) -> None:
+    device = make_device()
+    device.join(0, {})
+    reported(device, 0)
+    ended: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            device.next(0)
+        except RuntimeError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    device.leave(0)
+    thread.join(60)
+    assert len(ended) == 1
+
+
+def test_a_trial_goes_on_from_its_checkpoint_on_another_device(make_device: Callable[..., Device]) -> None:
+    """And only from what its client had taken: the last row that it asked beyond is in the journal."""
+    undisturbed = make_device()
+    undisturbed.join(0, {})
+    expected = reported(undisturbed, 0)
+    first = make_device(checkpoint_every=0.0)
+    first.join(0, {})
+    reported(first, 0, 3)  # has rows 0, 2 and 4; with the question for 4 row 2 was known to be kept
+    second = make_device()
+    second.join(0, {})
+    rest = reported(second, 0)
+    assert [row.step for row in rest] == [4, 6]
+    assert of(rest) == of(expected)[-2:]
+
+
+def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device], tmp_path: Path) -> None:
+    first = make_device(checkpoint_every=0.0)
+    first.join(0, {})
+    reported(first, 0, 3)
+    path = tmp_path / CHECKPOINTS / "0000.safetensors"
+    path.write_bytes(path.read_bytes()[:-50])
+    second = make_device()
+    second.join(0, {})
+    assert [row.step for row in reported(second, 0)] == [0, 2, 4, 6]
+
+
+def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) -> None:
+    device = make_device(method={"name": "rmu", "layer": {"choice": [1, 99]}})
+    for number, layer in ((0, 99), (1, 1)):
+        device.join(number, {"method.layer": layer})
+    (failed,) = reported(device, 0)
+    assert failed.state == "failed"
+    assert failed.reason
+    assert reported(device, 1)[-1].state == "completed"
+
+
+def test_adapters_of_the_trials_own_front_are_in_the_results(
+    make_device: Callable[..., Device], tmp_path: Path
+) -> None:
+    """Those of the step that was reported, though the trial has trained on since."""
+    device = make_device(objectives={"forget.prob": "minimize", "retain.prob": "maximize"})
+    device.join(0, {})
+    rows = reported(device, 0, 2)
+    pack = Pack(device.packs.task, device.spec, SHAPE)
+    pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
+    pack.advance()
+    pack.advance()
+    pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")
+    pack.close()
+    assert rows[-1].step == 2
+    saved = load_file(tmp_path / "adapters" / "0000-2-1" / "adapter_model.safetensors")
+    expected = load_file(tmp_path / "expected" / "adapter_model.safetensors")
+    assert saved.keys() == expected.keys()
+    assert all((saved[name] == expected[name]).all() for name in saved)
+
+
+OUT_OF_MEMORY = """
+import resource, sys, pickle
+import torch
+from rayul.unlearn.pack import Packs, Shape
+torch.set_num_threads(1)
+task, spec, baseline = pickle.loads(sys.stdin.buffer.read())
+packs = Packs(task, spec, Shape(slots=8, rank=4, rows=4))
+for seed in range(8):
+    packs.join(str(seed), spec, seed, {}, baseline)
+packs.turn()  # step 0 of all
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))
+rows = {}
+while (reports := packs.turn()) is not None:
+    for report in reports:
+        rows.setdefault(report.trial_id, []).extend(report.rows)
+print(len(packs.splits), sorted((name, [r.state for r in found][-1], found[-1].reason) for name, found in rows.items()))
+"""
+
+
+def test_memory_that_runs_out_splits_the_pack_and_kills_no_trial(
+    make_spec: Callable[..., Any], sets: Any, tmp_path: Path
+) -> None:
+    """A limit on the address space, set in a process of its own: a forward of 8 x 4 rows does not fit, one of fewer
+    slots does. (Malloc must give back what it frees, or the second forward would find nothing.)"""
+    import pickle
+
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from rayul.unlearn.task import load_task
+
+    spec = make_spec(training=STEPS | {"evaluate_every": 6}, lora={"r": 4, "alpha": 4}, evaluate={"batch_size": 1})
+    task = load_task(spec, sets)
+    torch.manual_seed(0)
+    wide = LlamaConfig(
+        vocab_size=len(task.tokenizer), hidden_size=256, intermediate_size=16384, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    task.base = AutoModelForCausalLM.from_config(wide).eval().requires_grad_(False)
+    baseline = evaluate(task.base, task, spec.evaluate.metrics, 1).values
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(220 * 2**20)],
+        input=pickle.dumps((task, spec, baseline)),
+        capture_output=True,
+        timeout=250,
+        check=False,
+        env={"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    splits, _, ends = done.stdout.decode().strip().partition(" ")
+    assert int(splits) > 0
+    assert ends == str(sorted((str(seed), "completed", "") for seed in range(8)))
