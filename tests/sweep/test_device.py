@@ -149,7 +149,7 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
     device = make_device(objectives={"forget.prob": "minimize", "retain.prob": "maximize"})
     device.join(0, {})
     rows = reported(device, 0, 2)
-    pack = Pack(device.packs.task, device.spec, SHAPE)
+    pack = Pack(task, device.spec, SHAPE)
     pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
     pack.advance()
     pack.advance()
@@ -198,13 +198,13 @@ def test_memory_that_runs_out_splits_the_pack_and_kills_no_trial(
     task = load_task(spec, sets)
     torch.manual_seed(0)
     wide = LlamaConfig(
-        vocab_size=len(task.tokenizer), hidden_size=256, intermediate_size=16384, num_hidden_layers=2,
+        vocab_size=len(task.tokenizer), hidden_size=64, intermediate_size=4096, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, bos_token_id=None, eos_token_id=1,
     )  # fmt: skip
     task.base = AutoModelForCausalLM.from_config(wide).eval().requires_grad_(False)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 1).values
     done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, str(220 * 2**20)],
+        [sys.executable, "-c", OUT_OF_MEMORY, str(130 * 2**20)],
         input=pickle.dumps((task, spec, baseline)),
         capture_output=True,
         timeout=250,

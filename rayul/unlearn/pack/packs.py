@@ -71,15 +71,16 @@ class Packs:
             held = {k for k, slot in pack.slots.items() if slot.evaluation.trial_id in waiting}
             if not pack.running(held):
                 continue
-            idle = False
+            idle, events = False, []
+            smaller = None
             try:
                 events = pack.turn(held)
             except Exception as error:
-                if not is_out_of_memory(error) or (smaller := pack.shape.smaller()) is None:
+                smaller = pack.shape.smaller() if is_out_of_memory(error) else None
+                if smaller is None:
                     events = [pack.fail(k, error) for k in pack.running(held)]
-                else:
-                    self._split(pack, smaller)
-                    events = []
+            if smaller is not None:  # not before the error is gone: its frames hold what did not fit
+                self._split(pack, smaller)
             reports += [self._report(pack, k, rows) for k, rows in events]
         return None if idle else reports
 
