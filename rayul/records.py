@@ -44,7 +44,9 @@ class Evaluation:
     metrics, stderr: by "<set>.<metric>", e.g. {"forget.es": 0.41}; rows: number of rows by set.
     violation: by metric of a criterion; <= 0 keeps the criterion. feasible: every violation <= 0.
     state, reason: RUNNING, or how the trial ended with this row, and why in a sentence.
-    train_seconds: seconds of training and evaluation of the trial until this row.
+    train_seconds: seconds of training and evaluation of the trial until this row, those that others had with it in a
+        pack not counted.
+    device: what it ran on. numerics: what else its last bits hang on: the pack's shape, dtype, threads.
     """
 
     trial_id: str
@@ -61,6 +63,7 @@ class Evaluation:
     reason: str = ""
     train_seconds: float = 0.0
     device: str = ""
+    numerics: str = ""
 
     @property
     def key(self) -> Key:
@@ -170,7 +173,7 @@ def read_journal(path: Path) -> list[Evaluation]:
     return rows
 
 
-_PLAIN = ("trial_id", "step", "mixing", "seed", "state", "reason", "feasible", "train_seconds", "device")
+_PLAIN = ("trial_id", "step", "mixing", "seed", "state", "reason", "feasible", "train_seconds", "device", "numerics")
 _NESTED = ("params", "metrics", "stderr", "violation", "rows")
 
 

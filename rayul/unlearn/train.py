@@ -197,7 +197,7 @@ def hidden_layer(config: Any, spec: Spec) -> int:
     """The number of blocks after which a method reads hidden states; null is the middle. InputError beyond the last."""
     layer, blocks = spec.method.parameters["layer"], config.num_hidden_layers
     if layer is None:
-        return max(1, blocks // 2)
+        return int(max(1, blocks // 2))
     if layer > blocks:
         raise InputError(
             f"method.layer {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"

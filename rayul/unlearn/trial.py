@@ -44,7 +44,14 @@ def run_trial(
     unlearning; step 0 is a row of these, since a fresh adapter changes nothing. A trial that diverges, runs out of
     memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
     """
-    shared = Evaluation(trial_id, 0, seed=seed, params=dict(params), device=device_name(task.device))
+    shared = Evaluation(
+        trial_id,
+        0,
+        seed=seed,
+        params=dict(params),
+        device=device_name(task.device),
+        numerics=f"alone, {numerics(task)}",
+    )
     started = time.perf_counter()
     step, model = -1, None
     try:
@@ -198,6 +205,12 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Diverged):
         return f"diverged: {error.message}"
     return f"{type(error).__name__}: {error}"
+
+
+def numerics(task: Task) -> str:
+    """Dtype of the base and threads of this process, in words."""
+    threads = torch.get_num_threads()
+    return f"{str(task.base.dtype).removeprefix('torch.')}, {threads} thread{'s' * (threads != 1)}"
 
 
 def device_name(device: torch.device) -> str:

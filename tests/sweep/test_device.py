@@ -61,6 +61,7 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     pack.close()
     assert [row.step for row in found] == [0, 2, 4, 6]
     assert of(found) == of(expected)
+    assert {row.numerics for row in found} == {"2 slots of 4 rows, rank 8, 1 evaluated at a time, float32, 1 thread"}
 
 
 def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> None:
@@ -143,7 +144,7 @@ def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) 
 
 
 def test_adapters_of_the_trials_own_front_are_in_the_results(
-    make_device: Callable[..., Device], tmp_path: Path
+    make_device: Callable[..., Device], task: Any, tmp_path: Path
 ) -> None:
     """Those of the step that was reported, though the trial has trained on since."""
     device = make_device(objectives={"forget.prob": "minimize", "retain.prob": "maximize"})

@@ -26,7 +26,7 @@ from rayul.unlearn.pack.parameters import Layout, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Part, Slot, SlotState
 from rayul.unlearn.task import Task
-from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory
+from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
 
 TRAINED = ("forget", "retain_train", "idk")
 
@@ -87,7 +87,14 @@ class Pack:
             raise RayulError(f"all {self.shape.slots} slots are taken", "let a trial leave first")
         slot = self.free[0]
         self.parameters.values[slot] = self.layout.initial(spec.lora.r, seed)
-        evaluation = Evaluation(trial_id, 0, seed=seed, params=dict(params), device=device_name(self.task.device))
+        evaluation = Evaluation(
+            trial_id,
+            0,
+            seed=seed,
+            params=dict(params),
+            device=device_name(self.task.device),
+            numerics=f"{self.shape}, {numerics(self.task)}",
+        )
         self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot), self.shape.rows)
         if state is not None:
             self.slots[slot].resume(state)

@@ -26,6 +26,9 @@ class Shape(NamedTuple):
         sizes = _values(spec.training.micro_batch_size or spec.training.batch_size)
         return cls(slots, max(_values(spec.lora.r)), gcd(*sizes))
 
+    def __str__(self) -> str:
+        return f"{self.slots} slots of {self.rows} rows, rank {self.rank}, {self.lanes} evaluated at a time"
+
     def smaller(self) -> Shape | None:
         """Half the slots; with one slot half the rows, so a batch takes twice the forwards. None below that."""
         if self.slots > 1:
