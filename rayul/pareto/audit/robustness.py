@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayul.audited import REFUSAL, Audited
+from rayul.audited import Audited
 from rayul.pareto.audit.judge import ES
 from rayul.pareto.audit.read import Audit
 
@@ -27,12 +27,13 @@ class Robustness:
 
 
 def robustness(audit: Audit) -> list[Robustness]:
-    """Every metric under the worst variant of every attack, over every seed of every finalist, and the refusal.
+    """Every metric under the worst variant of every attack, over every seed of every finalist.
 
+    Not over the refusal, which forgot nothing: one such point far from all others makes any correlation.
     A metric is taken on the forget rows that the variant judges; perplexity, which is no mean over rows, only where
     those are all.
     """
-    subjects = [finalist.name for finalist in audit.finalists] + [REFUSAL]
+    subjects = [finalist.name for finalist in audit.finalists]
     found = []
     for attack in audit.attacks:
         rows = [row for subject in subjects for row in audit.attacked(subject, attack)]
