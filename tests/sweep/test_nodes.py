@@ -245,7 +245,9 @@ def test_a_model_travels_to_a_node_once_however_many_workers_ask(tmp_path: Path,
     )
     spec = load_spec(tmp_path / "spec.yaml")
     cache = {"env_vars": {"RAYUL_CACHE": str(tmp_path / "cache")}}
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=cache)
+    ray.init(
+        "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=cache
+    )
     try:
         with served(tmp_path / "results", spec, remote=True) as disk:
             files = {name: (size, 1) for name, (size, _) in disk.models[str(tiny_folder)].items()}
