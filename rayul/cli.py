@@ -130,7 +130,8 @@ def sweep(
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.pareto import front_lines
         from rayul.storage import is_url, joined
-        from rayul.sweep.run import Interrupted, run_sweep
+        from rayul.sweep.run import run_sweep
+        from rayul.sweep.stop import Interrupted
 
     folder = joined(results, spec.name)
     try:
@@ -312,6 +313,49 @@ def export(
     print(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
         print(push(out, push_to_hub))
+
+
+@app.command()
+def audit(
+    folder: ResultsOf,
+    n: Annotated[int | None, typer.Option(min=1, help="Audit so many points of the front.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Train each again with so many fresh seeds.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Those where more forgetting begins to cost much.")] = False,
+    at: Annotated[
+        str | None, typer.Option(help='Only points within a condition, e.g. "retain.es>=0.95*baseline".')
+    ] = None,
+    point: Annotated[list[str] | None, typer.Option(help="These points: a trial, or trial-step. Repeat it.")] = None,
+    attacks: Annotated[str | None, typer.Option(help="Names, separated by commas, or none; default: all.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+) -> None:
+    """Put the best points under oath: fresh seeds, rows that nothing was tuned on, attacks, and a verdict on each."""
+    from rayul.pareto import choose, load_results
+    from rayul.records import SPEC
+    from rayul.spec import load_spec
+    from rayul.storage import local
+
+    with local(folder) as place:
+        load_results(place)
+    chosen: dict[str, object] = {"n": n, "seeds": seeds, "points": point, "choose": "knee" if knee else None}
+    chosen["within"] = choose.Condition.parse(at).to_yaml() if at is not None else None
+    chosen["attacks"] = None if attacks is None else [name for name in attacks.split(",") if name != "none"]
+    chosen["metrics"] = None if metrics is None else metrics.split(",")
+    overrides = [f"finalists.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
+    wanted = load_spec(place / SPEC, overrides, check_files=False).finalists
+    console = Console(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.pareto.audit.verdict import verdict_lines
+        from rayul.sweep.audit import audit_sweep
+        from rayul.sweep.stop import Interrupted
+    try:
+        with _ProgressBar(console) as bar:
+            summary = audit_sweep(folder, wanted, address=address, console=console, testbed_progress=bar.update)
+    except Interrupted:
+        print(f"stopped; the same command goes on: {shlex.join(['rayul', *sys.argv[1:]])}")
+        raise typer.Exit(130) from None
+    print("\n".join(verdict_lines(summary.folder)))
+    print(summary.report)
 
 
 @app.command()

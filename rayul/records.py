@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,27 +110,32 @@ def from_json(line: str) -> Evaluation:
     return Evaluation(**{k: v for k, v in row.items() if k in known})
 
 
-class Journal:
-    """`evaluations.jsonl` of one sweep: rows by key, each on disk (fsync) before `append` returns.
+R = TypeVar("R")
 
-    Opening it drops a last line that was cut off by a crash (the row was never reported as written).
+
+class Lines(Generic[R]):
+    """A file of records, one a line: by key, each on disk (fsync) before `append` returns.
+
+    Opening it drops a last line that was cut off by a crash (the record was never reported as written).
     Raises RayulError for a broken line elsewhere, naming file and line.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[Key, Evaluation] = {e.key: e for e in read_journal(path)} if path.exists() else {}
+    def __init__(
+        self, path: Path, read: Callable[[str], R], write: Callable[[R], str], key: Callable[[R], Hashable]
+    ) -> None:
+        self.path, self.write, self.key = path, write, key
+        self.rows: dict[Any, R] = {key(row): row for row in read_lines(path, read)} if path.exists() else {}
         if path.exists():
             truncate_torn_line(path)
 
-    def append(self, evaluation: Evaluation) -> bool:
-        """Write a row; False, and nothing written, when its key is already there."""
-        if evaluation.key in self.rows:
+    def append(self, record: R) -> bool:
+        """Write a record; False, and nothing written, when its key is already there."""
+        if self.key(record) in self.rows:
             return False
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "ab") as file:
-                file.write(to_json(evaluation).encode() + b"\n")
+                file.write(self.write(record).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -140,14 +145,21 @@ class Journal:
                 f"cannot write {self.path}: {error.strerror or error}",
                 "free the disk or fix the folder's permissions, then run the same command with --resume",
             ) from error
-        self.rows[evaluation.key] = evaluation
+        self.rows[self.key(record)] = record
         return True
 
-    def __iter__(self) -> Iterator[Evaluation]:
+    def __iter__(self) -> Iterator[R]:
         return iter(self.rows.values())
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+class Journal(Lines[Evaluation]):
+    """`evaluations.jsonl` of one sweep."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, from_json, to_json, lambda row: row.key)
 
 
 def truncate_torn_line(path: Path) -> None:
@@ -161,11 +173,16 @@ def truncate_torn_line(path: Path) -> None:
 
 def read_journal(path: Path) -> list[Evaluation]:
     """All whole rows of a journal, in order; a last line without its newline is ignored."""
+    return read_lines(path, from_json)
+
+
+def read_lines(path: Path, read: Callable[[str], R]) -> list[R]:
+    """All whole lines of a file; RayulError for one that cannot be read, naming file and line."""
     lines = path.read_bytes().split(b"\n")[:-1]
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(from_json(line.decode()))
+            rows.append(read(line.decode()))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RayulError(
                 f"{path}:{number}: not an evaluation: {error}", "restore the line, or delete it to drop that row"

@@ -16,7 +16,7 @@ from rayul.errors import InputError
 from rayul.pareto.front import values
 from rayul.pareto.hypervolume import unit_scores
 from rayul.pareto.results import Results
-from rayul.pareto.scale import Objectives
+from rayul.pareto.scale import Floats, Objectives
 from rayul.records import SPEC, Evaluation, adapter_folder
 from rayul.spec import SEARCH_SETS, load_spec
 
@@ -61,6 +61,11 @@ class Condition:
             raise InputError(f"the baseline has no {self.metric}", f"measured are {measured}")
         return self.number * baseline.metrics[self.metric]
 
+    def to_yaml(self) -> dict[str, Any]:
+        """As a criterion of a spec."""
+        limit = f"{100 * self.number:g}% of baseline" if self.relative else self.number
+        return {"metric": self.metric, "at_least" if self.at_least else "at_most": limit}
+
     def __str__(self) -> str:
         return f"{self.metric} {'≥' if self.at_least else '≤'} {self.number:g}" + " * baseline" * self.relative
 
@@ -98,10 +103,17 @@ def knee(
     """
     if not front:
         raise InputError("the front is empty, so it has no knee", "loosen the criteria or search on with --resume")
+    return front[int(np.round(scores_for_knee(front, baseline, objectives, limits).sum(axis=1), 12).argmax())]
+
+
+def scores_for_knee(
+    front: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives, limits: Mapping[str, float]
+) -> Floats:
+    """Scores [n, m] stretched to [0, 1] over the front in each objective."""
     scores = unit_scores(front, baseline, objectives, limits)
     low, high = np.nanmin(scores, axis=0), np.nanmax(scores, axis=0)
-    spread = np.where(high > low, high - low, 1.0)
-    return front[int(np.round(((scores - low) / spread).sum(axis=1), 12).argmax())]
+    stretched: Floats = (scores - low) / np.where(high > low, high - low, 1.0)
+    return stretched
 
 
 def named(results: Results, front: Sequence[Evaluation], trial: str, step: int | None = None) -> Evaluation:

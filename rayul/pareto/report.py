@@ -23,6 +23,7 @@ from rayul.pareto.tables import write_text
 from rayul.records import FAILED, PRUNED, Evaluation
 
 if TYPE_CHECKING:
+    from rayul.pareto.audit.section import AuditSection
     from rayul.pareto.summary import Summary
 
 HERE = Path(__file__).parent
@@ -31,7 +32,7 @@ MAX_TABLE_ROWS = 200
 """Rows of the front in the page; the Parquet file has them all."""
 
 
-def write_report(results: Results, summary: Summary) -> None:
+def write_report(results: Results, summary: Summary, audit: AuditSection | None = None) -> None:
     """Render and write report.html into the results folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -57,6 +58,7 @@ def write_report(results: Results, summary: Summary) -> None:
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
         unseen=results.with_report(summary.best) if summary.best else None,
+        audit=audit,
         origin=origin(results),
         data_sets=data_sets(results),
         charts=axes(results) is not None,

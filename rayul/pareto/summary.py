@@ -11,6 +11,7 @@ import numpy as np
 
 from rayul.errors import RayulError
 from rayul.pareto.answer import measured, number, percent
+from rayul.pareto.audit.section import write_audit
 from rayul.pareto.check import Check
 from rayul.pareto.figures import check_formats, write_figures
 from rayul.pareto.front import forgotten, front, least_violating
@@ -76,7 +77,7 @@ def summarise(folder: Path, figures: Sequence[str] = ()) -> Summary:
     summary = summary_of(results)
     try:
         write_tables(results, summary.front)
-        write_report(results, summary)
+        write_report(results, summary, write_audit(results))
         if figures:
             write_figures(results, summary, figures)
     except OSError as error:

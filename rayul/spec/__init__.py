@@ -8,6 +8,7 @@ from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search,
 from rayul.spec.criteria import Criterion, Threshold, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
+from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.heaviest import heaviest
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
@@ -19,6 +20,7 @@ from rayul.spec.spec import Spec, difference
 from rayul.spec.yaml_text import dump_yaml
 
 __all__ = [
+    "ATTACKS",
     "CHEAP",
     "COLUMNS",
     "METHODS",
@@ -32,6 +34,7 @@ __all__ = [
     "Data",
     "Distribution",
     "Evaluate",
+    "Finalists",
     "Float",
     "FolderData",
     "Int",

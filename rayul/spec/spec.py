@@ -13,6 +13,7 @@ from rayul.spec.config import Control, Evaluate, Lora, Model, Pruning, Resources
 from rayul.spec.custom import source_hash
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.explain import explain
+from rayul.spec.finalists import AnyFinalists
 from rayul.spec.method import CODE, MethodChoice
 from rayul.spec.metrics import MetricKey
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
@@ -57,6 +58,8 @@ class Spec(Section):
     search: Search = Search()
     pruning: Pruning = Pruning()
     resources: Resources = Resources()
+    finalists: AnyFinalists | None = None
+    """At the end of the sweep; without it, `rayul audit` does the same later."""
     provenance: dict[str, Any] | None = None
     """Versions, commit and hardware, written beside the results; nothing reads it back."""
 
@@ -75,6 +78,8 @@ class Spec(Section):
     def _unmeasured(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         steering: dict[Loc, str] = {("control", "criteria", i): c.metric for i, c in enumerate(self.control.criteria)}
         steering |= {("objectives", key): key for key in self.objectives}
+        if self.finalists is not None and self.finalists.within is not None:
+            steering[("finalists", "within")] = self.finalists.within.metric
         for loc, key in steering.items():
             set_name, _, metric = key.partition(".")
             if metric not in self.evaluate.metrics:

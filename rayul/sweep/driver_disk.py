@@ -214,7 +214,7 @@ class _Server:
         shutil.rmtree(self._adapter(adapter), ignore_errors=True)
 
     def _adapter(self, name: str) -> Path:
-        if not re.fullmatch(r"\w+-\d+-[\w.+-]+", name):
+        if not re.fullmatch(r"\w+-[\w.+-]+", name):
             raise ValueError(f"{name!r} names no adapter")
         return self.place / name
 

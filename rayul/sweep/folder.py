@@ -8,8 +8,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from rayul.errors import InputError, RayulError
 from rayul.records import ADAPTERS, SPEC
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
+from rayul.storage import Storage, is_url
 from rayul.sweep.lock import lock_path
 
 MAY_CHANGE = (
@@ -31,6 +32,7 @@ MAY_CHANGE = (
     "search.max_device_hours: ",
     "search.stagnation",
     "resources.",  # another machine, or a cluster
+    "finalists",
 )
 
 
@@ -56,11 +58,25 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def opened(place: Path | str, warn: Callable[[str], None]) -> Iterator[tuple[Path, bool]]:
+    """Hold the results of a sweep while the block runs: their folder, or the work folder of a URL, which is kept up
+    with it. Yields the folder and whether it is a URL's; `warn` hears of a copy that failed."""
+    with ExitStack() as stack:
+        storage = Storage(str(place)) if is_url(place) else None
+        folder = storage.folder if storage is not None else Path(place)
+        stack.enter_context(held(folder))
+        if storage is not None:
+            storage.fetch()
+            stack.enter_context(storage.synced(warn))
+        yield folder, storage is not None
+
+
 def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
     """The spec to run, with where it comes from. Writes nothing.
 
-    A resume may change how long to search and on what, nothing else. Raises InputError for a folder that exists, for a
-    resume without one, and for a changed spec (naming each difference).
+    A resume may change how long to search, on what, and the finalists; nothing else. Raises InputError for a folder
+    that exists, for a resume without one, and for a changed spec (naming each difference).
     """
     path = folder / SPEC
     if resume:

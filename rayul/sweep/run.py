@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from rayul.errors import RayulError
-from rayul.pareto import Summary, summarise
+from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, STUDY, Evaluation, Journal, to_json
 from rayul.spec import Spec, limits, notices
-from rayul.storage import Storage, is_url
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
@@ -27,13 +24,13 @@ import ray
 from ray import tune
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.error import TuneError
-from ray.tune.stopper import Stopper
 
+from rayul.sweep.audit import audit
 from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
 from rayul.sweep.device import CHECKPOINTS
 from rayul.sweep.driver_disk import DriverDisk, marked, served
-from rayul.sweep.folder import begin, checked, held, with_data
+from rayul.sweep.folder import begin, checked, opened, with_data
 from rayul.sweep.packed_trial import PackedTrial
 from rayul.sweep.packing import Packing, as_plain, choose
 from rayul.sweep.progress import Progress, shown
@@ -41,6 +38,7 @@ from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import measure_references, verify_adapters
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
+from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.sweep.trainable import UnlearningTrial
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
@@ -50,18 +48,6 @@ from rayul.unlearn.task import check_needs
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
 time (the machine's memory runs out) must become a failed row."""
-
-
-CTRL_C = "Ctrl-C"
-"""What stopped a run, where a person or a pre-emption did."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a sweep; its records are complete and its report is made. `summary` may be None."""
-
-    def __init__(self, summary: Summary | None) -> None:
-        super().__init__()
-        self.summary = summary
 
 
 def run_sweep(
@@ -80,15 +66,9 @@ def run_sweep(
     are closed.
     """
     console = console or Console(stderr=True)
-    with ExitStack() as stack:
-        storage = Storage(str(folder)) if is_url(folder) else None
-        work = storage.folder if storage is not None else Path(folder)
-        stack.enter_context(held(work))
-        if storage is not None:
-            storage.fetch()
-            warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-            stack.enter_context(storage.synced(warn))
-        return _run(spec, work, resume, address, storage is not None, console, testbed_progress)
+    warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    with opened(folder, warn) as (work, is_copied):
+        return _run(spec, work, resume, address, is_copied, console, testbed_progress)
 
 
 def _run(
@@ -146,6 +126,10 @@ def _run(
         if stopped != CTRL_C:
             for line in verify_adapters(ready, sets, mine, disk, points):
                 console.print(f"warning: {line}", style="yellow", highlight=False)
+            if spec.finalists is not None and points:
+                results = load_results(folder)
+                ended = audit(ready, sets, results, spec.finalists, console, remote=remote, ships=ships)
+                stopped = ended or stopped
     summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
@@ -189,7 +173,7 @@ def _search(
         recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
         if searcher.remaining <= 0 or budget.exhausted():
             return budget.exhausted() if searcher.remaining else ""
-        stop = StopSignal(budget)
+        stop = StopSignal(budget.exhausted)
         # Tune's own state is not needed: all that a resume reads is in our journals.
         scratch = tempfile.mkdtemp(prefix="rayul-tune-")
         tuner = Tuner(
@@ -246,37 +230,3 @@ def _trainable(
 
 def _directory(trial: Any) -> str:
     return f"{trial.config['number']:04d}"
-
-
-class StopSignal(Stopper):  # type: ignore[misc]
-    """Turns Ctrl-C, SIGTERM (a pre-emption's notice) and a spent budget into a stop between two results: Tune ends its
-    trials, and every row that was reported is in the journal. A second Ctrl-C ends the process at once.
-    """
-
-    def __init__(self, budget: Budget) -> None:
-        self.received = False
-        self.budget = budget
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.received or bool(self.budget.exhausted())
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Outside of the main thread Python takes no signals, and nothing is changed."""
-
-        def stop(number: int, frame: Any) -> None:
-            self.received = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -1,0 +1,260 @@
+"""The end of a sweep: its finalists trained again with fresh seeds, measured on unread rows, and attacked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from rayul.audited import (
+    ASKED,
+    AUDIT,
+    BEFORE,
+    REFUSAL,
+    Audited,
+    audit_journal,
+    audited_from_json,
+    name_of,
+)
+from rayul.errors import RayulError
+from rayul.pareto import Results, Summary, load_results, summarise
+from rayul.pareto.audit.choice import finalists, recalibrates
+from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, Lines
+from rayul.spec import Finalists, Spec, load_spec
+from rayul.sweep.cluster import connected, share  # before ray.tune: it silences Ray's own output
+
+# isort: split
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.error import TuneError
+
+from rayul.sweep.audit_trial import AuditTrial
+from rayul.sweep.driver_disk import marked, served
+from rayul.sweep.folder import opened, provenance, with_data
+from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
+from rayul.testbed import with_testbed
+from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.task import spaced
+from rayul.unlearn.trial import REPORTED
+
+FRESH = 1_000_000
+"""Added to the search's seed: trial n of a sweep has seed search.seed + n, and no sweep has a million trials."""
+
+MAX_FAILURES = 5
+
+
+def audit_sweep(
+    folder: Path | str,
+    wanted: Finalists | None = None,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+    testbed_progress: Callable[[str, float], None] | None = None,
+) -> Summary:
+    """Audit a finished sweep, or go on with its audit; what is wanted that the journal has already is not done again.
+
+    folder: of the results, or their URL. wanted: by default what the spec says, or else the section's defaults. Raises
+    InputError for a folder that is no sweep's, an empty front and rows that have changed, and Interrupted on Ctrl-C
+    after the records are closed.
+    """
+    console = console or Console(stderr=True)
+    warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    with opened(folder, warn) as (work, is_copied):
+        results = load_results(work)
+        written = load_spec(work / SPEC)
+        wanted = wanted or written.finalists or Finalists()
+        finalists(results, wanted)  # refuses before anything is loaded
+        ready = with_testbed(written, testbed_progress)
+        sets = load_sets(ready.data)
+        with_data(written, sets)
+        with connected(address) as remote:
+            stopped = audit(ready, sets, results, wanted, console, remote=remote, ships=is_copied)
+        summary = summarise(work)
+    if stopped:
+        raise Interrupted(summary)
+    return summary
+
+
+def audit(
+    spec: Spec,
+    sets: Sets,
+    results: Results,
+    wanted: Finalists,
+    console: Console,
+    *,
+    remote: bool = False,
+    ships: bool = False,
+) -> str:
+    """Run what is still to run; CTRL_C where that stopped it, or "". remote, ships: as for `served`."""
+    folder = results.folder
+    chosen = finalists(results, wanted)
+    (folder / AUDIT).mkdir(exist_ok=True)
+    journal = audit_journal(folder)
+    _write_asked(spec, sets, results, wanted, chosen)
+    runs = list(_runs(spec, results, wanted, chosen, journal))
+    if not runs:
+        return ""
+    mine = share(spec.resources)
+    names = ", ".join(name_of(e) for e in chosen)
+    say = console.print
+    say(f"audit of {names}: {len(runs)} models, {mine.line}", highlight=False, markup=False, soft_wrap=True)
+    with served(folder / AUDIT, spec, remote=remote, ships=ships) as disk, marked(disk):
+        trainable = tune.with_parameters(
+            AuditTrial,
+            spec=spec,
+            sets=sets,
+            wanted=wanted,
+            baseline=results.baseline.metrics,
+            lr=max(spec.at(e.params).training.lr for e in chosen),
+            disk=disk,
+            threads=mine.threads,
+        )
+        listener = partial(say, highlight=False, markup=False, soft_wrap=True)
+        return _run(tune.with_resources(trainable, mine.resources), runs, mine.slots, _Recorder(journal, listener))
+
+
+def _run(trainable: Any, runs: list[dict[str, Any]], slots: int, recorder: Callback) -> str:
+    stop = StopSignal()
+    scratch = tempfile.mkdtemp(prefix="rayul-tune-")  # all that a resume reads is in our journal
+    tuner = Tuner(
+        trainable,
+        param_space={"run": tune.grid_search(runs)},
+        tune_config=TuneConfig(
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_dirname_creator=_directory,
+            trial_name_creator=_directory,
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=scratch,
+            stop=stop,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[recorder],
+            verbose=0,
+        ),
+    )
+    try:
+        with stop.listening():
+            tuner.fit()
+    except TuneError as error:
+        # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
+        if isinstance(error.__context__, RayulError):
+            raise error.__context__ from None
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return CTRL_C if stop.received else ""
+
+
+def _runs(
+    spec: Spec, results: Results, wanted: Finalists, chosen: list[Evaluation], journal: Lines[Audited]
+) -> Iterator[dict[str, Any]]:
+    """The models that still lack a line: the references first, since everything is told against them."""
+    seed = spec.search.seed
+    fresh = [seed + FRESH + i for i in range(wanted.seeds)]
+    subjects: list[dict[str, Any]] = [{"subject": BASELINE, "seed": seed}]
+    if spec.oracle is not None:
+        subjects.append({"subject": ORACLE, "seed": seed})
+    if wanted.attacks:
+        subjects.append({"subject": REFUSAL, "seed": fresh[0]})
+    for n in fresh:  # seed by seed, so that an audit that is stopped has some of every finalist
+        subjects += [
+            {
+                "subject": name_of(e),
+                "seed": n,
+                "params": e.params,
+                "step": e.step,
+                "fixed": None if spec.control.mixing and recalibrates(results, e) else e.mixing,
+            }
+            for e in chosen
+        ]
+    for run in subjects:
+        rows = {row.attack: row for row in journal if (row.subject, row.seed) == (run["subject"], run["seed"])}
+        failed = BEFORE in rows and not rows[BEFORE].scored
+        if not failed and not {BEFORE, *wanted.attacks} <= set(rows):
+            mixing = rows[BEFORE].mixing if BEFORE in rows else 1.0
+            yield run | {"done": list(rows), "mixing": mixing}
+
+
+def _write_asked(spec: Spec, sets: Sets, results: Results, wanted: Finalists, chosen: list[Evaluation]) -> None:
+    """audit.json: what was asked for, by whom, and the author of every measured row as a number."""
+    path = results.folder / AUDIT / ASKED
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
+    authors = {}
+    for name in REPORTED:
+        rows = spaced(list(sets.get(name, ())), spec.evaluate.max_rows)
+        own = [row.author or f"row {i}" for i, row in enumerate(rows)]
+        authors[name] = np.unique(own, return_inverse=True)[1].tolist() if own else []
+    now = {
+        name_of(e): {
+            "trial_id": e.trial_id,
+            "step": e.step,
+            "mixing": e.mixing,
+            "recalibrated": spec.control.mixing and recalibrates(results, e),
+        }
+        for e in chosen
+    }
+    asked = {
+        "finalists": before["finalists"] | now,
+        "confidence": wanted.confidence,
+        "attacks": list(wanted.attacks),
+        "authors": authors,
+        "provenance": provenance(),
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class _Recorder(Callback):  # type: ignore[misc]
+    """Each line is on disk before Tune goes on. A model that starts again repeats lines; the first of a key stays."""
+
+    def __init__(self, journal: Lines[Audited], listener: Callable[[str], None]) -> None:
+        self.journal, self.listener = journal, listener
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for a restore that we never do, and a console holds a lock."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if result["row"] is not None:
+            self._append(audited_from_json(result["row"]))
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        run = trial.config["run"]
+        done = {row.attack for row in self.journal if (row.subject, row.seed) == (run["subject"], run["seed"])}
+        if BEFORE not in done:
+            self._append(Audited(run["subject"], run["seed"], reason=f"its worker failed: {trial.get_error()}"))
+
+    def _append(self, row: Audited) -> None:
+        if self.journal.append(row):
+            self.listener(_line(row))
+
+
+def _line(row: Audited) -> str:
+    """What a person sees of a line as it comes."""
+    head = f"audit {row.subject} seed {row.seed}" + (f" {row.attack}" if row.attack else "")
+    if not row.scored:
+        return f"{head}: {row.reason}"
+    if row.attack == BEFORE:
+        metrics = row.scored[0].metrics
+        shown = [
+            f"{key} {metrics[key]:.3f}" for key in ("forget.es", "retain.es", "retain_report.es") if key in metrics
+        ]
+        return f"{head}: {', '.join(shown)} ({row.seconds:.1f} s)"
+    worst = max(row.scored, key=lambda one: one.metrics["forget.es"])
+    return f"{head}: forget.es {worst.metrics['forget.es']:.3f} at worst, {worst.variant} ({row.seconds:.1f} s)"
+
+
+def _directory(trial: Any) -> str:
+    run = trial.config["run"]
+    return f"{run['subject']}-seed{run['seed']}"

@@ -1,0 +1,134 @@
+"""A finalist without Ray: trained again with another seed, measured with everything, and attacked."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rayul.audited import BEFORE, Audited, Scored
+from rayul.errors import RayulError
+from rayul.records import FAILED
+from rayul.spec import CHEAP, Finalists, Spec
+from rayul.unlearn.adapters import load_adapter, save_adapter
+from rayul.unlearn.attacks.table import ATTACKS
+from rayul.unlearn.attacks.target import Target
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.forward import Model, TokenScores
+from rayul.unlearn.metrics import measure, per_row
+from rayul.unlearn.probe import Missing
+from rayul.unlearn.suite import evaluate_model
+from rayul.unlearn.task import Task, spaced
+from rayul.unlearn.trial import REPORTED, device_name, run_trial
+
+MEANS = tuple(name for name in CHEAP if name != "ppl")
+"""Metrics that are the mean of a value per row, so that rows can be drawn anew; perplexity weighs rows by length."""
+
+
+def retrain(
+    task: Task,
+    spec: Spec,
+    params: Mapping[str, Any],
+    step: int,
+    mixing: float | None,
+    seed: int,
+    baseline: Mapping[str, float],
+    folder: Path,
+) -> float:
+    """Train a finalist's configuration until its step and save the adapter; returns the mixing baked into it.
+
+    mixing: fixed, or None to find the largest that keeps the criteria of `spec` on the retain-control rows anew.
+    Raises RayulError with the reason where the training fails.
+    """
+    at = spec.at(params)
+    training = at.training.model_copy(update={"steps": step, "evaluate_every": step})
+    control = at.control.model_copy(update={"mixing": mixing is None})
+    at = at.model_copy(update={"training": training, "control": control})
+    with closing(run_trial(task, at, "finalist", seed, params, baseline)) as snapshots:  # type: ignore[type-var]
+        for snapshot in snapshots:
+            last = snapshot.evaluations[-1]
+            if last.state == FAILED:
+                raise RayulError(last.reason)
+            if last.step == step:
+                kept = last.mixing if mixing is None else mixing
+                save_adapter(snapshot.model, kept, folder)
+                return kept
+    raise AssertionError(f"a trial of {step} steps ends at that step or with a failed row")
+
+
+def standalone(base: Model, adapter: Path | None = None) -> Model:
+    """A copy of the base in float32, with an adapter merged into it: in fewer bits a small update is rounded away.
+
+    A copy, because the base is shared by what comes after (and its weights possibly with other processes).
+    """
+    model = copy.deepcopy(base).float()
+    return model if adapter is None else load_adapter(model, adapter).merge_and_unload()
+
+
+def examine(
+    model: Model,
+    task: Task,
+    spec: Spec,
+    row: Audited,
+    wanted: Finalists,
+    done: Collection[str] = (),
+    oracle: Callable[[], Model | None] = lambda: None,
+) -> Iterator[Audited]:
+    """Measure a standalone model with everything, then attack it; a line for each, but for those already `done`.
+
+    row: whose subject, seed and mixing the lines carry. oracle: loads the oracle, where the forget quality needs it.
+    """
+    row = replace(row, device=device_name(task.device))
+    if BEFORE not in done:
+        started = time.perf_counter()
+        scored = measured(model, task, spec, wanted.metrics, oracle)
+        yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
+    sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
+    target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
+    for name in (name for name in wanted.attacks if name not in done):
+        started = time.perf_counter()
+        attacked = replace(row, attack=name)
+        try:
+            tries = tuple(_attempt(a.variant, a.judged, a.scores) for a in ATTACKS[name](target))
+            attacked = replace(attacked, scored=tries)
+        except Missing as missing:
+            attacked = replace(attacked, reason=missing.message)
+        yield replace(attacked, seconds=time.perf_counter() - started)
+
+
+def measured(
+    model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
+) -> Scored:
+    """Every metric of every set: what a search measures with its values per row, and the rest of the suite."""
+    cheap = evaluate(model, task, CHEAP, spec.evaluate.batch_size, REPORTED)
+    further = [name for name in names if name not in CHEAP]
+    measured = dict(cheap.measured)
+    if further:
+        compared = oracle() if "forget_quality" in further else None
+        options = (spec.model.template, compared, further, spec.evaluate.batch_size)
+        measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
+    return Scored(
+        metrics={key: m.value for key, m in measured.items()},
+        stderr={key: m.stderr for key, m in measured.items()},
+        values={key: _rounded(v) for key, v in cheap.per_row.items() if key.split(".")[1] in MEANS},
+    )
+
+
+def _attempt(variant: str, judged: tuple[int, ...], scores: list[TokenScores]) -> Scored:
+    found = {f"forget.{name}": measure(name, scores) for name in CHEAP}
+    return Scored(
+        variant,
+        judged,
+        {key: m.value for key, m in found.items()},
+        {key: m.stderr for key, m in found.items()},
+        {"forget.es": _rounded(per_row("es", scores))},
+    )
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    """Six digits: what a mean over rows needs, and a third of the file."""
+    return tuple(float(f"{value:.6g}") for value in values)

@@ -1,0 +1,248 @@
+"""The audit's numbers against what can be worked out by hand, and its verdicts case by case."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from audits import NAME, SEEDS, audit_folder, lines, scored
+
+from rayul.audited import REFUSAL, Audited
+from rayul.errors import RayulError
+from rayul.pareto import load_results, summarise
+from rayul.pareto.audit.intervals import Means, over_seeds, over_seeds_and_authors
+from rayul.pareto.audit.judge import judge, powerless, returns
+from rayul.pareto.audit.read import Audit, read_audit
+from rayul.pareto.audit.robustness import correlations, robustness
+from rayul.pareto.audit.verdict import remarks, sentence, standing, verdict_lines
+
+
+def audit_of(tmp_path: Path, rows: list[Audited] | None = None) -> Audit:
+    audit = read_audit(load_results(audit_folder(tmp_path / "sweep", rows)))
+    assert audit is not None
+    return audit
+
+
+# --- intervals -----------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_of_drawn_seeds_and_authors_is_that_of_the_rows_themselves() -> None:
+    """Against a plain loop that copies the drawn rows together."""
+    rng = np.random.default_rng(1)
+    values, authors = rng.random((3, 10)), np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
+    means = Means.of(values, authors)
+    for _ in range(20):
+        s, a = rng.integers(0, 3, 3), rng.integers(0, 4, 4)
+        rows = [values[i, authors == j] for i in s for j in a]
+        assert means.at(s, a) == pytest.approx(np.concatenate(rows).mean())
+
+
+def test_bounds_are_as_wide_as_theory_says_where_seeds_do_not_differ() -> None:
+    """Authors of equal size, seeds equal: the mean of A author means has standard error sd/sqrt(A), and a one-sided 95%
+    bound of a normal mean lies 1.645 of those away."""
+    rng = np.random.default_rng(0)
+    author_means = rng.normal(0.5, 0.1, 60)
+    values = np.repeat(author_means, 5)
+    means = Means.of(np.stack([values, values]), np.repeat(np.arange(60), 5))
+    found = over_seeds_and_authors(means.at, 2, 60, 0.95)
+    error = author_means.std() / math.sqrt(60)
+    assert found.value == pytest.approx(values.mean())
+    assert found.sd == pytest.approx(0)
+    assert found.high - found.value == pytest.approx(1.645 * error, rel=0.12)
+    assert found.value - found.low == pytest.approx(1.645 * error, rel=0.12)
+
+
+def test_rows_of_an_author_stand_together() -> None:
+    """Ten copies of a row under one author say no more than one of it."""
+    rng = np.random.default_rng(0)
+    base = rng.random(12)
+    alone = Means.of(base[None], np.arange(12))
+    copied = Means.of(np.repeat(base, 10)[None], np.repeat(np.arange(12), 10))
+    a, b = (over_seeds_and_authors(m.at, 1, 12, 0.9) for m in (alone, copied))
+    assert (a.low, a.high) == pytest.approx((b.low, b.high))
+
+
+def test_one_number_has_no_bounds_and_several_have_theirs() -> None:
+    alone = over_seeds([0.5], 0.9)
+    assert alone.value == 0.5
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.sd)
+    several = over_seeds([0.4, 0.5, 0.6], 0.9)
+    assert several.sd == pytest.approx(0.1)
+    assert 0.4 <= several.low < 0.5 < several.high <= 0.6
+
+
+# --- judgement -----------------------------------------------------------------------------------------------------
+
+
+def test_the_share_that_returns_is_of_what_had_been_forgotten(tmp_path: Path) -> None:
+    """0.3 of 1.0 is left, and relearning brings it to 0.65: half of the forgotten 0.7."""
+    (one,) = judge(audit_of(tmp_path, lines(found=0.3, after=0.65)))
+    worst = one.worst
+    assert worst is not None
+    assert (worst.attack, worst.variant, worst.variants) == ("relearn", "20 steps", 2)
+    assert worst.before == pytest.approx(0.3)
+    assert worst.after.value == pytest.approx(0.65)
+    assert worst.returned.value == pytest.approx(0.5)
+    assert one.forgotten.value == pytest.approx(0.7)
+    assert one.searched == pytest.approx(0.75)
+    assert one.beyond == (worst,)
+
+
+def test_only_the_judged_rows_count_before_and_after(tmp_path: Path) -> None:
+    rows = lines(found=0.0, after=0.5)
+    changed = []
+    for row in rows:
+        if row.subject == NAME and row.attack == "":  # the first two rows, which the attacker has, are not forgotten
+            row = replace(row, scored=(scored(forget=[1, 1, 0, 0, 0, 0, 0, 0], retain=0.95, retain_report=0.93),))
+        changed.append(row)
+    (relearn,) = [r for r in returns(audit_of(tmp_path, changed), NAME) if r.attack == "relearn"]
+    assert relearn.before == 0
+    assert relearn.returned.value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("report", "holds", "word"),
+    [
+        (0.93, "yes", "stands"),
+        ([1, 1, 1, 1, 1, 0.5], "unsure", "unsure"),
+        (0.85, "no", "breaks"),
+    ],
+)
+def test_a_limit_is_kept_when_its_lower_bound_keeps_it(tmp_path: Path, report: object, holds: str, word: str) -> None:
+    audit = audit_of(tmp_path, lines(report=report))  # type: ignore[arg-type]
+    (one,) = judge(audit)
+    (kept,) = one.kept
+    assert kept.key == "retain_report.es"
+    assert kept.at == pytest.approx(0.9)
+    assert kept.holds == holds
+    assert kept.searched == pytest.approx(0.95)
+    assert standing(one) == word
+
+
+def test_kept_is_a_share_of_the_baseline_on_the_same_rows(tmp_path: Path) -> None:
+    """Harder rows: the baseline has 0.5 on them and the finalist 0.475, which is 95% although it is far below 0.9."""
+    rows = [
+        replace(row, scored=(scored(forget=1.0, retain=1.0, retain_report=0.5),))
+        if row.subject == "baseline" and not row.attack
+        else row
+        for row in lines(report=0.475)
+    ]
+    (one,) = judge(audit_of(tmp_path, rows))
+    assert one.kept[0].unread.value == pytest.approx(0.95)
+    assert one.kept[0].holds == "yes"
+
+
+def test_what_the_oracle_gains_too_is_no_return(tmp_path: Path) -> None:
+    (one,) = judge(audit_of(tmp_path, lines(found=0.3, after=0.4, oracle_after=0.2)))
+    assert one.worst is not None
+    assert one.worst.gain.value == pytest.approx(0.1)
+    assert one.beyond == ()
+    assert standing(one) == "stands"
+
+
+def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path)
+    assert powerless(audit) == ["noise"]  # relearning brings the refusal from 0.8 to 0.98
+    assert any(line.startswith("noise: brought nothing back from the control") for line in remarks(audit, judge(audit)))
+    assert powerless(audit_of(tmp_path / "other", lines(control_after=0.8))) == ["relearn", "noise"]
+
+
+def test_the_verdict_says_how_much_at_which_cost_and_what_returns(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, lines(found=0.3, after=0.65))
+    (one,) = judge(audit)
+    assert standing(one) == "reopens"
+    assert sentence(audit, one) == (
+        f"{NAME}: forgets 70% ± 0 of what is extractable, keeps 93% ± 0 of retain_report.es (limit 90%), "
+        "but 50% ± 0 of that returns by relearn (20 steps)"
+    )
+    assert verdict_lines(tmp_path / "sweep")[0] == f"reopens  {sentence(audit, one)}"
+
+
+def test_seeds_that_diverged_are_counted(tmp_path: Path) -> None:
+    gone = Audited(NAME, SEEDS[1], reason="diverged: step 3: loss nan")
+    rows = [row for row in lines() if (row.subject, row.seed) != (NAME, SEEDS[1])] + [gone]
+    audit = audit_of(tmp_path, rows)
+    (one,) = judge(audit)
+    assert len(one.finalist.runs) == 1
+    assert f"{NAME}: 1 of 2 seeds failed: diverged: step 3: loss nan" in remarks(audit, [one])
+
+
+def test_without_an_audit_there_is_none_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    folder = audit_folder(tmp_path / "sweep")
+    (folder / "audit" / "audit.json").write_text("{")
+    with pytest.raises(RayulError, match=r"audit\.json"):
+        read_audit(load_results(folder))
+    (folder / "audit" / "audit.json").unlink()
+    assert read_audit(load_results(folder)) is None
+
+
+# --- robustness ----------------------------------------------------------------------------------------------------
+
+
+def test_correlations_are_those_of_numpy_and_of_ranks() -> None:
+    pairs = np.random.default_rng(0).random((9, 2))
+    pearson, spearman = correlations(pairs)
+    assert pearson == pytest.approx(np.corrcoef(pairs.T)[0, 1])
+    ranks = pairs.argsort(axis=0).argsort(axis=0)
+    assert spearman == pytest.approx(np.corrcoef(ranks.T)[0, 1])
+    assert all(math.isnan(value) for value in correlations(pairs[:2]))
+    assert all(math.isnan(value) for value in correlations(np.ones((5, 2))))
+
+
+def test_every_attack_and_metric_has_a_row_over_the_runs_of_all_finalists(tmp_path: Path) -> None:
+    """Three seeds that keep 0.2, 0.3 and 0.4 before, and after relearning 0.5, 0.4 and 0.6."""
+    rows = [row for row in lines() if row.subject != NAME]
+    for seed, before, after in ((1, 0.2, 0.5), (2, 0.3, 0.4), (3, 0.4, 0.6)):
+        own = [row for row in lines(found=before, after=after) if (row.subject, row.seed) == (NAME, SEEDS[0])]
+        rows += [replace(row, seed=seed) for row in own]
+    found = robustness(audit_of(tmp_path, rows))
+    assert {(row.attack, row.metric) for row in found} >= {("relearn", "forget.es"), ("noise", "forget.prob")}
+    assert {row.models for row in found} == {3}
+    (es,) = [row for row in found if (row.attack, row.metric) == ("relearn", "forget.es")]
+    assert es.variant == "20 steps"
+    assert es.pearson == pytest.approx(np.corrcoef([0.2, 0.3, 0.4], [0.5, 0.4, 0.6])[0, 1])
+    assert es.spearman == pytest.approx(0.5)
+    (prob,) = [row for row in found if (row.attack, row.metric) == ("noise", "forget.prob")]
+    assert prob.pearson == pytest.approx(1.0)  # noise left every model as it was
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_files_say_what_the_objects_say(tmp_path: Path) -> None:
+    folder = audit_folder(tmp_path / "sweep", lines(found=0.3, after=0.65))
+    summarise(folder)
+    verdict = json.loads((folder / "audit" / "verdict.json").read_text())
+    (one,) = verdict["verdicts"]
+    assert one["standing"] == "reopens"
+    assert one["forgotten"]["value"] == pytest.approx(0.7)
+    assert one["kept"][0]["unread"]["value"] == pytest.approx(0.93)
+    attacks = pq.read_table(folder / "audit" / "attacks.parquet").to_pylist()
+    assert len(attacks) == 5 * 3
+    last = [row for row in attacks if row["subject"] == NAME and row["variant"] == "20 steps"]
+    assert [(row["rows"], row["forget.es.before"], row["forget.es.after"]) for row in last] == [(6, 0.3, 0.65)] * 2
+    finalists = pq.read_table(folder / "audit" / "finalists.parquet").to_pylist()
+    (report,) = [row for row in finalists if row["metric"] == "retain_report.es"]
+    assert (report["baseline"], report["oracle"], report["value"], report["seeds"]) == (
+        1.0,
+        1.0,
+        pytest.approx(0.93),
+        2,
+    )
+    assert (folder / "audit" / "robustness.parquet").is_file()
+
+
+def test_a_sweep_without_an_audit_has_no_such_section(tmp_path: Path) -> None:
+    folder = audit_folder(tmp_path / "sweep")
+    with_audit = summarise(folder).report.read_text()
+    assert 'id="audit"' in with_audit
+    assert f"{NAME}: forgets 70%" in with_audit
+    assert REFUSAL in with_audit
+    (folder / "audit" / "audit.json").unlink()
+    assert 'id="audit"' not in summarise(folder).report.read_text()
