@@ -18,7 +18,7 @@ from rayul.errors import RayulError
 from rayul.pareto import Summary, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, STUDY, Evaluation, Journal, to_json
-from rayul.spec import Spec, limits, notices
+from rayul.spec import Spec, check_objectives, limits, notices
 from rayul.storage import Storage, is_url
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
@@ -108,7 +108,7 @@ def _run(
     check_needs(ready, sets)
     load_tokenizer(ready.model)
     journal = Journal(folder / JOURNAL)
-    for line in notices(spec.method.code):
+    for line in notices(spec.code):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with (
         connected(address) as remote,
@@ -132,6 +132,7 @@ def _run(
         references = _references(ready, sets, mine, disk, journal)
         baseline = references[BASELINE]
         limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+        check_objectives(spec.objectives, baseline.metrics)
         # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
         begin(folder, spec)
         for row in references.values():
