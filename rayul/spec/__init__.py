@@ -17,6 +17,7 @@ from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
+from rayul.spec.tracking import Tracking
 from rayul.spec.yaml_text import dump_yaml
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Stagnation",
     "Threshold",
     "TofuData",
+    "Tracking",
     "Training",
     "check_objectives",
     "difference",

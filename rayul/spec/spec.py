@@ -19,6 +19,7 @@ from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
+from rayul.spec.tracking import Tracking
 
 SHORTHAND = {"model": "path", "oracle": "path", "data": "folder", "method": "name", "control": "criteria"}
 """What a text or list means that stands directly under one of these keys."""
@@ -58,6 +59,7 @@ class Spec(Section):
     search: Search = Search()
     pruning: Pruning = Pruning()
     resources: Resources = Resources()
+    tracking: Tracking = Tracking()
     provenance: dict[str, Any] | None = None
     """Versions, commit and hardware, written beside the results; nothing reads it back."""
 

@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "search.max_device_hours: ",
     "search.stagnation",
     "resources.",  # another machine, or a cluster
+    "tracking.",
 )
 
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from rayul.sweep.cluster import Share, cluster_line, connected, share  # before 
 # isort: split
 import ray
 from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.error import TuneError
 from ray.tune.stopper import Stopper
 
@@ -41,6 +41,7 @@ from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import measure_references, verify_adapters
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
+from rayul.sweep.tracking import trackers
 from rayul.sweep.trainable import UnlearningTrial
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
@@ -108,8 +109,10 @@ def _run(
     check_needs(ready, sets)
     load_tokenizer(ready.model)
     journal = Journal(folder / JOURNAL)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     for line in notices(spec.code):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
+    callbacks = trackers(spec, folder, say)
     with (
         connected(address) as remote,
         served(folder, ready, remote=remote, ships=ships) as disk,
@@ -137,10 +140,10 @@ def _run(
         begin(folder, spec)
         for row in references.values():
             journal.append(row)
-        stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console)
+        stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console, callbacks)
         begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
         if stopped not in ("", CTRL_C):
-            console.print(f"stopped: {stopped}", highlight=False, markup=False, soft_wrap=True)
+            say(f"stopped: {stopped}")
         if not stopped:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         points = front(journal, baseline, spec.objectives)
@@ -170,6 +173,7 @@ def _search(
     journal: Journal,
     baseline: Evaluation,
     console: Console,
+    callbacks: Sequence[Callback],
 ) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
     study = open_study(disk.folder / STUDY, spec)
@@ -210,7 +214,7 @@ def _search(
                 stop=stop,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[recorder],
+                callbacks=[recorder, *callbacks],
                 verbose=0,
             ),
         )
