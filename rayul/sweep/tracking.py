@@ -70,8 +70,8 @@ def _callback(name: str, spec: Spec, folder: Path) -> LoggerCallback:
 
     callback = TBXLoggerCallback()
     # It writes into the trial's own folder, and Tune's folders go when the search ends.
-    writer, place = callback._summary_writer_cls, folder.resolve() / "tensorboard"
-    callback._summary_writer_cls = lambda path, **more: writer(str(place / Path(path).name), **more)
+    writer, logs = callback._summary_writer_cls, folder.resolve() / "tensorboard"
+    callback._summary_writer_cls = lambda path, **more: writer(str(logs / Path(path).name), **more)
     return callback
 
 
