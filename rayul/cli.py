@@ -53,7 +53,7 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
             problems.append(str(error))
         else:
             print(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
-            for line in notices(spec.method.code):
+            for line in notices(spec.code):
                 print(f"{file}: {line}")
     if problems:
         raise InputError("\n".join(problems))
@@ -185,7 +185,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite."""
-    from rayul.spec import parse_spec
+    from rayul.spec import notices, parse_spec
 
     shared = {"template": template, "dtype": dtype}
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
@@ -193,15 +193,19 @@ def evaluate(
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
     spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
     console = Console(stderr=True)
+    for line in notices(spec.code):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed
         from rayul.unlearn.data import load_sets
         from rayul.unlearn.model import load_model
+        from rayul.unlearn.own import own_metrics
         from rayul.unlearn.suite import evaluate_model
         from rayul.unlearn.task import spaced
 
     with _ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
+    own = own_metrics(spec.evaluate)
     sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in load_sets(spec.data).items()}
     loaded, tokenizer = load_model(spec.model)
     compared = load_model(spec.oracle)[0] if spec.oracle else None
@@ -214,6 +218,7 @@ def evaluate(
             compared,
             spec.evaluate.final or None,
             progress=lambda key: status.update(f"measuring {key}"),
+            own=own,
         )
     Console().print(result.table())
     if output is not None:

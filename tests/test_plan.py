@@ -208,6 +208,12 @@ def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
             },
             "no model for method.retain_weight",
         ),
+        (
+            {"objectives": {"forget.es": "maximize"}},
+            "maximize asks for the worse: es is better higher on rows that are to",
+        ),
+        ({"objectives": {"forget.ppl": "minimize"}}, "kept, and these are to be forgotten"),
+        ({"baseline": {"forget.es": (-3.1, 0.1)}}, "objective forget.es is -3.1 for the model before unlearning"),
         ({"method": "po", "control": {"token_cap": 3.0}}, "control.token_cap has no effect on po"),
         ({"method": {"name": {"choice": ["po", "rmu"]}}, "control": {"temperature": 2.0}}, "temperature has no effect"),
         ({"control": {"loss_cap_of": "sum"}}, "loss_cap_of has no effect without control.loss_cap"),

@@ -13,7 +13,7 @@ import yaml
 from rayul.pareto.answer import measured, number
 from rayul.pareto.results import Results
 from rayul.records import Evaluation
-from rayul.spec import METRICS, TESTBED, Data, FolderData, Source, Spec, TofuData
+from rayul.spec import TESTBED, Data, Evaluate, FolderData, Source, Spec, TofuData
 from rayul.spec.data import looks_local
 
 HERE = Path(__file__).parent
@@ -83,7 +83,7 @@ def model_card(
         base_on_hub=spec.model.path != TESTBED and not looks_local(spec.model.path),
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
-        metrics=[_row(results, row, key) for key in row.metrics],
+        metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
         oracle=results.oracle is not None,
         held_out=held_out(results, row),
         counts=", ".join(f"{count} {name}" for name, count in (results.baseline.rows | e.rows).items()),
@@ -122,13 +122,13 @@ def held_out(results: Results, e: Evaluation) -> list[str]:
     return said
 
 
-def _row(results: Results, e: Evaluation, key: str) -> dict[str, str]:
+def _row(results: Results, measures: Evaluate, e: Evaluation, key: str) -> dict[str, str]:
     limits = [
         f"{'≥' if limit.at_least else '≤'} {number(limit.value)}" for limit in results.limits if limit.metric == key
     ]
     return {
         "metric": key,
-        "better": _better(key),
+        "better": _better(measures, key),
         "before": measured(results.baseline, key),
         "after": measured(e, key),
         "oracle": "" if results.oracle is None else measured(results.oracle, key),
@@ -136,15 +136,16 @@ def _row(results: Results, e: Evaluation, key: str) -> dict[str, str]:
     }
 
 
-def _better(key: str) -> str:
+def _better(measures: Evaluate, key: str) -> str:
     """Which way is better, as in `rayul.spec.Metric`: on forget rows the other way round, but for signs of a broken
     model, and attacks should do no better than chance."""
     set_name, _, metric = key.partition(".")
-    if metric not in METRICS:
+    known = measures.of(metric)
+    if known is None:
         return ""
     if metric.startswith("mia_"):
         return "0.5"
-    higher = METRICS[metric].direction_on_utility == "higher"
+    higher = known.direction_on_utility == "higher"
     turned = set_name == "forget" and metric not in ("empty", "repetition", "distinct")
     return "higher" if higher != turned else "lower"
 

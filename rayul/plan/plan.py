@@ -119,12 +119,14 @@ def make_plan(
     from rayul.sweep.driver_disk import served
     from rayul.sweep.packing import choose
     from rayul.sweep.reference import measure_trial_cost
+    from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
     from rayul.unlearn.cost import rendered
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.model import load_tokenizer
     from rayul.unlearn.task import check_needs
 
+    check_installed(spec.tracking)
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
     check_needs(ready, sets)

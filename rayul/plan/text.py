@@ -27,10 +27,10 @@ def _spec(plan: Plan) -> Iterator[str]:
     for key, value in plan.spec.resolved().items():
         if key == "provenance":
             continue
-        if key == "method":
+        if key in ("method", "evaluate"):
             value = {name: one for name, one in value.items() if name != "code"}
         yield from _item(key, dump_yaml(value, flow=True).strip().removesuffix("\n..."))
-    for line in notices(plan.spec.method.code):
+    for line in notices(plan.spec.code):
         yield f"  {line}"
 
 

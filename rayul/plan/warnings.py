@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rayul.errors import InputError
 from rayul.plan.space import conditional, largest
-from rayul.spec import Control, Criterion, Spec, Threshold, is_custom
+from rayul.spec import METRICS, Control, Criterion, Spec, Threshold, check_objectives, is_custom
 
 if TYPE_CHECKING:
     from rayul.plan.plan import Plan
@@ -24,6 +24,7 @@ def warnings(plan: Plan) -> list[str]:
     return [
         *_batch(spec, plan.rows["forget"]),
         *_search(spec, plan.trials, plan.slots),
+        *_directions(spec),
         *_unused(spec),
         *_baseline(plan),
         *_resolution(plan),
@@ -59,6 +60,20 @@ def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
             f"sampler gp has no model for {', '.join(conditional(spec))}, which not every method of the search has: "
             "they are drawn at random; use tpe, or a sweep for each method"
         )
+
+
+def _directions(spec: Spec) -> Iterator[str]:
+    """Objectives that ask for the worse."""
+    for key, direction in spec.objectives.items():
+        set_name, _, name = key.partition(".")
+        metric = spec.evaluate.of(name)
+        assert metric is not None  # or it would not be measured
+        forgetting = set_name == "forget"
+        if (direction == "maximize") != ((metric.direction_on_utility == "higher") != forgetting):
+            yield (
+                f"objectives.{key}: {direction} asks for the worse: {name} is better {metric.direction_on_utility} on "
+                f"rows that are to be kept{', and these are to be forgotten' if forgetting else ''}"
+            )
 
 
 def _unused(spec: Spec) -> Iterator[str]:
@@ -102,6 +117,10 @@ def _fixed(spec: Spec) -> Iterator[Criterion]:
 
 def _baseline(plan: Plan) -> Iterator[str]:
     values = {key: measured.value for key, measured in plan.cost.baseline.items()}
+    try:
+        check_objectives(plan.spec.objectives, values)
+    except InputError as error:
+        yield f"{error.message}; {error.hint}"
     for criterion in _fixed(plan.spec):
         try:
             limit = criterion.limit(values)
@@ -132,7 +151,10 @@ def _resolution(plan: Plan) -> Iterator[str]:
             continue
         limit = criterion.limit({criterion.metric: measured.value})
         room = abs(measured.value - limit)
-        saturated = not criterion.metric.endswith(".ppl") and measured.value > SATURATED and 0 < limit < 1
+        name = criterion.metric.partition(".")[2]
+        # of a metric of one's own nobody knows whether it ends at 1
+        bounded = name in METRICS and name != "ppl"
+        saturated = bounded and measured.value > SATURATED and 0 < limit < 1
         error = math.sqrt(limit * (1 - limit) / measured.rows) if saturated else measured.stderr
         if error > room > 0:
             size = f"{'up to' if saturated else 'about'} {error:.3g}"

@@ -4,10 +4,11 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 """
 
 from rayul.spec.budget import Stagnation
-from rayul.spec.config import Control, Evaluate, Lora, Model, Resources, Search, Training
-from rayul.spec.criteria import Criterion, Threshold, limits, violations
+from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
+from rayul.spec.criteria import Criterion, Threshold, check_objectives, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
+from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.heaviest import heaviest
 from rayul.spec.load import load_spec, parse_spec
@@ -17,6 +18,7 @@ from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
+from rayul.spec.tracking import Tracking
 from rayul.spec.yaml_text import dump_yaml
 
 __all__ = [
@@ -54,13 +56,16 @@ __all__ = [
     "Stagnation",
     "Threshold",
     "TofuData",
+    "Tracking",
     "Training",
+    "check_objectives",
     "difference",
     "dump_yaml",
     "heaviest",
     "is_custom",
     "limits",
     "load_spec",
+    "metric_name",
     "notices",
     "parse_spec",
     "source_hash",

@@ -1,4 +1,4 @@
-"""The sections of a spec besides data, method and criteria: names, types, defaults and bounds, a field a line."""
+"""The sections of a spec besides data, method, metrics and criteria: names, types, defaults, bounds, a field a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic_core.core_schema import ValidationInfo
 from rayul.spec.budget import AnyStagnation, Duration
 from rayul.spec.criteria import Criterion
 from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
-from rayul.spec.metrics import CHEAP, CheapMetricName, MetricName
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 from rayul.spec.section import Searchable, Section
 
@@ -125,18 +124,6 @@ class Control(Searchable):
     """Whether the adapter is scaled back to the largest mixing that keeps the criteria."""
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     """Calibrate on the lower bootstrap bound at this confidence instead of on the mean."""
-
-
-class Evaluate(Section):
-    """What is measured at an evaluation, and what at the end."""
-
-    metrics: tuple[CheapMetricName, ...] = Field(default=CHEAP, min_length=1, strict=False)
-    """At every evaluation, of the sets forget, retain and general: one forward for all."""
-    final: tuple[MetricName, ...] = Field(default=(), strict=False)
-    """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
-    batch_size: int = Field(default=64, ge=1)
-    max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows of each set, evenly spaced; null for all."""
 
 
 def _check_sampler(value: Any) -> Any:

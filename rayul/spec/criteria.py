@@ -119,3 +119,16 @@ def limits(criteria: Iterable[Criterion], baseline: Mapping[str, float]) -> dict
             tighter = max if criterion.at_least is not None else min
             found[criterion.metric] = tighter(limit, found.get(criterion.metric, limit))
     return found
+
+
+def check_objectives(objectives: Iterable[str], baseline: Mapping[str, float]) -> None:
+    """InputError for an objective whose baseline value is negative or not finite: what is forgotten and what is kept
+    are fractions of it."""
+    for key in objectives:
+        value = baseline.get(key, math.nan)
+        if not 0 <= value < math.inf:
+            raise InputError(
+                f"objective {key} is {value:.4g} for the model before unlearning, and what is forgotten and kept are "
+                "fractions of that",
+                "choose a metric that is above zero there, e.g. a probability in place of its logarithm",
+            )

@@ -1,11 +1,19 @@
-"""A loss of one's own: `method: {name: ./my_loss.py:fn}`, read off the source text, which is never run here.
+"""Losses and metrics of one's own, read off the source text, which is never run here.
+
+A loss, `method: {name: ./my_loss.py:fn}`, with the contract of `rayul/unlearn/losses.py`. Its keyword-only parameters
+with their defaults are the method's parameters in the spec:
 
     def fn(forget, retain, idk, *, weight: float = 1.0, kind: Literal["a", "b"] = "a"): ...
     fn.needs = {"retain"}      # optional; without it, what the body reads of `retain` and `idk`
 
-The contract is that of `rayul/unlearn/losses.py`. Keyword-only parameters with their defaults are the method's
-parameters in the spec. The spec carries the text, so that every worker has it and a finished sweep keeps it: the file
-is one module, and imports nothing but installed packages.
+A metric, `evaluate: {metrics: [es, ./my_metric.py:fn]}`, a number per row as in `rayul/unlearn/metrics.py`; criteria
+and objectives name it forget.fn or retain.fn:
+
+    def fn(scores) -> float: ...
+    fn.better = "higher"       # or "lower": on rows that are to be kept
+
+The spec carries the text, so that every worker has it and a finished sweep keeps it: the file is one module, and
+imports nothing but installed packages.
 """
 
 from __future__ import annotations
@@ -20,6 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from rayul.spec.data import find
 from rayul.spec.methods import GRU, NEEDS, Method, Parameter
+from rayul.spec.metrics import Metric
 from rayul.spec.problems import did_you_mean, refuse, show
 
 _MAX_CHARACTERS = 200_000
@@ -28,7 +37,7 @@ _RESERVED = ("name", "code", *GRU)
 
 
 def is_custom(name: str) -> bool:
-    """Whether a method's name means a function in a file: ./my_loss.py:fn."""
+    """Whether the name of a method or metric means a function in a file: ./my_loss.py:fn."""
     return ".py:" in name
 
 
@@ -59,6 +68,35 @@ def read_source(path: str) -> str:
 @lru_cache(maxsize=64)
 def custom_method(name: str, source: str) -> Method:
     """The method that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
+    tree, node, place = _function(name, source)
+    _check_arguments(node.args, place, ("forget", "retain", "idk"))
+    parameters = dict(_parameters(node.args, place))
+    needs = _needs(tree, node, place)
+    if "hidden" in needs and "layer" not in parameters:
+        raise refuse(f"{place} needs hidden states but says not of which layer", "add `layer: int | None = None`")
+    return Method(_summary(node, name), parameters | GRU, frozenset(needs))
+
+
+@lru_cache(maxsize=64)
+def custom_metric(name: str, source: str) -> Metric:
+    """The metric that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
+    tree, node, place = _function(name, source)
+    _check_arguments(node.args, place, ("scores",))
+    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        if default is None:
+            raise refuse(f"{place}: {argument.arg} has no default", "a metric is given the scores of a row alone")
+    better = _attribute(tree, node, "better")
+    if better is None:
+        hint = f'add below it: {node.name}.better = "higher" (or "lower"), as it is on rows that are to be kept'
+        raise refuse(f"{place} does not say which way is better", hint)
+    direction: Any = better.value if isinstance(better, ast.Constant) else None
+    if direction not in ("higher", "lower"):
+        raise refuse(f"{place}: better is {ast.unparse(better)}", 'write "higher" or "lower"')
+    return Metric(direction, _summary(node, name))
+
+
+def _function(name: str, source: str) -> tuple[ast.Module, ast.FunctionDef, str]:
+    """The module, the function in it that a name means, and where that is, as "file:line: function"."""
     path, function = split(name)
     try:
         tree = ast.parse(source)
@@ -70,26 +108,31 @@ def custom_method(name: str, source: str) -> Method:
     if node is None:
         known = did_you_mean(function, functions) if functions else "the file defines none at its top level"
         raise refuse(f"{path} has no function {function}", known)
-    place = f"{path}:{node.lineno}: {function}"
-    _check_arguments(node.args, place)
-    parameters = dict(_parameters(node.args, place))
-    needs = _needs(tree, node, place)
-    if "hidden" in needs and "layer" not in parameters:
-        raise refuse(f"{place} needs hidden states but says not of which layer", "add `layer: int | None = None`")
-    summary = (ast.get_docstring(node) or f"{function} of {path}").splitlines()[0]
-    return Method(summary, parameters | GRU, frozenset(needs))
+    return tree, node, f"{path}:{node.lineno}: {function}"
 
 
-def _check_arguments(arguments: ast.arguments, place: str) -> None:
+def _summary(node: ast.FunctionDef, name: str) -> str:
+    path, function = split(name)
+    return (ast.get_docstring(node) or f"{function} of {path}").splitlines()[0]
+
+
+def _check_arguments(arguments: ast.arguments, place: str, wanted: tuple[str, ...]) -> None:
     positional = [*arguments.posonlyargs, *arguments.args]
     if arguments.vararg or arguments.kwarg:
         raise refuse(f"{place} takes * or ** arguments", "name each parameter: its name is its key in the spec")
-    if len(positional) != 3 or arguments.defaults:
+    if len(positional) != len(wanted) or arguments.defaults:
         got = ", ".join(argument.arg for argument in positional) or "none"
-        raise refuse(
-            f"{place} must take three positional arguments without defaults, got {got}",
-            "def fn(forget, retain, idk, *, weight: float = 1.0)",
-        )
+        number = {1: "one positional argument without a default", 3: "three positional arguments without defaults"}
+        raise refuse(f"{place} must take {number[len(wanted)]}, got {got}", f"def fn({', '.join(wanted)})")
+
+
+def _attribute(tree: ast.Module, node: ast.FunctionDef, name: str) -> ast.expr | None:
+    """The value in the last top-level `fn.name = value`; None where there is none."""
+    found = None
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and f"{node.name}.{name}" in map(ast.unparse, statement.targets):
+            found = statement.value
+    return found
 
 
 def _parameters(arguments: ast.arguments, place: str) -> Iterator[tuple[str, Parameter]]:
@@ -142,16 +185,16 @@ def _union(annotation: ast.expr) -> Iterator[ast.expr]:
 
 
 def _needs(tree: ast.Module, node: ast.FunctionDef, place: str) -> set[str]:
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(ast.unparse(t) == f"{node.name}.needs" for t in statement.targets):
-            try:
-                needs = set(ast.literal_eval(statement.value))
-            except (ValueError, TypeError, SyntaxError):
-                raise refuse(f"{place}: needs is not a plain set", '{"retain"}') from None
-            for need in needs:
-                if need not in NEEDS:
-                    raise refuse(f"{place}: needs unknown {show(need)}", did_you_mean(str(need), NEEDS))
-            return needs
+    stated = _attribute(tree, node, "needs")
+    if stated is not None:
+        try:
+            needs = set(ast.literal_eval(stated))
+        except (ValueError, TypeError, SyntaxError):
+            raise refuse(f"{place}: needs is not a plain set", '{"retain"}') from None
+        for need in needs:
+            if need not in NEEDS:
+                raise refuse(f"{place}: needs unknown {show(need)}", did_you_mean(str(need), NEEDS))
+        return needs
     read = {name.id for line in node.body for name in ast.walk(line) if isinstance(name, ast.Name)}
     _, retain, idk = (argument.arg for argument in [*node.args.posonlyargs, *node.args.args])
     return {need for need, name in (("retain", retain), ("idk", idk)) if name in read}

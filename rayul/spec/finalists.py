@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from rayul.spec.criteria import Criterion, Threshold
-from rayul.spec.metrics import METRICS, MetricName
+from rayul.spec.metrics import METRICS, check_metric
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 from rayul.spec.section import Section
 
@@ -50,7 +50,7 @@ class Finalists(Section):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """One-sided, of every interval: a criterion is kept when its bound at this confidence keeps it."""
     attacks: tuple[AttackName, ...] = Field(default=tuple(ATTACKS), strict=False)
-    metrics: tuple[MetricName, ...] = Field(default=tuple(METRICS), strict=False)
+    metrics: tuple[Annotated[str, PlainValidator(check_metric)], ...] = Field(default=tuple(METRICS), strict=False)
     """Measured before the attacks; those that generate cost most. es, prob, em and ppl always are."""
 
     @model_validator(mode="after")

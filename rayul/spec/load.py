@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from rayul.spec.explain import explain
 from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
-from rayul.spec.spec import Spec, expand
+from rayul.spec.spec import Spec, expand, validated
 from rayul.spec.yaml_text import Document, read_yaml
 
 _MAX_BYTES = 1_000_000
@@ -50,7 +50,7 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
         _apply(document, override)
     spec = None
     try:
-        spec = Spec.model_validate(document.data, context={"check_files": check_files})
+        spec = validated(document.data, check_files=check_files)
     except ValidationError as error:
         document.problems += [
             Problem(document.place(loc), dotted(loc), text, hint) for loc, text, hint in explain(error, Spec)

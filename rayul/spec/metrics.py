@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator
+from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 
@@ -66,18 +67,24 @@ SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
 """The sets that criteria and objectives may read."""
 
 
-def check_metric_key(key: Any) -> str:
+OWN = "own_metrics"
+"""Of the context of a validation: the names of the metrics of one's own that the spec measures, which its criteria and
+objectives may name."""
+
+
+def check_metric_key(key: Any, info: ValidationInfo) -> str:
     """A metric that criteria and objectives may name. Raises `refuse(...)`."""
     if not isinstance(key, str):
         raise expected("a metric such as retain.es", key)
     set_name, _, metric = key.partition(".")
     if set_name in _WHY_NOT:
         raise refuse(f"{key} cannot steer the search: {_WHY_NOT[set_name]}", f"use retain.{metric or 'es'}")
-    if set_name in SEARCH_SETS and metric in CHEAP:
+    cheap = (*CHEAP, *(info.context or {}).get(OWN, ()))
+    if set_name in SEARCH_SETS and metric in cheap:
         return key
     if set_name in SEARCH_SETS and metric in METRICS:
         raise refuse(f"{key} cannot steer the search: it needs more than one forward pass", _ONLY_CHEAP)
-    raise refuse(f"unknown metric {show(key)}", did_you_mean(key, [f"{s}.{m}" for s in SEARCH_SETS for m in CHEAP]))
+    raise refuse(f"unknown metric {show(key)}", did_you_mean(key, [f"{s}.{m}" for s in SEARCH_SETS for m in cheap]))
 
 
 def check_metric(name: Any) -> str:
@@ -99,5 +106,3 @@ def check_cheap_metric(name: Any) -> str:
 _ONLY_CHEAP = f"steer by {', '.join(CHEAP)}, and name it in evaluate.final to have it of every front point"
 
 MetricKey = Annotated[str, PlainValidator(check_metric_key)]
-MetricName = Annotated[str, PlainValidator(check_metric)]
-CheapMetricName = Annotated[str, PlainValidator(check_cheap_metric)]

@@ -9,16 +9,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.config import Control, Evaluate, Lora, Model, Pruning, Resources, Search, Training
+from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, Training
 from rayul.spec.custom import source_hash
 from rayul.spec.data import AnyData, SourceData
+from rayul.spec.evaluate import Evaluate, own_metrics
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
 from rayul.spec.method import CODE, MethodChoice
-from rayul.spec.metrics import MetricKey
+from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
+from rayul.spec.tracking import Tracking
 
 SHORTHAND = {"model": "path", "oracle": "path", "data": "folder", "method": "name", "control": "criteria"}
 """What a text or list means that stands directly under one of these keys."""
@@ -60,6 +62,7 @@ class Spec(Section):
     resources: Resources = Resources()
     finalists: AnyFinalists | None = None
     """At the end of the sweep; without it, `rayul audit` does the same later."""
+    tracking: Tracking = Tracking()
     provenance: dict[str, Any] | None = None
     """Versions, commit and hardware, written beside the results; nothing reads it back."""
 
@@ -82,8 +85,9 @@ class Spec(Section):
             steering[("finalists", "within")] = self.finalists.within.metric
         for loc, key in steering.items():
             set_name, _, metric = key.partition(".")
-            if metric not in self.evaluate.metrics:
-                yield loc, refuse(f"{key} is not measured", f"add {metric} to evaluate.metrics")
+            if metric not in self.evaluate.names:
+                entry = self.evaluate.own.get(metric, metric)
+                yield loc, refuse(f"{key} is not measured", f"add {entry} to evaluate.metrics")
             if set_name == "general" and isinstance(self.data, SourceData) and self.data.general is None:
                 yield loc, refuse(f"{key} has no rows", "name them in data.general")
 
@@ -92,6 +96,11 @@ class Spec(Section):
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The source texts of losses and metrics of one's own, by path: they run where trials do."""
+        return self.method.code | self.evaluate.code
 
     @property
     def space(self) -> dict[str, Distribution]:
@@ -142,15 +151,22 @@ class Spec(Section):
         plain: dict[str, Any] = _plain(self)
         if self.provenance is None:
             del plain["provenance"]
+        if not self.evaluate.code:
+            del plain["evaluate"]["code"]
         return plain
 
 
 def from_plain(data: Mapping[str, Any]) -> Spec:
     """A spec from plain data, e.g. `Spec.resolved()`. Does not look at the disk. Raises SpecError."""
     try:
-        return Spec.model_validate(dict(data))
+        return validated(dict(data), check_files=False)
     except ValidationError as error:
         raise SpecError(Problem("", dotted(loc), text, hint) for loc, text, hint in explain(error, Spec)) from None
+
+
+def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
+    """Raises pydantic's ValidationError."""
+    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metrics(data)})
 
 
 def difference(a: Spec, b: Spec) -> list[str]:

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "search.stagnation",
     "resources.",  # another machine, or a cluster
     "finalists",
+    "tracking.",
 )
 
 
@@ -146,7 +147,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _own_code(spec: Spec) -> dict[str, Any]:
-    code = {path: f"sha256 {source_hash(source)}" for path, source in spec.method.code.items()}
+    code = {path: f"sha256 {source_hash(source)}" for path, source in spec.code.items()}
     return {"code": code} if code else {}
 
 

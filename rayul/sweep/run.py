@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,13 @@ from rayul.errors import RayulError
 from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, STUDY, Evaluation, Journal, to_json
-from rayul.spec import Spec, limits, notices
+from rayul.spec import Spec, check_objectives, limits, notices
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
 import ray
 from ray import tune
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.error import TuneError
 
 from rayul.sweep.audit import audit
@@ -39,6 +39,7 @@ from rayul.sweep.reference import measure_references, verify_adapters
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
+from rayul.sweep.tracking import trackers
 from rayul.sweep.trainable import UnlearningTrial
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
@@ -88,8 +89,10 @@ def _run(
     check_needs(ready, sets)
     load_tokenizer(ready.model)
     journal = Journal(folder / JOURNAL)
-    for line in notices(spec.method.code):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    for line in notices(spec.code):
+        say(line)
+    callbacks = trackers(spec, folder, say)
     with (
         connected(address) as remote,
         served(folder, ready, remote=remote, ships=ships) as disk,
@@ -112,14 +115,15 @@ def _run(
         references = _references(ready, sets, mine, disk, journal)
         baseline = references[BASELINE]
         limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+        check_objectives(spec.objectives, baseline.metrics)
         # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
         begin(folder, spec)
         for row in references.values():
             journal.append(row)
-        stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console)
+        stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console, callbacks)
         begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
         if stopped not in ("", CTRL_C):
-            console.print(f"stopped: {stopped}", highlight=False, markup=False, soft_wrap=True)
+            say(f"stopped: {stopped}")
         if not stopped:
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         points = front(journal, baseline, spec.objectives)
@@ -153,6 +157,7 @@ def _search(
     journal: Journal,
     baseline: Evaluation,
     console: Console,
+    callbacks: Sequence[Callback],
 ) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
     study = open_study(disk.folder / STUDY, spec)
@@ -193,7 +198,7 @@ def _search(
                 stop=stop,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[recorder],
+                callbacks=[recorder, *callbacks],
                 verbose=0,
             ),
         )

@@ -124,8 +124,13 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             return
         trial.set_user_attr("step", told.step)
         trial.set_user_attr("mixing", told.mixing)
-        for metric, violation in told.violations.items():
-            trial.set_constraint(metric, min(violation, 1e9))
+        violations = {metric: min(violation, 1e9) for metric, violation in told.violations.items()}
+        for metric, violation in violations.items():
+            trial.set_user_attr(f"violation.{metric}", violation)
+        if violations:
+            # As samplers with a `constraints_func` keep them. `Trial.set_constraint` keeps them by name, where
+            # optuna-dashboard 0.21 does not look: it would show trials that broke a limit among the best.
+            self.study._storage.set_trial_system_attr(trial._trial_id, "constraints", list(violations.values()))
         self.study.tell(number, [max(-1e9, min(v, 1e9)) for v in told.values])
 
     def _restore_trials(self) -> None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rayul.spec import metric_name
 from rayul.unlearn.forward import TokenScores, score
-from rayul.unlearn.metrics import Measured, measure, per_row
+from rayul.unlearn.metrics import Measured, RowMetric, measure, per_row
 from rayul.unlearn.task import EVALUATED, Task, spaced
 
 
@@ -28,21 +29,28 @@ class Measurement(NamedTuple):
 def evaluate(
     model: Any, task: Task, metrics: Sequence[str], batch_size: int, sets: Sequence[str] = EVALUATED
 ) -> Measurement:
-    """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards."""
+    """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards.
+
+    metrics: as a spec names them in evaluate.metrics, those of one's own by file.
+    """
     chosen = task.evaluated(sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
-    return measurement(scores, {name: len(examples) for name, examples in chosen.items()}, metrics)
+    return measurement(scores, {name: len(examples) for name, examples in chosen.items()}, metrics, task.own)
 
 
-def measurement(scores: Sequence[TokenScores], counts: Mapping[str, int], metrics: Sequence[str]) -> Measurement:
-    """The metrics of sets of these sizes, whose rows' scores follow each other."""
+def measurement(
+    scores: Sequence[TokenScores], counts: Mapping[str, int], metrics: Sequence[str], own: Mapping[str, RowMetric]
+) -> Measurement:
+    """The metrics of sets of these sizes, whose rows' scores follow each other. own: those of one's own, by name."""
     remaining = iter(scores)
     result = Measurement({}, {})
     for name, count in counts.items():
         rows = list(islice(remaining, count))
-        for metric in metrics:
-            result.measured[f"{name}.{metric}"] = measure(metric, rows)
-            result.per_row[f"{name}.{metric}"] = per_row(metric, rows)
+        for metric in map(metric_name, metrics):
+            function = own.get(metric, metric)
+            values = per_row(function, rows)
+            result.per_row[f"{name}.{metric}"] = values
+            result.measured[f"{name}.{metric}"] = measure(function, rows, values)
     return result
 
 

@@ -47,7 +47,9 @@ def nll(scores: TokenScores) -> float:
     return float(-scores.logp.mean())
 
 
-PER_ROW: dict[str, Callable[[TokenScores], float]] = {
+RowMetric = Callable[[TokenScores], float]
+
+PER_ROW: dict[str, RowMetric] = {
     "es": extraction_strength,
     "em": exact_memorisation,
     "prob": probability,
@@ -55,21 +57,24 @@ PER_ROW: dict[str, Callable[[TokenScores], float]] = {
 }
 
 
-def per_row(name: str, scores: Sequence[TokenScores]) -> NDArray[np.float64]:
+def per_row(metric: str | RowMetric, scores: Sequence[TokenScores]) -> NDArray[np.float64]:
     """The metric of each row, [rows]; for perplexity the row's own."""
-    if name == "ppl":
+    if metric == "ppl":
         return np.exp([nll(s) for s in scores])
-    return np.array([PER_ROW[name](s) for s in scores])
+    function = PER_ROW[metric] if isinstance(metric, str) else metric
+    return np.array([function(s) for s in scores], dtype=np.float64)
 
 
-def measure(name: str, scores: Sequence[TokenScores]) -> Measured:
-    """A metric over a set of rows: the mean of its per-row values, or perplexity.
+def measure(
+    metric: str | RowMetric, scores: Sequence[TokenScores], values: NDArray[np.float64] | None = None
+) -> Measured:
+    """A metric over a set of rows: the mean of its per-row values, or perplexity. values: `per_row`, where it is known.
 
     The standard error is that of the mean over rows (sample standard deviation / sqrt(n); NaN for one row).
     """
-    if name == "ppl":
+    if metric == "ppl":
         return _perplexity(scores)
-    return mean(per_row(name, scores))
+    return mean(per_row(metric, scores) if values is None else values)
 
 
 def mean(values: NDArray[np.float64]) -> Measured:

@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from rayul.errors import InputError
-from rayul.spec import source_hash
+from rayul.spec import Evaluate, source_hash
 from rayul.spec.custom import split
+from rayul.unlearn.forward import TokenScores
+from rayul.unlearn.metrics import RowMetric
 
 
 def own_function(name: str, code: Mapping[str, str]) -> Callable[..., Any]:
@@ -39,3 +43,37 @@ def own_function(name: str, code: Mapping[str, str]) -> Callable[..., Any]:
             ) from error
     found: Callable[..., Any] = getattr(module, function)
     return found
+
+
+def own_metrics(evaluate: Evaluate) -> dict[str, RowMetric]:
+    """The metrics of one's own that a spec names, by the name that stands in "<set>.<metric>".
+
+    What they return is looked at: InputError where that is not one number, and for what they raise.
+    """
+    return {name: _checked(entry, own_function(entry, evaluate.code)) for name, entry in evaluate.own.items()}
+
+
+def _checked(entry: str, function: Callable[..., Any]) -> RowMetric:
+    def metric(scores: TokenScores) -> float:
+        try:
+            value = np.asarray(function(TokenScores(*map(_read_only, scores))))
+        except Exception as error:
+            raise InputError(
+                f"{entry} failed on a row of {len(scores.logp)} answer tokens: {type(error).__name__}: {error}",
+                "it is given logp [L] and match [L] of one row, L >= 1, as arrays that are not to be changed",
+            ) from error
+        if value.ndim or value.dtype.kind not in "bif":
+            what = f"an array of shape {list(value.shape)}" if value.ndim else f"a {type(value.item()).__name__}"
+            raise InputError(
+                f"{entry} returned {what}", "a metric is one number per row; rayul takes the mean over rows"
+            )
+        return float(value)
+
+    return metric
+
+
+def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The other metrics of the row see the same memory."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

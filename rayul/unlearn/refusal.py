@@ -49,7 +49,7 @@ def train_refusal(task: Task, spec: Spec, lr: float, seed: int, folder: Path) ->
     words. lr: one that moves this model, such as a finalist's.
     """
     sets = {**task.sets, "retain_train": (*task.sets.get("retain_train", ()), *in_other_words(task, seed))}
-    taught = Task(task.base, task.tokenizer, sets, spec.model.template, spec.evaluate.max_rows)
+    taught = Task(task.base, task.tokenizer, sets, spec.model.template, spec.evaluate.max_rows, task.own)
     po = spec.model_copy(
         update={
             "method": MethodChoice.parse({"name": "po"}),

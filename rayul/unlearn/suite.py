@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayul.errors import InputError
+from rayul.spec import metric_name
 from rayul.unlearn import membership, text_quality, tofu
 from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import Model
-from rayul.unlearn.metrics import Measured, mean, measure
+from rayul.unlearn.metrics import Measured, RowMetric, mean, measure
 from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class SuiteResult:
         table.add_column("metric")
         for key in sets:
             table.add_column(key, justify="right")
-        for name in (n for n in NAMES if n in names):
+        for name in (*(n for n in NAMES if n in names), *sorted(names - set(NAMES))):
             table.add_row(name, *(self._cell(f"{key}.{name}") for key in sets))
         return table
 
@@ -176,19 +177,22 @@ def evaluate_model(
     batch_size: int = 64,
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[str], None] | None = None,
+    own: Mapping[str, RowMetric] | None = None,
 ) -> SuiteResult:
     """Measure `metrics` (default: all of NAMES) of a model, with or without adapters, on every set but retain_train.
 
+    own: metrics of one's own, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
     oracle: a model trained without the forget rows, for the forget quality; it shares tokenizer and template.
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
     measured. Costs a forward per answer, paraphrase and wrong answer, and one generation per question; es_similar
     generates once more per wrong token until a continuation is similar, so leave it out while searching.
     Raises InputError for an unknown metric.
     """
-    chosen = NAMES if metrics is None else metrics
-    unknown = [name for name in chosen if name not in NAMES]
+    own = own or {}
+    chosen = NAMES if metrics is None else tuple(map(metric_name, metrics))
+    unknown = [name for name in chosen if name not in (*NAMES, *own)]
     if unknown:
-        raise InputError(f"unknown metric {unknown[0]!r}", f"the metrics are {', '.join(NAMES)}")
+        raise InputError(f"unknown metric {unknown[0]!r}", f"the metrics are {', '.join((*NAMES, *own))}")
 
     def probe(of: Model, key: str) -> Probe:
         return Probe(of, tokenizer, sets[key], template, batch_size, max_new_tokens)
@@ -209,6 +213,8 @@ def evaluate_model(
         for name, metric in PER_SET.items():
             if name in chosen:
                 record(f"{key}.{name}", partial(metric, one))
+        for name in (name for name in own if name in chosen):
+            record(f"{key}.{name}", partial(measure, own[name], one.answers))
     for key, across in ACROSS.items():
         home, name = key.split(".")
         if name in chosen and home in scored:

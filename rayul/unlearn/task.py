@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,7 +14,9 @@ from rayul.errors import InputError
 from rayul.spec import Spec
 from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import TokenScores, score
+from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
+from rayul.unlearn.own import own_metrics
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
 
@@ -28,9 +30,19 @@ EVALUATED = ("forget", "retain", "general")
 
 
 class Task:
-    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row)."""
+    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the metrics of
+    one's own, by name."""
 
-    def __init__(self, base: Any, tokenizer: Tokenizer, sets: Sets, template: str | None, max_rows: int | None) -> None:
+    def __init__(
+        self,
+        base: Any,
+        tokenizer: Tokenizer,
+        sets: Sets,
+        template: str | None,
+        max_rows: int | None,
+        own: Mapping[str, RowMetric],
+    ) -> None:
+        self.own = own
         self.base = base
         self.tokenizer = tokenizer
         self.sets = sets
@@ -70,10 +82,12 @@ class Task:
 
 
 def load_task(spec: Spec, sets: Sets) -> Task:
-    """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks."""
+    """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks, and
+    for a file of one's own metrics that cannot be run."""
     check_needs(spec, sets)
+    own = own_metrics(spec.evaluate)
     base, tokenizer = load_model(spec.model)
-    return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows)
+    return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows, own)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:

@@ -97,6 +97,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
         oracle,
         wanted,
         spec.evaluate.batch_size,
+        own=task.own,
     )
     return measured | suite.measured
 

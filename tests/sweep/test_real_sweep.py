@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import urllib.request
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pyarrow.parquet as pq
 import pytest
@@ -191,6 +195,48 @@ def test_the_study_opens_with_optuna(folder: Path) -> None:
     )
     assert len(study.trials) == 6
     assert all(t.state.is_finished() for t in study.trials)
+
+
+def test_the_study_opens_in_optuna_dashboard(folder: Path) -> None:
+    """Over HTTP, as its page asks: both objectives of every trial, and which of them broke a limit."""
+    dashboard = pytest.importorskip("optuna_dashboard")
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    app = dashboard.wsgi(JournalStorage(JournalFileBackend(str(folder / "study.journal"))))
+    server = make_server("127.0.0.1", 0, app, handler_class=Silent)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def get(path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}{path}", timeout=30) as answer:
+            return json.loads(answer.read())
+
+    try:
+        (study,) = get("/api/studies")["study_summaries"]
+        detail = get(f"/api/studies/{study['study_id']}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert detail["directions"] == ["minimize", "maximize"]
+    assert detail["objective_names"] == ["forget.prob", "retain.prob"]
+    assert len(detail["trials"]) == 6
+    by_key = {key(row): row for row in rows(folder)}
+    broken = set()
+    for trial in detail["trials"]:
+        notes = {note["key"]: note["value"] for note in trial["user_attrs"]}
+        row = by_key[(f"{trial['number']:04d}", int(notes["step"]), float(notes["mixing"]))]
+        assert trial["values"] == [row["metrics"]["forget.prob"], row["metrics"]["retain.prob"]]
+        assert notes["reason"] == row["reason"] or row["state"] == "running"
+        assert trial["constraints"] == [row["violation"]["retain.prob"]]
+        broken |= {trial["constraints"][0] > 0}
+    assert broken == {True, False}, "the space must hold settings of both kinds"
+
+
+class Silent(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -182,7 +182,9 @@ def test_what_is_told_is_seen_by_any_optuna_program(make_spec: Make, begin: Any,
     assert (solved.user_attrs["step"], solved.user_attrs["mixing"], solved.user_attrs["state"]) == (5, 1.0, PRUNED)
     assert solved.user_attrs["reason"] == "retain.es 0.2 < 0.45"
     assert violated.values == [0.3, 0.3]
-    assert solved.constraints["retain.es"] < 0 < violated.constraints["retain.es"]
+    (kept,), (broken,) = solved.constraints.values(), violated.constraints.values()
+    assert kept < 0 < broken
+    assert (kept, broken) == tuple(t.user_attrs["violation.retain.es"] for t in (solved, violated))
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs["reason"] == "out of memory"
     assert infinite.state == TrialState.COMPLETE

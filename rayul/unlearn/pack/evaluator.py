@@ -25,6 +25,7 @@ class Evaluator:
 
     def __init__(self, task: Task, base: PackedBase, layout: Layout, evaluate: Evaluate, lanes: int) -> None:
         self.base, self.layout, self.lanes, self.metrics = base, layout, lanes, evaluate.metrics
+        self.own = task.own
         # In a lower precision than the adapter's, small updates would vanish in the sum.
         self.merging = lanes == 1 and task.base.dtype == torch.float32
         sets = task.evaluated()
@@ -42,7 +43,7 @@ class Evaluator:
             lanes = filled(range(begin, min(begin + self.lanes, len(scales))), self.lanes)
             scale = torch.tensor([scales[i] for i in lanes], device=rows.device)
             scores = self._scores(Adapters(self.layout.pairs(rows[lanes]), scale))
-            found.extend(measurement(own, self.counts, self.metrics) for own in scores[: len(scales) - begin])
+            found.extend(measurement(s, self.counts, self.metrics, self.own) for s in scores[: len(scales) - begin])
         return found
 
     @torch.no_grad()

@@ -1,0 +1,110 @@
+"""The `evaluate` section: which metrics, the built-in ones by name and those of one's own by file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+from rayul.spec.custom import custom_metric, is_custom, read_source, split
+from rayul.spec.metrics import CHEAP, METRICS, Metric, check_cheap_metric, check_metric
+from rayul.spec.problems import refuse
+from rayul.spec.section import Section
+
+
+def metric_name(entry: str) -> str:
+    """What a metric is called in "<set>.<metric>": "es" is es, "./my_metric.py:fn" is fn."""
+    return split(entry)[1] if is_custom(entry) else entry
+
+
+def own_metrics(data: Any) -> frozenset[str]:
+    """The names of one's own metrics in the plain data of a spec that is not validated yet, whatever it holds."""
+    section = data.get("evaluate") if isinstance(data, Mapping) else None
+    return frozenset(map(metric_name, _own(section)))
+
+
+def _own(section: Any) -> Iterator[str]:
+    for key in ("metrics", "final"):
+        entries = section.get(key) if isinstance(section, Mapping) else None
+        if isinstance(entries, (list, tuple)):
+            yield from (entry for entry in entries if isinstance(entry, str) and is_custom(entry))
+
+
+def _check_own(name: str, info: ValidationInfo) -> str:
+    path = split(name)[0]
+    code = info.data.get("code", {})
+    custom_metric(name, code[path] if path in code else read_source(path))
+    if metric_name(name) in METRICS:
+        raise refuse(f"{name}: rayul has a metric {metric_name(name)} of its own", "give the function another name")
+    return name
+
+
+def _check_cheap(name: Any, info: ValidationInfo) -> str:
+    """A metric that every evaluation can measure."""
+    return _check_own(name, info) if isinstance(name, str) and is_custom(name) else check_cheap_metric(name)
+
+
+def _check_final(name: Any, info: ValidationInfo) -> str:
+    return _check_own(name, info) if isinstance(name, str) and is_custom(name) else check_metric(name)
+
+
+class Evaluate(Section):
+    """What is measured at an evaluation, and what at the end. A metric of one's own is ./my_metric.py:fn, and `fn` in
+    criteria and objectives (rayul/spec/custom.py)."""
+
+    code: dict[str, str] = Field(default_factory=dict)
+    """The source text of each such file, by its path: read when the spec is, unless the spec has it (the spec.yaml of
+    results does). Before the metrics, which are checked against it."""
+    metrics: tuple[Annotated[str, PlainValidator(_check_cheap)], ...] = Field(default=CHEAP, strict=False)
+    """At every evaluation, of the sets forget, retain and general: one forward for all."""
+    final: tuple[Annotated[str, PlainValidator(_check_final)], ...] = Field(default=(), strict=False)
+    """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
+    batch_size: int = Field(default=64, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    """At most so many rows of each set, evenly spaced; null for all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_code(cls, section: Any) -> Any:
+        """A file that cannot be read is left out here, and refused where it is named."""
+        paths = dict.fromkeys(split(name)[0] for name in _own(section))
+        if not isinstance(section, Mapping) or not isinstance(section.get("code", {}), Mapping):
+            return section
+        code = {path: section.get("code", {}).get(path) for path in paths}
+        for path, text in code.items():
+            if text is None:
+                try:
+                    code[path] = read_source(path)
+                except PydanticCustomError:
+                    continue
+        return {**section, "code": {path: text for path, text in code.items() if text is not None}}
+
+    @field_validator("metrics", "final")
+    @classmethod
+    def _distinct(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.field_name == "metrics" and not entries:
+            raise refuse("is empty", "give at least one entry, or remove the key")
+        seen: dict[str, str] = {}
+        for entry in (*info.data.get("metrics", ()), *entries):
+            if seen.setdefault(metric_name(entry), entry) != entry:
+                raise refuse(f"{seen[metric_name(entry)]} and {entry} have one name", "rename one of the functions")
+        return entries
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the metrics at every evaluation, as in "<set>.<metric>"."""
+        return tuple(map(metric_name, self.metrics))
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The metrics of one's own: where each is, by its name."""
+        return {metric_name(entry): entry for entry in (*self.metrics, *self.final) if is_custom(entry)}
+
+    def of(self, name: str) -> Metric | None:
+        """The metric behind a name without its set; None where there is none."""
+        if name in self.own:
+            return custom_metric(self.own[name], self.code[split(self.own[name])[0]])
+        return METRICS.get(name)

@@ -1,0 +1,63 @@
+"""The `tracking` section: which experiment trackers also hear of a sweep, through Ray's own callbacks."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, model_validator
+
+from rayul.spec.problems import refuse
+from rayul.spec.section import Section
+
+
+def _without_secret(uri: str) -> str:
+    if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
+        hint = "the spec is kept with the results: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        raise refuse("holds a password", hint)
+    return uri
+
+
+class MLflow(Section):
+    """An MLflow experiment, a run of it for each trial."""
+
+    uri: Annotated[str, AfterValidator(_without_secret)] | None = None
+    """The tracking server or store, e.g. http://host:5000 or sqlite:///mlflow.db; null for MLFLOW_TRACKING_URI, or what
+    MLflow does without it."""
+    experiment: str | None = None
+    """Its name; null for the sweep's."""
+
+
+class WandB(Section):
+    """A Weights & Biases project, a run of it for each trial. The key is WANDB_API_KEY's, and WANDB_MODE=offline needs
+    none."""
+
+    project: str = "rayul"
+    group: str | None = None
+    """Of the runs; null for the sweep's name."""
+    entity: str | None = None
+
+
+def _switched(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
+
+
+class Tracking(Section):
+    """A plain list in the YAML names those to use as they are: tracking: [tensorboard, mlflow]."""
+
+    tensorboard: bool = False
+    """Event files of each trial, in tensorboard/ of the results."""
+    mlflow: Annotated[MLflow | None, BeforeValidator(_switched)] = None
+    wandb: Annotated[WandB | None, BeforeValidator(_switched)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return dict.fromkeys(value, True)
+        return value
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are on."""
+        return [name for name in type(self).model_fields if getattr(self, name)]
