@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -111,7 +111,10 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[Key, Evaluation] = {e.key: e for e in read_journal(path)} if path.exists() else {}
+        self.rows: dict[Key, Evaluation] = {}
+        self._trials: dict[str, list[Evaluation]] = {}
+        for evaluation in read_journal(path) if path.exists() else ():
+            self._keep(evaluation)
         if path.exists():
             truncate_torn_line(path)
 
@@ -132,8 +135,17 @@ class Journal:
                 f"cannot write {self.path}: {error.strerror or error}",
                 "free the disk or fix the folder's permissions, then run the same command with --resume",
             ) from error
-        self.rows[evaluation.key] = evaluation
+        self._keep(evaluation)
         return True
+
+    def of(self, trial_id: str) -> Sequence[Evaluation]:
+        """The rows of one trial, in order."""
+        return self._trials.get(trial_id, ())
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        if evaluation.key not in self.rows:
+            self.rows[evaluation.key] = evaluation
+            self._trials.setdefault(evaluation.trial_id, []).append(evaluation)
 
     def __iter__(self) -> Iterator[Evaluation]:
         return iter(self.rows.values())

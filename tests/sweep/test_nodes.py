@@ -248,7 +248,9 @@ def test_a_model_travels_to_a_node_once_however_many_workers_ask(tmp_path: Path,
     )
     spec = load_spec(tmp_path / "spec.yaml")
     cache = {"env_vars": {"RAYUL_CACHE": str(tmp_path / "cache")}}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=cache)
+    ray.init(
+        "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=cache
+    )
     try:
         with served(tmp_path / "results", spec, remote=True) as disk:
             files = {name: (size, 1) for name, (size, _) in disk.models[str(tiny_folder)].items()}
@@ -305,10 +307,13 @@ def test_a_sweep_is_submitted_to_a_cluster_from_outside(tmp_path: Path, tiny_fol
             assert head.poll() is None, head.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        time.sleep(5)  # the dashboard's job agent comes after its port
         submit = ["bash", str(ROOT / "cluster" / "submit.sh"), "tiny.yaml", "--results", str(tmp_path / "results")]
         submit += ["--trials", "3"]
-        done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=280, check=False)
+        while True:
+            done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=280, check=False)
+            if "No available agent" not in done.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(2)  # the head's agent for jobs comes up after its dashboard
         assert done.returncode == 0, done.stdout + done.stderr
         assert f":{port}: 1 node, 2 CPU, no GPU" in done.stdout + done.stderr
         assert len(ended(tmp_path / "results" / "tiny")) == 3
