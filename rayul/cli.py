@@ -116,6 +116,10 @@ def sweep(
     ] = "results",
     name: Annotated[str | None, typer.Option(help="Name of the results folder, in place of the spec's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep that is in the results folder.")] = False,
+    resume_if_any: Annotated[
+        bool,
+        typer.Option("--resume-if-any", help="Continue where there is one, else begin: for jobs that are requeued."),
+    ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
     set_: Overrides = None,
 ) -> None:
@@ -137,7 +141,12 @@ def sweep(
     try:
         with _ProgressBar(console) as bar:
             summary = run_sweep(
-                spec, folder, resume=resume, address=address, console=console, testbed_progress=bar.update
+                spec,
+                folder,
+                resume=resume or ("if any" if resume_if_any else False),
+                address=address,
+                console=console,
+                testbed_progress=bar.update,
             )
     except Interrupted as stopped:
         print(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))

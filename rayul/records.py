@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -124,7 +124,9 @@ class Lines(Generic[R]):
         self, path: Path, read: Callable[[str], R], write: Callable[[R], str], key: Callable[[R], Hashable]
     ) -> None:
         self.path, self.write, self.key = path, write, key
-        self.rows: dict[Any, R] = {key(row): row for row in read_lines(path, read)} if path.exists() else {}
+        self.rows: dict[Any, R] = {}
+        for row in read_lines(path, read) if path.exists() else ():
+            self.rows.setdefault(key(row), row)
         if path.exists():
             truncate_torn_line(path)
 
@@ -160,6 +162,19 @@ class Journal(Lines[Evaluation]):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, from_json, to_json, lambda row: row.key)
+        self._trials: dict[str, list[Evaluation]] = {}
+        for row in self:
+            self._trials.setdefault(row.trial_id, []).append(row)
+
+    def append(self, record: Evaluation) -> bool:
+        new = super().append(record)
+        if new:
+            self._trials.setdefault(record.trial_id, []).append(record)
+        return new
+
+    def of(self, trial_id: str) -> Sequence[Evaluation]:
+        """The rows of one trial, in order."""
+        return self._trials.get(trial_id, ())
 
 
 def truncate_torn_line(path: Path) -> None:

@@ -24,6 +24,45 @@ RESOLUTION = 0.01
 """Growth starts from at least this: a forgotten fraction of 0 on some 80 rows may be one row from showing."""
 
 
+class Rivals:
+    """The points of all trials, for each of them the front of the others, without those that can be on none of these.
+
+    A point is dropped when one of its own trial is as good in both, or points of two other trials are: whoever asks,
+    one of the two remains. What is left is small, so that a look at the front does not take longer as a sweep grows.
+    """
+
+    def __init__(self) -> None:
+        self.gained, self.kept = np.empty(0), np.empty(0)
+        self.trials = np.empty(0, dtype=object)
+
+    def add(self, trial: str, gained: float, kept: float) -> None:
+        if np.isnan(gained) or np.isnan(kept):
+            return
+        self.gained, self.kept = np.append(self.gained, gained), np.append(self.kept, kept)
+        self.trials = np.append(self.trials, trial)
+        if self._is_beaten(len(self.gained) - 1):
+            self._drop(len(self.gained) - 1)
+            return
+        beaten = np.flatnonzero((self.gained <= gained) & (self.kept <= kept))
+        for i in beaten[::-1]:  # one at a time: of two that are equal, one may have to stay
+            if self._is_beaten(i):
+                self._drop(i)
+
+    def front_of_others(self, trial: str) -> tuple[Floats, Floats]:
+        """gained [k] and kept [k]."""
+        others = self.trials != trial
+        return self.gained[others], self.kept[others]
+
+    def _is_beaten(self, i: int) -> bool:
+        better = (self.gained >= self.gained[i]) & (self.kept >= self.kept[i])
+        better[i] = False
+        by = set(self.trials[better])
+        return self.trials[i] in by or len(by) > 1
+
+    def _drop(self, i: int) -> None:
+        self.gained, self.kept, self.trials = (np.delete(a, i) for a in (self.gained, self.kept, self.trials))
+
+
 def front_at(kept: Floats, front_gained: Floats, front_kept: Floats) -> Floats:
     """Most forgotten on the front by who keeps at least as much: [n] for kept [n]; -inf where nobody does."""
     keeps = front_kept[None, :] >= kept[:, None]

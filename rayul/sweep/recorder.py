@@ -40,6 +40,8 @@ class Recorder(Callback):  # type: ignore[misc]
     ) -> None:
         self.folder, self.spec, self.journal, self.baseline = folder, spec, journal, baseline
         self.scheduler, self.searcher, self.listener = scheduler, searcher, listener
+        self.ended = {row.trial_id for row in journal if row.state != RUNNING}
+        self.front = front(journal, baseline, spec.objectives)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -65,15 +67,18 @@ class Recorder(Callback):  # type: ignore[misc]
     def _record(self, rows: list[Evaluation]) -> None:
         for row in rows:
             if self.journal.append(row):
+                # Never over all rows again: they grow with the sweep, and this is called for every one of them.
+                self.front = front([*self.front, row], self.baseline, self.spec.objectives)
                 self.listener(row)
         if rows[-1].state != RUNNING:
+            self.ended.add(rows[-1].trial_id)
             self.searcher.tell(int(rows[-1].trial_id))
             self.collect_adapters()
 
     def _ending(self, trial: Trial, state: str, reason: str) -> Evaluation:
         """A last row without metrics, one step after all that the trial has."""
         number = trial.config["number"]
-        steps = [row.step for row in self.journal if row.trial_id == trial_id(number)]
+        steps = [row.step for row in self.journal.of(trial_id(number))]
         return Evaluation(
             trial_id(number),
             step=max(steps, default=-1) + 1,
@@ -86,9 +91,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def collect_adapters(self) -> None:
         """Delete the adapters of ended trials that are not on the sweep's front."""
-        rows = list(self.journal)
-        ended = {row.trial_id for row in rows if row.state != RUNNING}
-        kept = {adapter_folder(self.folder, e) for e in front(rows, self.baseline, self.spec.objectives)}
+        kept = {adapter_folder(self.folder, e) for e in self.front}
         for path in (self.folder / ADAPTERS).glob("*-*-*"):
-            if path.name.split("-")[0] in ended and path not in kept:
+            if path.name.split("-")[0] in self.ended and path not in kept:
                 shutil.rmtree(path, ignore_errors=True)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
 from rayul.errors import RayulError
 from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
-from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, STUDY, Evaluation, Journal, to_json
+from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
 from rayul.spec import Spec, check_objectives, limits, notices
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
@@ -55,7 +55,7 @@ def run_sweep(
     spec: Spec,
     folder: Path | str,
     *,
-    resume: bool = False,
+    resume: bool | Literal["if any"] = False,
     address: str | None = None,
     console: Console | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
@@ -63,6 +63,8 @@ def run_sweep(
     """Run or resume a sweep; returns its summary, with the report on disk at `summary.report`.
 
     folder: of the results, or a URL (s3://, gs://): then they are written to a work folder and copied there.
+    resume: continue what is there; "if any": or begin where nothing is.
+    resume: continue what is there; "if any": or begin where nothing is.
     Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
     are closed.
     """
@@ -75,13 +77,13 @@ def run_sweep(
 def _run(
     spec: Spec,
     folder: Path,
-    resume: bool,
+    resume: bool | Literal["if any"],
     address: str | None,
     ships: bool,
     console: Console,
     testbed_progress: Callable[[str, float], None] | None,
 ) -> Summary:
-    spec = checked(folder, spec, resume)
+    spec = checked(folder, spec, (folder / SPEC).exists() if resume == "if any" else resume)
     spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rayul.pareto.scale import score, trade_off
 from rayul.records import Evaluation, from_json
 from rayul.spec import Control, Criterion, Spec, limits
-from rayul.sweep.dominance import can_catch_up, front_at, is_behind
+from rayul.sweep.dominance import Floats, Rivals, can_catch_up, front_at, is_behind
 
 
 class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -43,6 +43,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self.spec, self.baseline, self.inner = spec, dict(baseline), inner
         self.history: dict[str, dict[int, list[Evaluation]]] = {}
+        self.rivals = Rivals()
         self.reasons: dict[str, str] = {}
         for evaluation in history:
             self._remember([evaluation])
@@ -93,27 +94,8 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         if rule is None or axes is None:
             return ""
         utility = axes[1]
-        others = [
-            row
-            for other, rows in self.history.items()
-            if other != trial_id
-            for step_rows in rows.values()
-            for row in step_rows
-            if row.feasible and row.step
-        ]
-        mine = [rows[-1] for rows in steps.values()]
-        (gained, kept), (front_gained, front_kept) = (
-            [
-                score(
-                    metric,
-                    self.spec.objectives[metric],
-                    [e.metrics.get(metric, np.nan) for e in rows],
-                    self.baseline.get(metric, np.nan),
-                )
-                for metric in axes
-            ]
-            for rows in (mine, others)
-        )
+        gained, kept = self._positions([rows[-1] for rows in steps.values()], axes)
+        front_gained, front_kept = self.rivals.front_of_others(trial_id)
         bound = limits(self.spec.control.criteria, self.baseline).get(utility)
         limit = -np.inf
         if bound is not None:
@@ -121,7 +103,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         trained = np.array(list(steps)) > 0
         if not is_behind(gained[trained], kept[trained], front_gained, front_kept, rule.margin, rule.patience):
             return ""
-        last = self.spec.at(mine[0].params).training.steps
+        last = self.spec.at(next(iter(steps.values()))[0].params).training.steps
         if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last):
             return ""
         ahead = float(front_at(kept[-1:], front_gained, front_kept)[0])
@@ -129,6 +111,19 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
             f"dominance at step {max(steps)}: with {kept[-1]:.1%} of {utility} kept it has forgotten {gained[-1]:.1%}, "
             f"the front {ahead:.1%}, and it would not catch up by step {last}"
         )
+
+    def _positions(self, rows: Sequence[Evaluation], axes: tuple[str, str]) -> tuple[Floats, Floats]:
+        """gained [n] and kept [n] of these rows."""
+        gained, kept = (
+            score(
+                metric,
+                self.spec.objectives[metric],
+                [e.metrics.get(metric, np.nan) for e in rows],
+                self.baseline.get(metric, np.nan),
+            )
+            for metric in axes
+        )
+        return gained, kept
 
     def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
         metric, direction = next(iter(self.spec.objectives.items()))
@@ -148,11 +143,17 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         return f"calibrated {metric} has not improved for {since} evaluations (best: {found})"
 
     def _remember(self, evaluations: list[Evaluation]) -> None:
+        axes = trade_off(self.spec.objectives)
         for e in evaluations:
-            if not e.is_reference and e.metrics:
-                rows = self.history.setdefault(e.trial_id, {}).setdefault(e.step, [])
-                if all(r.mixing != e.mixing for r in rows):
-                    rows.append(e)
+            if e.is_reference or not e.metrics:
+                continue
+            rows = self.history.setdefault(e.trial_id, {}).setdefault(e.step, [])
+            if any(r.mixing == e.mixing for r in rows):
+                continue
+            rows.append(e)
+            if axes is not None and e.feasible and e.step:
+                (gained,), (kept,) = self._positions([e], axes)
+                self.rivals.add(e.trial_id, float(gained), float(kept))
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return self.inner is None or bool(self.inner.set_search_properties(metric, mode, **spec))

@@ -75,6 +75,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.unfinished: list[int] = []
         self._restore_trials()
         ended = {row.trial_id for row in journal if row.state != RUNNING}
+        self.asked_for = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if trial_id(trial.number) in ended:
                 self.tell(trial.number)
@@ -102,9 +103,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         if left is None and self.enough():
             finished: str = Searcher.FINISHED
             return finished
-        number = len(self.study.get_trials(deepcopy=False)) if left is None else left
+        number = self.asked_for if left is None else left
         self.study.sampler = sampler(self.spec.search, number)
         trial = self.study.ask() if left is None else self._trial(left)
+        self.asked_for = max(self.asked_for, trial.number + 1)
         self.asked[trial.number] = trial
         return {"number": trial.number, "params": suggest(trial, self.spec)}
 
@@ -113,7 +115,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def tell(self, number: int) -> None:
         """Tell Optuna how a trial ended: its `outcome`, or a failure where it has none. Its last row says so."""
-        rows = [row for row in self.journal if row.trial_id == trial_id(number)]
+        rows = self.journal.of(trial_id(number))
         # Making an optuna.Trial anew samples: seconds with GP, for nothing here.
         trial = self.asked.pop(number, None) or self._trial(number)
         trial.set_user_attr("state", rows[-1].state)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rayul.records import Evaluation
-from rayul.sweep.dominance import can_catch_up, front_at, is_behind
+from rayul.sweep.dominance import Rivals, can_catch_up, front_at, is_behind
 from rayul.sweep.scheduler import ControlScheduler
 
 FRONT_GAINED, FRONT_KEPT = np.array([0.3, 0.5, 0.6]), np.array([1.0, 0.95, 0.91])
@@ -109,3 +109,25 @@ def test_criteria_can_be_switched_off(make_spec: Callable[..., Any]) -> None:
         training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.9}], pruning={"criteria": False}
     )
     assert verdict(spec, [(0, 1.0, 1.0), (5, 0.1, 0.2)], OTHERS) == ""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rivals_give_each_trial_the_front_of_all_others_as_a_search_through_every_point_does(seed: int) -> None:
+    """On a coarse grid, so that many points are equal in one or both."""
+    random = np.random.default_rng(seed)
+    points = [(f"{random.integers(6):04d}", *random.integers(0, 8, 2) / 7) for _ in range(120)]
+    levels = np.linspace(0, 1, 15)
+    rivals = Rivals()
+    for count, (trial, gained, kept) in enumerate(points, 1):
+        rivals.add(trial, gained, kept)
+        for asking in ("0000", trial, "nobody"):
+            rest = np.array([(g, k) for t, g, k in points[:count] if t != asking]).reshape(-1, 2)
+            found = front_at(levels, *rivals.front_of_others(asking))
+            assert found.tolist() == front_at(levels, rest[:, 0], rest[:, 1]).tolist()
+    assert len(rivals.gained) <= 2 * 8, "two points at most for each level of what is kept"
+
+
+def test_a_point_that_is_no_number_is_nobodys_rival() -> None:
+    rivals = Rivals()
+    rivals.add("0000", float("nan"), 1.0)
+    assert rivals.front_of_others("0001")[0].size == 0

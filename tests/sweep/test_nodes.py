@@ -3,10 +3,12 @@ that do not see the driver's disk (in a mount namespace of their own, where an e
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ from rayul.sweep.driver_disk import served
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).resolve().parents[2]
 LONG = {"lr": {"float": [1e-4, 1e-3], "log": True}, "batch_size": 4, "steps": 40, "evaluate_every": 4}
 ONE_GPU = {"gpu": 1, "cpu": 1}
 
@@ -263,3 +266,60 @@ def test_a_model_travels_to_a_node_once_however_many_workers_ask(tmp_path: Path,
         assert blocks == len(files), "every file is smaller than a block, and read once"
     finally:
         ray.shutdown()
+
+
+# --- ray job submit -------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_submitted_to_a_cluster_from_outside(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
+    """cluster/submit.sh against a head of its own, with Ray's token authentication on. The driver finds the cluster
+    that it runs in by RAY_ADDRESS, which the job has from Ray."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, dashboard = one.getsockname()[1], other.getsockname()[1]
+    binaries = Path(sys.executable).parent
+    environment = {
+        "PATH": f"{binaries}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "a-token-of-this-test-" + "0" * 20,
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "RAYUL_RUNTIME_ENV": str(tmp_path / "env.yaml"),
+        "OMP_NUM_THREADS": "1",
+    }
+    (tmp_path / "work").mkdir()
+    write_spec(tmp_path / "work" / "tiny.yaml", tiny_folder, data_folder, resources={"gpu": 0})
+    env_vars = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    (tmp_path / "env.yaml").write_text(json.dumps({"working_dir": str(tmp_path / "work"), "env_vars": env_vars}))
+    flags = [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    head = subprocess.Popen(
+        [str(binaries / "ray"), "start", "--head", "--block", "--include-dashboard=true", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while socket.socket().connect_ex(("127.0.0.1", dashboard)):
+            assert head.poll() is None, head.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        submit = ["bash", str(ROOT / "cluster" / "submit.sh"), "tiny.yaml", "--results", str(tmp_path / "results")]
+        submit += ["--trials", "3"]
+        while True:
+            done = subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=280, check=False)
+            if "No available agent" not in done.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(2)  # the head's agent for jobs comes up after its dashboard
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f":{port}: 1 node, 2 CPU, no GPU" in done.stdout + done.stderr
+        assert len(ended(tmp_path / "results" / "tiny")) == 3
+        refused = environment | {"RAY_AUTH_TOKEN": "another-token-" + "0" * 20}
+        done = subprocess.run(submit, env=refused, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode != 0
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait(timeout=60)

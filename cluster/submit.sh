@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Run a sweep on a Ray cluster from a machine outside of it. The driver runs on the head; this only shows its output, and
+# may be closed.
+#
+#   cluster/submit.sh search_spaces/tofu.yaml --results s3://YOUR-BUCKET/sweeps
+#
+# RAY_API_SERVER_ADDRESS: the cluster's dashboard, by default a tunnel to it on this machine (`ray dashboard
+# cluster.yaml`, or `kubectl port-forward service/rayul-head-svc 8265:8265`).
+# RAY_AUTH_TOKEN or ~/.ray/auth_token: the cluster's token.
+set -euo pipefail
+
+if [ "$#" -lt 1 ]; then
+    echo "usage: $0 SPEC [--results URL-OR-SHARED-FOLDER] [flags of rayul sweep]" >&2
+    exit 2
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+address=${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}
+# Quoted once more: the cluster's shell reads the command again.
+printf -v command '%q ' rayul sweep "$@" --resume-if-any
+exec ray job submit --address "$address" --runtime-env "${RAYUL_RUNTIME_ENV:-cluster/runtime_env.yaml}" \
+    -- bash -c "$command"

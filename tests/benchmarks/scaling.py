@@ -1,0 +1,193 @@
+"""How far one driver goes: trials of known duration in place of training, everything else as in a sweep.
+
+    python tests/benchmarks/scaling.py --gpus 1 2 4 8 16 32 64 --seconds 30 --trials-per-gpu 4
+    python tests/benchmarks/scaling.py --many 5000
+
+The first measures throughput on logical GPUs against trials x seconds / GPUs, with every start-up in it, and what the
+driver spends per report. All workers share this machine, so their start-up is paid by its cores, not by those of a
+cluster: both are given, with the start of each worker and from the moment that all have started. The second sends many
+trials of no duration through one driver and shows whether anything grows with their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, Evaluation, Journal, to_json
+from rayul.spec.spec import from_plain
+from rayul.sweep import run
+from rayul.sweep.cluster import Share
+from rayul.sweep.driver_disk import served
+from rayul.sweep.folder import begin
+
+# isort: split
+import ray
+from ray.tune import Trainable
+
+BASE = {"forget.es": 0.8, "retain.es": 0.9}
+
+
+class NullTrial(Trainable):
+    """Reports `reports` evaluations, a pause before each; forgets at a rate that its parameter gives."""
+
+    pause, reports = 0.0, 3
+
+    def setup(self, config: dict[str, Any], **shared: Any) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config, self.at = new_config, 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        time.sleep(self.pause)
+        self.at += 1
+        number, rate = self.config["number"], self.config["params"]["training.lr"]
+        forget = BASE["forget.es"] * max(0.0, 1 - 40 * rate * self.at / self.reports)
+        row = Evaluation(
+            f"{number:04d}",
+            self.at,
+            params=self.config["params"],
+            metrics={"forget.es": forget, "retain.es": BASE["retain.es"] - 0.3 * (1 - forget / 0.8) ** 2},
+            violation={"retain.es": -0.1},
+            state=COMPLETED if self.at == self.reports else RUNNING,
+            train_seconds=self.pause * self.at,
+        )
+        return {"evaluations": [to_json(row)], "number": number, "step": self.at, "done": row.state != RUNNING}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        pass
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        pass
+
+
+def null_spec(trials: int, sampler: str) -> Any:
+    return from_plain(
+        {
+            "name": "null",
+            "model": "testbed",
+            "data": "testbed",
+            "method": "ga",
+            "training": {"lr": {"float": [1e-4, 2e-2], "log": True}, "steps": 30, "evaluate_every": 1},
+            "control": [{"metric": "retain.es", "at_least": "60% of baseline"}],
+            "search": {"sampler": sampler, "trials": trials},
+        }
+    )
+
+
+class Watch:
+    """Wall-clock and driver CPU at every row."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, float, str, str]] = []
+
+    def listen(self, row: Evaluation) -> None:
+        self.rows.append((time.monotonic(), time.process_time(), row.trial_id, row.state))
+
+
+def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> tuple[float, float, Watch]:
+    """One sweep of null trials; seconds and driver CPU seconds that it took, and all of its rows."""
+    spec = null_spec(trials, sampler)
+    folder = Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
+    begin(folder, spec)
+    journal = Journal(folder / JOURNAL)
+    baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
+    journal.append(baseline)
+    watch = Watch()
+    add = run.Progress.add
+
+    def listen(self: Any, row: Evaluation) -> None:
+        watch.listen(row)
+        add(self, row)
+
+    run.Progress.add = listen  # type: ignore[method-assign]
+    run.UnlearningTrial = type("Null", (NullTrial,), {"pause": pause, "reports": reports})  # type: ignore[misc]
+    share = Share(0.01, 1.0, slots, "")
+    began, cpu = time.monotonic(), time.process_time()
+    try:
+        with served(folder, spec, remote=False) as disk:
+            run._search(spec, {}, share, disk, journal, baseline, Console(file=io.StringIO()))
+    finally:
+        run.Progress.add = add  # type: ignore[method-assign]
+    took = time.monotonic() - began, time.process_time() - cpu
+    assert len({row.trial_id for row in journal if row.state == COMPLETED}) == trials
+    assert len(journal) == 1 + trials * reports
+    shutil.rmtree(folder)
+    return *took, watch
+
+
+def start(gpus: int) -> None:
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init("local", num_cpus=4, num_gpus=gpus, **options)
+
+
+def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int) -> None:
+    print(f"trials of {seconds:g} s, a report every {every:g} s, {per_gpu} trials per GPU, {os.cpu_count()} cores")
+    print("GPUs  trials  wall s  of linear  after start-up  driver CPU  ms CPU/report  RSS MB")
+    reports = round(seconds / every)
+    for slots in gpus:
+        ray.init(
+            "local", num_cpus=4, num_gpus=slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
+        wall, cpu, watch = sweep(slots * per_gpu, slots, every, reports, "tpe")
+        ray.shutdown()
+        # From the first report of the worker that was last to start. Until then some of the others have begun.
+        firsts = sorted({name: at for at, _, name, _ in reversed(watch.rows)}.values())[:slots]
+        since = [row for row in watch.rows if row[0] > firsts[-1]]
+        steady = len(since) * every / slots / (watch.rows[-1][0] - firsts[-1])
+        rss = psutil.Process().memory_info().rss / 2**20
+        print(
+            f"{slots:4}  {slots * per_gpu:6}  {wall:6.1f}  {per_gpu * seconds / wall:8.1%}  {steady:14.1%}"
+            f"  {cpu / wall:10.1%}  {1000 * cpu / len(watch.rows):13.2f}  {rss:6.0f}",
+            flush=True,
+        )
+
+
+def many(trials: int, slots: int, reports: int, sampler: str) -> None:
+    print(f"{trials} trials of no duration, {reports} reports each, {slots} at a time, sampler {sampler}")
+    start(slots)
+    wall, cpu, watch = sweep(trials, slots, 0.0, reports, sampler)
+    ray.shutdown()
+    print("trials so far  ms wall/report  ms driver CPU/report")
+    size = max(1, len(watch.rows) // 10)
+    for i in range(0, len(watch.rows) - size + 1, size):
+        first, last = watch.rows[i], watch.rows[i + size - 1]
+        print(
+            f"{(i + size) // reports:13}  {1000 * (last[0] - first[0]) / size:14.2f}"
+            f"  {1000 * (last[1] - first[1]) / size:20.2f}"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"wall {wall:.0f} s, driver CPU {cpu:.0f} s, peak RSS {peak:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--every", type=float, default=1.0)
+    parser.add_argument("--trials-per-gpu", type=int, default=4)
+    parser.add_argument("--many", type=int)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--reports", type=int, default=3)
+    parser.add_argument("--sampler", default="tpe")
+    asked = parser.parse_args()
+    if asked.gpus:
+        scaling(asked.gpus, asked.seconds, asked.every, asked.trials_per_gpu)
+    if asked.many:
+        many(asked.many, asked.slots, asked.reports, asked.sampler)
+
+
+if __name__ == "__main__":
+    main()
