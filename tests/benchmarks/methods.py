@@ -165,17 +165,17 @@ def main() -> None:
     parser.add_argument("--best", type=Path, default=None, help="results folder of a calibrated sweep")
     parser.add_argument("--methods", default=",".join(METHODS))
     arguments = parser.parse_args()
+    from rayul import load_results
+
     spec_of({"name": "ga"}, {}, {})  # builds the testbed before two processes need it
 
     jobs = []
     if arguments.best is not None:
         point = best_point(arguments.best)
         params = {k.removeprefix("params."): v for k, v in point.items() if k.startswith("params.") and v is not None}
-        sections: dict[str, dict[str, Any]] = {"method": {"name": "gd"}, "training": {}, "lora": {}}
-        for key, value in params.items():
-            section, name = key.split(".", 1)
-            sections[section][name] = value
-        sections["training"]["steps"] = point["step"]
+        resolved = load_results(arguments.best).spec.at(params).resolved()
+        sections = {name: resolved[name] for name in ("method", "training", "lora")}
+        sections["training"] |= {"steps": point["step"], "evaluate_every": 5}
         label = f"best of {arguments.best.name}"
         seeds = range(FRESH, FRESH + arguments.seeds)
         jobs = [(label, seed, sections["method"], sections["training"], sections["lora"]) for seed in seeds]
