@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--best", type=Path, default=None, help="results folder of a calibrated sweep")
     parser.add_argument("--methods", default=",".join(METHODS))
     arguments = parser.parse_args()
-    from rayul import load_results
+    from rayul import load_spec
 
     spec_of({"name": "ga"}, {}, {})  # builds the testbed before two processes need it
 
@@ -173,7 +173,7 @@ def main() -> None:
     if arguments.best is not None:
         point = best_point(arguments.best)
         params = {k.removeprefix("params."): v for k, v in point.items() if k.startswith("params.") and v is not None}
-        resolved = load_results(arguments.best).spec.at(params).resolved()
+        resolved = load_spec(arguments.best / "spec.yaml").at(params).resolved()
         sections = {name: resolved[name] for name in ("method", "training", "lora")}
         sections["training"] |= {"steps": point["step"], "evaluate_every": 5}
         label = f"best of {arguments.best.name}"
