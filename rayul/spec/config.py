@@ -55,6 +55,8 @@ class Model(Section):
     """How question and answer become a text: "chat" for the tokenizer's own chat template, or a text with {question}
     and {answer}; null for the chat template where the tokenizer has one and a plain text where not."""
     trust_remote_code: bool = False
+    quantize: Literal["4bit"] | None = None
+    """Load the frozen weights as 4-bit NormalFloat (arXiv 2305.14314); needs a CUDA GPU and bitsandbytes."""
 
 
 def _check_modules(value: Any) -> Literal["all-linear"] | tuple[str, ...]:
@@ -99,6 +101,9 @@ class Training(Searchable):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Rows a forward, where a batch does not fit into memory; null for the whole batch."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass instead of keeping them: a third more time for a
+    fraction of the memory."""
 
 
 class Control(Searchable):

@@ -59,8 +59,16 @@ class Broker:
     cores: of a device where no GPUs are used. slots: trials a device takes. arguments: of `Device`.
     """
 
-    def __init__(self, cores: float, slots: int, threads: int, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        cores: float,
+        slots: int,
+        threads: int,
+        arguments: dict[str, Any],
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
         self.cores, self.slots, self.threads, self.arguments = cores, slots, threads, arguments
+        self.idle_seconds = idle_seconds
         self.held: dict[tuple[str, str], Held] = {}
         self.lock = threading.Lock()
         threading.Thread(target=self._end_idle, daemon=True).start()
@@ -126,9 +134,9 @@ class Broker:
 
     def _end_idle(self) -> None:
         while True:
-            time.sleep(IDLE_SECONDS / 4)
+            time.sleep(self.idle_seconds / 4)
             with self.lock:
                 for place, held in list(self.held.items()):
-                    if not held.numbers and time.monotonic() - held.since > IDLE_SECONDS:
+                    if not held.numbers and time.monotonic() - held.since > self.idle_seconds:
                         ray.kill(held.actor)
                         del self.held[place]

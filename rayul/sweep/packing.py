@@ -52,6 +52,12 @@ def unpackable(spec: Spec) -> str | None:
         return "a trial spans several GPUs"
     if spec.method.parameters.get("gru") not in (False, None):
         return "method.gru needs two gradients of every step"
+    if spec.training.gradient_checkpointing:
+        return "training.gradient_checkpointing computes a layer twice, once without its adapters' pack"
+    if spec.model.quantize:
+        return "model.quantize: the weights are not those of linear modules"
+    if 0 < spec.resources.gpu < 1:
+        return f"a trial's device is {spec.resources.gpu:g} of a GPU"
     if isinstance(spec.lora.target_modules, Choice):
         return "lora.target_modules differs between trials"
     return None
@@ -90,6 +96,8 @@ def as_plain(packing: Packing, dtype: str, threads: int) -> dict[str, Any]:
 
 
 def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
+    if not measured:
+        return Packing(None, "one trial a device: a pack of one does not fit into its memory")
     best = measured[0]
     for one in measured[1:]:
         if one.rows >= WORTH * best.rows:

@@ -44,7 +44,7 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
     """
     from transformers import AutoConfig
 
-    model, _ = load_model(base.model_copy(update={"dtype": "float32"}), device="cpu")
+    model, _ = load_model(base.model_copy(update={"dtype": "float32", "quantize": None}), device="cpu")
     merged = load_adapter(model, adapter).merge_and_unload()
     dtype: Any = base.dtype
     if dtype == "auto":

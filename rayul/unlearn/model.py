@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
 from rayul.errors import InputError
@@ -15,11 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
-def load_model(model: specs.Model, device: str | None = None) -> tuple[Any, Tokenizer]:
+def load_model(model: specs.Model, device: str | None = None, spread: bool = False) -> tuple[Any, Tokenizer]:
     """A causal LM (eval mode, no gradients) and its tokenizer, from a folder or a Hub id.
 
     A folder that holds a PEFT adapter is loaded with its base and merged. `device`: default CUDA where there is one.
-    Raises InputError for a path that holds no model or no tokenizer.
+    spread: over all GPUs that this process sees, layer by layer, by accelerate.
+    Raises InputError for a path that holds no model or no tokenizer, and for 4 bits without what they need.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as hf_logging
@@ -29,6 +35,10 @@ def load_model(model: specs.Model, device: str | None = None) -> tuple[Any, Toke
     place = _place(model)
     options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     dtype = model.dtype if model.dtype == "auto" else getattr(torch, model.dtype)
+    if model.quantize is not None:
+        options["quantization_config"] = _four_bits(dtype)
+    if spread:
+        options["device_map"] = "auto"
     adapter = (Path(place) / "adapter_config.json").is_file()
     try:
         if adapter:
@@ -45,7 +55,45 @@ def load_model(model: specs.Model, device: str | None = None) -> tuple[Any, Toke
         ) from error
     base.requires_grad_(False)
     base.generation_config.pad_token_id = base.generation_config.eos_token_id
-    return base.to(device).eval(), load_tokenizer(model)
+    if not spread and model.quantize is None:  # those are where they belong
+        base = base.to(device)
+    return base.eval(), load_tokenizer(model)
+
+
+def _four_bits(dtype: Any) -> Any:
+    if not torch.cuda.is_available() or find_spec("bitsandbytes") is None:
+        raise InputError(
+            "model.quantize: 4bit needs a CUDA GPU and bitsandbytes",
+            "pip install bitsandbytes on a machine with a GPU, or leave it out",
+        )
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if dtype == "auto" else dtype
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+@contextmanager
+def gradient_checkpointing(model: Any, on: bool) -> Iterator[None]:
+    """Keep no activations within the model's layers while the block runs. The rest of the model stays in eval mode.
+
+    Raises InputError for a model that cannot.
+    """
+    if not on:
+        yield
+        return
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(f"training.gradient_checkpointing: {type(model).__name__} has no such layers", "leave it out")
+    for layer in layers:
+        layer.gradient_checkpointing, layer.training = True, True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing, layer.training = False, False
 
 
 def load_tokenizer(model: specs.Model) -> Tokenizer:

@@ -86,7 +86,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for a file of one's own metrics that cannot be run."""
     check_needs(spec, sets)
     own = own_metrics(spec.evaluate)
-    base, tokenizer = load_model(spec.model)
+    base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
     return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows, own)
 
 

@@ -15,6 +15,7 @@ from rayul.spec import Spec
 from rayul.unlearn.controls import controlled, project_into_ball
 from rayul.unlearn.forward import Answers, forward, token_logp
 from rayul.unlearn.losses import Side, loss_of, mean_nll
+from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.task import Task
 from rayul.unlearn.tokens import batches, collate
 
@@ -54,7 +55,8 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
         forget, retain = next(order)
-        loss = accumulate_gradient(model, task, spec, forget, retain, direction, rule)
+        with gradient_checkpointing(model, training.gradient_checkpointing):
+            loss = accumulate_gradient(model, task, spec, forget, retain, direction, rule)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
         if not (math.isfinite(loss) and bool(norm.isfinite())):

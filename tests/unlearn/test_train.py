@@ -62,6 +62,21 @@ def test_equals_a_plain_peft_and_adamw_loop_with_transformers_own_loss(task: Any
         assert torch.allclose(ours[name], theirs[name], atol=1e-5), name
 
 
+@pytest.mark.parametrize("method", ["gd", "rmu", "kl"])
+def test_gradient_checkpointing_computes_layers_again_and_changes_nothing(
+    method: str, task: Any, make_spec: MakeSpec
+) -> None:
+    calls = []
+    handle = task.base.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    plain = trained(task, make_spec(method=method))
+    forwards = len(calls)
+    again = trained(task, make_spec(method=method, training={"gradient_checkpointing": True}))
+    handle.remove()
+    assert len(calls) - forwards > forwards, "the backward pass computes the layer once more"
+    assert all(torch.allclose(plain[k], again[k], atol=1e-6) for k in plain)
+    assert not any(module.training for module in task.base.modules())
+
+
 def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(method={"name": "gd", "retain_weight": 1.0})
     first, again, other = trained(task, spec, 1), trained(task, spec, 1), trained(task, spec, 2)

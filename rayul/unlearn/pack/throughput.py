@@ -31,8 +31,8 @@ class Throughput(NamedTuple):
 
 
 def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
-    """Of packs of these sizes, smallest first, at the most expensive settings of the space. Ends early where the next
-    size would not fit into `memory` bytes (ignored on a GPU, whose own memory counts)."""
+    """Of packs of these sizes, smallest first, at the most expensive settings of the space. Ends early, with
+    none at all if need be, where the next size would not fit into `memory` bytes (on a GPU its own memory counts)."""
     task = load_task(spec, sets)
     trial = spec.at(heaviest(spec))
     if task.device.type == "cuda":
@@ -44,7 +44,7 @@ def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> 
         try:
             found.append(_measured(task, spec, trial, slots))
         except Exception as error:
-            if not found or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             break
     return found

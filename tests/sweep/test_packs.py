@@ -1,0 +1,217 @@
+"""Sweeps in packs: the rows of trials alone, thin clients, and device actors that live as long as the driver needs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from driver import ended, key, rows, start, sweep, write_spec
+from test_faults import born, children_of, finished_is_kept, wait
+
+from rayul.sweep.packing import unpackable
+
+TRIALS = 12
+LONG = {"lr": {"float": [1e-4, 1e-3], "log": True}, "batch_size": {"choice": [2, 4]}, "steps": 60, "evaluate_every": 4}
+
+
+@pytest.fixture
+def make_spec_file(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> Callable[..., Path]:
+    def make(**resources: Any) -> Path:
+        sections = {"training": LONG, "search": {"sampler": "random", "trials": TRIALS, "seed": 0}}
+        sections["pruning"] = {"criteria": False, "dominance": False}
+        sections["resources"] = {"trials_per_gpu": 4} | resources
+        return write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **sections)
+
+    return make
+
+
+@pytest.fixture
+def families() -> Iterator[dict[int, str]]:
+    """When each process was born that a test saw; those that outlive it are ended by pid."""
+    seen: dict[int, str] = {}
+    yield seen
+    for pid, birth in seen.items():
+        if birth and born(pid) == birth:
+            os.kill(pid, signal.SIGKILL)
+
+
+def devices_of(pid: int) -> list[int]:
+    return [child for child, line in children_of(pid).items() if line.startswith("ray::Device")]
+
+
+@pytest.mark.slow
+def test_packs_give_the_rows_of_trials_that_run_alone(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
+    packed = sweep(make_spec_file(), tmp_path / "packed")
+    assert packed.returncode == 0, packed.stderr
+    assert "packs of 4" in packed.stderr
+    alone = sweep(make_spec_file(packs=False), tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    mine, theirs = ({key(r): r for r in rows(tmp_path / name / "tiny")} for name in ("packed", "alone"))
+    assert mine.keys() == theirs.keys()
+    assert len({key(r)[0] for r in mine.values()} - {"baseline"}) == TRIALS
+    for k, row in mine.items():
+        assert (row["params"], row["state"], row["seed"]) == (
+            theirs[k]["params"],
+            theirs[k]["state"],
+            theirs[k]["seed"],
+        )
+        assert row["metrics"] == pytest.approx(theirs[k]["metrics"], rel=1e-3), k
+        if k[0] != "baseline":
+            assert row["numerics"].startswith("4 slots")
+            assert theirs[k]["numerics"].startswith("alone")
+    assert not (tmp_path / "packed" / "tiny" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_trials_are_thin_clients(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
+    """No process but the driver, its broker and its devices has torch in its memory."""
+    driver = start(make_spec_file(), tmp_path / "results")
+    folder = tmp_path / "results" / "tiny"
+    wait(lambda: len(rows(folder)) >= 8, driver)
+    with_torch = {}
+    for pid, line in children_of(driver.pid).items():
+        if line.startswith("ray::"):
+            with_torch[line] = "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    _, err = driver.communicate(timeout=250)
+    assert driver.returncode == 0, err
+    clients = [loaded for line, loaded in with_torch.items() if "PackedTrial" in line]
+    assert clients
+    assert not any(clients)
+    assert any(loaded for line, loaded in with_torch.items() if "Device" in line)
+
+
+@pytest.mark.slow
+def test_a_killed_device_costs_its_trials_what_came_after_their_checkpoints(
+    make_spec_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    undisturbed = sweep(make_spec_file(), tmp_path / "undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    driver = start(make_spec_file(checkpoint_every="0.1s"), tmp_path / "results")
+    folder = tmp_path / "results" / "tiny"
+    wait(lambda: len(rows(folder)) >= 30, driver)
+    victims = devices_of(driver.pid)
+    assert victims
+    checkpoints = list((folder / "checkpoints").iterdir())
+    assert checkpoints
+    os.kill(victims[0], signal.SIGKILL)
+    _, err = driver.communicate(timeout=250)
+    assert driver.returncode == 0, err
+    assert set(ended(folder).values()) == {"completed"}
+    assert set(ended(folder)) == {f"{n:04d}" for n in range(TRIALS)}
+    keys = [key(row) for row in rows(folder)]
+    assert len(set(keys)) == len(keys)
+    expected = {key(row): row for row in rows(tmp_path / "undisturbed" / "tiny")}
+    assert set(keys) == set(expected)
+    for row in rows(folder):
+        # One that went on from a checkpoint is the one that was never interrupted, to the last bit.
+        assert row["metrics"] == expected[key(row)]["metrics"], key(row)
+
+
+@pytest.mark.slow
+def test_a_killed_client_frees_its_slot(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
+    driver = start(make_spec_file(), tmp_path / "results")
+    folder = tmp_path / "results" / "tiny"
+    wait(lambda: len(rows(folder)) >= 20, driver)
+    clients = [pid for pid, line in children_of(driver.pid).items() if "PackedTrial" in line]
+    assert clients
+    os.kill(clients[0], signal.SIGKILL)
+    _, err = driver.communicate(timeout=250)
+    assert driver.returncode == 0, err
+    assert set(ended(folder).values()) == {"completed"}
+    keys = [key(row) for row in rows(folder)]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.slow
+def test_no_device_outlives_a_killed_driver_and_a_resume_keeps_the_packs(
+    make_spec_file: Callable[..., Path], tmp_path: Path, families: dict[int, str]
+) -> None:
+    driver = start(make_spec_file(checkpoint_every="0.1s"), tmp_path / "results")
+    folder = tmp_path / "results" / "tiny"
+    wait(lambda: len(rows(folder)) >= 20, driver)
+    devices = {pid: born(pid) for pid in devices_of(driver.pid)}
+    assert devices
+    families |= {pid: born(pid) for pid in children_of(driver.pid)}
+    driver.kill()
+    driver.wait(timeout=60)
+    before = (folder / "evaluations.jsonl").read_bytes().split(b"\n")[:-1]
+    deadline = time.monotonic() + 60
+    while any(born(pid) == birth for pid, birth in devices.items()):
+        assert time.monotonic() < deadline, "a device actor is still there"
+        time.sleep(0.2)
+    again = sweep(make_spec_file(trials_per_gpu=2), tmp_path / "results", "--resume")
+    assert again.returncode == 0, again.stderr
+    finished_is_kept(before, folder)
+    assert set(ended(folder).values()) == {"completed"}
+    assert {row["numerics"][:7] for row in rows(folder) if row["trial_id"] != "baseline"} == {"4 slots"}
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_auto_measures_and_says_why(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
+    done = sweep(make_spec_file(trials_per_gpu="auto"), tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert "measured rows a second by trials on a device: 1: " in done.stderr
+    written = yaml.safe_load((tmp_path / "results" / "tiny" / "spec.yaml").read_text())["provenance"]["pack"]
+    slots = {row["numerics"].split(",")[0] for row in rows(tmp_path / "results" / "tiny") if row["step"]}
+    assert slots == {f"{written['slots']} slots of {written.get('rows')} rows" if written["slots"] > 1 else "alone"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"method": {"name": "gd", "gru": True}}, "gru"),
+        ({"method": {"name": "gd", "gru": {"choice": [True, False]}}}, "gru"),
+        ({"resources": {"gpu": 2}}, "several GPUs"),
+        ({"resources": {"packs": False}}, "resources.packs"),
+        ({}, None),
+    ],
+)
+def test_what_cannot_be_packed_says_so(
+    sections: dict[str, Any], reason: str | None, make_spec: Callable[..., Any]
+) -> None:
+    found = unpackable(make_spec(**sections))
+    assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.slow
+def test_an_idle_device_ends(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> None:
+    import ray
+
+    from rayul.records import BASELINE, Evaluation, to_json
+    from rayul.sweep.broker import Broker
+    from rayul.sweep.driver_disk import DriverDisk
+    from rayul.unlearn.pack import Shape
+
+    baseline = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0}))
+    arguments = {
+        "spec": make_spec(),
+        "sets": sets,
+        "baseline": baseline,
+        "disk": DriverDisk(tmp_path, tmp_path / ".mark", "", {}),
+        "shape": Shape(slots=2, rank=8, rows=4),
+        "checkpoint_every": 60.0,
+    }
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        broker = Broker(cores=1.0, slots=2, threads=1, arguments=arguments, idle_seconds=1.0)
+        node = ray.get_runtime_context().get_node_id()
+        first, second = broker.device(0, node, None), broker.device(1, node, None)
+        assert first != second, "each core has a device of its own before any has two trials"
+        ray.get([first.join.remote(0, {}), second.join.remote(1, {})])
+        broker.release(0)
+        deadline = time.monotonic() + 60
+        while len(broker.held) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(first.next.remote(0))
+        assert ray.get(second.next.remote(1))["step"] == 0, "one that has a trial stays"
+    finally:
+        ray.shutdown()
