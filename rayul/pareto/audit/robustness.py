@@ -38,10 +38,7 @@ def robustness(audit: Audit) -> list[Robustness]:
         rows = [row for subject in subjects for row in audit.attacked(subject, attack)]
         if not rows:
             continue
-        worst = max(
-            range(len(rows[0].scored)),
-            key=lambda i: np.mean([_pair(audit, r, i, audit.metric) @ (-1, 1) for r in rows]),
-        )
+        worst = int(np.argmax([_mean_gain(audit, rows, i) for i in range(len(rows[0].scored))]))
         for metric in METRICS:
             pairs = np.array([_pair(audit, row, worst, metric) for row in rows])
             pearson, spearman = correlations(pairs)
@@ -56,6 +53,11 @@ def correlations(pairs: np.ndarray) -> tuple[float, float]:
     if len(pairs) < 3 or not np.isfinite(pairs).all() or (np.ptp(pairs, axis=0) == 0).any():
         return float("nan"), float("nan")
     return float(stats.pearsonr(*pairs.T).statistic), float(stats.spearmanr(*pairs.T).statistic)
+
+
+def _mean_gain(audit: Audit, rows: list[Audited], variant: int) -> float:
+    before, after = np.mean([_pair(audit, row, variant, audit.metric) for row in rows], axis=0)
+    return float(after - before)
 
 
 def _pair(audit: Audit, row: Audited, variant: int, metric: str) -> np.ndarray:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/reference/fronts.py [--seeds 10] [--work bench] [--out results/methods]
 
-Writes evaluations.parquet (every evaluation of every seed) and best.parquet (per method and seed what it forgets most
-at 90% and at 95% of retain.es, and the same on retain-report where that point was exported). An interrupted run goes on.
+Writes evaluations.parquet (every evaluation of every seed) and best.parquet (per method and seed the forget.es of the
+solution that forgets most at 90% and at 95% of retain.es). An interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def table_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown: forget.es of the best solution, mean ± standard deviation over seeds, the method that forgets most first."""
+    """Markdown: forget.es of the best solution, mean ± standard deviation over seeds; what forgets most comes first."""
     cells: dict[str, list[str]] = {}
     order: dict[str, float] = {}
     for method in dict.fromkeys(row["method"] for row in rows):

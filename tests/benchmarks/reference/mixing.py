@@ -1,4 +1,4 @@
-"""(d) Tuning against mixing on the testbed: what is forgotten at 90% of retain.es by a search, by scaling back, by both.
+"""(d) Tuning against mixing on the testbed: what a search, scaling back, and both forget at 90% of retain.es.
 
     python tests/benchmarks/reference/mixing.py [--seeds 5] [--trials 16] [--work bench] [--out results/mixing]
 

@@ -1,4 +1,4 @@
-"""What the reference results share: sweeps from the command line, kept going until they are whole, and their records."""
+"""What the reference results share: sweeps from the command line, resumed until they are whole, and their records."""
 
 from __future__ import annotations
 
@@ -68,9 +68,8 @@ def note(out: Path, began: float, lines: list[str]) -> None:
     """Append to out/run.md when, how and how long this was made, with its table."""
     out.mkdir(parents=True, exist_ok=True)
     minutes = (time.monotonic() - began) / 60
-    head = (
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {minutes:.1f} min in this run: `{' '.join(sys.argv)}`"
-    )
+    command = " ".join(["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *sys.argv[1:]])
+    head = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {minutes:.1f} min in this run: `{command}`"
     text = "\n".join([head, "", *lines, ""])
     (out / "run.md").write_text(text, encoding="utf-8")
     print(text)
