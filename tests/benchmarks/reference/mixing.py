@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 from sweeps import ROOT, note, sweep
 
 SPEC = "search_spaces/ga.yaml"
@@ -42,8 +41,8 @@ def main() -> None:
         for way, settings in WAYS.items():
             shared = {"search__trials": arguments.trials, "search__seed": seed * FAR, "evaluate__metrics": "[es]"}
             folder = sweep(SPEC, arguments.work.resolve(), f"{way}-{seed}", **shared, **settings)
-            points = pq.read_table(folder / "pareto.parquet").to_pylist()
-            trials = pq.read_table(folder / "trials.parquet").to_pylist()
+            points = pd.read_parquet(folder / "pareto.parquet").to_dict("records")
+            trials = pd.read_parquet(folder / "trials.parquet").to_dict("records")
             row = {"way": way, "seed": seed, "trials": len(trials), "seconds": sum(t["seconds"] for t in trials)}
             best = min(points, key=lambda point: point["metrics.forget.es"], default=None)
             for key in ("forget.es", "retain.es", "retain_report.es"):
@@ -51,7 +50,7 @@ def main() -> None:
                 row[key] = best.get(f"metrics.{key}", float("nan")) if best else nothing
             rows.append(row)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), arguments.out / "best.parquet")
+    pd.DataFrame(rows).to_parquet(arguments.out / "best.parquet", index=False)
     note(arguments.out, began, table_of(rows))
 
 

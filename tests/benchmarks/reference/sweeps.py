@@ -11,9 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ("evaluations.parquet", "trials.parquet", "pareto.parquet", "pareto.csv", "spec.yaml")
@@ -42,19 +40,16 @@ def sweep(spec: str, work: Path, name: str, **settings: Any) -> Path:
     return folder
 
 
-def evaluations(folder: Path, **columns: Any) -> pa.Table:
+def evaluations(folder: Path, **columns: Any) -> pd.DataFrame:
     """A sweep's rows without standard errors and violations, with further columns of one value."""
-    table = pq.read_table(folder / "evaluations.parquet")
-    table = table.select([name for name in table.column_names if not name.startswith(("stderr.", "violation."))])
-    for name, value in columns.items():
-        table = table.append_column(name, pa.array([value] * len(table)))
-    return table
+    frame = pd.read_parquet(folder / "evaluations.parquet")
+    dropped = [name for name in frame if name.startswith(("stderr.", "violation."))]
+    return frame.drop(columns=dropped).assign(**columns)
 
 
-def solutions(table: pa.Table) -> pa.Table:
+def solutions(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that a front is drawn from: within the limits, after step 0, no reference model."""
-    trained = pc.and_(pc.field("feasible"), pc.greater(pc.field("step"), 0))
-    return table.filter(trained).filter(~pc.is_in(pc.field("trial_id"), pa.array(["baseline", "oracle"])))
+    return frame[frame.feasible & (frame.step > 0) & ~frame.trial_id.isin(["baseline", "oracle"])]
 
 
 def keep(folder: Path, out: Path) -> None:

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pandas as pd
 from sweeps import ROOT, keep, note, rayul, sweep
 
 TAUS = "0.95,0.9,0.6,0.4"
@@ -74,14 +74,14 @@ def main() -> None:
 def told(folder: Path) -> list[str]:
     """Markdown: baseline, oracle and the points of the front, with forget quality and model utility."""
     keys = ("forget.es", "retain.es", "retain_report.es", "forget.forget_quality", "retain_report.model_utility")
-    models = pq.read_table(folder / "evaluations.parquet").to_pylist()
+    models = pd.read_parquet(folder / "evaluations.parquet").to_dict("records")
     rows = [row for row in models if row["trial_id"] in ("baseline", "oracle")]
-    rows += pq.read_table(folder / "pareto.parquet").to_pylist()
+    rows += pd.read_parquet(folder / "pareto.parquet").to_dict("records")
     lines = [f"| model | {' | '.join(keys)} |", f"|{' --- |' * (len(keys) + 1)}"]
     for row in rows:
         name = row["trial_id"] if row["step"] == 0 else f"trial {row['trial_id']}, step {row['step']}"
         values = [row.get(f"metrics.{key}") for key in keys]
-        lines.append(f"| {name} | {' | '.join('–' if v is None else f'{v:.3g}' for v in values)} |")
+        lines.append(f"| {name} | {' | '.join('–' if pd.isna(v) else f'{v:.3g}' for v in values)} |")
     return lines
 
 
