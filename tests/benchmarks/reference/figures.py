@@ -38,9 +38,9 @@ def figure(columns: int, height: float = 2.9) -> Figure:
 
 def testbed(results: Path) -> Figure:
     """Left: every evaluation of ga.yaml and its front. Right: the finalists as searched and over fresh seeds."""
-    rows = pd.read_parquet(results / "ga" / "evaluations.parquet")
-    front = pd.read_parquet(results / "ga" / "pareto.parquet").sort_values("metrics.forget.es")
-    verdicts = json.loads((results / "ga" / "audit" / "verdict.json").read_text())["verdicts"]
+    rows = pd.read_parquet(results / "testbed" / "evaluations.parquet")
+    front = pd.read_parquet(results / "testbed" / "pareto.parquet").sort_values("metrics.forget.es")
+    verdicts = json.loads((results / "testbed" / "audit" / "verdict.json").read_text())["verdicts"]
     made = figure(2)
     left, right = made.axes
     base = rows[rows.trial_id == "baseline"].iloc[0]

@@ -1,7 +1,7 @@
 """(a) The sweep of ga.yaml on the testbed, its report, and the audit of its finalists.
 
     python tests/benchmarks/reference/testbed.py [--trials 64] [--finalists 3] [--seeds 5] [--work bench]
-        [--out results/ga]
+        [--out results/testbed]
 
 An interrupted run goes on.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--finalists", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("bench"))
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "ga")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "testbed")
     arguments = parser.parse_args()
     began = time.monotonic()
     folder = sweep("search_spaces/ga.yaml", arguments.work.resolve(), "ga", search__trials=arguments.trials)
