@@ -247,9 +247,8 @@ def _line(row: Audited) -> str:
         return f"{head}: {row.reason}"
     if row.attack == BEFORE:
         metrics = row.scored[0].metrics
-        shown = [
-            f"{key} {metrics[key]:.3f}" for key in ("forget.es", "retain.es", "retain_report.es") if key in metrics
-        ]
+        keys = ("forget.es", "forget.prob", "retain.es", "retain_report.es")
+        shown = [f"{key} {metrics[key]:.3f}" for key in keys if key in metrics]
         return f"{head}: {', '.join(shown)} ({row.seconds:.1f} s)"
     worst = max(row.scored, key=lambda one: one.metrics["forget.es"])
     return f"{head}: forget.es {worst.metrics['forget.es']:.3f} at worst, {worst.variant} ({row.seconds:.1f} s)"

@@ -69,6 +69,14 @@ class AuditTrial(Trainable):  # type: ignore[misc]
     def unlearning_task(self) -> Task:
         return load_here(self.spec, self.sets, self.disk)
 
+    @cached_property
+    def base(self) -> Any:
+        """The model before unlearning with weights that adapters can be merged into, so not in 4 bits."""
+        model = self.disk.with_models(self.spec).model
+        if model.quantize is None:
+            return self.unlearning_task.base
+        return load_model(model.model_copy(update={"quantize": None}))[0]
+
     def _oracle(self) -> Any:
         place = self.disk.with_models(self.spec).oracle
         if self.oracle_model is None and place is not None:
@@ -88,15 +96,15 @@ class AuditTrial(Trainable):  # type: ignore[misc]
     def _model(self, run: dict[str, Any], row: Audited) -> tuple[Any, Audited]:
         task = self.unlearning_task
         if row.subject in (BASELINE, ORACLE):
-            return standalone(self._oracle() if row.subject == ORACLE else task.base), row
+            return standalone(self._oracle() if row.subject == ORACLE else self.base), row
         adapter = audited_adapter(self.folder, row.subject, row.seed)
         if BEFORE in run["done"] and self.disk.get(adapter):
-            return standalone(task.base, adapter), replace(row, mixing=run["mixing"])
+            return standalone(self.base, adapter), replace(row, mixing=run["mixing"])
         if row.subject == REFUSAL:
             train_refusal(task, self.spec, self.lr, row.seed, adapter)
         else:
             how = (run["params"], run["step"], run["fixed"], row.seed)
             row = replace(row, mixing=retrain(task, self.spec, *how, self.baseline, adapter))
-        model = standalone(task.base, adapter)
+        model = standalone(self.base, adapter)
         self.disk.send(adapter)
         return model, row

@@ -1,12 +1,14 @@
 """Methods before control, after early stopping and after calibration, on the testbed over paired seeds.
 
-    python tests/benchmarks/methods.py [--seeds 10] [--out results/methods] [--best results/gd]
+    python tests/benchmarks/methods.py [--seeds 10] [--taus 0.95,0.9] [--lrs 1e-3] [--out FOLDER] [--best results/gd]
+        [--bench FOLDER of `rayul testbed`]
 
 Every method runs once with each seed, all with the same adapter, batch size, steps and learning rate; METHODS lists
 what differs. Per run: forget.es and retain.es of the last step (no control); of the last evaluation before the first to
 break tau * baseline (early stopping); of the last adapter scaled to the largest mixing that keeps tau * baseline
 (calibration), and of the evaluation whose calibration forgets most, which is what a sweep keeps. Two processes, one
-thread each. `--best` retrains the best point of a sweep over fresh seeds.
+thread each. With several learning rates the table has a line for each method and rate. `--bench` takes the models and
+rows of a folder in place of the embedded testbed. `--best` retrains the best point of a sweep over fresh seeds.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,21 +38,32 @@ METHODS: dict[str, dict[str, Any]] = {
     "rmu": {"steering": 20.0},
     "wga": {},
 }
-TAUS = (0.95, 0.90)
 FRESH = 1000
 """First of the seeds that no sweep has used (a sweep's trial n has seed search.seed + n)."""
 
 _TASK: Any = None
 
 
-def spec_of(method: dict[str, Any], training: dict[str, Any], lora: dict[str, Any]) -> Any:
+class Job(NamedTuple):
+    """label: the line of the table; bench: "testbed", or a folder like it."""
+
+    label: str
+    seed: int
+    method: dict[str, Any]
+    training: dict[str, Any]
+    lora: dict[str, Any]
+    taus: tuple[float, ...]
+    bench: str
+
+
+def spec_of(method: dict[str, Any], training: dict[str, Any], lora: dict[str, Any], bench: str) -> Any:
     from rayul.spec.spec import from_plain
     from rayul.testbed import with_testbed
 
     plain = {
         "name": "methods",
-        "model": "testbed",
-        "data": "testbed",
+        "model": bench if bench == "testbed" else f"{bench}/model",
+        "data": bench,
         "method": method,
         "training": {"lr": 1e-3, "batch_size": 8, "steps": 60, "evaluate_every": 5} | training,
         "lora": {"r": 8, "alpha": 16} | lora,
@@ -58,7 +72,7 @@ def spec_of(method: dict[str, Any], training: dict[str, Any], lora: dict[str, An
     return with_testbed(from_plain(plain))
 
 
-def run(job: tuple[str, int, dict[str, Any], dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+def run(job: Job) -> dict[str, Any]:
     """One method with one seed: a row of the table."""
     global _TASK
     import torch
@@ -70,26 +84,26 @@ def run(job: tuple[str, int, dict[str, Any], dict[str, Any], dict[str, Any]]) ->
     from rayul.unlearn.train import train
 
     torch.set_num_threads(1)
-    name, seed, method, training, lora = job
-    spec = spec_of(method, training, lora)
+    name, seed, method, training, lora, taus, bench = job
+    spec = spec_of(method, training, lora, bench)
     if _TASK is None:
         _TASK = load_task(spec, load_sets(spec.data))
     baseline = evaluate(_TASK.base, _TASK, ("es",), 64).values
     model = attach_lora(_TASK.base, spec.lora, seed)
     history = []
-    best: dict[float, dict[str, Any]] = {tau: {"mixed_forget": 1.0} for tau in TAUS}
+    best: dict[float, dict[str, Any]] = {tau: {"mixed_forget": 1.0} for tau in taus}
     last: dict[float, dict[str, Any]] = {}
     for step in train(model, _TASK, spec, seed):
         values = evaluate(model, _TASK, ("es",), 64).values if step else baseline
         history.append((step, values["forget.es"], values["retain.es"]))
         at = {0.0: baseline, 1.0: values}
-        for tau in TAUS if step else ():
+        for tau in taus if step else ():
             last[tau] = calibrated(model, tau * baseline["retain.es"], at)
             best[tau] = min(best[tau], last[tau], key=lambda found: found["mixed_forget"])
     detach_lora(model)
     row: dict[str, Any] = {"method": name, "seed": seed, "baseline_forget": baseline["forget.es"]}
     row |= {"baseline_retain": baseline["retain.es"], "forget": history[-1][1], "retain": history[-1][2]}
-    for tau in TAUS:
+    for tau in taus:
         kept = list(itertools.takewhile(lambda point: point[2] >= tau * baseline["retain.es"], history))  # noqa: B023
         row |= {
             f"stopped_{key}_{tau}": value for key, value in zip(("step", "forget", "retain"), kept[-1], strict=True)
@@ -120,7 +134,7 @@ def calibrated(model: Any, limit: float, at: dict[float, dict[str, float]]) -> d
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], taus: Sequence[float]) -> str:
     """Markdown: mean +- standard deviation over the seeds."""
 
     def cell(name: str, key: str) -> str:
@@ -129,7 +143,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
     heads = ["method", "forget", "retain"]
-    for tau in TAUS:
+    for tau in taus:
         heads += [
             f"stopped at {tau}: forget",
             "retain",
@@ -142,7 +156,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name in dict.fromkeys(row["method"] for row in rows):
         cells = [name, cell(name, "forget"), cell(name, "retain")]
-        for tau in TAUS:
+        for tau in taus:
             zero = [row[f"mixing_{tau}"] == 0 for row in rows if row["method"] == name]
             keys = ("stopped_forget", "stopped_retain", "mixed_forget", "mixed_retain", "mixing")
             cells += [cell(name, f"{key}_{tau}") for key in keys]
@@ -162,12 +176,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--taus", default="0.95,0.9")
+    parser.add_argument("--lrs", default="1e-3")
+    parser.add_argument("--every", type=int, default=5, help="steps between evaluations")
+    parser.add_argument("--bench", default="testbed")
     parser.add_argument("--best", type=Path, default=None, help="results folder of a calibrated sweep")
     parser.add_argument("--methods", default=",".join(METHODS))
     arguments = parser.parse_args()
     from rayul import load_spec
 
-    spec_of({"name": "ga"}, {}, {})  # builds the testbed before two processes need it
+    taus = tuple(float(tau) for tau in arguments.taus.split(","))
+    lrs = [float(lr) for lr in arguments.lrs.split(",")]
+    shared = (taus, arguments.bench)
+    spec_of({"name": "ga"}, {}, {}, arguments.bench)  # builds the testbed before two processes need it
 
     jobs = []
     if arguments.best is not None:
@@ -178,12 +199,23 @@ def main() -> None:
         sections["training"] |= {"steps": point["step"], "evaluate_every": 5}
         label = f"best of {arguments.best.name}"
         seeds = range(FRESH, FRESH + arguments.seeds)
-        jobs = [(label, seed, sections["method"], sections["training"], sections["lora"]) for seed in seeds]
+        jobs = [Job(label, seed, sections["method"], sections["training"], sections["lora"], *shared) for seed in seeds]
         print(f"{label}: {json.dumps(params)} at step {point['step']}, mixing {point['mixing']}: ")
         print(f"  forget.es {point['metrics.forget.es']:.3f}, retain.es {point['metrics.retain.es']:.3f} in the sweep")
     else:
         for seed in range(FRESH, FRESH + arguments.seeds):
-            jobs += [(m, seed, {"name": m} | METHODS[m], {}, {}) for m in arguments.methods.split(",")]
+            jobs += [
+                Job(
+                    m if len(lrs) == 1 else f"{m} {lr:g}",
+                    seed,
+                    {"name": m} | METHODS.get(m, {}),
+                    {"lr": lr, "evaluate_every": arguments.every},
+                    {},
+                    *shared,
+                )
+                for m in arguments.methods.split(",")
+                for lr in lrs
+            ]
 
     started = time.perf_counter()
     rows = []
@@ -191,21 +223,23 @@ def main() -> None:
         for row in pool.imap_unordered(run, jobs):
             rows.append(row)
             print(f"{len(rows)}/{len(jobs)} {row['method']} seed {row['seed']}", file=sys.stderr, flush=True)
-    order = {job[0]: i for i, job in enumerate(jobs)}
-    rows.sort(key=lambda row: (order[row["method"]] % max(1, len(METHODS)), row["method"], row["seed"]))
+    order = list(dict.fromkeys(job.label for job in jobs))
+    rows.sort(key=lambda row: (order.index(row["method"]), row["seed"]))
     seconds = time.perf_counter() - started
     print(f"{datetime.now(UTC):%Y-%m-%d}, {arguments.seeds} seeds from {FRESH}, {seconds:.0f} s on two processes\n")
-    print(table(rows))
+    print(table(rows, taus))
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == name]
-        for which, key in (("last step", "mixed_forget_0.9"), ("best step", "best_mixed_forget_0.9")):
-            ratios = [row[key] / row["stopped_forget_0.9"] for row in mine if row["stopped_forget_0.9"]]
-            median = statistics.median(row[key] for row in mine)
-            print(f"{name}: calibrated at 0.9, {which}: {statistics.mean(ratios):.2f} of stopped; median {median:.2f}")
+        for tau in taus:
+            for which, key in (("last step", f"mixed_forget_{tau}"), ("best step", f"best_mixed_forget_{tau}")):
+                ratios = [row[key] / row[f"stopped_forget_{tau}"] for row in mine if row[f"stopped_forget_{tau}"]]
+                share = statistics.mean(ratios) if ratios else float("nan")
+                median = statistics.median(row[key] for row in mine)
+                print(f"{name}: calibrated at {tau}, {which}: {share:.2f} of stopped; median {median:.2f}")
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows), arguments.out / "methods.parquet")
-        (arguments.out / "table.md").write_text(table(rows) + "\n")
+        (arguments.out / "table.md").write_text(table(rows, taus) + "\n")
 
 
 if __name__ == "__main__":

@@ -246,3 +246,25 @@ def test_a_sweep_without_an_audit_has_no_such_section(tmp_path: Path) -> None:
     assert REFUSAL in with_audit
     (folder / "audit" / "audit.json").unlink()
     assert 'id="audit"' not in summarise(folder).report.read_text()
+
+
+def test_forgetting_is_judged_by_the_objective_of_the_sweep_even_where_nothing_was_extractable(tmp_path: Path) -> None:
+    """A sweep on forget.prob of a model that completes no answer: the rows' probability halves."""
+    rows = []
+    for row in lines():
+        tries = []
+        for one in row.scored:
+            prob = 0.4 if row.subject == "baseline" else 0.2
+            values = {key: (0.0,) * len(v) if key == "forget.es" else v for key, v in one.values.items()}
+            values["forget.prob"] = (prob,) * len(values["forget.es"])
+            metrics = one.metrics | {"forget.es": 0.0, "forget.prob": prob}
+            tries.append(replace(one, values=values, metrics=metrics))
+        rows.append(replace(row, scored=tuple(tries)))
+    folder = audit_folder(tmp_path / "sweep", rows)
+    assert math.isnan(judge(read_audit(load_results(folder)))[0].forgotten.value)  # type: ignore[arg-type]
+    text = (folder / "spec.yaml").read_text()
+    (folder / "spec.yaml").write_text(text.replace("forget.es: minimize", "forget.prob: minimize"))
+    summarise(folder)
+    (one,) = judge(read_audit(load_results(folder)))  # type: ignore[arg-type]
+    assert one.forgotten.value == pytest.approx(0.5)
+    assert "forgets 50% ± 0 of forget.prob" in verdict_lines(folder)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def over_seeds_and_authors(
     value = float(statistic(*whole))
     sd = float(np.std([statistic(np.array([s]), whole[1]) for s in whole[0]], ddof=1)) if seeds > 1 else float("nan")
     drawn = [i for i, pool in enumerate(whole) if len(pool) > 1]
-    if not drawn:
+    if not drawn or not math.isfinite(value):
         return Interval(value, sd, float("nan"), float("nan"))
 
     def of(*samples: NDArray[np.int64], axis: int = -1) -> Floats:

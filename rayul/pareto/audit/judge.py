@@ -16,9 +16,6 @@ from rayul.pareto.held_out import CONTROL, REPORT
 from rayul.pareto.results import Limit
 from rayul.records import ORACLE
 
-ES = "forget.es"
-"""What attacks are judged by: the part of an answer that the model completes word for word."""
-
 
 @dataclass(frozen=True)
 class Kept:
@@ -48,7 +45,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Return:
-    """The worst of an attack's variants. before, after: extraction strength on the forget rows that count; gain: their
+    """The worst of an attack's variants. before, after: the forget metric on the rows that count; gain: their
     difference; returned: as a share of what had been forgotten of those rows."""
 
     attack: str
@@ -62,7 +59,7 @@ class Return:
 
 @dataclass(frozen=True)
 class Judged:
-    """forgotten: 1 - forget.es / baseline over fresh seeds; searched: the same as the search saw it. beyond: attacks
+    """forgotten: 1 - metric / baseline over fresh seeds; searched: the same as the search saw it. beyond: attacks
     that bring back more than the oracle gains by them, and more than nothing, at the audit's confidence."""
 
     finalist: Finalist
@@ -86,7 +83,8 @@ def judge(audit: Audit) -> list[Judged]:
             continue
         back = returns(audit, finalist.name)
         beyond = [r for r in back if r.gain.low > max(0.0, level[r.attack].gain.value if r.attack in level else 0.0)]
-        searched = 1 - finalist.found.metrics.get(ES, math.nan) / audit.baseline.metrics[ES]
+        base = audit.baseline.metrics[audit.metric]
+        searched = 1 - finalist.found.metrics.get(audit.metric, math.nan) / base if base else math.nan
         found.append(
             Judged(
                 finalist,
@@ -101,7 +99,7 @@ def judge(audit: Audit) -> list[Judged]:
 
 
 def forgotten(audit: Audit, runs: Sequence[Audited]) -> Interval:
-    kept = _fraction(audit, runs, ES)
+    kept = _fraction(audit, runs, audit.metric)
     return Interval(1 - kept.value, kept.sd, 1 - kept.high, 1 - kept.low)
 
 
@@ -124,10 +122,11 @@ def powerless(audit: Audit) -> list[str]:
 def _return(audit: Audit, rows: Sequence[Audited], variant: int) -> Return:
     tried: list[Scored] = [row.scored[variant] for row in rows]
     judged = tried[0].judged
-    authors = audit.authors_of(ES, judged)
-    after = Means.of(np.array([one.values[ES] for one in tried]), authors)
-    before = Means.of(np.stack([_judged(audit.before(row), judged) for row in rows]), authors)
-    full = Means.of(_judged(audit.baseline, judged), authors)
+    key = audit.metric
+    authors = audit.authors_of(key, judged)
+    after = Means.of(np.array([one.values[key] for one in tried]), authors)
+    before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), authors)
+    full = Means.of(_judged(audit.baseline, key, judged), authors)
 
     def interval(statistic: object) -> Interval:
         return over_seeds_and_authors(statistic, after.seeds, after.authors, audit.confidence)  # type: ignore[arg-type]
@@ -148,8 +147,8 @@ def _return(audit: Audit, rows: Sequence[Audited], variant: int) -> Return:
     )
 
 
-def _judged(scored: Scored, judged: Sequence[int]) -> Floats:
-    values = np.array(scored.values[ES])
+def _judged(scored: Scored, key: str, judged: Sequence[int]) -> Floats:
+    values = np.array(scored.values[key])
     return values[list(judged)] if judged else values
 
 
@@ -190,7 +189,7 @@ def own_value(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
 def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
     """A metric over the baseline's on the same rows, drawn together."""
     if not all(key in run.scored[0].values for run in runs):
-        base = audit.baseline.metrics[key]
+        base = audit.baseline.metrics[key] or math.nan
         return over_seeds([run.scored[0].metrics.get(key, math.nan) / base for run in runs], audit.confidence)
     authors = audit.authors_of(key)
     mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), authors)

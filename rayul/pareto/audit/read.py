@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rayul.audited import ASKED, AUDIT, BEFORE, CONTROLS, Audited, Scored, audited_from_json
 from rayul.errors import RayulError
 from rayul.pareto.results import Results
+from rayul.pareto.scale import forget_objective
 from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation, read_lines
 
 Floats = NDArray[np.float64]
@@ -55,6 +56,12 @@ class Audit:
     def oracle(self) -> Scored | None:
         row = self.controls.get(ORACLE)
         return row.scored[0] if row is not None and row.scored else None
+
+    @property
+    def metric(self) -> str:
+        """What forgetting is judged by: the sweep's forget objective where it has a value per row, else forget.es."""
+        objective = forget_objective(self.results.objectives)
+        return objective if objective in self.baseline.values else "forget.es"
 
     def attacked(self, subject: str, attack: str) -> list[Audited]:
         """The lines of an attack on every seed of a subject, in the seeds' order; without those that lack rows."""

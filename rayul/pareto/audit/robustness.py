@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayul.audited import Audited
-from rayul.pareto.audit.judge import ES
 from rayul.pareto.audit.read import Audit
 
 METRICS = ("forget.es", "forget.prob", "forget.em", "forget.ppl")
@@ -39,7 +38,7 @@ def robustness(audit: Audit) -> list[Robustness]:
         rows = [row for subject in subjects for row in audit.attacked(subject, attack)]
         if not rows:
             continue
-        worst = max(range(len(rows[0].scored)), key=lambda i: np.mean([_pair(audit, r, i, ES) @ (-1, 1) for r in rows]))
+        worst = int(np.argmax([_mean_gain(audit, rows, i) for i in range(len(rows[0].scored))]))
         for metric in METRICS:
             pairs = np.array([_pair(audit, row, worst, metric) for row in rows])
             pearson, spearman = correlations(pairs)
@@ -56,6 +55,11 @@ def correlations(pairs: np.ndarray) -> tuple[float, float]:
     return float(stats.pearsonr(*pairs.T).statistic), float(stats.spearmanr(*pairs.T).statistic)
 
 
+def _mean_gain(audit: Audit, rows: list[Audited], variant: int) -> float:
+    before, after = np.mean([_pair(audit, row, variant, audit.metric) for row in rows], axis=0)
+    return float(after - before)
+
+
 def _pair(audit: Audit, row: Audited, variant: int, metric: str) -> np.ndarray:
     """The metric before and after, [2]."""
     before, after = audit.before(row), row.scored[variant]
@@ -63,5 +67,5 @@ def _pair(audit: Audit, row: Audited, variant: int, metric: str) -> np.ndarray:
         values = np.array(before.values[metric])
         was = float((values[list(after.judged)] if after.judged else values).mean())
     else:
-        was = before.metrics[metric] if len(after.judged) in (0, len(before.values[ES])) else np.nan
+        was = before.metrics[metric] if len(after.judged) in (0, len(before.values[audit.metric])) else np.nan
     return np.array([was, after.metrics[metric]])

@@ -24,7 +24,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Extraction strength before and after an attack's worst variant; mark: "broken" where it is bad news."""
+    """The forget metric before and after an attack's worst variant; mark: "broken" where it is bad news."""
 
     text: str
     title: str
@@ -37,6 +37,7 @@ class AuditSection:
     searched, with fresh seeds, on unread rows; attacks: (name, weak, a cell for each of models); robustness: (attack,
     Pearson and Spearman by metric, number of models)."""
 
+    metric: str
     seeds: int
     confidence: float
     verdicts: list[tuple[str, str, str]]
@@ -64,6 +65,7 @@ def section(audit: Audit, judged: list[Judged]) -> AuditSection:
     beyond = {one.finalist.name: {r.attack for r in one.beyond} for one in judged}
     weak = powerless(audit)
     return AuditSection(
+        metric=audit.metric,
         seeds=max((len(one.finalist.runs) for one in judged), default=0),
         confidence=audit.confidence,
         verdicts=[(standing(one), WORDS[standing(one)], sentence(audit, one)) for one in judged],

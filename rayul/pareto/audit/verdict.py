@@ -23,7 +23,8 @@ def standing(judged: Judged) -> str:
 
 def sentence(audit: Audit, judged: Judged) -> str:
     """How much is forgotten, what is kept against which limit, and the worst that comes back."""
-    parts = [f"forgets {_percent(judged.forgotten)} of what is extractable", *map(_kept, judged.kept)]
+    what = "what is extractable" if audit.metric == "forget.es" else audit.metric
+    parts = [f"forgets {_percent(judged.forgotten)} of {what}", *map(_kept, judged.kept)]
     return f"{judged.finalist.name}: {', '.join(parts)}{_returns(audit, judged)}"
 
 
