@@ -24,7 +24,7 @@ const thin = (name) => {
 
 // ---- the look of each role --------------------------------------------------------------------------------------
 const LOOKS = {
-  broken: () => ({ marker: { color: css("broken"), size: 6, symbol: "circle-open", line: { width: 1 } }, opacity: 0.75 }),
+  broken: () => ({ marker: { color: css("broken"), size: 6, symbol: "circle-open", line: { width: 1 } }, opacity: 0.9 }),
   kept: () => ({ marker: { color: css("kept"), size: 6.5, line: { width: 0 } }, opacity: 0.8 }),
   front: () => ({
     line: { color: css("accent"), width: 2 }, marker: { color: css("accent"), size: 9, line: { color: css("panel"), width: 1.5 } },
