@@ -170,6 +170,7 @@ const draw = (name) => {
   const element = byId(`chart-${name}`), figure = figures[name];
   if (!element || !figure) return;
   const layout = layoutOf(figure.layout);
+  if (document.querySelector("main.paper")) layout.width = element.clientWidth;
   if (figure.views) for (const axis of ["xaxis", "yaxis"]) layout[axis].range = figure.views[view()][axis].slice();
   Plotly.react(element, figure.data.map(dress), layout, {
     responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover",
