@@ -130,9 +130,16 @@ def test_failures_and_odd_prunings_are_named(tmp_path: Path) -> None:
         baseline(),
         evaluation("0000", 5, 0.5, 0.95, state=PRUNED, reason="the calibrated forgetting no longer improves"),
         evaluation("0001", 5, 0.5, 0.5, state=FAILED, reason="out of memory:\n" + "x" * 200),
+        *(
+            evaluation(f"{n:04d}", 5, 0.5, 0.95, state=PRUNED, reason=f"dominance at step {n}: with 9{n}% kept it has")
+            for n in (2, 3)
+        ),
+        *(evaluation(f"{n:04d}", 5, 0.5, 0.5, state=FAILED, reason=f"diverged: step {n}: loss nan") for n in (4, 5)),
     ]
     lines = status_lines(read_status(write_folder(tmp_path / "s", rows), False))
     assert "     1  the calibrated forgetting no longer improves" in lines
+    assert "     2  dominance" in lines
+    assert "     2  diverged: step 4: loss nan" in lines
     assert any(line.startswith("     1  out of memory: xxx") and line.endswith("…") for line in lines)
     assert max(map(len, lines)) <= 80
 

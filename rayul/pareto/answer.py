@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rayul.pareto.axes import axes
@@ -30,6 +32,14 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:,.1f} h"
+
+
+def by_reason(ended: Iterable[Evaluation]) -> list[list[Evaluation]]:
+    """Endings with the same reason, most frequent first; reasons that differ in numbers only are one."""
+    groups: dict[str, list[Evaluation]] = {}
+    for e in ended:
+        groups.setdefault(re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", e.reason), []).append(e)
+    return sorted(groups.values(), key=len, reverse=True)
 
 
 def measured(evaluation: Evaluation, metric: str) -> str:

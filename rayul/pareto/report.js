@@ -24,7 +24,7 @@ const thin = (name) => {
 
 // ---- the look of each role --------------------------------------------------------------------------------------
 const LOOKS = {
-  broken: () => ({ marker: { color: css("broken"), size: 6, symbol: "circle-open", line: { width: 1 } }, opacity: 0.75 }),
+  broken: () => ({ marker: { color: css("broken"), size: 6, symbol: "circle-open", line: { width: 1 } }, opacity: 0.9 }),
   kept: () => ({ marker: { color: css("kept"), size: 6.5, line: { width: 0 } }, opacity: 0.8 }),
   front: () => ({
     line: { color: css("accent"), width: 2 }, marker: { color: css("accent"), size: 9, line: { color: css("panel"), width: 1.5 } },
@@ -170,6 +170,7 @@ const draw = (name) => {
   const element = byId(`chart-${name}`), figure = figures[name];
   if (!element || !figure) return;
   const layout = layoutOf(figure.layout);
+  if (document.querySelector("main.paper")) layout.width = element.clientWidth;
   if (figure.views) for (const axis of ["xaxis", "yaxis"]) layout[axis].range = figure.views[view()][axis].slice();
   Plotly.react(element, figure.data.map(dress), layout, {
     responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from rayul.errors import RayulError
-from rayul.pareto.answer import answer, caution, headline, measured, tiles
+from rayul.pareto.answer import answer, by_reason, caution, headline, measured, tiles
 from rayul.pareto.axes import axes
 from rayul.pareto.charts import payload
 from rayul.pareto.importance import MIN_TRIALS, importances
@@ -20,7 +19,7 @@ from rayul.pareto.listing import every_trial, listing, settings_yaml
 from rayul.pareto.origin import data_sets, origin
 from rayul.pareto.results import Results
 from rayul.pareto.tables import write_text
-from rayul.records import FAILED, PRUNED, Evaluation
+from rayul.records import FAILED, PRUNED
 
 if TYPE_CHECKING:
     from rayul.pareto.audit.section import AuditSection
@@ -87,11 +86,7 @@ def embed(data: Any) -> Markup:
 
 
 def grouped(results: Results, state: str) -> list[dict[str, Any]]:
-    """Trials that ended in `state` by reason, most frequent first; reasons that differ in numbers only are one."""
-    groups: dict[str, list[Evaluation]] = {}
-    for e in results.endings.values():
-        if e.state == state:
-            groups.setdefault(re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", e.reason), []).append(e)
+    """Trials that ended in `state`, by reason."""
     return [
         {
             "count": len(ended),
@@ -101,5 +96,5 @@ def grouped(results: Results, state: str) -> list[dict[str, Any]]:
             "trials": [e.trial_id for e in ended[:50]],
             "more": max(0, len(ended) - 50),
         }
-        for ended in sorted(groups.values(), key=len, reverse=True)
+        for ended in by_reason(e for e in results.endings.values() if e.state == state)
     ]

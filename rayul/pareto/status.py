@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rayul.pareto.answer import duration
+from rayul.pareto.answer import by_reason, duration
 from rayul.pareto.results import Results, load_results
 from rayul.pareto.summary import Summary, front_lines, summary_of
 from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC, STUDY
@@ -103,18 +104,20 @@ def status_lines(status: Status) -> list[str]:
 
 
 def pruned_by(results: Results) -> Counter[str]:
-    """Number of pruned trials by the criteria that their last row breaks; by the reason where it breaks none."""
+    """Number of pruned trials by the criteria that their last row breaks; by the rule that stopped it where it breaks
+    none ("dominance at step 20: ..." is dominance)."""
     limits = {limit.metric: str(limit) for limit in results.limits}
     counts: Counter[str] = Counter()
     for e in results.endings.values():
         if e.state == PRUNED:
             broken = [limits.get(metric, metric) for metric, violation in e.violation.items() if not violation <= 0]
-            counts[" and ".join(broken) or e.reason] += 1
+            counts[" and ".join(broken) or re.split(r" at step |: | \(", e.reason)[0]] += 1
     return counts
 
 
 def failed(results: Results) -> Counter[str]:
-    return Counter(" ".join(e.reason.split()) for e in results.endings.values() if e.state == FAILED)
+    groups = by_reason(e for e in results.endings.values() if e.state == FAILED)
+    return Counter({" ".join(group[0].reason.split()): len(group) for group in groups})
 
 
 def _seconds(runs: Iterable[Mapping[str, str]], now: datetime) -> float:

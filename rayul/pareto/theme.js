@@ -16,10 +16,13 @@ window.addEventListener("beforeprint", () => {
   before = root.dataset.theme;
   root.dataset.theme = "light";
   document.querySelectorAll("details").forEach((d) => { d.open = true; });
+  document.querySelector("main").classList.add("paper");
   drawAll();
 });
 window.addEventListener("afterprint", () => {
   if (before) root.dataset.theme = before; else delete root.dataset.theme;
+  document.querySelector("main").classList.remove("paper");
   drawAll();
+  document.querySelectorAll(".js-plotly-plot").forEach((chart) => Plotly.Plots.resize(chart));
 });
 label();

@@ -25,9 +25,6 @@ from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
 from rayul.unlearn.trial import REPORTED, device_name, run_trial
 
-MEANS = tuple(name for name in CHEAP if name != "ppl")
-"""Metrics that are the mean of a value per row, so that rows can be drawn anew; perplexity weighs rows by length."""
-
 
 def retrain(
     task: Task,
@@ -103,8 +100,12 @@ def examine(
 def measured(
     model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
 ) -> Scored:
-    """Every metric of every set: what a search measures with its values per row, and the rest of the suite."""
-    cheap = evaluate(model, task, CHEAP, spec.evaluate.batch_size, REPORTED)
+    """Every metric of every set: what a search measures, and the rest of the suite.
+
+    With their values per row are those that are the mean of these, so that rows can be drawn anew: perplexity weighs
+    rows by their length.
+    """
+    cheap = evaluate(model, task, [*CHEAP, *spec.evaluate.own.values()], spec.evaluate.batch_size, REPORTED)
     further = [name for name in names if name not in CHEAP]
     measured = dict(cheap.measured)
     if further:
@@ -114,7 +115,7 @@ def measured(
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
         stderr={key: m.stderr for key, m in measured.items()},
-        values={key: _rounded(v) for key, v in cheap.per_row.items() if key.split(".")[1] in MEANS},
+        values={key: _rounded(v) for key, v in cheap.per_row.items() if not key.endswith(".ppl")},
     )
 
 

@@ -117,6 +117,27 @@ def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path) -> None:
     assert state["wide"] == "false"
 
 
+def test_charts_fit_the_paper_and_come_back(tmp_path: Path) -> None:
+    script = """<script>
+(async () => {
+  const root = document.documentElement, pause = () => new Promise((done) => setTimeout(done, 200));
+  const wide = () => Math.max(...[...document.querySelectorAll(".js-plotly-plot .main-svg")].map((s) => s.clientWidth));
+  document.getElementById("theme").click();
+  root.dataset.screen = String(wide());
+  window.dispatchEvent(new Event("beforeprint"));
+  root.dataset.paper = String(wide());
+  root.dataset.printed = root.dataset.theme;
+  window.dispatchEvent(new Event("afterprint"));
+  await pause();
+  root.dataset.again = String(wide());
+})();
+</script>"""
+    state, _ = browse(summarise(write_folder(tmp_path / "s", sweep(30))).report, script, tmp_path)
+    a4 = 718  # pixels of 96 dpi between the margins that browsers leave
+    assert int(state["paper"]) <= a4 < int(state["screen"]) == int(state["again"])
+    assert (state["printed"], state["theme"]) == ("light", "dark")
+
+
 def test_webgl_with_many_evaluations(tmp_path: Path) -> None:
     state, _ = used(summarise(write_folder(tmp_path / "s", sweep(300, prune=False))).report, tmp_path)
     assert "error" not in state

@@ -71,6 +71,19 @@ def test_a_tracker_that_is_not_installed_is_refused_with_its_package(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
+@needs("mlflow")
+def test_a_server_that_does_not_answer_is_refused_before_a_trial(
+    make_spec: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayul.sweep.run import run_sweep
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(InputError, match=r"tracking\.mlflow: (.|\n)*Connection refused(.|\n)*is tracking\.mlflow\.uri"):
+        run_sweep(make_spec(tracking={"mlflow": {"uri": "http://127.0.0.1:9"}}), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 @needs("wandb")
 def test_wandb_without_a_key_is_refused_before_a_trial(
     make_spec: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

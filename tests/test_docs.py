@@ -1,0 +1,122 @@
+"""The pages on metrics and methods name all there is and nothing else, with the directions and defaults of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayul.spec import METHODS, METRICS, SETS, Control, load_spec
+from rayul.spec.methods import GRU
+from rayul.unlearn.suite import NAMES
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def rows(page: str, first: str) -> dict[str, list[str]]:
+    """Cells by the code in the first column, of the tables whose first heading is `first`."""
+    found: dict[str, list[str]] = {}
+    inside = False
+    for line in (DOCS / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        inside = bool(cells) and (inside or cells[0] == first)
+        if inside and (name := re.fullmatch(r"`(\w+)`", cells[0])):
+            assert name[1] not in found, f"{name[1]} stands twice"
+            found[name[1]] = cells[1:]
+    return found
+
+
+def test_every_metric_and_set_is_on_the_page() -> None:
+    assert rows("metrics.md", "metric").keys() == METRICS.keys()
+    assert set(NAMES) <= METRICS.keys()
+    assert rows("metrics.md", "set").keys() == set(SETS)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_direction_of_a_metric_is_that_of_the_code(name: str) -> None:
+    _, span, kept, forget, _ = rows("metrics.md", "metric")[name]
+    known = METRICS[name].direction_on_utility
+    other = {"higher": "lower", "lower": "higher"}[known]
+    bad_everywhere = name in ("empty", "repetition", "distinct")
+    assert kept in (known, "–")
+    assert forget in ("–", "0.5" if name.startswith("mia_") else known if bad_everywhere else other)
+    assert (kept, forget) != ("–", "–")
+    assert span == ("1 to ∞" if name == "ppl" else "0 to 1")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_on_its_page_with_its_parameters(name: str) -> None:
+    table = rows("methods.md", "method")
+    assert table.keys() == METHODS.keys()
+    _, reads, parameters, source = table[name]
+    needs = {"retain": "retain", "refusals": "idk", "ref": "reference", "hidden states": "hidden"}
+    assert {needs[word] for word in reads.split(", ") if word != "forget"} == METHODS[name].needs
+    said = dict(re.findall(r"`(\w+)` ([\w.]+)", parameters))
+    defaults = {k: p.default for k, p in METHODS[name].parameters.items() if k not in GRU}
+    assert said.keys() == defaults.keys()
+    assert all(said[k] == ("the" if v is None else str(v)) for k, v in defaults.items())
+    assert "arxiv.org/abs/" in source
+
+
+def test_gru_is_described_with_its_default() -> None:
+    text = (DOCS / "methods.md").read_text()
+    assert "`gru: true`" in text
+    assert f"`gru_smoothing` {GRU['gru_smoothing'].default}" in text
+
+
+def test_every_control_is_on_the_page_with_its_default() -> None:
+    table = rows("methods.md", "`control.`")
+    assert table.keys() == Control.model_fields.keys()
+    for name, (default, _) in table.items():
+        value: Any = Control.model_fields[name].default
+        assert default == ("none" if value == () else "null" if value is None else str(value).lower()), name
+
+
+def test_links_lead_somewhere() -> None:
+    for page in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(((?!http)[^)#]+)", page.read_text()):
+            assert (DOCS / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize(("page", "file"), [("metrics.md", "my_metric.py"), ("methods.md", "my_loss.py")])
+def test_the_example_of_ones_own_is_a_spec_that_holds(
+    page: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / page).read_text()
+    (source,) = re.findall(r"```python\n(# my_.*?)```", text, re.DOTALL)
+    assert source.startswith(f"# {file}")
+    Path(file).write_text(source)
+    (section,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    method = "" if "method:" in section else "method: ga\n"
+    Path("x.yaml").write_text(f"name: x\nmodel: testbed\ndata: testbed\n{method}training: {{lr: 1e-3}}\n{section}")
+    assert f"./{file}" in load_spec("x.yaml").code
+
+
+def test_the_metric_of_ones_own_measures(
+    task: Any, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: Any
+) -> None:
+    from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.task import load_task
+
+    monkeypatch.chdir(tmp_path)
+    (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "metrics.md").read_text(), re.DOTALL)
+    Path("my_metric.py").write_text(source)
+    spec = make_spec(evaluate={"metrics": ["prob", "./my_metric.py:weakest"]}, objectives={"forget.prob": "minimize"})
+    found = evaluate(task.base, load_task(spec, sets), spec.evaluate.metrics, 64).values
+    assert 0 < found["forget.weakest"] < found["forget.prob"] < 1
+
+
+def test_the_loss_of_ones_own_trains(
+    task: Any, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayul.unlearn.trial import run_trial
+
+    monkeypatch.chdir(tmp_path)
+    (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
+    Path("my_loss.py").write_text(source)
+    spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5})
+    rows = [e for s in run_trial(task, spec, "0", 0, {}, {}) for e in s.evaluations]
+    assert (rows[-1].state, rows[-1].step) == ("completed", spec.training.steps)
