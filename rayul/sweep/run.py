@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -84,6 +85,7 @@ def _run(
     testbed_progress: Callable[[str, float], None] | None,
 ) -> Summary:
     spec = checked(folder, spec, (folder / SPEC).exists() if resume == "if any" else resume)
+    began = time.monotonic()
     spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
@@ -123,7 +125,8 @@ def _run(
         for row in references.values():
             journal.append(row)
         stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console, callbacks)
-        begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
+        provenance = run_ends(spec.provenance or {}, stopped, time.monotonic() - began)
+        begin(folder, spec.model_copy(update={"provenance": provenance}))
         if stopped not in ("", CTRL_C):
             say(f"stopped: {stopped}")
         if not stopped:
@@ -232,7 +235,8 @@ def _trainable(
     every = spec.resources.checkpoint_every
     arguments = shared | {"sets": ray.put(sets), "shape": packing.shape, "checkpoint_every": every}
     with broker(mine, arguments) as shop:
-        yield tune.with_parameters(PackedTrial, broker=shop), shop.release.remote
+        limit = spec.search.trial_time_limit
+        yield tune.with_parameters(PackedTrial, broker=shop, limit=limit), shop.release.remote
 
 
 def _directory(trial: Any) -> str:
