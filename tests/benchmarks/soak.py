@@ -129,35 +129,18 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
         driver.terminate()
         driver.communicate(timeout=300)
     watch.look()
-    spec.write_text(spec.read_text())
-    finishing = len(watch.ended)
-    final = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "rayul",
-            "sweep",
-            str(spec),
-            "--results",
-            str(folder),
-            *flags,
-            "--trials",
-            str(finishing),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    begun = {row["trial_id"] for row in rows(watch.folder) if row["trial_id"].isdigit()}
+    final = sweep(spec, folder, *flags, "--trials", str(len(begun)))
     watch.look()
     cluster.shutdown()
     states = Counter(watch.ended.values())
+    unfinished = len(begun - set(watch.ended))
     print(f"kills: {sum(kills.values())} ({', '.join(f'{n} of a {what}' for what, n in kills.items())})")
-    print(f"rows: {len(watch.lines)}, trials ended: {len(watch.ended)} ({dict(states)})")
-    print(
-        f"rows or endings lost: {watch.lost}, duplicates: {watch.duplicates}, ended trials run again: {watch.repeated}"
-    )
+    print(f"rows: {len(watch.lines)}, trials ended: {len(watch.ended)} ({dict(states)}), not ended: {unfinished}")
+    print(f"rows or endings lost: {watch.lost}, duplicates: {watch.duplicates}")
+    print(f"trials run again that had ended: {watch.repeated}")
     print(f"drivers that ended by themselves before the end: {unasked}; the last resume exited {final.returncode}")
-    bad = watch.lost + watch.duplicates + watch.repeated + unasked + final.returncode + len(begun - set(watch.ended))
+    bad = watch.lost + watch.duplicates + watch.repeated + unasked + final.returncode + unfinished
     if final.returncode:
         print(final.stderr[-3000:])
     return not bad
