@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "sweep")]
 
 from conftest import small_sets, write_tiny_model  # noqa: E402
-from driver import ended, key, rows, start, write_spec  # noqa: E402
+from driver import ended, key, rows, start, sweep, write_spec  # noqa: E402
 
 from rayul.unlearn.data import FILES, write_rows  # noqa: E402
 
