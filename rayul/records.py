@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -87,7 +88,9 @@ def trial_id(number: int) -> str:
 
 
 def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
-    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
+    """adapters/<trial_id>-<step>-<mixing>/ of a results folder. Raises RayulError for an id that leads out of it."""
+    if not re.fullmatch(r"[\w-]+", evaluation.trial_id):
+        raise RayulError(f"{evaluation.trial_id!r} is no trial's id", "the records were written by something else")
     return folder / ADAPTERS / f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"
 
 

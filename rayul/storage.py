@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -57,6 +58,11 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
+        if "@" in urlsplit(url).netloc:  # s3://key:secret@bucket: it would stand in every record of the sweep
+            raise InputError(
+                f"{url.partition('://')[0]}://...: a URL of results has no credentials in it",
+                "set them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+            )
         self.url = url
         name = url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
         self.folder = cache_folder() / "results" / sha256(url.encode()).hexdigest()[:12] / name

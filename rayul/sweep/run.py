@@ -17,7 +17,7 @@ from rayul.errors import RayulError
 from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
-from rayul.spec import Spec, check_objectives, limits, notices
+from rayul.spec import Spec, check_objectives, limits
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
@@ -94,7 +94,7 @@ def _run(
     load_tokenizer(ready.model)
     journal = Journal(folder / JOURNAL)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    for line in notices(spec.code):
+    for line in spec.notices:
         say(line)
     callbacks = trackers(spec, folder, say)
     with (
