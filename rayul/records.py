@@ -87,11 +87,16 @@ def trial_id(number: int) -> str:
     return f"{number:04d}"
 
 
-def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
-    """adapters/<trial_id>-<step>-<mixing>/ of a results folder. Raises RayulError for an id that leads out of it."""
+def adapter_name(evaluation: Evaluation) -> str:
+    """<trial_id>-<step>-<mixing>. Raises RayulError for an id that would lead out of the folder."""
     if not re.fullmatch(r"[\w-]+", evaluation.trial_id):
         raise RayulError(f"{evaluation.trial_id!r} is no trial's id", "the records were written by something else")
-    return folder / ADAPTERS / f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"
+    return f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"
+
+
+def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
+    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
+    return folder / ADAPTERS / adapter_name(evaluation)
 
 
 _FLOAT_MAPS = ("metrics", "stderr", "violation")

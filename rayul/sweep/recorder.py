@@ -13,7 +13,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rayul.pareto.front import front
-from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_folder, from_json, trial_id
+from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_name, from_json, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import Deadline
 from rayul.sweep.scheduler import ControlScheduler
@@ -105,7 +105,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def collect_adapters(self) -> None:
         """Delete the adapters of ended trials that are not on the sweep's front."""
-        kept = {adapter_folder(self.folder, e) for e in self.front}
+        kept = {adapter_name(e) for e in self.front}
         for path in (self.folder / ADAPTERS).glob("*-*-*"):
-            if path.name.split("-")[0] in self.ended and path not in kept:
+            if path.name.split("-")[0] in self.ended and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)

@@ -130,7 +130,7 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
         driver.communicate(timeout=300)
     watch.look()
     begun = {row["trial_id"] for row in rows(watch.folder) if row["trial_id"].isdigit()}
-    final = sweep(spec, folder, *flags, "--trials", str(len(begun)))
+    final = sweep(spec, folder, *flags, "--trials", str(max(1, len(begun))))
     watch.look()
     cluster.shutdown()
     states = Counter(watch.ended.values())
