@@ -31,6 +31,9 @@ RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
 SPEC, JOURNAL, STUDY, ADAPTERS = "spec.yaml", "evaluations.jsonl", "study.journal", "adapters"
 """Names in a results folder: what a sweep asked for, its rows, Optuna's study, and the adapters of its front."""
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the states of running trials, in the results folder; gone when the sweep ends."""
+
 Key = tuple[str, int, float]
 
 

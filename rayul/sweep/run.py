@@ -16,7 +16,7 @@ from rich.console import Console
 from rayul.errors import RayulError
 from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
-from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
+from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
 from rayul.spec import Spec, check_objectives, limits
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
@@ -29,7 +29,6 @@ from ray.tune.error import TuneError
 from rayul.sweep.audit import audit
 from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
-from rayul.sweep.device import CHECKPOINTS
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.folder import begin, checked, opened, with_data
 from rayul.sweep.packed_trial import PackedTrial
