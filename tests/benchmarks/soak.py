@@ -2,7 +2,7 @@
 
     python tests/benchmarks/soak.py --minutes 30
 
-A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Every 20 to 60 seconds
+A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Every 30 to 90 seconds
 something dies by SIGKILL: the driver (which is started again with --resume), a worker process, or a whole node (another
 one joins). After every kill and at the end: each whole line of the journal that was there is still there, no key stands
 twice, no trial that had ended has a new row, and at the end every trial has ended. Exits 1 where one of that is not so.
@@ -92,7 +92,7 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
     unasked = 0
     deadline = time.monotonic() + 60 * minutes
     while time.monotonic() < deadline:
-        wait = time.monotonic() + dice.uniform(20, 60)
+        wait = time.monotonic() + dice.uniform(30, 90)
         while time.monotonic() < min(wait, deadline) and driver.poll() is None:
             time.sleep(0.5)
         if driver.poll() is not None:
