@@ -43,7 +43,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
     """Check specs: every problem of every file, with its line, before anything is spent."""
-    from rayul.spec import load_spec, notices
+    from rayul.spec import load_spec
 
     problems = []
     for file in files:
@@ -53,7 +53,7 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
             problems.append(str(error))
         else:
             print(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
-            for line in notices(spec.code):
+            for line in spec.notices:
                 print(f"{file}: {line}")
     if problems:
         raise InputError("\n".join(problems))
@@ -194,7 +194,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite."""
-    from rayul.spec import notices, parse_spec
+    from rayul.spec import parse_spec
 
     shared = {"template": template, "dtype": dtype}
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
@@ -202,7 +202,7 @@ def evaluate(
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
     spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
     console = Console(stderr=True)
-    for line in notices(spec.code):
+    for line in spec.notices:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed

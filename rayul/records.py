@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -29,6 +30,9 @@ RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
 
 SPEC, JOURNAL, STUDY, ADAPTERS = "spec.yaml", "evaluations.jsonl", "study.journal", "adapters"
 """Names in a results folder: what a sweep asked for, its rows, Optuna's study, and the adapters of its front."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the states of running trials, in the results folder; gone when the sweep ends."""
 
 Key = tuple[str, int, float]
 
@@ -86,9 +90,16 @@ def trial_id(number: int) -> str:
     return f"{number:04d}"
 
 
+def adapter_name(evaluation: Evaluation) -> str:
+    """<trial_id>-<step>-<mixing>. Raises RayulError for an id that would lead out of the folder."""
+    if not re.fullmatch(r"[\w-]+", evaluation.trial_id):
+        raise RayulError(f"{evaluation.trial_id!r} is no trial's id", "the records were written by something else")
+    return f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"
+
+
 def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
     """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
-    return folder / ADAPTERS / f"{evaluation.trial_id}-{evaluation.step}-{evaluation.mixing:g}"
+    return folder / ADAPTERS / adapter_name(evaluation)
 
 
 _FLOAT_MAPS = ("metrics", "stderr", "violation")

@@ -19,13 +19,14 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
-from rayul.records import JOURNAL, STUDY
+from rayul.records import CHECKPOINTS, JOURNAL, STUDY
 
 EVERY = 5.0
 """Seconds between two copies. One that takes longer is given ten times its own time, so that copying journals that
@@ -36,8 +37,6 @@ SILENT = 60.0
 
 OWNER = "driver.json"
 """Beside the results at the URL while a driver writes to them: its machine and process."""
-
-_NOT_SHARED = (".tmp", ".lock")
 
 
 def is_url(place: str | Path) -> bool:
@@ -57,6 +56,11 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
+        if "@" in urlsplit(url).netloc:  # s3://key:secret@bucket: it would stand in every record of the sweep
+            raise InputError(
+                f"{url.partition('://')[0]}://...: a URL of results has no credentials in it",
+                "set them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)",
+            )
         self.url = url
         name = url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
         self.folder = cache_folder() / "results" / sha256(url.encode()).hexdigest()[:12] / name
@@ -108,7 +112,7 @@ class Storage:
         stamps = {
             name: _stamp(path)
             for path in self.folder.rglob("*")
-            if path.is_file() and not (name := path.relative_to(self.folder).as_posix()).endswith(_NOT_SHARED)
+            if path.is_file() and _is_kept(name := path.relative_to(self.folder).as_posix())
         }
         stamps |= {name: stamp for name, (stamp, _) in journals.items() if stamp}
         with self._reaching(RayulError), ThreadPoolExecutor(8) as pool:
@@ -247,6 +251,11 @@ def local(place: str | Path, *, write: bool = False) -> Iterator[Path]:
 def owned(url: str) -> bool:
     """Whether a driver writes to the results at the URL now."""
     return Storage(url).owner() is not None
+
+
+def _is_kept(name: str) -> bool:
+    """Not what is half written, nor the states of running trials: large, and worth minutes of one trial."""
+    return not name.endswith((".tmp", ".lock")) and ".tmp/" not in name and not name.startswith(f"{CHECKPOINTS}/")
 
 
 def _me() -> bytes:

@@ -37,9 +37,8 @@ def rows_of(names: tuple[str, ...]) -> list[Any]:
     return rows
 
 
-@pytest.fixture(scope="session")
-def sets() -> dict[str, tuple[Any, ...]]:
-    """Sets of 6 to 9 rows, split by author."""
+def small_sets() -> dict[str, tuple[Any, ...]]:
+    """Sets of 3 to 6 rows, split by author."""
     rows = rows_of(NAMES)
     return {
         "forget": tuple(rows[:6]),
@@ -51,13 +50,16 @@ def sets() -> dict[str, tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sets() -> dict[str, tuple[Any, ...]]:
+    return small_sets()
+
+
+def write_tiny_model(folder: Path) -> Path:
     """A Llama of two layers with random weights, and a byte-level BPE tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny")
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -81,6 +83,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,9 @@ def test_what_is_pushed_is_fetched_on_another_machine(
     write(here.folder, "study.journal", b"study")
     write(here.folder, "adapters/0000-1-1/adapter_model.safetensors", b"weights")
     write(here.folder, "adapters/0001-1-1.tmp/adapter_model.safetensors", b"half")
+    write(here.folder, "checkpoints/0001.safetensors", b"large")
     here.push()
+    assert names(url) == {"evaluations.jsonl", "study.journal", "adapters/0000-1-1/adapter_model.safetensors"}
     on_another_machine(monkeypatch, tmp_path, "other")
     with local(url) as folder:
         assert folder != here.folder

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
-from rayul.spec import dump_yaml, notices
+from rayul.spec import dump_yaml
 
 _WIDTH = 100
 
@@ -30,7 +30,7 @@ def _spec(plan: Plan) -> Iterator[str]:
         if key in ("method", "evaluate"):
             value = {name: one for name, one in value.items() if name != "code"}
         yield from _item(key, dump_yaml(value, flow=True).strip().removesuffix("\n..."))
-    for line in notices(plan.spec.code):
+    for line in plan.spec.notices:
         yield f"  {line}"
 
 

@@ -153,7 +153,7 @@ class Search(Section):
     """Seconds, or 30m, 2h, 1h30m, of all runs together: then the sweep ends as on Ctrl-C, with all its rows, and a
     resume with more time finishes the trials that were running."""
     trial_time_limit: Duration | None = None
-    """Of one trial, all its starts together: one that takes longer hangs or is not worth it, and fails."""
+    """Of one trial: one that takes longer hangs, or is not worth it; it fails and is not started again."""
     max_device_hours: float | None = Field(default=None, gt=0)
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None

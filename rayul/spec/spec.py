@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, mod
 from pydantic_core import PydanticCustomError
 
 from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, Training
-from rayul.spec.custom import source_hash
+from rayul.spec.custom import notices, source_hash
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.evaluate import Evaluate, own_metrics
 from rayul.spec.explain import explain
@@ -96,6 +96,12 @@ class Spec(Section):
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
+
+    @property
+    def notices(self) -> list[str]:
+        """A line for each code from outside that a sweep runs."""
+        models = [model for model in (self.model, self.oracle) if model is not None and model.trust_remote_code]
+        return notices(self.code) + [f"code that comes with {m.path} will run (trust_remote_code)" for m in models]
 
     @property
     def code(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,16 @@ def run_begins(provenance: Mapping[str, Any], journal: Path) -> dict[str, Any]:
     return {**provenance, "runs": runs | {str(len(runs) + 1): {"began": _text(datetime.now(UTC))}}}
 
 
-def run_ends(provenance: Mapping[str, Any], stopped: str) -> dict[str, Any]:
-    """The provenance with the end of its last run; `stopped` says why that came early, "" where all trials ran."""
+def run_ends(provenance: Mapping[str, Any], stopped: str, seconds: float) -> dict[str, Any]:
+    """The provenance with the end of its last run, which took so many seconds (of a clock that nobody sets); `stopped`
+    says why that came early, "" where all trials ran."""
     runs = dict(provenance["runs"])
     key, run = runs.popitem()
-    runs[key] = run | {"ended": _text(datetime.now(UTC))} | ({"stopped": stopped} if stopped else {})
+    runs[key] = (
+        run
+        | {"ended": _text(_date(run["began"]) + timedelta(seconds=seconds))}
+        | ({"stopped": stopped} if stopped else {})
+    )
     return {**provenance, "runs": runs}
 
 
@@ -96,7 +101,8 @@ def seconds_spent(provenance: Mapping[str, Any]) -> float:
     """Seconds of all runs, the one that still goes on included."""
     now = datetime.now(UTC)
     runs = provenance.get("runs", {}).values()
-    return sum(((_date(r["ended"]) if "ended" in r else now) - _date(r["began"])).total_seconds() for r in runs)
+    spans = [(_date(r["ended"]) if "ended" in r else now) - _date(r["began"]) for r in runs]
+    return sum(max(0.0, span.total_seconds()) for span in spans)  # a clock may have been set back
 
 
 def _date(text: str) -> datetime:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from rayul.records import RUNNING, Evaluation, from_json, to_json, trial_id
+from rayul.records import CHECKPOINTS, RUNNING, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.worker import KeptAdapters, load_here
@@ -21,9 +21,6 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Packs, Report, Shape
 from rayul.unlearn.pack.slot import SlotState
 from rayul.unlearn.trial import failed_row
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the states of running trials, below the results folder; gone when the sweep ends."""
 
 
 class Seat:

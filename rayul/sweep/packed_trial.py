@@ -9,12 +9,14 @@ import ray
 from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
+from rayul.sweep.deadline import arm
+
 
 class PackedTrial(Trainable):  # type: ignore[misc]
     """Config as of `UnlearningTrial`; its results are those of `Device.next`."""
 
-    def setup(self, config: dict[str, Any], broker: Any) -> None:
-        self.broker = broker
+    def setup(self, config: dict[str, Any], broker: Any, limit: float | None = None) -> None:
+        self.broker, self.limit = broker, limit
         self._join(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -29,6 +31,8 @@ class PackedTrial(Trainable):  # type: ignore[misc]
             # Tune starts the trial again, from its last checkpoint, and counts: see MAX_FAILURES.
             ray.get(self._place(lost=self.device._actor_id.hex()))
             raise
+        if result["done"]:
+            arm(None)  # the process waits for its next trial
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -37,8 +41,12 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         pass
 
+    def cleanup(self) -> None:
+        arm(None)
+
     def _join(self, config: dict[str, Any]) -> None:
         self.config = config
+        arm(self.limit)
         self.device = ray.get(self._place())
         try:
             ray.get(self.device.join.remote(config["number"], config["params"]))

@@ -13,8 +13,9 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rayul.pareto.front import front
-from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_folder, from_json, trial_id
+from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_name, from_json, trial_id
 from rayul.spec import Spec
+from rayul.sweep.deadline import Deadline
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher
 
@@ -42,6 +43,16 @@ class Recorder(Callback):  # type: ignore[misc]
         self.scheduler, self.searcher, self.listener = scheduler, searcher, listener
         self.ended = {row.trial_id for row in journal if row.state != RUNNING}
         self.front = front(journal, baseline, spec.objectives)
+        self.deadline = Deadline(spec.search.trial_time_limit)
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self.deadline.check()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.deadline.start(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.deadline.end(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -58,10 +69,13 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It failed more often than Tune restarts it: a failed row, as for every failure of one trial."""
         error = trial.get_pickled_error()
-        if isinstance(error, RayTaskError):
+        if late := self.deadline.why(trial):
+            reason = late
+        elif isinstance(error, RayTaskError):
             reason = f"{type(error.cause).__name__}: {error.cause}"
         else:
             reason = "its worker process died again and again (out of memory, or the node was lost)"
+        self.deadline.end(trial)
         self._record([self._ending(trial, FAILED, reason)])
 
     def _record(self, rows: list[Evaluation]) -> None:
@@ -91,7 +105,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def collect_adapters(self) -> None:
         """Delete the adapters of ended trials that are not on the sweep's front."""
-        kept = {adapter_folder(self.folder, e) for e in self.front}
+        kept = {adapter_name(e) for e in self.front}
         for path in (self.folder / ADAPTERS).glob("*-*-*"):
-            if path.name.split("-")[0] in self.ended and path not in kept:
+            if path.name.split("-")[0] in self.ended and path.name not in kept:
                 shutil.rmtree(path, ignore_errors=True)

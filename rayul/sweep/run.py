@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +16,8 @@ from rich.console import Console
 from rayul.errors import RayulError
 from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
-from rayul.records import BASELINE, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
-from rayul.spec import Spec, check_objectives, limits, notices
+from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
+from rayul.spec import Spec, check_objectives, limits
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
@@ -28,7 +29,6 @@ from ray.tune.error import TuneError
 from rayul.sweep.audit import audit
 from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
-from rayul.sweep.device import CHECKPOINTS
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.folder import begin, checked, opened, with_data
 from rayul.sweep.packed_trial import PackedTrial
@@ -84,6 +84,7 @@ def _run(
     testbed_progress: Callable[[str, float], None] | None,
 ) -> Summary:
     spec = checked(folder, spec, (folder / SPEC).exists() if resume == "if any" else resume)
+    began = time.monotonic()
     spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
@@ -92,7 +93,7 @@ def _run(
     load_tokenizer(ready.model)
     journal = Journal(folder / JOURNAL)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    for line in notices(spec.code):
+    for line in spec.notices:
         say(line)
     callbacks = trackers(spec, folder, say)
     with (
@@ -123,7 +124,8 @@ def _run(
         for row in references.values():
             journal.append(row)
         stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console, callbacks)
-        begin(folder, spec.model_copy(update={"provenance": run_ends(spec.provenance or {}, stopped)}))
+        provenance = run_ends(spec.provenance or {}, stopped, time.monotonic() - began)
+        begin(folder, spec.model_copy(update={"provenance": provenance}))
         if stopped not in ("", CTRL_C):
             say(f"stopped: {stopped}")
         if not stopped:
@@ -232,7 +234,8 @@ def _trainable(
     every = spec.resources.checkpoint_every
     arguments = shared | {"sets": ray.put(sets), "shape": packing.shape, "checkpoint_every": every}
     with broker(mine, arguments) as shop:
-        yield tune.with_parameters(PackedTrial, broker=shop), shop.release.remote
+        limit = spec.search.trial_time_limit
+        yield tune.with_parameters(PackedTrial, broker=shop, limit=limit), shop.release.remote
 
 
 def _directory(trial: Any) -> str:

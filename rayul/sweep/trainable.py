@@ -10,6 +10,7 @@ from ray.tune import Trainable
 
 from rayul.records import FAILED, RUNNING, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
+from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.worker import KeptAdapters, load_here
 from rayul.unlearn.adapters import save_adapter
@@ -48,6 +49,8 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
             self.kept.add(snapshot.evaluations, lambda e, place: save_adapter(snapshot.model, e.mixing, place))
         elif last.step == 0:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
+        if last.state != RUNNING:
+            arm(None)  # the process waits for its next trial
         return {
             "evaluations": [to_json(e) for e in snapshot.evaluations],
             "number": self.config["number"],
@@ -57,6 +60,7 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         }
 
     def cleanup(self) -> None:
+        arm(None)
         self.snapshots.close()  # type: ignore[attr-defined]
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -67,6 +71,7 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.config = config
+        arm(self.spec.search.trial_time_limit)
         self.kept = KeptAdapters(self.spec, self.disk, self.folder, self.baseline)
         self.snapshots = self._run(config["number"], config["params"])
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rayul.unlearn.model import check_safetensors
+
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
@@ -48,9 +50,10 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def load_adapter(base: Any, folder: Path) -> PeftModel:
-    """The base with an adapter on it that `save_adapter` wrote."""
+    """The base with an adapter on it that `save_adapter` wrote. Raises InputError for one in a pickle."""
     from peft import PeftModel
 
+    check_safetensors(folder)
     with warnings.catch_warnings():
         # PEFT 0.21 asks for `is_gradient_checkpointing`, which transformers 5.23 has renamed.
         warnings.simplefilter("ignore", FutureWarning)

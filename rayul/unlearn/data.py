@@ -102,9 +102,7 @@ def _records(path: Path) -> Iterable[tuple[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file", "check the path; relative paths start at the working directory")
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return ((f"{path}: row {i}", record) for i, record in enumerate(pq.read_table(path).to_pylist()))
+        return _parquet_rows(path)
     return _json_lines(path)
 
 
@@ -117,6 +115,17 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
             file.write(json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False) + "\n")
 
 
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        records = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}", "write it again") from None
+    return ((f"{path}: row {i}", record) for i, record in enumerate(records))
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
@@ -124,11 +133,13 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 yield f"{path}:{number}", json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a list in a list in a ...
                 # The text of a row may be private: name the place, never the content.
+                what = (
+                    f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too large"
+                )
                 raise InputError(
-                    f"{path}:{number}: not JSON: {error.msg} at column {error.colno}",
-                    'one JSON object a line: {"question": ..., "answer": ...}',
+                    f"{path}:{number}: not JSON: {what}", 'one JSON object a line: {"question": ..., "answer": ...}'
                 ) from None
 
 
@@ -147,7 +158,7 @@ def _row(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
                 f"the columns are: {found}; map yours with data.columns.{name}",
             )
     perturbed = values["perturbed_answer"] or ()
-    perturbed = (perturbed,) if isinstance(perturbed, str) else tuple(map(str, perturbed))
+    perturbed = tuple(map(str, perturbed)) if isinstance(perturbed, list | tuple) else (str(perturbed),)
     texts = {name: str(values[name] or "") for name in COLUMNS if name not in ("perturbed_answer", "text")}
     return Row(**texts, perturbed_answer=perturbed)
 

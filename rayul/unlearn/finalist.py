@@ -126,7 +126,7 @@ def _attempt(variant: str, judged: tuple[int, ...], scores: list[TokenScores]) -
         judged,
         {key: m.value for key, m in found.items()},
         {key: m.stderr for key, m in found.items()},
-        {f"forget.{name}": _rounded(per_row(name, scores)) for name in MEANS},
+        {f"forget.{name}": _rounded(per_row(name, scores)) for name in CHEAP if name != "ppl"},
     )
 
 

@@ -40,18 +40,22 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
     if spread:
         options["device_map"] = "auto"
     adapter = (Path(place) / "adapter_config.json").is_file()
+    if adapter:
+        check_safetensors(Path(place))
+    # A pickle runs code when it is read: weights come as safetensors or not at all.
+    weights = options | {"use_safetensors": True}
     try:
         if adapter:
             from peft import AutoPeftModelForCausalLM
 
-            base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **options).merge_and_unload()
+            base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
         else:
-            base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
+            base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights)
     except (OSError, ValueError) as error:
         raise InputError(
             f"model {model.path!r} cannot be loaded: {_first_line(error)}",
             "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
-            "a gated model needs HF_TOKEN",
+            "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
         ) from error
     base.requires_grad_(False)
     base.generation_config.pad_token_id = base.generation_config.eos_token_id
@@ -94,6 +98,15 @@ def gradient_checkpointing(model: Any, on: bool) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.gradient_checkpointing, layer.training = False, False
+
+
+def check_safetensors(adapter: Path) -> None:
+    """Raises InputError for an adapter folder that PEFT would read a pickle from."""
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(
+            f"adapter {adapter} has no adapter_model.safetensors",
+            "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
+        )
 
 
 def load_tokenizer(model: specs.Model) -> Tokenizer:

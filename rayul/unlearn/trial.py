@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -43,8 +44,11 @@ def run_trial(
     spec: the sweep's spec with `params` filled in (`spec.at(params)`). baseline: metrics of the model before
     unlearning; step 0 is a row of these, since a fresh adapter changes nothing. A trial that diverges, runs out of
     memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
+
+    The first time that memory runs out it begins again, with half as many rows a forward: the same gradients, and so
+    the same evaluations, in less memory. The rows from there on say so.
     """
-    shared = Evaluation(
+    row = Evaluation(
         trial_id,
         0,
         seed=seed,
@@ -53,10 +57,37 @@ def run_trial(
         numerics=f"alone, {numerics(task)}",
     )
     started = time.perf_counter()
-    step, model = -1, None
+    reached, halved = -1, False
+    while True:
+        out_of_memory = False
+        try:
+            with closing(_attempt(task, spec, row, baseline, started)) as attempt:
+                for snapshot in attempt:
+                    reached = snapshot.evaluations[-1].step
+                    yield snapshot
+        except Exception as error:  # any failure of one trial is a row, never the end of a sweep
+            out_of_memory = is_out_of_memory(error) and not halved
+            failed = failed_row(replace(row, step=reached + 1), error)
+        else:
+            return
+        # Only here: the frames of the error hold what did not fit.
+        if not out_of_memory:
+            yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
+            return
+        spec, halved = halved_forwards(spec), True
+        rows = f"{spec.training.micro_batch_size} rows a forward"
+        row = replace(row, reason=f"out of memory at step {reached + 1}: begun again with {rows}")
+        if task.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _attempt(
+    task: Task, spec: Spec, shared: Evaluation, baseline: Mapping[str, float], started: float
+) -> Generator[Snapshot, None, None]:
+    model = None
     try:
-        model = attach_lora(task.base, spec.lora, seed)
-        for step in train(model, task, spec, seed):
+        model = attach_lora(task.base, spec.lora, shared.seed)
+        for step in train(model, task, spec, shared.seed):
             row = replace(shared, step=step)
             rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(model, task, spec, row, baseline)
             seconds = time.perf_counter() - started
@@ -64,12 +95,21 @@ def run_trial(
             if step == spec.training.steps:
                 rows[-1] = replace(rows[-1], state=COMPLETED)
             yield Snapshot(rows, model)
-    except Exception as error:  # any failure of one trial is a row, never the end of a sweep
-        failed = failed_row(replace(shared, step=step + 1), error)
-        yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
     finally:
         if model is not None:
             detach_lora(model)
+
+
+def halved_forwards(spec: Spec) -> Spec:
+    """The spec with half as many rows in a forward, in training (the gradient is accumulated) and in evaluation."""
+    training, evaluation = spec.training, spec.evaluate
+    rows = training.micro_batch_size or training.batch_size
+    return spec.model_copy(
+        update={
+            "training": training.model_copy(update={"micro_batch_size": max(1, rows // 2)}),
+            "evaluate": evaluation.model_copy(update={"batch_size": max(1, evaluation.batch_size // 2)}),
+        }
+    )
 
 
 def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:

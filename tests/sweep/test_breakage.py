@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from driver import command, ended, key, rows, start, sweep, write_spec
 from test_faults import children_of, finished_is_kept, wait
 
@@ -167,3 +172,156 @@ def test_a_criterion_on_a_set_that_the_data_lacks_is_bad_input(
     assert "general" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "tiny").exists()
+
+
+HANGS = """
+from rayul.unlearn.losses import mean_nll
+
+
+def hangs(forget, retain, idk, *, hang: bool = False):
+    if hang:
+        sum(range(10**15))  # in C, with the interpreter's lock held: no Python thread runs any more
+    return -mean_nll(forget)
+"""
+
+
+def test_a_trial_that_hangs_fails_by_its_time_limit_and_the_others_run(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    (tmp_path / "own.py").write_text(HANGS)
+    spec = one_after_the_other(
+        tmp_path,
+        tiny_folder,
+        data_folder,
+        method={"name": f"{tmp_path / 'own.py'}:hangs", "hang": {"choice": [True, False]}},
+        search={"sampler": "grid", "trials": 2, "trial_time_limit": "60s"},
+        resources={"cpu": os.cpu_count() or 1, "packs": False},
+    )
+    done = sweep(spec, tmp_path)
+    assert done.returncode == 0, done.stderr
+    last = {row["params"]["method.hang"]: row for row in rows(tmp_path / "tiny") if row["state"] != "running"}
+    assert last[True]["state"] == "failed"
+    assert "took longer than search.trial_time_limit of 60 s" in last[True]["reason"]
+    assert last[False]["state"] == "completed"
+    assert sum(row["state"] == "failed" for row in rows(tmp_path / "tiny")) == 1
+
+
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+static long offset(void) {
+    char text[32] = "0";
+    FILE *file = fopen(getenv("CLOCK_OFFSET"), "r");
+    if (file) { if (!fgets(text, sizeof text, file)) text[0] = '0'; fclose(file); }
+    return atol(text);
+}
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(id, now);
+    if (!failed && id == CLOCK_REALTIME) now->tv_sec += offset();
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec t;
+    int failed = clock_gettime(CLOCK_REALTIME, &t);
+    if (!failed) { now->tv_sec = t.tv_sec; now->tv_usec = t.tv_nsec / 1000; }
+    return failed;
+}
+time_t time(time_t *out) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    if (out) *out = t.tv_sec;
+    return t.tv_sec;
+}
+"""
+"""The clock that can be set, of the processes that load it; the one that cannot stays as it is."""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the clock that jumps")
+def test_a_clock_that_jumps_changes_neither_rows_nor_the_time_that_was_spent(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """A day ahead and then a year back, as everything in the driver, its workers and Ray's own processes sees it."""
+    spec = one_after_the_other(
+        tmp_path, tiny_folder, data_folder, search={"sampler": "random", "trials": 4, "time_limit": "2h"}
+    )
+    clock, folder = tmp_path / "clock", tmp_path / "tiny"
+    clock.write_text("0")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    library = tmp_path / "clock.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "clock.c", "-ldl"], check=True)
+    faked = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(clock), "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(
+        command(spec, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | faked
+    )
+    for count, jump in ((3, str(24 * 3600)), (14, str(-365 * 24 * 3600))):
+        wait(lambda: len(rows(folder)) >= count, driver)  # noqa: B023 (called at once)
+        clock.write_text(jump)
+    _, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, err
+    (run,) = yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]["runs"].values()
+    took = datetime.fromisoformat(run["ended"]) - datetime.fromisoformat(run["began"])
+    assert timedelta(0) < took < timedelta(hours=1)
+    more = sweep(spec, tmp_path, "--resume", "--trials", "5")
+    assert more.returncode == 0, more.stderr
+    assert "stopped" not in err + more.stderr
+    assert ended(folder) == dict.fromkeys(("0000", "0001", "0002", "0003", "0004"), "completed")
+    keys = [key(row) for row in rows(folder)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_an_object_store_that_is_smaller_than_the_rows_is_only_slower(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """Rows of 120 MB through a store of 80 MB; what does not fit goes by the disk."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    lines = (tmp_path / "data" / "general.jsonl").read_text().splitlines()
+    large = [json.loads(line) | {"paraphrased_answer": "x" * (40 << 20)} for line in lines[:3]]
+    (tmp_path / "data" / "general.jsonl").write_text("".join(json.dumps(row) + "\n" for row in large))
+    spec = one_after_the_other(
+        tmp_path, tiny_folder, tmp_path / "data", search={"sampler": "random", "trials": 2}, resources={"gpu": 0}
+    )
+    code = f"""
+import ray
+from pathlib import Path
+from rayul.spec import load_spec
+from rayul.sweep.run import run_sweep
+
+quiet = {{"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}}
+ray.init("local", num_cpus=2, object_store_memory=80 << 20, **quiet)
+run_sweep(load_spec({str(spec)!r}), Path({str(tmp_path / "small")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ended(tmp_path / "small") == {"0000": "completed", "0001": "completed"}
+
+
+def test_files_that_end_in_the_middle_are_read_as_far_as_they_are_whole_or_made_again(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """What a machine leaves that loses its power in the middle of a write."""
+    spec = one_after_the_other(tmp_path, tiny_folder, data_folder, search={"sampler": "random", "trials": 2})
+    folder = tmp_path / "tiny"
+    assert sweep(spec, tmp_path).returncode == 0
+    before = (folder / "evaluations.jsonl").read_bytes()
+    for name in ("evaluations.parquet", "trials.parquet", "pareto.parquet", "pareto.json", "report.html"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+    (folder / "evaluations.jsonl").write_bytes(before + b'{"trial_id": "0001", "step": 9')
+    with open(folder / "study.journal", "ab") as file:
+        file.write(b'{"op_code": 5, "worker_id"')
+    for arguments in (["status", str(folder)], ["report", str(folder)]):
+        command = [sys.executable, "-m", "rayul", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+    assert pq.read_table(folder / "evaluations.parquet").num_rows == len(before.splitlines())
+    again = sweep(spec, tmp_path, "--resume", "--trials", "3")
+    assert again.returncode == 0, again.stderr
+    finished_is_kept(before.split(b"\n")[:-1], folder)
+    assert set(ended(folder)) == {"0000", "0001", "0002"}

@@ -106,7 +106,7 @@ def test_a_killed_run_lasted_until_its_last_record(tmp_path: Path) -> None:
     assert list(provenance["runs"]) == ["1", "2", "3"]
     assert provenance["runs"]["1"] == first
     assert provenance["runs"]["2"]["stopped"] == "killed"
-    ended = run_ends(provenance, "")
+    ended = run_ends(provenance, "", 60.0)
     assert "stopped" not in ended["runs"]["3"]
     present = datetime.fromisoformat(ended["runs"]["3"]["ended"]) - datetime.fromisoformat(ended["runs"]["3"]["began"])
     assert seconds_spent(ended) == pytest.approx((5 + 10) * 60 + present.total_seconds(), abs=0.01)

@@ -80,8 +80,9 @@ def test_trials_spread_over_the_nodes(
     assert len({key(row) for row in rows(tmp_path / "tiny")}) == len(rows(tmp_path / "tiny"))
 
 
+@pytest.mark.parametrize("notice", [False, True], ids=["at once", "with notice"])
 def test_a_node_is_lost_and_another_joins(
-    cluster: Cluster, tmp_path: Path, tiny_folder: Path, data_folder: Path
+    notice: bool, cluster: Cluster, tmp_path: Path, tiny_folder: Path, data_folder: Path
 ) -> None:
     first, second = (cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2))
     cluster.wait_for_nodes()
@@ -93,7 +94,7 @@ def test_a_node_is_lost_and_another_joins(
     driver = start(spec, tmp_path, "--address", cluster.address)
     wait(lambda: len(rows(folder)) >= 6 and busy_nodes([first, second]) == {first.node_id, second.node_id}, driver)
     before = (folder / "evaluations.jsonl").read_bytes()
-    cluster.remove_node(second, allow_graceful=False)
+    cluster.remove_node(second, allow_graceful=notice)
     third = cluster.add_node(num_cpus=1, num_gpus=1)
     wait(lambda: third.node_id in busy_nodes([third]), driver)
     _, err = driver.communicate(timeout=280)

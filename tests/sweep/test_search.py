@@ -272,3 +272,26 @@ def test_half_a_line_and_a_lock_that_a_killed_driver_left_do_not_stand_in_the_wa
     sweep.open()
     assert [t.params for t in sweep.study.trials] == [params for _, params in whole]
     assert sweep.run(2)[0][0] == 3
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+@pytest.mark.parametrize("kept", [0.0, 0.4, 0.8])
+def test_a_study_that_is_behind_the_rows_is_made_good_from_them(
+    make_spec: Make, begin: Any, sampler: str, kept: float
+) -> None:
+    """As after a loss of power, or where only the rows had been copied to a bucket: no trial is lost or run again."""
+    sections = GRID if sampler == "grid" else CONDITIONAL
+    sweep = begin(make_spec(**sections, search={"sampler": sampler}))
+    whole = sweep.run(5)
+    unfinished, params = sweep.ask()
+    sweep.journal.append(sweep.row(sweep.spec, unfinished, 0, 0.8, 0.5, params=params))
+    path = sweep.folder / "study.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: int(kept * len(lines))]))
+    sweep.open()
+    states = [t.state for t in sweep.study.trials[:6]]
+    assert states == [TrialState.COMPLETE] * 5 + [TrialState.RUNNING]
+    assert [t.params for t in sweep.study.trials[:5]] == [p for _, p in whole]
+    assert sweep.ask() == (unfinished, params), "it is the next to run, as it was"
+    number, _ = sweep.ask()
+    assert number == 6

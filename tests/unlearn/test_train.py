@@ -190,6 +190,54 @@ def test_a_trial_that_diverges_ends_with_one_failed_row(task: Any, make_spec: Ma
     assert evaluate(task.base, task, spec.evaluate.metrics, 64).values == baseline
 
 
+class Memory:
+    """A forward pass with more than `fits` rows runs out of memory, from the second step on."""
+
+    def __init__(self, base: Any, fits: int, after: int = 3) -> None:
+        self.fits, self.left = fits, after
+        self.sizes: list[int] = []
+        self.handle = base.register_forward_pre_hook(self.check, with_kwargs=True)
+
+    def check(self, module: Any, args: Any, kwargs: Any) -> None:
+        size = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+        self.sizes.append(size)
+        self.left -= 1
+        if size > self.fits and self.left < 0:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and_says_so(
+    task: Any, make_spec: MakeSpec
+) -> None:
+    spec = make_spec(method="gd", training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
+    calm = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+    memory = Memory(task.base, fits=2)
+    try:
+        rows = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+    finally:
+        memory.handle.remove()
+    assert [r.step for r in rows] == [0, 0, 2, 4], "it begins again"
+    assert [r.state for r in rows] == [RUNNING, RUNNING, RUNNING, COMPLETED]
+    assert rows[0].reason == ""
+    assert {r.reason for r in rows[1:]} == {"out of memory at step 1: begun again with 2 rows a forward"}
+    for mine, other in zip(rows[1:], calm, strict=True):
+        assert mine.metrics == pytest.approx(other.metrics, rel=1e-4), "the gradient is accumulated"
+    assert max(memory.sizes[-6:]) <= 2
+
+
+def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeSpec) -> None:
+    spec = make_spec(training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
+    memory = Memory(task.base, fits=1)
+    try:
+        rows = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+    finally:
+        memory.handle.remove()
+    assert [r.state for r in rows[:-1]] == [RUNNING] * (len(rows) - 1)
+    assert rows[-1].state == FAILED
+    assert rows[-1].reason.startswith("out of memory: lower training.batch_size")
+    assert sum(r.step == 0 for r in rows) == 2, "it was begun again once"
+
+
 def test_an_error_inside_a_trial_is_a_failed_row_with_its_reason(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(lora={"target_modules": ["no_such_layer"]})
     rows = [e for s in run_trial(task, spec, "0000", 0, {}, {}) for e in s.evaluations]

@@ -1,0 +1,160 @@
+"""A long sweep on a small cluster under fire: drivers, workers and nodes are killed at random while it runs.
+
+    python tests/benchmarks/soak.py --minutes 30
+
+A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Every 30 to 90 seconds
+something dies by SIGKILL: the driver (which is started again with --resume), a worker process, or a whole node (another
+one joins). After every kill and at the end: each whole line of the journal that was there is still there, no key stands
+twice, no trial that had ended has a new row, and at the end every trial has ended. Exits 1 where one of that is not so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "sweep")]
+
+from conftest import small_sets, write_tiny_model  # noqa: E402
+from driver import ended, key, rows, start, sweep, write_spec  # noqa: E402
+
+from rayul.unlearn.data import FILES, write_rows  # noqa: E402
+
+
+class Watch:
+    """What may never be lost, and what has been found lost or twice."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines: list[bytes] = []
+        self.ended: dict[str, str] = {}
+        self.lost = self.duplicates = self.repeated = 0
+
+    def look(self) -> None:
+        path = self.folder / "evaluations.jsonl"
+        if not path.exists():
+            return
+        lines = path.read_bytes().split(b"\n")[:-1]
+        self.lost += sum(old != new for old, new in zip(self.lines, lines, strict=False))
+        self.lost += max(0, len(self.lines) - len(lines))
+        found = rows(self.folder)
+        self.duplicates += len(found) - len({key(row) for row in found})
+        self.repeated += sum(row["trial_id"] in self.ended for row in found[len(self.lines) :])
+        now = ended(self.folder)
+        self.lost += sum(now.get(trial) != state for trial, state in self.ended.items())
+        self.lines, self.ended = lines, now
+
+
+def workers(cluster: Cluster) -> list[psutil.Process]:
+    """Processes of Ray that run a trial or hold a device."""
+    found = []
+    for node in cluster.worker_nodes:
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        for child in raylet.children(recursive=True):
+            try:
+                line = " ".join(child.cmdline())
+            except psutil.Error:
+                continue
+            if line.startswith("ray::") and "IDLE" not in line:
+                found.append(child)
+    return found
+
+
+def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
+    data = folder / "data"
+    data.mkdir()
+    for name, some in small_sets().items():
+        write_rows(data / FILES[name], some)
+    spec = write_spec(
+        folder / "tiny.yaml",
+        write_tiny_model(folder / "model"),
+        data,
+        training={"lr": {"float": [1e-4, 1e-2], "log": True}, "batch_size": 4, "steps": 200, "evaluate_every": 10},
+        search={"sampler": "tpe", "trials": trials},
+        resources={"gpu": 0, "cpu": 1},
+    )
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    flags = ("--address", cluster.address, "--resume-if-any")
+    watch, kills, dice = Watch(folder / "tiny"), Counter[str](), random.Random(seed)
+    driver: Any = start(spec, folder, *flags)
+    unasked = 0
+    deadline = time.monotonic() + 60 * minutes
+    while time.monotonic() < deadline:
+        wait = time.monotonic() + dice.uniform(30, 90)
+        while time.monotonic() < min(wait, deadline) and driver.poll() is None:
+            time.sleep(0.5)
+        if driver.poll() is not None:
+            out, err = driver.communicate()
+            watch.look()
+            if driver.returncode == 0:
+                break
+            unasked += 1
+            print(f"driver ended by itself with {driver.returncode}:\n{out[-2000:]}\n{err[-4000:]}", flush=True)
+            driver = start(spec, folder, *flags)
+            continue
+        target = dice.choice(["driver", "driver", "worker", "worker", "node"])
+        if target == "driver":
+            driver.kill()
+            driver.communicate()
+            watch.look()
+            driver = start(spec, folder, *flags)
+        elif target == "worker":
+            alive = workers(cluster)
+            if not alive:
+                continue
+            victim = dice.choice(alive)
+            victim.kill()
+        else:
+            cluster.remove_node(dice.choice(list(cluster.worker_nodes)), allow_graceful=False)
+            cluster.add_node(num_cpus=1)
+        kills[target] += 1
+        watch.look()
+        left = max(0.0, deadline - time.monotonic()) / 60
+        print(
+            f"{dict(kills)}: {len(watch.lines)} rows, {len(watch.ended)} trials ended, {left:.0f} min left", flush=True
+        )
+    if driver.poll() is None:  # time is up: it may finish what it has
+        driver.terminate()
+        driver.communicate(timeout=300)
+    watch.look()
+    begun = {row["trial_id"] for row in rows(watch.folder) if row["trial_id"].isdigit()}
+    final = sweep(spec, folder, *flags, "--trials", str(max(1, len(begun))))
+    watch.look()
+    cluster.shutdown()
+    states = Counter(watch.ended.values())
+    unfinished = len(begun - set(watch.ended))
+    print(f"kills: {sum(kills.values())} ({', '.join(f'{n} of a {what}' for what, n in kills.items())})")
+    print(f"rows: {len(watch.lines)}, trials ended: {len(watch.ended)} ({dict(states)}), not ended: {unfinished}")
+    print(f"rows or endings lost: {watch.lost}, duplicates: {watch.duplicates}")
+    print(f"trials run again that had ended: {watch.repeated}")
+    print(f"drivers that ended by themselves before the end: {unasked}; the last resume exited {final.returncode}")
+    bad = watch.lost + watch.duplicates + watch.repeated + unasked + final.returncode + unfinished
+    if final.returncode:
+        print(final.stderr[-3000:])
+    return not bad
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--trials", type=int, default=2000, help="more than the time is enough for")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rayul-soak-") as folder:
+        sys.exit(0 if soak(asked.minutes, asked.trials, asked.seed, Path(folder)) else 1)
+
+
+if __name__ == "__main__":
+    main()
