@@ -166,7 +166,7 @@ def load_results(folder: Path | str) -> Results:
         name=spec.name,
         objectives=spec.objectives,
         limits=tuple(_limits(spec, reference[BASELINE])),
-        limit_values=limits(spec.control.criteria, reference[BASELINE].metrics),
+        limit_values=limits(spec.criteria, reference[BASELINE].metrics),
         space=spec.space,
         provenance=spec.provenance or {},
         seed=spec.search.seed,
@@ -179,7 +179,7 @@ def load_results(folder: Path | str) -> Results:
 
 def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
     found = []
-    for criterion in spec.control.criteria:
+    for criterion in spec.criteria:
         threshold = criterion.at_least or criterion.at_most
         if not isinstance(threshold, Threshold):
             continue
