@@ -129,8 +129,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         )
         return gained, kept
 
-    def _stalled('); b=t.index('    def _remember(')
-t=t[:a]+'''    def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
+    def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
         metric, direction = next(iter(self.spec.objectives.items()))
         sign = 1.0 if direction == "minimize" else -1.0
         targets = [self.spec.criteria_at(tau) for tau in self.spec.targets]

@@ -2,9 +2,9 @@
 
     nice python tests/benchmarks/trajectories.py --cache ~/.cache/rayul/trajectories.jsonl [--limit N] [--part I/N]
 
-Every configuration of search_space.yaml is trained to its last step on the testbed with the seed that belongs to it, and
-evaluated with mixing. A line a configuration; those that are there are not run again; several processes may fill one
-file (--part 1/2 and --part 2/2).
+Every configuration of search_space.yaml is trained to its last step on the testbed with the seed that belongs to it,
+and evaluated with mixing. A line a configuration; those that are there are not run again; several processes may fill
+one file (--part 1/2 and --part 2/2).
 """
 
 from __future__ import annotations
