@@ -69,7 +69,8 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     def verdict(self, trial_id: str, step: int) -> str:
         """Why the trial must stop at this step, in a sentence; "" when it may go on."""
         steps = {s: rows for s, rows in sorted(self.history[trial_id].items()) if s <= step}
-        judged = self._stalled if self.spec.control.mixing else self._broken
+        mixing = self._spec_of(next(iter(steps.values()))[0]).control.mixing
+        judged = self._stalled if mixing else self._broken
         return (judged(steps) if self.spec.pruning.criteria else "") or self._dominated(trial_id, steps)
 
     def _broken(self, steps: Mapping[int, list[Evaluation]]) -> str:
@@ -106,8 +107,8 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         trained = np.array(list(steps)) > 0
         if not is_behind(gained[trained], kept[trained], front_gained, front_kept, rule.margin, rule.patience):
             return ""
-        last = self._spec_of(next(iter(steps.values()))[0]).training.steps
-        mixing = bool(self.spec.control.mixing)
+        own = self._spec_of(next(iter(steps.values()))[0])
+        last, mixing = own.training.steps, own.control.mixing
         if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last, mixing):
             return ""
         ahead = float(front_at(kept[-1:], front_gained, front_kept)[0])

@@ -1,16 +1,15 @@
 """Search arms compared on real runs: hypervolume against training steps and time, and what pruning rules cost.
 
-    python tests/benchmarks/trajectories.py --cache FILE      (once: every configuration of search_space.yaml, to its end)
+    python tests/benchmarks/trajectories.py --cache FILE   (once: every configuration of search_space.yaml, to its end)
     python tests/benchmarks/search.py --cache FILE [--seeds 0-9] [--trials 64] [--out results/search]
-    python tests/benchmarks/search.py --cache FILE --rules    (false prunes of each rule on all trajectories)
+    python tests/benchmarks/search.py --cache FILE --rules (false prunes of each rule on all trajectories)
 
-Every arm proposes configurations of the same space and is answered from the cache by the exact configuration; one that is
-not there is an error, never a neighbour. Trials take the seconds that theirs took, `flight` of them at a time, so a
+Every arm proposes configurations of the same space and is answered from the cache by the exact configuration; one that
+is not there is an error, never a neighbour. Trials take the seconds that theirs took, `flight` of them at a time, so a
 sampler with more in flight has seen less. Steps are training steps of all trials; seconds are those of the sweep on
 `flight` equal cores: CPU seconds of the recorded run, split into training and forwards by least squares. Hypervolume is
-rayul's own (feasible at 90% of retain.es, at least 5% forgotten, utility above the limit), of every evaluation an arm has
-paid for. With mixing, every arm's trials are calibrated, and an arm that knows nothing of criteria is told the calibrated
-values.
+rayul's own (feasible at 90% of retain.es, at least 5% forgotten, utility above the limit), of every evaluation an arm
+has paid for. With mixing every arm's trials are calibrated; one that knows no criteria is told calibrated values.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Interval(NamedTuple):
 
 
 def intervals(known: dict[str, list[Point]], mixing: bool) -> dict[str, list[Interval]]:
-    """The trajectories as an arm meets them: without mixing only the rows of mixing 1, and their forwards alone paid."""
+    """The trajectories as an arm meets them: without mixing only the rows of mixing 1, and their forwards."""
     forward = seconds_of_a_forward(known)
     found = {}
     for key, points in known.items():
@@ -379,8 +378,8 @@ RULES = {
 
 
 def rules(known: dict[str, list[Point]], mixing: bool, orders: int) -> str:
-    """False prunes: of the trajectories run to the end, met one after the other in `orders` random orders, those that a
-    rule stops before an evaluation of theirs that is on the front of all; and the hypervolume that is lost with them."""
+    """False prunes: of the trajectories run to the end, met one after the other in `orders` random orders, those that
+    a rule stops before an evaluation of theirs that is on the front of all; and the hypervolume lost with them."""
     trials = list(intervals(known, mixing).values())
     heads = ["rules", "steps kept", "stopped", "of those, on the final front later", "hypervolume lost (median, worst)"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]

@@ -28,7 +28,7 @@ def row(make_spec: Callable[..., Any]) -> Callable[..., Evaluation]:
     def make(spec: Any, trial: int, step: int, forget: float, retain: float, **fields: Any) -> Evaluation:
         metrics = {"forget.es": forget, "retain.es": retain}
         params = fields.pop("params", {})
-        violation = violations(spec.at(params).control.criteria, metrics, BASE)
+        violation = violations(spec.at(params).criteria, metrics, BASE)
         return Evaluation(
             f"{trial:04d}",
             step,

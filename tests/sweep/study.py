@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from rayul.records import COMPLETED, Evaluation, Journal
+from optuna.trial import FrozenTrial
+
+from rayul.records import COMPLETED, PRUNED, RUNNING, Evaluation, Journal, to_json
+from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+
+# isort: split
+from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
 
 Row = Callable[..., Evaluation]
@@ -19,13 +27,22 @@ class Sweep:
     What comes of a trial is a fixed function of its parameters.
     """
 
-    def __init__(self, folder: Path, spec: Any, row: Row, baseline: Evaluation, limit: int = 100) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: Any,
+        row: Row,
+        baseline: Evaluation,
+        limit: int = 100,
+        earlier: Sequence[FrozenTrial] = (),
+    ) -> None:
         self.folder, self.spec, self.row, self.baseline, self.limit = folder, spec, row, baseline, limit
+        self.earlier = earlier
         self.open()
 
     def open(self) -> Sweep:
         self.journal = Journal(self.folder / "evaluations.jsonl")
-        self.study = open_study(self.folder / "study.journal", self.spec)
+        self.study = open_study(self.folder / "study.journal", self.spec, self.earlier)
         self.searcher = OptunaSearcher(self.study, self.spec, self.journal, self.baseline, self.limit)
         return self
 
@@ -49,3 +66,24 @@ class Sweep:
             asked.append(self.ask())
             self.end(*asked[-1])
         return asked
+
+
+def play(sweep: Sweep, course: Callable[[dict[str, Any]], list[tuple[float, float]]], trials: int) -> list[Evaluation]:
+    """A whole sweep without training: proposed, judged after every evaluation and told by the real parts, one trial
+    after the other. course(params) -> (forget.es, retain.es) at steps 5, 10, ...; step 0 is the baseline."""
+    scheduler = ControlScheduler(sweep.spec, sweep.baseline.metrics, sweep.journal)
+    for _ in range(trials):
+        number, params = sweep.ask()
+        points = [(sweep.baseline.metrics["forget.es"], sweep.baseline.metrics["retain.es"]), *course(params)]
+        for i, point in enumerate(points):
+            row = sweep.row(sweep.spec, number, 5 * i, *point, params=params)
+            result = {"evaluations": [to_json(row)], "step": row.step, **row.metrics}
+            if scheduler.on_trial_result(None, SimpleNamespace(trial_id="tune's"), result) == "STOP":  # type: ignore[arg-type]
+                row = replace(row, state=PRUNED, reason=scheduler.reasons[row.trial_id])
+            elif i == len(points) - 1:
+                row = replace(row, state=COMPLETED)
+            sweep.journal.append(row)
+            if row.state != RUNNING:
+                break
+        sweep.searcher.tell(number)
+    return [row for row in sweep.journal if row.state != RUNNING]
