@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from driver import ended, rows, write_spec
+from driver import sweep as run_sweep
 from optuna.trial import TrialState
 from study import Sweep, play
 
@@ -40,19 +43,19 @@ def test_no_feasible_trial_and_every_trial_pruned_at_its_first_evaluation(
 ) -> None:
     spec = make_spec(**SPACE, search={"sampler": sampler, "startup_trials": 5})
     sweep = begin(spec)
-    ended = play(sweep, ruinous, 14)
-    assert [(row.state, row.step) for row in ended] == [(PRUNED, 5)] * 14
+    ends = play(sweep, ruinous, 14)
+    assert [(row.state, row.step) for row in ends] == [(PRUNED, 5)] * 14
     assert front(sweep.journal, baseline, spec.objectives) == []
     assert hypervolume(list(sweep.journal), baseline, spec.objectives) == 0
     nearest = least_violating(sweep.journal)
-    assert nearest[0].total_violation == min(row.total_violation for row in ended)
+    assert nearest[0].total_violation == min(row.total_violation for row in ends)
     assert all(t.state == TrialState.COMPLETE and max(t.constraints.values()) > 0 for t in sweep.study.trials)
 
 
 def test_without_anything_feasible_tpe_still_moves_towards_the_limit(make_spec: Make, begin: Begin) -> None:
     sweep = begin(make_spec(**SPACE, search={"startup_trials": 10}))
-    ended = play(sweep, ruinous, 40)
-    violations = [row.total_violation for row in ended]
+    ends = play(sweep, ruinous, 40)
+    violations = [row.total_violation for row in ends]
     assert sum(violations[25:]) / 15 < sum(violations[:10]) / 10
 
 
@@ -66,10 +69,10 @@ def test_a_constant_objective(make_spec: Make, begin: Begin, sampler: str, which
 
     spec = make_spec(**SPACE, search={"sampler": sampler, "startup_trials": 5})
     sweep = begin(spec)
-    ended = play(sweep, course, 14)
-    assert len(ended) == 14
+    ends = play(sweep, course, 14)
+    assert len(ends) == 14
     assert all(t.state == TrialState.COMPLETE for t in sweep.study.trials)
-    assert all(spec.space["training.lr"].contains(row.params["training.lr"]) for row in ended)
+    assert all(spec.space["training.lr"].contains(row.params["training.lr"]) for row in ends)
     assert front(sweep.journal, sweep.baseline, spec.objectives)
 
 
@@ -102,9 +105,9 @@ def test_more_trials_than_a_small_space_has_configurations(make_spec: Make, begi
         search={"sampler": sampler, "startup_trials": 4},
     )
     sweep = begin(spec)
-    ended = play(sweep, lambda params: [(0.5, 0.48), (0.4, 0.46)], 15)
-    assert [row.state for row in ended] == [COMPLETED] * 15
-    assert 1 < len({tuple(row.params.items()) for row in ended}) <= 4
+    ends = play(sweep, lambda params: [(0.5, 0.48), (0.4, 0.46)], 15)
+    assert [row.state for row in ends] == [COMPLETED] * 15
+    assert 1 < len({tuple(row.params.items()) for row in ends}) <= 4
     assert len(front(sweep.journal, sweep.baseline, spec.objectives)) == 2, "equal points are one"
 
 
@@ -115,9 +118,9 @@ def test_a_grid_holds_no_configuration_twice(make_spec: Make, begin: Begin) -> N
         search={"sampler": "grid"},
     )
     sweep = begin(spec)
-    ended = play(sweep, lambda params: [(0.5, 0.48)], sweep.searcher.remaining)
-    assert [row.params for row in ended] == grid(spec)
-    assert len(ended) == 4
+    ends = play(sweep, lambda params: [(0.5, 0.48)], sweep.searcher.remaining)
+    assert [row.params for row in ends] == grid(spec)
+    assert len(ends) == 4
     assert sweep.searcher.remaining == 0
 
 
@@ -128,8 +131,8 @@ def test_a_space_with_one_value(make_spec: Make, begin: Begin, sampler: str, spa
     spec = make_spec(training=training, control=KEEP, search={"sampler": sampler, "startup_trials": 2})
     sweep = begin(spec)
     count = 1 if sampler == "grid" else 6
-    ended = play(sweep, lambda params: [(0.5, 0.48), (0.4, 0.46)], count)
-    assert [row.params for row in ended] == [{"training.lr": 1e-3} if space else {}] * count
+    ends = play(sweep, lambda params: [(0.5, 0.48), (0.4, 0.46)], count)
+    assert [row.params for row in ends] == [{"training.lr": 1e-3} if space else {}] * count
 
 
 @pytest.mark.parametrize("sampler", [*MODELLING, "random", "grid"])
@@ -155,9 +158,33 @@ def test_500_trials_in_the_study(make_spec: Make, begin: Begin) -> None:
 
     spec = make_spec(**SPACE, search={"trials": 500})
     sweep = begin(spec, limit=500)
-    ended = play(sweep, course, 500)
-    assert len(ended) == len(sweep.study.trials) == 500
+    ends = play(sweep, course, 500)
+    assert len(ends) == len(sweep.study.trials) == 500
     assert sweep.searcher.remaining == 0
-    assert all(spec.space["training.lr"].contains(row.params["training.lr"]) for row in ended)
-    feasible = [row.feasible for row in ended]
+    assert all(spec.space["training.lr"].contains(row.params["training.lr"]) for row in ends)
+    feasible = [row.feasible for row in ends]
     assert sum(feasible[250:]) > sum(feasible[:10]) / 10 * 250
+
+
+@pytest.mark.slow
+def test_a_real_sweep_in_which_every_trial_is_pruned_at_once(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """It ends in order, with a report that says so and names the trials nearest to the limit."""
+    impossible = {"control": [{"metric": "retain.prob", "at_least": "200% of baseline"}], "search": {"trials": 4}}
+    spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **impossible)
+    done = run_sweep(spec, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no solution: the trials nearest to the limits, by total violation" in done.stdout
+    ends = [row for row in rows(tmp_path / "tiny") if row["state"] != "running" and row["params"]]
+    assert [(row["state"], row["step"]) for row in ends] == [("pruned", 2)] * 4
+    assert "Nothing was found within the limits." in (tmp_path / "tiny" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_real_sweep_of_one_trial_with_nothing_to_search(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
+    training = {"lr": 1e-2, "batch_size": 4, "steps": 4, "evaluate_every": 2}
+    single = {"method": "ga", "training": training, "control": [], "search": {"trials": 1, "sampler": "tpe"}}
+    done = run_sweep(write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **single), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ended(tmp_path / "tiny") == {"0000": "completed"}
