@@ -150,7 +150,7 @@ def rerun(results: Results, e: Evaluation) -> str:
     changes: dict[str, Any] = {"name": f"{results.name}-{e.trial_id}-{e.step}", "search.seed": e.seed}
     changes |= {"method": spec.resolved()["method"]} | {k: v for k, v in e.params.items() if "method" not in k}
     changes |= {"training.steps": e.step, "training.evaluate_every": e.step}
-    changes |= {} if e.feasible else {"control.criteria": []}
+    changes |= {} if e.feasible else {"control.criteria": [], "control.tau": None}
     sets = [f"--set {shlex.quote(f'{k}={_flow(v)}')}" for k, v in changes.items()]
     return f"rayul sweep {shlex.quote(str(results.folder / SPEC))} --trials 1 {' '.join(sets)}"
 

@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from rayul.errors import RayulError
-from rayul.pareto.answer import answer, by_reason, caution, headline, measured, tiles
+from rayul.pareto.answer import answer, by_reason, caution, headline, measured, percent, tiles
 from rayul.pareto.axes import axes
 from rayul.pareto.charts import payload
 from rayul.pareto.importance import MIN_TRIALS, importances
@@ -36,7 +36,7 @@ def write_report(results: Results, summary: Summary, audit: AuditSection | None 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"yaml": settings_yaml, "measured": measured}
+    environment.filters |= {"yaml": settings_yaml, "measured": measured, "percent": percent}
     listed = summary.front or summary.least_violating
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     data = payload(results, summary.front, summary.best, summary.history)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from rayul.records import (
     from_json,
     read_journal,
 )
-from rayul.spec import Distribution, Spec, Threshold, limits, load_spec
+from rayul.spec import Criterion, Distribution, Spec, Threshold, limits, load_spec
 
 if TYPE_CHECKING:
     from rayul.pareto.frames import Frames
@@ -73,6 +73,8 @@ class Results:
     """The criteria, but for those whose limit is searched: it differs from trial to trial."""
     limit_values: Mapping[str, float]
     """By metric the tighter limit, for the hypervolume."""
+    targets: tuple[tuple[float, tuple[Limit, ...]], ...]
+    """The shares of control.tau where it is a list, the largest first, each with all limits that hold at it."""
     space: Mapping[str, Distribution]
     provenance: Mapping[str, Any]
     seed: int
@@ -165,8 +167,9 @@ def load_results(folder: Path | str) -> Results:
         folder=folder,
         name=spec.name,
         objectives=spec.objectives,
-        limits=tuple(_limits(spec, reference[BASELINE])),
-        limit_values=limits(spec.control.criteria, reference[BASELINE].metrics),
+        limits=_limits(spec, spec.criteria, reference[BASELINE]),
+        limit_values=limits(spec.criteria, reference[BASELINE].metrics),
+        targets=tuple((tau, _limits(spec, spec.criteria_at(tau), reference[BASELINE])) for tau in spec.targets),
         space=spec.space,
         provenance=spec.provenance or {},
         seed=spec.search.seed,
@@ -177,9 +180,9 @@ def load_results(folder: Path | str) -> Results:
     )
 
 
-def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
+def _limits(spec: Spec, criteria: Iterable[Criterion], baseline: Evaluation) -> tuple[Limit, ...]:
     found = []
-    for criterion in spec.control.criteria:
+    for criterion in criteria:
         threshold = criterion.at_least or criterion.at_most
         if not isinstance(threshold, Threshold):
             continue
@@ -192,7 +195,7 @@ def _limits(spec: Spec, baseline: Evaluation) -> list[Limit]:
             baseline.metrics.get(criterion.metric, np.nan),
         )
         found.append(Limit(criterion.metric, at_least, value, float(fraction), threshold.relative))
-    return found
+    return tuple(found)
 
 
 def _adapters(folder: Path) -> dict[Key, Adapter]:

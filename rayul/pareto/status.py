@@ -138,8 +138,10 @@ def _study(path: Path) -> tuple[int, list[datetime]]:
         if b'"datetime_' in line:
             try:
                 record = json.loads(line)
-                asked += record["op_code"] == 4  # Optuna's JournalOperation.CREATE_TRIAL
-                if record.get("datetime_complete"):
+                created = record["op_code"] == 4  # Optuna's JournalOperation.CREATE_TRIAL
+                asked += created
+                # One that was complete when it was created is another sweep's: search.warm_start.
+                if record.get("datetime_complete") and not created:
                     ends.append(datetime.fromisoformat(record["datetime_complete"]).astimezone(UTC))
             except (ValueError, KeyError, TypeError):
                 continue  # another version's line: no clock is better than no status

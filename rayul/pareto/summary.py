@@ -21,6 +21,7 @@ from rayul.pareto.report import write_report
 from rayul.pareto.results import Limit, Results, load_results
 from rayul.pareto.scale import Objectives, forget_objective
 from rayul.pareto.tables import count_states, write_tables
+from rayul.pareto.targets import Target, best_at_targets
 from rayul.records import Evaluation
 
 
@@ -32,7 +33,8 @@ class Summary:
     least_violating: the trials nearest to feasible, only when the front is empty. best: the point of the front that
     forgot most; where no limit protects utility, the one that spans the largest volume alone. best_forgotten: its
     fraction of the baseline, NaN without a forget objective. hypervolume: in [0, 1]; history: its growth, as
-    (evaluations so far, hypervolume). checks: the health checks, worst first.
+    (evaluations so far, hypervolume). targets: the best at each share of control.tau, where it is a list. checks: the
+    health checks, worst first.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Summary:
     best_forgotten: float
     hypervolume: float
     history: list[tuple[int, float]]
+    targets: list[Target]
     checks: list[Check]
 
     @property
@@ -107,6 +110,7 @@ def summary_of(results: Results) -> Summary:
         best_forgotten=float(forgotten([best], results.baseline, results.objectives)[0]) if best else math.nan,
         hypervolume=history[-1][1],
         history=history,
+        targets=best_at_targets(results),
         checks=health_checks(results, points),
     )
 
@@ -148,4 +152,13 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
         lines.insert(0, "no solution: the trials nearest to the limits, by total violation")
     if len(listed) > count:
         lines.append(f"... and {len(listed) - count} more in {summary.folder / 'pareto.csv'}")
-    return lines
+    return lines + [_target_line(target) for target in summary.targets]
+
+
+def _target_line(target: Target) -> str:
+    if target.best is None:
+        return f"{percent(target.share)} kept: nothing was found"
+    e = target.best
+    return f"{percent(target.share)} kept: {percent(target.forgotten)} forgotten by {e.trial_id} at step {e.step}" + (
+        f", mixed at {e.mixing:g}" if e.mixing != 1 else ""
+    )

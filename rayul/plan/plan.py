@@ -64,7 +64,8 @@ class Plan:
         """Passes over the evaluated rows in one trial, at the most: calibration tries several mixings a time."""
         from rayul.unlearn.calibrate import BISECTIONS, GRID
 
-        return self.cost.evaluations * (1 + len(GRID) + BISECTIONS if self.spec.control.mixing else 1)
+        bisections = BISECTIONS * max(1, len(self.spec.targets))
+        return self.cost.evaluations * (1 + len(GRID) + bisections if self.spec.control.mixing else 1)
 
     @property
     def trial_seconds(self) -> float:

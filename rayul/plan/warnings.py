@@ -89,7 +89,7 @@ def _unused(spec: Spec) -> Iterator[str]:
     for key, of in (("loss_cap_of", "loss_cap"), ("select_by", "select_fraction"), ("ball_norm", "ball")):
         if getattr(control, key) != getattr(default, key) and getattr(control, of) == getattr(default, of):
             yield f"control.{key} has no effect without control.{of}"
-    if not control.criteria:
+    if not spec.criteria:
         for key in ("mixing", "confidence"):
             if getattr(control, key) != getattr(default, key):
                 yield f"control.{key} has no effect without criteria"
@@ -112,7 +112,7 @@ def _unused(spec: Spec) -> Iterator[str]:
 
 def _fixed(spec: Spec) -> Iterator[Criterion]:
     """The criteria whose limit is not searched."""
-    yield from (c for c in spec.control.criteria if isinstance(c.at_least or c.at_most, Threshold))
+    yield from (c for c in spec.criteria if isinstance(c.at_least or c.at_most, Threshold))
 
 
 def _baseline(plan: Plan) -> Iterator[str]:

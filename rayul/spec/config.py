@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.budget import AnyStagnation, Duration
-from rayul.spec.criteria import Criterion
+from rayul.spec.criteria import Criterion, Tau
 from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
-from rayul.spec.problems import did_you_mean, expected, refuse, show
+from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.section import Searchable, Section
 
 _TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "*.tiktoken")
@@ -110,6 +110,10 @@ class Control(Searchable):
     """What limits excessive unlearning. A plain list in the YAML is its `criteria`."""
 
     criteria: tuple[Criterion, ...] = Field(default=(), strict=False)
+    tau: Tau | None = None
+    """Share of the baseline that each utility objective has to keep: a criterion in short, and the target of mixing. A
+    list, such as [0.5, 0.7, 0.9, 0.95], asks for the whole trade-off: trials are judged by the smallest, calibrated to
+    each, and the report has the best at each."""
     loss_cap: float | None = Field(default=None, gt=0)
     """In nats: a forget sequence whose loss is above it no longer pushes."""
     loss_cap_of: Literal["mean", "sum"] = "mean"
@@ -137,6 +141,11 @@ def _check_sampler(value: Any) -> Any:
     return value
 
 
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+WarmStart = Annotated[str, Field(min_length=1)]
 _SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "grid")
 Sampler = Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid"]
 
@@ -158,9 +167,20 @@ class Search(Section):
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
     """No further trials after so many that did not improve the front; those that are running run on."""
+    warm_start: Annotated[tuple[WarmStart, ...], BeforeValidator(_one_or_more)] = Field(default=(), strict=False)
+    """Results folders of earlier sweeps of the same space, model and rows: what their trials found is known from the
+    start, and they do not count as trials of this sweep. For the samplers tpe and gp."""
     tell: Literal["best", "most_forgotten", "last_feasible"] = "best"
     """Which of a trial's solutions stands for it before the sampler: the one that alone dominates the largest volume,
     the one that forgets most, or the last."""
+
+    @model_validator(mode="after")
+    def _check_warm_start(self) -> Search:
+        if self.warm_start and self.sampler not in ("tpe", "gp"):
+            why = "models generations of its own trials" if self.sampler.startswith("nsga") else "models nothing"
+            hint = "use tpe or gp, or leave warm_start out"
+            raise refuse_all([(("warm_start",), refuse(f"sampler {self.sampler} {why}", hint))])
+        return self
 
 
 class Dominance(Section):
@@ -170,6 +190,15 @@ class Dominance(Section):
     """How much more the front must have forgotten, as a fraction of the baseline."""
     patience: int = Field(default=2, ge=1)
     """At so many evaluations in a row."""
+
+
+class Halving(Section):
+    """Successive halving: stops a trial that adds less to the hypervolume than the best of those that got as far."""
+
+    reduction: int = Field(default=3, ge=2)
+    """One in so many goes on at a rung."""
+    first: float = Field(default=0.25, gt=0, lt=1)
+    """The first rung, as a share of a trial's steps; each further one is `reduction` times as far."""
 
 
 def _switched(value: Any) -> Any:
@@ -183,6 +212,8 @@ class Pruning(Section):
     """Stop at a broken criterion. Off: trials run on, and only their feasible evaluations count."""
     dominance: Annotated[Dominance | None, BeforeValidator(_switched)] = Dominance()
     """true, false, or its margin and patience."""
+    budget: Annotated[Halving | None, BeforeValidator(_switched)] = None
+    """true, false, or its reduction and first rung."""
 
 
 def _check_trials_per_gpu(value: Any) -> Any:

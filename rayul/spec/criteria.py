@@ -98,6 +98,35 @@ class Criterion(Searchable):
         return beyond / abs(limit) if limit else beyond
 
 
+def parse_tau(value: Any) -> float | tuple[float, ...]:
+    """A share of the baseline to keep, in (0, 1], or a list of different ones. Raises `refuse(...)`."""
+    several = isinstance(value, (list, tuple))
+    shares = list(value) if several else [value]
+    if not shares:
+        raise refuse("no target in the list", "for example [0.5, 0.7, 0.9, 0.95]")
+    for i, share in enumerate(shares):
+        if isinstance(share, bool) or not isinstance(share, (int, float)):
+            raise expected("a share such as 0.9, or a list of shares", share)
+        if not 0 < share <= 1:
+            raise refuse(f"a share of the baseline is above 0 and at most 1, got {show(share)}", "write 0.9 for 90%")
+        if share in shares[:i]:
+            raise refuse(f"the share {show(share)} stands twice", "remove one of the two")
+    return tuple(float(share) for share in shares) if several else float(shares[0])
+
+
+Tau = Annotated[float | tuple[float, ...], PlainValidator(parse_tau)]
+
+
+def keeping(metric: str, direction: str, tau: Any) -> Criterion:
+    """The criterion that keeps a share tau of the baseline: at least tau times its value, of a metric that is minimised
+    (a perplexity) at most 1/tau times. A searched tau is carried as it is: a trial's own spec has its number."""
+    share = tau
+    if isinstance(tau, (int, float)):
+        # round: 100 * 0.55 is 55.00000000000001 in floating point, and is read by people.
+        share = Threshold(round(100 * tau if direction == "maximize" else 100 / tau, 9), relative=True)
+    return Criterion(metric=metric, **{"at_least" if direction == "maximize" else "at_most": share})
+
+
 def violations(
     criteria: Iterable[Criterion], metrics: Mapping[str, float], baseline: Mapping[str, float]
 ) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationError, mod
 from pydantic_core import PydanticCustomError
 
 from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, Training
+from rayul.spec.criteria import Criterion, keeping
 from rayul.spec.custom import notices, source_hash
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.evaluate import Evaluate, own_metrics
@@ -73,7 +74,7 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        problems = [*self._unmeasured(), *self._ungriddable()]
+        problems = [*self._unmeasured(), *self._untargeted(), *self._ungriddable()]
         if problems:
             raise refuse_all(problems)
         return self
@@ -91,6 +92,11 @@ class Spec(Section):
             if set_name == "general" and isinstance(self.data, SourceData) and self.data.general is None:
                 yield loc, refuse(f"{key} has no rows", "name them in data.general")
 
+    def _untargeted(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if self.control.tau is not None and all(metric.startswith("forget.") for metric in self.objectives):
+            hint = "add an objective such as retain.es: maximize, or write a criterion"
+            yield ("control", "tau"), refuse("no objective measures utility, so there is nothing to keep", hint)
+
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.search.sampler == "grid":
             for loc, value in _leaves(self):
@@ -107,6 +113,21 @@ class Spec(Section):
     def code(self) -> dict[str, str]:
         """The source texts of losses and metrics of one's own, by path: they run where trials do."""
         return self.method.code | self.evaluate.code
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """All criteria in force: those of control.criteria and what control.tau asks, of a list the smallest share."""
+        return self.criteria_at(min(self.targets) if self.targets else self.control.tau)
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The shares of control.tau where it is a list, the largest first."""
+        return tuple(sorted(self.control.tau, reverse=True)) if isinstance(self.control.tau, tuple) else ()
+
+    def criteria_at(self, tau: Any) -> tuple[Criterion, ...]:
+        """The criteria with this share (or distribution of shares) as control.tau; None for none."""
+        utility = {} if tau is None else {m: d for m, d in self.objectives.items() if not m.startswith("forget.")}
+        return (*self.control.criteria, *(keeping(metric, direction, tau) for metric, direction in utility.items()))
 
     @property
     def space(self) -> dict[str, Distribution]:

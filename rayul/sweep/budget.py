@@ -64,7 +64,7 @@ class Budget:
         return self.grown[1]
 
     def _stagnant(self, trials: int, growth: float) -> str:
-        criteria = limits(self.spec.control.criteria, self.baseline.metrics)
+        criteria = limits(self.spec.criteria, self.baseline.metrics)
         history = hypervolume_history(self.rows, self.baseline, self.spec.objectives, criteria)
         before = [volume for count, volume in history if count <= self.ends[-trials - 1]][-1]
         now = history[-1][1]

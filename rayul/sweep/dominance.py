@@ -88,11 +88,13 @@ def can_catch_up(
     front_kept: Floats,
     limit: float,
     last_step: int,
+    mixing: bool = False,
 ) -> bool:
     """Whether an optimist's continuation crosses the front before it breaks the limit or runs out of steps.
 
     What is forgotten grows exponentially: at the fastest rate of the last three intervals, and no slower than DOUBLING.
     Utility goes on falling by as much per forgotten fraction as in the last interval (it really falls ever faster).
+    With mixing a later step is scaled back to what is kept now, so nothing more is paid.
     limit: what must be kept, on the scale of `kept`; -inf without one.
     """
     ahead = np.arange(steps[-1], last_step + 1, dtype=np.float64)
@@ -101,7 +103,7 @@ def can_catch_up(
     rate = max(np.log(2) / (DOUBLING * last_step), *rates) if len(rates) else np.log(2) / (DOUBLING * last_step)
     path = np.minimum(1.0, grown[-1] * np.exp(rate * (ahead - steps[-1])))
     price = 0.0
-    if len(gained) > 1 and gained[-1] > gained[-2]:
+    if not mixing and len(gained) > 1 and gained[-1] > gained[-2]:
         price = max(0.0, float((kept[-2] - kept[-1]) / (gained[-1] - gained[-2])))
     utility = kept[-1] - price * (path - grown[-1])
     best = front_at(utility, front_gained, front_kept)

@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, spec: Spec, baseline: Evaluation, rows: list[Evaluation], total: int) -> None:
         self.spec, self.baseline, self.total = spec, baseline, total
         self.rows = rows
-        self.limits = limits(spec.control.criteria, baseline.metrics)
+        self.limits = limits(spec.criteria, baseline.metrics)
         self.states: dict[str, str] = {}
         self.reasons: Counter[str] = Counter()
         self.ended_before = 0

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna import Study
 from rich.console import Console
 
 from rayul.errors import RayulError
@@ -31,6 +32,7 @@ from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.folder import begin, checked, opened, with_data
+from rayul.sweep.halving import HalvingScheduler
 from rayul.sweep.packed_trial import PackedTrial
 from rayul.sweep.packing import Packing, as_plain, choose
 from rayul.sweep.progress import Progress, shown
@@ -41,6 +43,7 @@ from rayul.sweep.search import OptunaSearcher, open_study
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.sweep.tracking import trackers
 from rayul.sweep.trainable import UnlearningTrial
+from rayul.sweep.warm_start import earlier_trials
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
@@ -91,8 +94,11 @@ def _run(
     spec = with_data(spec, sets)
     check_needs(ready, sets)
     load_tokenizer(ready.model)
+    earlier = [] if (folder / STUDY).exists() else earlier_trials(spec)
     journal = Journal(folder / JOURNAL)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    if earlier:
+        say(f"the search begins with {len(earlier)} trials of {', '.join(spec.search.warm_start)}")
     for line in spec.notices:
         say(line)
     callbacks = trackers(spec, folder, say)
@@ -117,13 +123,14 @@ def _run(
             console.print(line, highlight=False, soft_wrap=True)
         references = _references(ready, sets, mine, disk, journal)
         baseline = references[BASELINE]
-        limits(spec.control.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+        limits(spec.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
         check_objectives(spec.objectives, baseline.metrics)
         # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
         begin(folder, spec)
         for row in references.values():
             journal.append(row)
-        stopped = _search(ready, sets, mine, packing, disk, journal, baseline, console, callbacks)
+        study = open_study(folder / STUDY, ready, earlier)
+        stopped = _search(ready, sets, mine, packing, disk, journal, study, baseline, console, callbacks)
         provenance = run_ends(spec.provenance or {}, stopped, time.monotonic() - began)
         begin(folder, spec.model_copy(update={"provenance": provenance}))
         if stopped not in ("", CTRL_C):
@@ -159,17 +166,18 @@ def _search(
     packing: Packing,
     disk: DriverDisk,
     journal: Journal,
+    study: Study,
     baseline: Evaluation,
     console: Console,
     callbacks: Sequence[Callback],
 ) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
-    study = open_study(disk.folder / STUDY, spec)
     spent = seconds_spent(spec.provenance or {})
     budget = Budget(spec, baseline, journal, spent=spent, devices=mine.device)
     searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials, budget.stagnant)
     progress = Progress(spec, baseline, list(journal), searcher.total)
-    scheduler = ControlScheduler(spec, baseline.metrics, journal)
+    halving = HalvingScheduler(spec, baseline.metrics, journal) if spec.pruning.budget else None
+    scheduler = ControlScheduler(spec, baseline.metrics, journal, halving)
 
     def listen(row: Evaluation) -> None:
         budget.add(row)

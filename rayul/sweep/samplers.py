@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -59,6 +59,20 @@ def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, Any]:
             case Choice(options):
                 params[key] = trial.suggest_categorical(key, options)
     return params
+
+
+def distributions(spec: Spec, params: Mapping[str, Any]) -> dict[str, optuna.distributions.BaseDistribution]:
+    """The distributions that `suggest` has drawn these parameters from, as Optuna stores them."""
+    found: dict[str, optuna.distributions.BaseDistribution] = {}
+    for key in params:
+        match spec.space[key]:
+            case Float(low, high, log, step):
+                found[key] = optuna.distributions.FloatDistribution(low, high, log=log, step=step)
+            case Int(low, high, log, step):
+                found[key] = optuna.distributions.IntDistribution(low, high, log=log, step=step)
+            case Choice(options):
+                found[key] = optuna.distributions.CategoricalDistribution(options)
+    return found
 
 
 def grid(spec: Spec) -> list[dict[str, Any]]:

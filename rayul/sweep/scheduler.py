@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayul.pareto.scale import score, trade_off
 from rayul.records import Evaluation, from_json
-from rayul.spec import Control, Criterion, Spec, limits
+from rayul.spec import Control, Criterion, Spec, limits, violations
 from rayul.sweep.dominance import Floats, Rivals, can_catch_up, front_at, is_behind
 
 
@@ -23,14 +23,14 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     counted. With model mixing on, a violation at mixing 1 is what calibration repairs, so instead a trial is stopped
     when, past the limit at mixing 1, its calibrated first objective has not improved for `STALL` evaluations.
 
-    Without mixing, a trial that stays behind the front of the others at matched utility is stopped too (dominance.py).
+    A trial that stays behind the front of the others at matched utility is stopped too (dominance.py).
 
     The verdict of the criteria depends on the trial's own evaluations up to it and on nothing else, and as in the
     journal the first evaluation of a key stays. So a trial that starts again after a crash is judged the same, and
     `history` (plain data, refilled from the journal on a resume) is all the state there is.
 
-    inner: another Ray scheduler to ask when no criterion objects; its metric may be any "<set>.<metric>", its time_attr
-    "step".
+    inner: another Ray scheduler to ask when no rule here objects, such as the budget rule (halving.py); the metric of
+    Ray's own may be any "<set>.<metric>", their time_attr "step".
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         self.spec, self.baseline, self.inner = spec, dict(baseline), inner
         self.history: dict[str, dict[int, list[Evaluation]]] = {}
         self.rivals = Rivals()
+        self.specs: dict[str, Spec] = {}
         self.reasons: dict[str, str] = {}
         for evaluation in history:
             self._remember([evaluation])
@@ -57,7 +58,10 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
             decision = TrialScheduler.STOP
         elif self.inner is not None:
             decision = self.inner.on_trial_result(tune_controller, trial, result)
-            reason = f"stopped by {type(self.inner).__name__} at step {evaluations[0].step}"
+            # The budget rule has its reasons; Ray's own schedulers have none to tell.
+            told: dict[str, str] = getattr(self.inner, "reasons", {})
+            stopped = f"stopped by {type(self.inner).__name__} at step {evaluations[0].step}"
+            reason = told.get(evaluations[0].trial_id, stopped)
         if decision == TrialScheduler.STOP:
             self.reasons[evaluations[0].trial_id] = reason
         return decision
@@ -65,19 +69,19 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     def verdict(self, trial_id: str, step: int) -> str:
         """Why the trial must stop at this step, in a sentence; "" when it may go on."""
         steps = {s: rows for s, rows in sorted(self.history[trial_id].items()) if s <= step}
-        if self.spec.control.mixing:
-            return self._stalled(steps) if self.spec.pruning.criteria else ""
-        return (self._broken(steps) if self.spec.pruning.criteria else "") or self._dominated(trial_id, steps)
+        mixing = self._spec_of(next(iter(steps.values()))[0]).control.mixing
+        judged = self._stalled if mixing else self._broken
+        return (judged(steps) if self.spec.pruning.criteria else "") or self._dominated(trial_id, steps)
 
     def _broken(self, steps: Mapping[int, list[Evaluation]]) -> str:
         step = max(steps)
-        control = self.spec.at(next(iter(steps.values()))[0].params).control
-        for criterion in control.criteria:
+        spec = self._spec_of(next(iter(steps.values()))[0])
+        for criterion in spec.criteria:
             limit = criterion.limit(self.baseline)
             streak = 0
             for s, rows in steps.items():
                 # `not (<= 0)` also counts a violation that is NaN
-                broken = s > criterion.grace and not _violation(criterion, rows[-1], limit, control) <= 0
+                broken = s > criterion.grace and not _violation(criterion, rows[-1], limit, spec.control) <= 0
                 streak = streak + 1 if broken else 0
             if streak >= criterion.patience:
                 value = steps[step][-1].metrics[criterion.metric]
@@ -96,15 +100,16 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         utility = axes[1]
         gained, kept = self._positions([rows[-1] for rows in steps.values()], axes)
         front_gained, front_kept = self.rivals.front_of_others(trial_id)
-        bound = limits(self.spec.control.criteria, self.baseline).get(utility)
+        bound = limits(self.spec.criteria, self.baseline).get(utility)
         limit = -np.inf
         if bound is not None:
             limit = float(score(utility, self.spec.objectives[utility], bound, self.baseline.get(utility, np.nan)))
         trained = np.array(list(steps)) > 0
         if not is_behind(gained[trained], kept[trained], front_gained, front_kept, rule.margin, rule.patience):
             return ""
-        last = self.spec.at(next(iter(steps.values()))[0].params).training.steps
-        if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last):
+        own = self._spec_of(next(iter(steps.values()))[0])
+        last, mixing = own.training.steps, own.control.mixing
+        if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last, mixing):
             return ""
         ahead = float(front_at(kept[-1:], front_gained, front_kept)[0])
         return (
@@ -128,19 +133,33 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     def _stalled(self, steps: Mapping[int, list[Evaluation]]) -> str:
         metric, direction = next(iter(self.spec.objectives.items()))
         sign = 1.0 if direction == "minimize" else -1.0
-        best, since, at = float("inf"), 0, 0
+        targets = [self.spec.criteria_at(tau) for tau in self.spec.targets]
+        best, since, at = [float("inf")] * max(1, len(targets)), 0, 0
         for step, rows in steps.items():
-            value = min((sign * r.metrics[metric] for r in rows if r.feasible and step), default=float("inf"))
-            if value < best - 1e-9:
-                best, since, at = value, 0, step
+            kept = [r for r in rows if r.feasible and step]
+            # Of several targets each has its own best: a trial that gets on at one of them has not stalled.
+            by_target = [[r for r in kept if self._keeps(r, criteria)] for criteria in targets] or [kept]
+            values = [min((sign * r.metrics[metric] for r in of), default=float("inf")) for of in by_target]
+            if any(value < known - 1e-9 for value, known in zip(values, best, strict=True)):
+                best = [min(pair) for pair in zip(values, best, strict=True)]
+                since, at = 0, step
             elif step and any(r.mixing == 1 and not r.feasible for r in rows):
                 # Only a trial that has spent its utility can stall: before that, ascent is slow to show at all (on
                 # the testbed forget.es stays at the baseline's value for half of the steps, and then falls to 0.4).
                 since += 1
         if since < STALL:
             return ""
-        found = f"{sign * best:.3f} at step {at}" if at else "none was feasible"
+        found = f"{sign * min(best):.3f} at step {at}" if at else "none was feasible"
         return f"calibrated {metric} has not improved for {since} evaluations (best: {found})"
+
+    def _spec_of(self, row: Evaluation) -> Spec:
+        """The spec of its trial, made once: a validation takes longer than all of a verdict."""
+        if row.trial_id not in self.specs:
+            self.specs[row.trial_id] = self.spec.at(row.params)
+        return self.specs[row.trial_id]
+
+    def _keeps(self, row: Evaluation, criteria: Iterable[Criterion]) -> bool:
+        return all(v <= 0 for v in violations(criteria, row.metrics, self.baseline).values())
 
     def _remember(self, evaluations: list[Evaluation]) -> None:
         axes = trade_off(self.spec.objectives)

@@ -7,22 +7,27 @@ NaN trials running; this one tells what `outcome` says, with the criteria as con
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from rayul.records import RUNNING, Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.outcome import outcome
 from rayul.sweep.samplers import grid, sampler, suggest
+
+CONSTRAINTS = "constraints"
+"""The system attribute that Optuna's samplers read violations from."""
+
+WARM_START = "warm_start"
+"""The attribute of a trial in the study that another sweep has run: that sweep's folder and the trial's id there."""
 
 
 class StudyFile(JournalFileBackend):
@@ -40,8 +45,9 @@ class StudyFile(JournalFileBackend):
             file.write(lines.encode())
 
 
-def open_study(path: Path, spec: Spec) -> optuna.Study:
-    """Open or create the study of a sweep in its journal file.
+def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
+    """Open or create the study of a sweep in its journal file; a new one begins with the `earlier` trials
+    (warm_start.py), which take the first numbers.
 
     Only the driver that holds the results folder calls this, so half a line that a killed driver left is removed
     (Optuna would refuse the file at the next line).
@@ -49,10 +55,13 @@ def open_study(path: Path, spec: Spec) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if path.exists():
         truncate_torn_line(path)
-    storage = JournalStorage(StudyFile(path))
-    study = optuna.create_study(
-        storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
-    )
+    if earlier and not path.exists():
+        # Whole or not at all: a study with half of them would pass for one that has begun.
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.unlink(missing_ok=True)
+        _study(temporary, spec).add_trials(earlier)
+        temporary.replace(path)
+    study = _study(path, spec)
     if spec.search.sampler == "grid":
         for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
             study.enqueue_trial(cell)
@@ -62,11 +71,18 @@ def open_study(path: Path, spec: Spec) -> optuna.Study:
     return study
 
 
+def _study(path: Path, spec: Spec) -> optuna.Study:
+    storage = JournalStorage(StudyFile(path))
+    return optuna.create_study(
+        storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
+    )
+
+
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Proposes configurations {"number", "params"}; `journal` is where it reads what became of them.
 
-    limit: how many trials the study may hold in the end. On a resume the trials that a killed driver left are
-    proposed first, under their own numbers; those that the journal knows as ended are told, not run.
+    limit: how many trials of this sweep the study may hold in the end. On a resume the trials that a killed driver left
+    are proposed first, under their own numbers; those that the journal knows as ended are told, not run.
     enough: why no new trial is worth its cost, "" while one is.
 
     Optuna hears of a trial through `tell`, which the recorder calls once the trial's last row is on disk. Tune's own
@@ -85,6 +101,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self.enough = enough
         self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
+        self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
         self._restore_trials()
@@ -107,7 +124,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     def remaining(self) -> int:
         """Trials still to run, those left unfinished included."""
         finished = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
-        return max(0, self.total - finished)
+        return max(0, self.total - (finished - self.earlier))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
@@ -132,22 +149,19 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         rows = self.journal.of(trial_id(number))
         # Making an optuna.Trial anew samples: seconds with GP, for nothing here.
         trial = self.asked.pop(number, None) or self._trial(number)
-        trial.set_user_attr("state", rows[-1].state)
-        trial.set_user_attr("reason", rows[-1].reason)
         told = outcome(rows, self.spec.at(rows[-1].params), self.baseline)
-        if told is None or any(math.isnan(v) for v in told.values):
+        if told is None:
+            trial.set_user_attr("state", rows[-1].state)
+            trial.set_user_attr("reason", rows[-1].reason)
             self.study.tell(number, state=TrialState.FAIL)
             return
-        trial.set_user_attr("step", told.step)
-        trial.set_user_attr("mixing", told.mixing)
-        violations = {metric: min(violation, 1e9) for metric, violation in told.violations.items()}
-        for metric, violation in violations.items():
-            trial.set_user_attr(f"violation.{metric}", violation)
-        if violations:
+        for key, value in told.attributes(rows[-1]).items():
+            trial.set_user_attr(key, value)
+        if told.violations:
             # As samplers with a `constraints_func` keep them. `Trial.set_constraint` keeps them by name, where
             # optuna-dashboard 0.21 does not look: it would show trials that broke a limit among the best.
-            self.study._storage.set_trial_system_attr(trial._trial_id, "constraints", list(violations.values()))
-        self.study.tell(number, [max(-1e9, min(v, 1e9)) for v in told.values])
+            self.study._storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, list(told.violations.values()))
+        self.study.tell(number, told.values)
 
     def _restore_trials(self) -> None:
         """Give the study what only the journal has, under the same numbers: trials, or some of their parameters. The

@@ -73,6 +73,28 @@ def calibration(
     return Calibration(low, tuple(tried.items()), monotone)
 
 
+def calibrations(targets: int) -> Generator[Sequence[float], Sequence[Sequence[float]], list[Calibration]]:
+    """Several calibrations of one model: a coefficient that more than one of them asks for is measured once.
+
+    Yields the coefficients to try, and is sent for each of them its violation by target.
+    """
+    known: dict[float, Sequence[float]] = {}
+    rounds = [calibration() for _ in range(targets)]
+    asked = {i: next(one) for i, one in enumerate(rounds)}
+    found: dict[int, Calibration] = {}
+    while asked:
+        new = tuple(dict.fromkeys(a for wanted in asked.values() for a in wanted if a not in known))
+        if new:
+            known.update(zip(new, (yield new), strict=True))
+        for i, wanted in list(asked.items()):
+            try:
+                asked[i] = rounds[i].send([known[a][i] for a in wanted])
+            except StopIteration as end:
+                found[i] = end.value
+                del asked[i]
+    return [found[i] for i in range(targets)]
+
+
 def mixed(model: Any, a: float) -> AbstractContextManager[None]:
     """Within the context the adapter's update counts a times."""
     from peft.helpers import rescale_adapter_scale

@@ -100,7 +100,7 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"method {', '.join(needing)} trains on retain rows, and the data has none",
             "name them as data.retain_train (or data.retain, which is split)",
         )
-    judged = [*spec.objectives, *(c.metric for c in spec.control.criteria)]
+    judged = [*spec.objectives, *(c.metric for c in spec.criteria)]
     missing = [metric for metric in dict.fromkeys(judged) if not sets.get(metric.split(".")[0])]
     if missing:
         raise InputError(

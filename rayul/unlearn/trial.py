@@ -13,7 +13,7 @@ import torch
 
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
 from rayul.spec import Spec, violations
-from rayul.unlearn.calibrate import calibration, mixed
+from rayul.unlearn.calibrate import calibrations, mixed
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.metrics import Measured
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
@@ -154,27 +154,32 @@ def failed_row(row: Evaluation, error: Exception) -> Evaluation:
 def evaluation_rows(
     task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]
 ) -> Generator[Sequence[float], Sequence[Measurement], list[Evaluation]]:
-    """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last.
+    """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last (where
+    control.tau is a list, that of its smallest share).
 
     Yields the mixing coefficients to measure and is sent their measurements, so that who has the model may measure
     several at once.
     """
     rows: dict[float, Evaluation] = {}
-    rounds = calibration()
+    targets = [spec.criteria_at(tau) for tau in spec.targets] or [spec.criteria]
+    rounds = calibrations(len(targets))
     wanted = next(rounds)
     while True:
+        beyond = []
         for a, measurement in zip(wanted, (yield wanted), strict=True):
             bad = [key for key, value in measurement.values.items() if math.isnan(value)]
             if bad:
                 raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
             judged_by = _criteria_values(measurement, task, spec)
             rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement.measured), spec, judged_by, baseline)
+            broken = [violations(criteria, judged_by, baseline).values() for criteria in targets]
+            beyond.append([sum(max(0.0, v) for v in of_target) for of_target in broken])
         if not spec.control.mixing:
             return list(rows.values())
         try:
-            wanted = rounds.send([rows[a].total_violation for a in wanted])
+            wanted = rounds.send(beyond)
         except StopIteration as end:
-            found = end.value
+            found = end.value[-1]
             break
     if found.mixing in rows:
         best = rows.pop(found.mixing)
@@ -203,9 +208,9 @@ def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[s
     """What the criteria judge: the means, or with control.confidence the pessimistic bootstrap bounds."""
     values = measurement.values
     if spec.control.confidence is not None:
-        keys = [c.metric for c in spec.control.criteria]
+        keys = [c.metric for c in spec.criteria]
         bounds = pessimistic(measurement, task, keys, spec.control.confidence)
-        for c in spec.control.criteria:
+        for c in spec.criteria:
             values[c.metric] = bounds[c.metric].low if c.at_least is not None else bounds[c.metric].high
     return values
 
@@ -217,7 +222,7 @@ def _judged(
     baseline: Mapping[str, float],
     metrics: dict[str, float] | None = None,
 ) -> Evaluation:
-    violation = violations(spec.control.criteria, judged_by, baseline)
+    violation = violations(spec.criteria, judged_by, baseline)
     return replace(
         row,
         metrics=row.metrics if metrics is None else metrics,

@@ -1,44 +1,87 @@
-"""Search arms compared on real runs: hypervolume against training steps, and what pruning rules cost.
+"""Search arms compared on real runs: hypervolume against training steps and time, and what pruning rules cost.
 
-    python tests/benchmarks/trajectories.py --cache FILE      (once: 720 runs to the end, about an hour of CPU)
-    python tests/benchmarks/search.py --cache FILE [--seeds 10] [--trials 64] [--out results/search]
-    python tests/benchmarks/search.py --cache FILE --rules    (false prunes of each rule on all trajectories)
+    python tests/benchmarks/trajectories.py --cache FILE   (once: every configuration of search_space.yaml, to its end)
+    python tests/benchmarks/search.py --cache FILE [--seeds 0-9] [--trials 64] [--out results/search]
+    python tests/benchmarks/search.py --cache FILE --rules (false prunes of each rule on all trajectories)
 
-Every arm proposes configurations of the same grid and is answered from the cache by the exact configuration; one that
-is not there is an error, never a neighbour. `flight` trials run at a time, in steps of an evaluation, so a sampler with
-more in flight has seen less. Cost is training steps of all trials. Hypervolume is rayul's own
-(feasible at 90% of retain.es, at least 5% forgotten, utility above the limit), of every evaluation an arm has paid for.
+Every arm proposes configurations of the same space and is answered from the cache by the exact configuration; one that
+is not there is an error, never a neighbour. Trials take the seconds that theirs took, `flight` of them at a time, so a
+sampler with more in flight has seen less. Steps are training steps of all trials; seconds are those of the sweep on
+`flight` equal cores: CPU seconds of the recorded run, split into training and forwards by least squares. Hypervolume is
+rayul's own (feasible at 90% of retain.es, at least 5% forgotten, utility above the limit), of every evaluation an arm
+has paid for. With mixing every arm's trials are calibrated; one that knows no criteria is told calibrated values.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import heapq
 import logging
 import multiprocessing
+import os
 import random
 import statistics
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 import trajectories
+from trajectories import Point
 
-STEPS, EVERY = trajectories.STEPS, trajectories.EVERY
-Points = list[tuple[int, float, float]]
+SPEC = trajectories.space_spec()
+STEPS = SPEC.training.steps
+OPTIONS = {key: list(choice.options) for key, choice in SPEC.space.items()}
 BASE = {"forget.es": 1.0, "retain.es": 1.0}
+FLIGHTS = (2, 8, 32)
+
+
+class Interval(NamedTuple):
+    """One evaluation with what it took: seconds since the one before."""
+
+    step: int
+    rows: list[Point]
+    seconds: float
+
+
+def intervals(known: dict[str, list[Point]], mixing: bool) -> dict[str, list[Interval]]:
+    """The trajectories as an arm meets them: without mixing only the rows of mixing 1, and their forwards."""
+    forward = seconds_of_a_forward(known)
+    found = {}
+    for key, points in known.items():
+        steps = [list(rows) for _, rows in groupby(points, lambda point: point.step)]
+        training = (points[-1].cpu - forward * (len(points) - 1)) / max(1, len(steps) - 1)
+        found[key] = [
+            Interval(
+                rows[0].step,
+                rows if mixing else rows[:1],
+                (max(0.0, training) + forward * (len(rows) if mixing else 1)) if rows[0].step else 0.0,
+            )
+            for rows in steps
+        ]
+    return found
+
+
+def seconds_of_a_forward(known: dict[str, list[Point]]) -> float:
+    """Least squares of seconds on forwards between two evaluations, each trajectory with its own training time."""
+    x, y = [], []
+    for points in known.values():
+        steps = [list(rows) for _, rows in groupby(points, lambda point: point.step)]
+        spent = np.array([b[0].cpu - a[0].cpu for a, b in pairwise(steps)])
+        forwards = np.array([len(rows) for rows in steps[1:]])
+        x.append(forwards - forwards.mean())
+        y.append(spent - spent.mean())
+    forwards, spent = np.concatenate(x), np.concatenate(y)
+    return float(forwards @ spent / (forwards @ forwards))
 
 
 def propose(trial: optuna.Trial) -> dict[str, Any]:
-    """A configuration of the grid; numbers are ordered indices, so that a sampler can model them."""
+    """A configuration of the space; numbers are ordered indices, so that a sampler can model them."""
     params: dict[str, Any] = {}
-    for key, options in trajectories.SPACE.items():
-        if key == "method.retain_weight" and params["method.name"] == "ga":
-            continue
+    for key, options in OPTIONS.items():
         if key == "method.name":
             params[key] = trial.suggest_categorical(key, options)
         else:
@@ -47,88 +90,98 @@ def propose(trial: optuna.Trial) -> dict[str, Any]:
 
 
 class Arm(NamedTuple):
-    """sampler(seed); stock: driven through Ray's OptunaSearch and told last values; rules: rayul's pruning; asha: Ray's
-    ASHA on forget.es; tell: rayul's choice of what stands for a trial."""
+    """sampler: by name, of rayul's own or (stock) of Optuna's defaults through Ray's OptunaSearch, which is told last
+    values; rules: rayul's pruning; asha: Ray's ASHA on forget.es; tell: rayul's choice of what stands for a trial;
+    flights: how many at a time it is run with."""
 
-    sampler: Callable[[int], optuna.samplers.BaseSampler]
+    sampler: str
     stock: bool = False
     rules: tuple[str, ...] = ()
     asha: bool = False
     tell: str = "best"
+    flights: tuple[int, ...] = FLIGHTS
 
 
-def tpe(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
+BOTH = ("criteria", "dominance")
 ARMS: dict[str, Arm] = {
-    "random": Arm(lambda seed: optuna.samplers.RandomSampler(seed=seed)),
-    "stock tpe": Arm(lambda seed: optuna.samplers.TPESampler(seed=seed), stock=True),
-    "stock tpe + asha": Arm(lambda seed: optuna.samplers.TPESampler(seed=seed), stock=True, asha=True),
-    "stock nsga2": Arm(lambda seed: optuna.samplers.NSGAIISampler(seed=seed), stock=True),
-    "random + criteria": Arm(lambda seed: optuna.samplers.RandomSampler(seed=seed), rules=("criteria",)),
-    "rayul, no pruning": Arm(tpe),
-    "rayul, criteria": Arm(tpe, rules=("criteria",)),
-    "rayul": Arm(tpe, rules=("criteria", "dominance")),
-    "rayul, tell most_forgotten": Arm(tpe, rules=("criteria", "dominance"), tell="most_forgotten"),
-    "rayul, tell last_feasible": Arm(tpe, rules=("criteria", "dominance"), tell="last_feasible"),
+    "random": Arm("random"),
+    "stock tpe": Arm("tpe", stock=True),
+    "stock tpe + asha": Arm("tpe", stock=True, asha=True),
+    "stock nsga2": Arm("nsga2", stock=True),
+    "rayul": Arm("tpe", rules=BOTH),
+    "rayul, no pruning": Arm("tpe"),
+    "rayul, criteria only": Arm("tpe", rules=("criteria",), flights=(8,)),
+    "rayul, dominance only": Arm("tpe", rules=("dominance",), flights=(8,)),
+    "rayul, budget only": Arm("tpe", rules=("budget",), flights=(8,)),
+    "rayul + budget": Arm("tpe", rules=(*BOTH, "budget"), flights=(8,)),
+    "rayul, tell most_forgotten": Arm("tpe", rules=BOTH, tell="most_forgotten", flights=(8,)),
+    "rayul, tell last_feasible": Arm("tpe", rules=BOTH, tell="last_feasible", flights=(8,)),
+    "rayul, random": Arm("random", rules=BOTH, flights=(8,)),
+}
+
+STOCK: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
 }
 
 
-def spec_of(arm: Arm) -> Any:
-    """The spec that rayul's scheduler and outcome read, with the arm's rules."""
+def spec_of(arm: Arm, mixing: bool, seed: int = 0) -> Any:
+    """The spec that rayul's scheduler, sampler and outcome read, with the arm's rules."""
     from rayul.spec.spec import from_plain
 
-    return from_plain(
-        {
-            "name": "search",
-            "model": "testbed",
-            "data": "testbed",
-            "method": "ga",
-            "training": {"lr": 1e-3, "steps": STEPS, "evaluate_every": EVERY},
-            "control": [{"metric": "retain.es", "at_least": "90% of baseline"}],
-            "search": {"tell": arm.tell},
-            "pruning": {"criteria": "criteria" in arm.rules, "dominance": "dominance" in arm.rules},
-        }
-    )
+    plain = SPEC.resolved() | {
+        "method": "gd",
+        "lora": {"r": 8},
+        "training": {"lr": 1e-3, "steps": STEPS, "evaluate_every": SPEC.training.evaluate_every},
+        "search": {"sampler": arm.sampler, "tell": arm.tell, "seed": seed},
+        "pruning": {rule: rule in arm.rules for rule in ("criteria", "dominance", "budget")},
+    }
+    plain["control"] = plain["control"] | {"mixing": mixing}
+    return from_plain(plain)
 
 
-def evaluation(number: int, point: tuple[int, float, float]) -> Any:
+def evaluation(number: int, point: Point) -> Any:
     from rayul.records import Evaluation
 
-    step, forget, retain = point
-    violation = (0.9 - retain) / 0.9
-    metrics = {"forget.es": forget, "retain.es": retain}
+    violation = (0.9 - point.retain) / 0.9
+    metrics = {"forget.es": point.forget, "retain.es": point.retain}
+    violations = {"retain.es": violation}
     return Evaluation(
-        f"{number:04d}", step, metrics=metrics, violation={"retain.es": violation}, feasible=violation <= 0
+        f"{number:04d}", point.step, point.mixing, metrics=metrics, violation=violations, feasible=violation <= 0
     )
 
 
 class Mine:
-    """rayul's side: ask Optuna, judge with the control scheduler, tell the outcome."""
+    """rayul's side: ask Optuna, judge with the schedulers, tell the outcome."""
 
-    def __init__(self, arm: Arm, seed: int) -> None:
+    def __init__(self, arm: Arm, seed: int, mixing: bool) -> None:
         from rayul.records import Evaluation
+        from rayul.sweep.halving import HalvingScheduler
         from rayul.sweep.scheduler import ControlScheduler
 
-        self.arm, self.seed, self.spec = arm, seed, spec_of(arm)
+        self.spec = spec_of(arm, mixing, seed)
         self.study = optuna.create_study(directions=["minimize", "maximize"])
-        self.scheduler = ControlScheduler(self.spec, BASE)
+        halving = HalvingScheduler(self.spec, BASE) if self.spec.pruning.budget else None
+        self.scheduler = ControlScheduler(self.spec, BASE, inner=halving)
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
         self.rows: dict[int, list[Any]] = {}
 
     def ask(self, number: int) -> dict[str, Any]:
-        self.study.sampler = self.arm.sampler(self.seed * 10_000 + number)
+        from rayul.sweep.samplers import sampler
+
+        self.study.sampler = sampler(self.spec.search, number)
         self.trials[number] = self.study.ask()
         self.rows[number] = []
         return propose(self.trials[number])
 
-    def report(self, number: int, point: tuple[int, float, float]) -> bool:
-        row = evaluation(number, point)
-        self.rows[number].append(row)
-        self.scheduler._remember([row])
-        return bool(self.scheduler.verdict(row.trial_id, row.step))
+    def report(self, number: int, points: list[Point]) -> bool:
+        from rayul.records import to_json
+
+        rows = [evaluation(number, point) for point in points]
+        self.rows[number] += rows
+        result = {"evaluations": [to_json(row) for row in rows], "step": rows[-1].step, **rows[-1].metrics}
+        return bool(self.scheduler.on_trial_result(None, _Trial(rows[0].trial_id), result) == "STOP")
 
     def end(self, number: int) -> None:
         from rayul.sweep.outcome import outcome
@@ -143,17 +196,22 @@ class Mine:
 class Stock:
     """Ray's own OptunaSearch with two objectives, and ASHA where the arm has it."""
 
-    def __init__(self, arm: Arm, seed: int) -> None:
+    def __init__(self, arm: Arm, seed: int, mixing: bool) -> None:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
         self.search = OptunaSearch(
-            space=_define, metric=["forget.es", "retain.es"], mode=["min", "max"], sampler=arm.sampler(seed)
+            space=_define, metric=["forget.es", "retain.es"], mode=["min", "max"], sampler=STOCK[arm.sampler](seed)
         )
         self.asha = None
         if arm.asha:
             self.asha = ASHAScheduler(
-                time_attr="step", metric="forget.es", mode="min", max_t=STEPS, grace_period=15, reduction_factor=3
+                time_attr="step",
+                metric="forget.es",
+                mode="min",
+                max_t=STEPS,
+                grace_period=STEPS // 4,
+                reduction_factor=3,
             )
         self.last: dict[int, dict[str, float]] = {}
 
@@ -161,15 +219,18 @@ class Stock:
         indices = self.search.suggest(f"{number}")
         if self.asha is not None:
             self.asha.on_trial_add(None, _Trial(f"{number}"))
-        return {
-            key: value if key == "method.name" else trajectories.SPACE[key][value] for key, value in indices.items()
-        }
+        return {key: value if key == "method.name" else OPTIONS[key][value] for key, value in indices.items()}
 
-    def report(self, number: int, point: tuple[int, float, float]) -> bool:
-        step, forget, retain = point
-        result = {"step": step, "training_iteration": step, "forget.es": forget, "retain.es": retain}
+    def report(self, number: int, points: list[Point]) -> bool:
+        last = points[-1]
+        result = {
+            "step": last.step,
+            "training_iteration": last.step,
+            "forget.es": last.forget,
+            "retain.es": last.retain,
+        }
         self.last[number] = result
-        if self.asha is None or step == STEPS:
+        if self.asha is None or not 0 < last.step < STEPS:
             return False
         return self.asha.on_trial_result(None, _Trial(f"{number}"), result) == "STOP"
 
@@ -187,167 +248,251 @@ def _define(trial: optuna.Trial) -> None:
     propose(trial)
 
 
-def run(job: tuple[str, int, int, int, str]) -> dict[str, Any]:
-    """One arm with one seed: (steps, hypervolume) whenever it grew, and the totals."""
+class Job(NamedTuple):
+    arm: str
+    seed: int
+    flight: int
+    mixing: bool
+    trials: int
+    cache: str
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One arm with one seed: (steps, seconds, hypervolume) whenever it grew, and the totals."""
     from rayul.pareto.hypervolume import hypervolume_history
     from rayul.records import Evaluation
 
-    name, seed, flight, trials, cache = job
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
-    known = trajectories.load(Path(cache))
-    arm = ARMS[name]
-    side: Any = Stock(arm, seed) if arm.stock else Mine(arm, seed)
-    rows, cost, started = [], [], 0
-    running: dict[int, Any] = {}
-    while started < trials or running:
-        while started < trials and len(running) < flight:
-            running[started] = iter(known[trajectories.key_of(side.ask(started))])
-            side.report(started, next(running[started]))
-            started += 1
-        for number, points in list(running.items()):
-            point = next(points)
-            rows.append(evaluation(number, point))
-            cost.append((cost[-1] if cost else 0) + EVERY)
-            if side.report(number, point) or point[0] >= STEPS:
-                side.end(number)
-                del running[number]
+    known = intervals(trajectories.load(Path(job.cache)), job.mixing)
+    arm = ARMS[job.arm]
+    side: Any = Stock(arm, job.seed, job.mixing) if arm.stock else Mine(arm, job.seed, job.mixing)
+    rows, spent, started, steps, now = [], [], 0, 0, 0.0
+    running: list[tuple[float, int]] = []
+    ahead: dict[int, Any] = {}
+
+    def begin() -> None:
+        nonlocal started
+        ahead[started] = iter(known[trajectories.key_of(side.ask(started))])
+        side.report(started, next(ahead[started]).rows)
+        advance(started)
+        started += 1
+
+    def advance(number: int) -> None:
+        following = next(ahead[number], None)
+        if following is not None:
+            heapq.heappush(running, (now + following.seconds, number))
+            ahead[number] = _chain(following, ahead[number])
+
+    while started < min(job.flight, job.trials):
+        begin()
+    while running:
+        now, number = heapq.heappop(running)
+        interval = next(ahead[number])
+        steps += SPEC.training.evaluate_every
+        rows += [evaluation(number, point) for point in interval.rows]
+        spent += [(steps, now)] * len(interval.rows)
+        if side.report(number, interval.rows) or interval.step >= STEPS:
+            side.end(number)
+            if started < job.trials:
+                begin()
+        else:
+            advance(number)
     baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
     objectives: Any = {"forget.es": "minimize", "retain.es": "maximize"}
     history = hypervolume_history(rows, baseline, objectives, {"retain.es": 0.9})
-    curve = [(cost[count - 1] if count else 0, volume) for count, volume in history]
-    return {"arm": name, "seed": seed, "flight": flight, "steps": cost[-1], "hypervolume": curve[-1][1], "curve": curve}
+    curve = [(*(spent[count - 1] if count else (0, 0.0)), volume) for count, volume in history]
+    totals = {"steps": steps, "seconds": now, "hypervolume": curve[-1][2], "curve": curve}
+    return job._asdict() | totals
 
 
-def steps_to(curve: list[tuple[int, float]], volume: float) -> float:
-    return next((float(steps) for steps, reached in curve if reached >= volume), float("inf"))
+def _chain(first: Interval, rest: Any) -> Any:
+    yield first
+    yield from rest
 
 
-def compare(results: list[dict[str, Any]], flight: int) -> str:
-    """Markdown: per arm the median final hypervolume with quartiles, steps, and steps to the yardsticks."""
-    mine = [r for r in results if r["flight"] == flight]
-    by_arm = {name: [r for r in mine if r["arm"] == name] for name in dict.fromkeys(r["arm"] for r in mine)}
-    yard = {name: statistics.median(r["hypervolume"] for r in by_arm[name]) for name in ("random", "stock tpe")}
-    full = {name: statistics.median(r["steps"] for r in by_arm[name]) for name in yard}
-    heads = ["arm", "final hypervolume (quartiles)", "steps"]
-    heads += [f"share of the steps of {name} to its final" for name in yard]
+def reached(curve: list[tuple[int, float, float]], volume: float, which: int) -> float:
+    """Steps (0) or seconds (1) after which a hypervolume was there; infinite where it never was."""
+    return next((float(point[which]) for point in curve if point[2] >= volume), float("inf"))
+
+
+REFERENCES = ("random", "stock tpe")
+
+
+def compare(results: list[dict[str, Any]], flight: int, mixing: bool) -> str:
+    """Markdown: per arm the median final hypervolume with quartiles, steps, seconds, and the shares of the steps and
+    seconds of the reference arms that it took to reach their median final hypervolume (median over seeds)."""
+    mine = [r for r in results if r["flight"] == flight and r["mixing"] is mixing]
+    by_arm = {name: [r for r in mine if r["arm"] == name] for name in ARMS}
+    by_arm = {name: runs for name, runs in by_arm.items() if runs}
+    heads = ["arm", "final hypervolume (quartiles)", "steps", "seconds"]
+    heads += [f"share of {name}'s steps (seconds) to its final" for name in REFERENCES]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for name, runs in by_arm.items():
-        low, middle, high = np.quantile([r["hypervolume"] for r in runs], [0.25, 0.5, 0.75])
-        cells = [name, f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{statistics.median(r['steps'] for r in runs):.0f}"]
-        for reference, volume in yard.items():
-            share = statistics.median(steps_to(r["curve"], volume) for r in runs) / full[reference]
-            cells.append("never (median)" if share == float("inf") else f"{share:.2f}")
+        cells = [
+            name,
+            quartiles([r["hypervolume"] for r in runs]),
+            f"{statistics.median(r['steps'] for r in runs):,.0f}",
+        ]
+        cells.append(f"{statistics.median(r['seconds'] for r in runs):,.0f}")
+        for reference in REFERENCES:
+            volume = statistics.median(r["hypervolume"] for r in by_arm[reference])
+            shares = []
+            for which, unit in ((0, "steps"), (1, "seconds")):
+                full = statistics.median(r[unit] for r in by_arm[reference])
+                share = statistics.median(reached(r["curve"], volume, which) for r in runs) / full
+                shares.append("never" if share == float("inf") else f"{share:.2f}")
+            cells.append(f"{shares[0]} ({shares[1]})")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def inferiority(results: list[dict[str, Any]], flight: int) -> str:
+def quartiles(values: list[float]) -> str:
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+
+
+def inferiority(results: list[dict[str, Any]], flight: int, mixing: bool) -> str:
     """Paired difference rayul - arm in final hypervolume over the seeds: mean and 95% bootstrap bound from below."""
-    finals = {(r["arm"], r["seed"]): r["hypervolume"] for r in results if r["flight"] == flight}
+    finals = {
+        (r["arm"], r["seed"]): r["hypervolume"] for r in results if (r["flight"], r["mixing"]) == (flight, mixing)
+    }
     seeds = sorted({seed for _, seed in finals})
-    rng, lines = np.random.default_rng(0), []
+    rng, lines = np.random.default_rng(0), ["| rayul against | mean difference | 95% bound |", "| --- | --- | --- |"]
     for arm in dict.fromkeys(arm for arm, _ in finals if arm != "rayul"):
         differences = np.array([finals["rayul", s] - finals[arm, s] for s in seeds])
         relative = differences / np.mean([finals[arm, s] for s in seeds])
         means = relative[rng.integers(0, len(seeds), (4000, len(seeds)))].mean(1)
-        lines.append(f"- rayul against {arm}: {relative.mean():+.1%}, at least {np.quantile(means, 0.05):+.1%}")
+        lines.append(f"| {arm} | {relative.mean():+.1%} | {np.quantile(means, 0.05):+.1%} |")
     return "\n".join(lines)
 
 
-def rules(cache: Path, seeds: int, sample: int = 512) -> str:
-    """False prunes: of trajectories run to the end, those a rule would stop that would have reached the final front."""
-    known = list(trajectories.load(cache).items())
-    heads = ["rule", "steps of criteria", "stopped", "of those on the final front", "hypervolume lost (median, worst)"]
+RULES = {
+    "criteria": ("criteria",),
+    "dominance": ("dominance",),
+    "budget": ("budget",),
+    "criteria, dominance": BOTH,
+    "criteria, dominance, budget": (*BOTH, "budget"),
+}
+
+
+def rules(known: dict[str, list[Point]], mixing: bool, orders: int) -> str:
+    """False prunes: of the trajectories run to the end, met one after the other in `orders` random orders, those that
+    a rule stops before an evaluation of theirs that is on the front of all; and the hypervolume lost with them."""
+    trials = list(intervals(known, mixing).values())
+    heads = ["rules", "steps kept", "stopped", "of those, on the final front later", "hypervolume lost (median, worst)"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for label, chosen in {"criteria": ("criteria",), "criteria + dominance": ("criteria", "dominance")}.items():
-        shares, stopped, false, lost = [], 0, 0, []
-        for seed in range(seeds):
-            order = known[:]
-            random.Random(seed).shuffle(order)
-            some = order[:sample]
-            kept, cut = _replay(some, ("criteria",)), _replay(some, chosen)
-            full = _solutions({n: points for n, (_, points) in enumerate(some)})
-            final = _front(full)
-            shares.append(sum(cut.values()) / sum(kept.values()))
-            ended = [n for n, step in cut.items() if step < STEPS and (chosen == ("criteria",) or step < kept[n])]
-            stopped += len(ended)
-            false += sum(any(n == who and step > cut[n] for who, step, _, _ in final) for n in ended)
-            rest = _solutions({n: [p for p in points if p[0] <= cut[n]] for n, (_, points) in enumerate(some)})
-            lost.append(1 - _volume(rest) / _volume(full))
-        cells = [label, f"{statistics.mean(shares):.2f}", f"{stopped / seeds:.0f} of {sample}"]
+    for label, chosen in RULES.items():
+        kept, stopped, false, lost = [], 0, 0, []
+        for seed in range(orders):
+            some = random.Random(seed).sample(trials, len(trials))
+            ends = replay(some, chosen, mixing)
+            kept.append(sum(ends) / (STEPS * len(some)))
+            full = [(n, row) for n, trial in enumerate(some) for interval in trial for row in interval.rows]
+            cut = [(n, row) for n, row in full if row.step <= ends[n]]
+            stopped += sum(end < STEPS for end in ends)
+            false += len({n for n, row in front_of(full) if row.step > ends[n]})
+            lost.append(1 - volume_of(cut) / volume_of(full))
+        cells = [label, f"{statistics.mean(kept):.0%}", f"{stopped / orders:.0f} of {len(trials)}"]
         cells += [f"{false / max(1, stopped):.2%}", f"{statistics.median(lost):.2%}, {max(lost):.2%}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _replay(some: list[tuple[str, Points]], chosen: tuple[str, ...]) -> dict[int, int]:
-    """Step at which each trajectory ends under the rules, one after the other."""
-    side = Mine(Arm(tpe, rules=chosen), 0)
-    ends = {}
-    for number, (_, points) in enumerate(some):
+def replay(trials: list[list[Interval]], chosen: tuple[str, ...], mixing: bool) -> list[int]:
+    """The step at which each trajectory ends under the rules, one after the other."""
+    side = Mine(Arm("random", rules=chosen), 0, mixing)
+    ends = []
+    for number, trial in enumerate(trials):
         side.rows[number] = []
-        for point in points:
-            ends[number] = point[0]
-            if side.report(number, point):
-                break
+        ends.append(next((i.step for i in trial if side.report(number, i.rows)), STEPS))
     return ends
 
 
-def _solutions(kept: dict[int, Points]) -> list[tuple[int, int, float, float]]:
+def scored(rows: list[tuple[int, Point]]) -> list[tuple[float, float]]:
+    """Scores in the unit box; not a solution is (0, 0)."""
     return [
-        (number, step, 1 - forget, (retain - 0.9) / 0.1)
-        for number, points in kept.items()
-        for step, forget, retain in points
-        if step and retain >= 0.9 and forget <= 0.95
+        (1 - p.forget, (p.retain - 0.9) / 0.1) if p.step and p.retain >= 0.9 and p.forget <= 0.95 else (0.0, 0.0)
+        for _, p in rows
     ]
 
 
-def _front(solutions: list[tuple[int, int, float, float]]) -> list[tuple[int, int, float, float]]:
+def front_of(rows: list[tuple[int, Point]]) -> list[tuple[int, Point]]:
     from rayul.pareto.front import non_dominated
 
-    mask = non_dominated([s[2:] for s in solutions], ["maximize", "maximize"])
-    return [s for s, keep in zip(solutions, mask, strict=True) if keep]
+    mask = non_dominated(scored(rows), ["maximize", "maximize"])
+    return [row for row, keep in zip(rows, mask, strict=True) if keep]
 
 
-def _volume(solutions: list[tuple[int, int, float, float]]) -> float:
+def volume_of(rows: list[tuple[int, Point]]) -> float:
     import moocore
 
-    return float(moocore.hypervolume(np.array([s[2:] for s in solutions]), ref=np.zeros(2), maximise=True))
+    return float(moocore.hypervolume(np.array(scored(rows)), ref=np.zeros(2), maximise=True))
+
+
+def name_of(mixing: bool) -> str:
+    return "with mixing" if mixing else "without mixing"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", default="0-9", help="first-last")
     parser.add_argument("--trials", type=int, default=64)
+    parser.add_argument("--arms", default=None, help="comma-separated; all by default")
     parser.add_argument("--flights", default="2,8,32")
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--mixing", choices=["off", "on", "both"], default="both")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=None, help="a folder for search.md and search.parquet")
     parser.add_argument("--rules", action="store_true")
     arguments = parser.parse_args()
+    modes = {"off": [False], "on": [True], "both": [False, True]}[arguments.mixing]
+    first, last = map(int, arguments.seeds.split("-"))
+    known = trajectories.load(arguments.cache)
+    text = []
     if arguments.rules:
-        print(rules(arguments.cache, arguments.seeds))
+        for mixing in modes:
+            text += [f"\n### {name_of(mixing)}\n", rules(known, mixing, last - first + 1)]
+        print("\n".join(text))
+        if arguments.out is not None:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            (arguments.out / "rules.md").write_text("\n".join(text).strip() + "\n")
         return
-    flights = [int(flight) for flight in arguments.flights.split(",")]
+    chosen = arguments.arms.split(",") if arguments.arms else list(ARMS)
     jobs = [
-        (name, seed, flight, arguments.trials, str(arguments.cache))
-        for flight in flights
-        for seed in range(arguments.seeds)
-        for name in ARMS
+        Job(name, seed, flight, mixing, arguments.trials, str(arguments.cache))
+        for mixing in modes
+        for flight in map(int, arguments.flights.split(","))
+        for seed in range(first, last + 1)
+        for name in chosen
+        if flight in ARMS[name].flights
     ]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         results = list(pool.imap_unordered(run, jobs))
-    results.sort(key=lambda r: (r["flight"], list(ARMS).index(r["arm"]), r["seed"]))
-    text = [f"{datetime.now(UTC):%Y-%m-%d}, {arguments.seeds} seeds, {arguments.trials} trials of {STEPS} steps"]
-    for flight in flights:
-        text += [f"\n## {flight} in flight\n", compare(results, flight), "", inferiority(results, flight)]
+    for mixing in modes:
+        for flight in sorted({r["flight"] for r in results}):
+            text += [f"\n### {name_of(mixing)}, {flight} in flight\n", compare(results, flight, mixing), ""]
+            if "rayul" in chosen:
+                text.append(inferiority(results, flight, mixing))
     print("\n".join(text))
     if arguments.out is not None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "search.md").write_text("\n".join(text) + "\n")
-        (arguments.out / "search.json").write_text(json.dumps(results) + "\n")
+        (arguments.out / "search.md").write_text("\n".join(text).strip() + "\n")
+        order = list(ARMS).index
+        results.sort(key=lambda r: (r["mixing"], r["flight"], order(r["arm"]), r["seed"]))
+        rows = [
+            {"arm": r["arm"], "seed": r["seed"], "flight": r["flight"], "mixing": r["mixing"]}
+            | {"steps": steps, "seconds": round(seconds, 2), "hypervolume": volume}
+            for r in results
+            for steps, seconds, volume in r["curve"]
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), arguments.out / "search.parquet", compression="zstd")
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

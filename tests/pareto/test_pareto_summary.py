@@ -333,3 +333,42 @@ def test_calibration_reports_the_runs_in_which_nothing_survives(tmp_path: Path) 
     assert "In 1 trial a violation falls" in check.sentence
     plain = load_results(write_folder(tmp_path / "plain", rows[:2]))
     assert not [c for c in summary_of(plain).checks if "calibration" in c.title]
+
+
+ONE_LIMIT = "control:\n  - {metric: retain.es, at_least: 90% of baseline, patience: 1}"
+
+
+def test_the_best_at_each_target_is_named_in_the_report_and_on_the_terminal(tmp_path: Path) -> None:
+    """Of a sweep with several shares; the numbers are those of its records."""
+    spec = SPEC.replace(
+        "control:\n  - {metric: retain.es, at_least: 90% of baseline, patience: 1}",
+        "control: {tau: [0.5, 0.9, 0.97, 1]}",
+    )
+    # Forget by retain, of baselines 0.98 and 0.96.
+    kept = {0.96: 0.7, 0.94: 0.5, 0.88: 0.3, 0.6: 0.1, 0.3: 0.0}
+    rows = [
+        evaluation("0003", 5 * i, forget, retain, mixing=1 / (1 + i), violation={}, feasible=retain >= 0.48)
+        for i, (retain, forget) in enumerate(kept.items(), 1)
+    ]
+    folder = write_folder(tmp_path / "s", [baseline(), *rows], spec)
+    summary = summarise(folder)
+    found = {target.share: target.best.metrics["forget.es"] for target in summary.targets if target.best}
+    assert found == {1.0: 0.7, 0.97: 0.5, 0.9: 0.3, 0.5: 0.1}
+    assert [target.share for target in summary.targets] == [1.0, 0.97, 0.9, 0.5]
+    assert "97.0% kept: 49.0% forgotten by 0003 at step 10, mixed at 0.333333" in front_lines(summary)
+    page = summary.report.read_text()
+    table = page[page.index('id="targets"') : page.index("</section>", page.index('id="targets"'))]
+    assert table.count("<tr>") == 1 + 4
+    for target in summary.targets:
+        assert f"{target.forgotten:.1%}" in table
+
+
+def test_a_target_that_nothing_keeps_says_so(tmp_path: Path) -> None:
+    spec = SPEC.replace(
+        "control:\n  - {metric: retain.es, at_least: 90% of baseline, patience: 1}", "control: {tau: [0.5, 1]}"
+    )
+    row = evaluation("0000", 5, 0.5, 0.7, violation={}, feasible=True)
+    summary = summarise(write_folder(tmp_path / "s", [baseline(), row], spec))
+    assert "100.0% kept: nothing was found" in front_lines(summary)
+    assert "nothing was found" in summary.report.read_text()
+    assert summarise(write_folder(tmp_path / "t", [baseline(), row])).targets == []

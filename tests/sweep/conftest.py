@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from study import Sweep
 
 from rayul.records import BASELINE, Evaluation, Journal
 from rayul.spec import violations
@@ -26,7 +28,7 @@ def row(make_spec: Callable[..., Any]) -> Callable[..., Evaluation]:
     def make(spec: Any, trial: int, step: int, forget: float, retain: float, **fields: Any) -> Evaluation:
         metrics = {"forget.es": forget, "retain.es": retain}
         params = fields.pop("params", {})
-        violation = violations(spec.at(params).control.criteria, metrics, BASE)
+        violation = violations(spec.at(params).criteria, metrics, BASE)
         return Evaluation(
             f"{trial:04d}",
             step,
@@ -43,3 +45,16 @@ def row(make_spec: Callable[..., Any]) -> Callable[..., Evaluation]:
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "evaluations.jsonl")
+
+
+@pytest.fixture
+def begin(tmp_path: Path, row: Callable[..., Evaluation], baseline: Evaluation) -> Callable[..., Sweep]:
+    """begin(spec, limit=..., earlier=...) -> a sweep in a folder of its own."""
+    counter = itertools.count()
+
+    def make(spec: Any, limit: int = 100, earlier: Sequence[Any] = ()) -> Sweep:
+        folder = tmp_path / str(next(counter))
+        folder.mkdir()
+        return Sweep(folder, spec, row, baseline, limit, earlier)
+
+    return make

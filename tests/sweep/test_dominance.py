@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,8 @@ def test_the_scheduler_stops_it_and_says_why(make_spec: Callable[..., Any]) -> N
     [
         {"pruning": {"dominance": False}},
         {"objectives": {"forget.es": "minimize"}},
-        {"control": {"criteria": [{"metric": "retain.es", "at_least": 0.9}], "mixing": True}},
     ],
-    ids=["off", "one objective", "mixing"],
+    ids=["off", "one objective"],
 )
 def test_where_it_does_not_apply(sections: dict[str, Any], make_spec: Callable[..., Any]) -> None:
     spec = make_spec(**({"training": {"steps": 60}, "control": [{"metric": "retain.es", "at_least": 0.9}]} | sections))
@@ -131,3 +131,22 @@ def test_a_point_that_is_no_number_is_nobodys_rival() -> None:
     rivals = Rivals()
     rivals.add("0000", float("nan"), 1.0)
     assert rivals.front_of_others("0001")[0].size == 0
+
+
+def test_with_mixing_a_trial_pays_no_more_utility_than_it_has() -> None:
+    """Scaled back, it goes on at the limit: what without mixing cannot catch up may, unless its growth is too slow."""
+    arguments = (np.array([0.0, 0.1, 0.2]), np.array([1.0, 1.0, 0.91]), FRONT_GAINED, FRONT_KEPT, 0.9, 60)
+    assert not can_catch_up([0, 20, 25], *arguments)
+    assert can_catch_up([0, 20, 25], *arguments, mixing=True)
+    assert not can_catch_up([0, 50, 59], *arguments[:-1], 60, mixing=True)
+
+
+def test_the_scheduler_judges_the_calibrated_evaluation(make_spec: Callable[..., Any]) -> None:
+    control = {"criteria": [{"metric": "retain.es", "at_least": 0.9}], "mixing": True}
+    spec = make_spec(training={"steps": 60, "lr": 1e-3}, control=control)
+    assert "dominance at step 55" in verdict(spec, SLOW, OTHERS)
+    rows = [*evaluations("0000", OTHERS), *evaluations("0001", [(50, 0.1, 0.2), (55, 0.05, 0.1)])]
+    for forget, stopped in ((0.45, False), (0.98, True)):
+        calibrated = [replace(e, mixing=0.5) for e in evaluations("0001", [(50, forget, 0.95), (55, forget, 0.95)])]
+        scheduler = ControlScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, [*rows, *calibrated])
+        assert bool(scheduler.verdict("0001", 55)) is stopped

@@ -135,6 +135,21 @@ def test_a_searched_limit_is_the_trials_own(make_spec: Make, row: Row) -> None:
     assert decide(scheduler, loose) == TrialScheduler.CONTINUE
 
 
+@pytest.mark.parametrize(
+    ("key", "tight", "loose"),
+    [("control.criteria.0.patience", 1, 3), ("control.criteria.0.grace", 0, 20), ("control.tau", 0.9, 0.5)],
+)
+def test_a_searched_patience_grace_or_target_is_the_trials_own(
+    make_spec: Make, row: Row, key: str, tight: Any, loose: Any
+) -> None:
+    choice = {"choice": [tight, loose]}
+    control = {"tau": choice} if key == "control.tau" else keep(**{key.rpartition(".")[2]: choice})
+    spec = make_spec(control=control)
+    scheduler = ControlScheduler(spec, BASE)
+    assert decide(scheduler, row(spec, 0, 5, 0.5, 0.3, params={key: tight})) == TrialScheduler.STOP
+    assert decide(scheduler, row(spec, 1, 5, 0.5, 0.3, params={key: loose})) == TrialScheduler.CONTINUE
+
+
 @pytest.mark.parametrize("cut", range(8))
 def test_patience_survives_a_restart_at_any_evaluation(make_spec: Make, row: Row, journal: Journal, cut: int) -> None:
     """A trial that starts again repeats its evaluations from step 0: the same decisions, wherever it was cut."""
@@ -185,6 +200,27 @@ def test_mixing_stops_a_trial_that_is_never_feasible(make_spec: Make, row: Row) 
     spec = make_spec(control=keep() | {"mixing": True})
     rows = [row(spec, 0, step, 0.1, 0.1) for step in range(0, 10)]
     assert stops(spec, rows)[0] == STALL
+
+
+def test_of_several_targets_progress_at_one_is_progress(make_spec: Make, row: Row) -> None:
+    """The smallest share's best stands still, that of 90% goes on falling; then both stand still."""
+    spec = make_spec(control={"tau": [0.5, 0.9], "mixing": True}, pruning={"dominance": False})
+    scheduler = ControlScheduler(spec, BASE)
+    decisions = []
+    for step, strict in enumerate([0.7, 0.6, 0.5, 0.45, 0.42, 0.41, *[0.41] * STALL], 1):
+        broken, loose = row(spec, 0, step, 0.0, 0.0), row(spec, 0, step, 0.3, 0.26, mixing=0.7)
+        decisions.append(decide(scheduler, broken, row(spec, 0, step, strict, 0.46, mixing=0.4), loose))
+    assert decisions == ["CONTINUE"] * (6 + STALL - 1) + ["STOP"]
+
+
+def test_mixing_may_be_searched_too(make_spec: Make, row: Row) -> None:
+    """A trial without it is judged by the criteria, one with it by its calibrated value."""
+    spec = make_spec(control=keep() | {"mixing": {"choice": [True, False]}})
+    scheduler = ControlScheduler(spec, BASE)
+    off, on = ({"control.mixing": value} for value in (False, True))
+    assert decide(scheduler, row(spec, 0, 5, 0.1, 0.2, params=off)) == TrialScheduler.STOP
+    calibrated = row(spec, 1, 5, 0.4, 0.46, mixing=0.5, params=on)
+    assert decide(scheduler, row(spec, 1, 5, 0.1, 0.2, params=on), calibrated) == TrialScheduler.CONTINUE
 
 
 class StopAt(FIFOScheduler):  # type: ignore[misc]

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,9 +14,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation, Journal
+from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation
 from rayul.sweep.samplers import grid
-from rayul.sweep.search import OptunaSearcher, open_study
 
 Row = Callable[..., Evaluation]
 Make = Callable[..., Any]
@@ -34,57 +32,6 @@ CONDITIONAL = {
     "training": {"lr": {"float": [1e-4, 1e-2], "log": True}},
     "control": {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]},
 }
-
-
-class Sweep:
-    """A folder with study and journal; `run(n)` proposes and tells n trials, one after the other, as one worker does.
-
-    What comes of a trial is a fixed function of its parameters.
-    """
-
-    def __init__(self, folder: Path, spec: Any, row: Row, baseline: Evaluation, limit: int = 100) -> None:
-        self.folder, self.spec, self.row, self.baseline, self.limit = folder, spec, row, baseline, limit
-        self.open()
-
-    def open(self) -> Sweep:
-        self.journal = Journal(self.folder / "evaluations.jsonl")
-        self.study = open_study(self.folder / "study.journal", self.spec)
-        self.searcher = OptunaSearcher(self.study, self.spec, self.journal, self.baseline, self.limit)
-        return self
-
-    def ask(self) -> tuple[int, dict[str, Any]]:
-        config = self.searcher.suggest("tune's own id")
-        assert config is not None
-        return config["number"], config["params"]
-
-    def end(self, number: int, params: dict[str, Any], tell: bool = True) -> None:
-        strength = math.log10(params.get("training.lr", 1e-3) / 1e-4) / 2 + params.get("method.retain_weight", 0.0) / 40
-        for step, share in ((0, 0.0), (5, 0.5), (10, 1.0)):
-            last = {"state": COMPLETED} if step == 10 else {}
-            forget, retain = 0.8 * (1 - strength * share), 0.5 * (1 - 0.2 * strength * share)
-            self.journal.append(self.row(self.spec, number, step, forget, retain, params=params, **last))
-        if tell:
-            self.searcher.tell(number)
-
-    def run(self, count: int) -> list[tuple[int, dict[str, Any]]]:
-        asked = []
-        for _ in range(count):
-            asked.append(self.ask())
-            self.end(*asked[-1])
-        return asked
-
-
-@pytest.fixture
-def begin(tmp_path: Path, row: Row, baseline: Evaluation) -> Callable[..., Sweep]:
-    """begin(spec, limit=...) -> a sweep in a folder of its own."""
-    counter = itertools.count()
-
-    def make(spec: Any, limit: int = 100) -> Sweep:
-        folder = tmp_path / str(next(counter))
-        folder.mkdir()
-        return Sweep(folder, spec, row, baseline, limit)
-
-    return make
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rayul.unlearn.calibrate import BISECTIONS, GRID, calibrate
+from rayul.unlearn.calibrate import BISECTIONS, GRID, calibrate, calibrations
 
 
 @pytest.mark.parametrize("edge", [0.01, 0.1, 0.25, 0.3, 0.5, 0.62, 0.74, 0.75, 0.9, 0.999])
@@ -35,3 +35,21 @@ def test_a_curve_that_falls_again_is_called_so_and_its_largest_feasible_point_on
     found = calibrate(violation)
     assert not found.monotone
     assert 0.75 <= found.mixing <= 0.8
+
+
+@pytest.mark.parametrize("edges", [(0.2, 0.4, 0.9), (0.3,), (0.62, 0.63), (0.0, 1.0)])
+def test_several_targets_are_each_met_and_share_what_is_measured(edges: tuple[float, ...]) -> None:
+    measured: list[float] = []
+    rounds = calibrations(len(edges))
+    wanted = next(rounds)
+    while True:
+        measured += wanted
+        try:
+            wanted = rounds.send([[max(0.0, a - edge) for edge in edges] for a in wanted])
+        except StopIteration as end:
+            found = end.value
+            break
+    alone = [calibrate(lambda a, edge=edge: max(0.0, a - edge)) for edge in edges]  # type: ignore[misc]
+    assert found == alone
+    assert len(measured) == len(set(measured))
+    assert set(measured) == {a for one in alone for a, _ in one.tried}

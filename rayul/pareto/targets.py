@@ -1,0 +1,37 @@
+"""The whole trade-off of a sweep with several utility targets (control.tau): the best at each of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from rayul.pareto.front import forgotten
+from rayul.pareto.results import Results
+from rayul.records import Evaluation
+
+
+class Target(NamedTuple):
+    """share: of the baseline's utility that is kept. best: the point of the front that forgets most and keeps it, None
+    where none does. forgotten: its fraction of the forget objective, NaN without."""
+
+    share: float
+    best: Evaluation | None
+    forgotten: float
+
+
+def best_at_targets(results: Results) -> list[Target]:
+    """One entry for each share of control.tau, the largest first; empty where it is no list.
+
+    Only points of the front are looked at: what forgets more within a target than a point of the front is on the front.
+    """
+    gone = forgotten(results.front, results.baseline, results.objectives)
+    found = []
+    for share, limits in results.targets:
+        kept = [all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits) for e in results.front]
+        if any(kept):
+            place = int(np.where(kept, gone, -np.inf).argmax())
+            found.append(Target(share, results.front[place], float(gone[place])))
+        else:
+            found.append(Target(share, None, float("nan")))
+    return found

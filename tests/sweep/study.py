@@ -1,0 +1,89 @@
+"""A study and a journal in a folder, proposed to and told as a sweep with one worker does, without training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from rayul.records import COMPLETED, PRUNED, RUNNING, Evaluation, Journal, to_json
+from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+
+# isort: split
+from rayul.sweep.scheduler import ControlScheduler
+from rayul.sweep.search import OptunaSearcher, open_study
+
+Row = Callable[..., Evaluation]
+
+
+class Sweep:
+    """A folder with study and journal; `run(n)` proposes and tells n trials, one after the other, as one worker does.
+
+    What comes of a trial is a fixed function of its parameters.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: Any,
+        row: Row,
+        baseline: Evaluation,
+        limit: int = 100,
+        earlier: Sequence[FrozenTrial] = (),
+    ) -> None:
+        self.folder, self.spec, self.row, self.baseline, self.limit = folder, spec, row, baseline, limit
+        self.earlier = earlier
+        self.open()
+
+    def open(self) -> Sweep:
+        self.journal = Journal(self.folder / "evaluations.jsonl")
+        self.study = open_study(self.folder / "study.journal", self.spec, self.earlier)
+        self.searcher = OptunaSearcher(self.study, self.spec, self.journal, self.baseline, self.limit)
+        return self
+
+    def ask(self) -> tuple[int, dict[str, Any]]:
+        config = self.searcher.suggest("tune's own id")
+        assert config is not None
+        return config["number"], config["params"]
+
+    def end(self, number: int, params: dict[str, Any], tell: bool = True) -> None:
+        strength = math.log10(params.get("training.lr", 1e-3) / 1e-4) / 2 + params.get("method.retain_weight", 0.0) / 40
+        for step, share in ((0, 0.0), (5, 0.5), (10, 1.0)):
+            last = {"state": COMPLETED} if step == 10 else {}
+            forget, retain = 0.8 * (1 - strength * share), 0.5 * (1 - 0.2 * strength * share)
+            self.journal.append(self.row(self.spec, number, step, forget, retain, params=params, **last))
+        if tell:
+            self.searcher.tell(number)
+
+    def run(self, count: int) -> list[tuple[int, dict[str, Any]]]:
+        asked = []
+        for _ in range(count):
+            asked.append(self.ask())
+            self.end(*asked[-1])
+        return asked
+
+
+def play(sweep: Sweep, course: Callable[[dict[str, Any]], list[tuple[float, float]]], trials: int) -> list[Evaluation]:
+    """A whole sweep without training: proposed, judged after every evaluation and told by the real parts, one trial
+    after the other. course(params) -> (forget.es, retain.es) at steps 5, 10, ...; step 0 is the baseline."""
+    scheduler = ControlScheduler(sweep.spec, sweep.baseline.metrics, sweep.journal)
+    for _ in range(trials):
+        number, params = sweep.ask()
+        points = [(sweep.baseline.metrics["forget.es"], sweep.baseline.metrics["retain.es"]), *course(params)]
+        for i, point in enumerate(points):
+            row = sweep.row(sweep.spec, number, 5 * i, *point, params=params)
+            result = {"evaluations": [to_json(row)], "step": row.step, **row.metrics}
+            if scheduler.on_trial_result(None, SimpleNamespace(trial_id="tune's"), result) == "STOP":  # type: ignore[arg-type]
+                row = replace(row, state=PRUNED, reason=scheduler.reasons[row.trial_id])
+            elif i == len(points) - 1:
+                row = replace(row, state=COMPLETED)
+            sweep.journal.append(row)
+            if row.state != RUNNING:
+                break
+        sweep.searcher.tell(number)
+    return [row for row in sweep.journal if row.state != RUNNING]
