@@ -210,10 +210,10 @@ search:
   # Also end after this time, such as 2h or 30m; null for no limit.
   time_limit: null
 
-# What a trial takes of the machine. Without a GPU, trials share the cores.
+# What trials take of the machine. A device is a GPU, or without any a core.
 resources:
-  # GPUs of one slot.
+  # GPUs of a device; 0 for cores, GPUs or not.
   gpu: 1
-  # Trials that share it.
-  trials_per_gpu: 1
+  # Trials that share a device: they train together, over one copy of the model. auto: as many as are fastest.
+  trials_per_gpu: auto
 """
