@@ -19,7 +19,7 @@ from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.worker import KeptAdapters, load_here
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Packs, Report, Shape
-from rayul.unlearn.pack.slot import SlotState
+from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.trial import failed_row
 
 

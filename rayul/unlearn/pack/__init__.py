@@ -6,6 +6,7 @@
 | base | the frozen base with K adapters on its linear modules, and logits at answer positions only |
 | lines | the examples of a set as tensors of one shape |
 | slot | one trial in a pack: its own rows, loss, optimiser and end |
+| state | that trial between two steps, on disk |
 | pack | join, train, evaluate, leave |
 | packs | all trials of a device, in one pack or in smaller ones that take turns |
 | packable | which trials may share a pack |

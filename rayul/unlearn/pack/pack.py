@@ -24,7 +24,8 @@ from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
 from rayul.unlearn.pack.parameters import Layout, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
-from rayul.unlearn.pack.slot import Part, Slot, SlotState
+from rayul.unlearn.pack.slot import Part, Slot
+from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
 

@@ -12,7 +12,7 @@ from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.unlearn.pack.pack import Pack
 from rayul.unlearn.pack.packable import Shape
-from rayul.unlearn.pack.slot import SlotState
+from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import is_out_of_memory
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rayul.errors import RayulError
@@ -22,6 +18,7 @@ from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.losses import Side, loss_of
 from rayul.unlearn.pack.parameters import Pair
 from rayul.unlearn.pack.reference import Reference
+from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.task import Task
 from rayul.unlearn.train import (
     Diverged,
@@ -37,48 +34,6 @@ from rayul.unlearn.train import (
 
 Part = dict[str, list[int]]
 """Rows of one micro-batch by set: "forget", "retain_train", "idk" (one refusal for each forget row)."""
-
-
-class SlotState(NamedTuple):
-    """A trial between two steps: the step of its last report, and the row of its parameters and of both Adam moments,
-    [P] each. The order of its rows and its dropout follow from seed and step."""
-
-    step: int
-    reported: int
-    seconds: float
-    values: Tensor
-    mean: Tensor | None
-    square: Tensor | None
-
-    def cpu(self) -> SlotState:
-        return self._replace(**{key: t.cpu() for key in _TENSORS if (t := getattr(self, key)) is not None})
-
-    def save(self, path: Path) -> None:
-        """Write it as safetensors; whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        tensors = {key: t for key in _TENSORS if (t := getattr(self, key)) is not None}
-        numbers = {key: repr(getattr(self, key)) for key in ("step", "reported", "seconds")}
-        save_file(tensors, temporary, metadata=numbers)
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> SlotState:
-        """What `save` wrote. Raises SafetensorError or OSError for what is no such file."""
-        with safe_open(path, framework="pt") as file:
-            numbers, keys = file.metadata(), set(file.keys())
-            moments = (file.get_tensor(key) if key in keys else None for key in _TENSORS[1:])
-            state = cls(
-                int(numbers["step"]),
-                int(numbers["reported"]),
-                float(numbers["seconds"]),
-                file.get_tensor("values"),
-                *moments,
-            )
-        return state
-
-
-_TENSORS = ("values", "mean", "square")
 
 
 class Slot:
