@@ -136,9 +136,9 @@ def answer(results: Results, summary: Summary) -> list[str]:
     rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
     sentences.append(
         f"Measured on {rows} rows; ± is one standard error over the rows. It is one run with one seed: "
-        "repeat it over seeds before relying on it."
+        "`rayul audit` repeats it over seeds, before you rely on it."
         if rows
-        else "It is one run with one seed: repeat it over seeds before relying on it."
+        else "It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it."
     )
     return sentences
 

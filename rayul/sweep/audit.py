@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,12 @@ def audit(
             threads=mine.threads,
         )
         listener = partial(say, highlight=False, markup=False, soft_wrap=True)
-        return _run(tune.with_resources(trainable, mine.resources), runs, mine.slots, _Recorder(journal, listener))
+        return _run(
+            tune.with_resources(trainable, mine.resources),
+            runs,
+            mine.slots,
+            _Recorder(journal, wanted.attacks, listener),
+        )
 
 
 def _run(trainable: Any, runs: list[dict[str, Any]], slots: int, recorder: Callback) -> str:
@@ -218,8 +223,8 @@ def _write_asked(spec: Spec, sets: Sets, results: Results, wanted: Finalists, ch
 class _Recorder(Callback):  # type: ignore[misc]
     """Each line is on disk before Tune goes on. A model that starts again repeats lines; the first of a key stays."""
 
-    def __init__(self, journal: Lines[Audited], listener: Callable[[str], None]) -> None:
-        self.journal, self.listener = journal, listener
+    def __init__(self, journal: Lines[Audited], attacks: Sequence[str], listener: Callable[[str], None]) -> None:
+        self.journal, self.attacks, self.listener = journal, attacks, listener
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for a restore that we never do, and a console holds a lock."""
@@ -230,10 +235,13 @@ class _Recorder(Callback):  # type: ignore[misc]
             self._append(audited_from_json(result["row"]))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """Its process died more often than Tune restarts it: what it was at is a line with the reason."""
         run = trial.config["run"]
         done = {row.attack for row in self.journal if (row.subject, row.seed) == (run["subject"], run["seed"])}
-        if BEFORE not in done:
-            self._append(Audited(run["subject"], run["seed"], reason=f"its worker failed: {trial.get_error()}"))
+        at = next((attack for attack in (BEFORE, *self.attacks) if attack not in done), None)
+        if at is not None:
+            reason = "its worker process died again and again (out of memory, or the node was lost)"
+            self._append(Audited(run["subject"], run["seed"], at, reason=reason))
 
     def _append(self, row: Audited) -> None:
         if self.journal.append(row):

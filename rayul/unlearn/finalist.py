@@ -94,6 +94,8 @@ def examine(
             attacked = replace(attacked, scored=tries)
         except Missing as missing:
             attacked = replace(attacked, reason=missing.message)
+        except Exception as error:  # an attack that fails (out of memory) is a line, never the end of an audit
+            attacked = replace(attacked, reason=f"{type(error).__name__}: {error}")
         yield replace(attacked, seconds=time.perf_counter() - started)
 
 

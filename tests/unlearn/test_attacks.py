@@ -241,3 +241,25 @@ def test_fine_tuning_follows_the_loss_of_transformers_down(target: Target) -> No
         assert losses[-1] < before
         reached.append(losses[-1])
     assert reached == sorted(reached, reverse=True)
+
+
+# --- a model before and under attack --------------------------------------------------------------------------------
+
+
+def test_an_attack_that_fails_is_a_line_with_its_reason(
+    task: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayul.audited import Audited
+    from rayul.spec import Finalists
+    from rayul.unlearn.finalist import examine
+
+    def breaks(target: Target) -> Any:
+        raise MemoryError("no room")
+        yield
+
+    monkeypatch.setitem(ATTACKS, "noise", breaks)
+    wanted = Finalists(attacks=("noise", "paraphrase", "quantise"), metrics=("es",))
+    rows = list(examine(standalone(task.base), task, make_spec(), Audited("baseline", 0), wanted, done=("quantise",)))
+    assert [row.attack for row in rows] == ["", "noise", "paraphrase"]
+    assert [row.reason for row in rows] == ["", "MemoryError: no room", "no forget row has a paraphrased_question"]
+    assert rows[0].scored[0].metrics["forget.es"] == np.mean(rows[0].scored[0].values["forget.es"])
