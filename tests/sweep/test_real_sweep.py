@@ -39,7 +39,9 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def spec_file(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_folder: Path) -> Path:
-    return write_spec(tmp_path_factory.mktemp("spec") / "tiny.yaml", tiny_folder, data_folder)
+    """With paths from the current folder, which is not that of a trial."""
+    model, data = (Path(os.path.relpath(folder)) for folder in (tiny_folder, data_folder))
+    return write_spec(tmp_path_factory.mktemp("spec") / "tiny.yaml", model, data)
 
 
 @pytest.fixture(scope="module")
