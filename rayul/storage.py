@@ -165,9 +165,17 @@ class Storage:
             over.set()
             thread.join()
             if self.folder.exists():
-                self.push()
+                self._push_last()
             with suppress(OSError):
                 self.filesystem.delete_file(f"{self.root}/{OWNER}")
+
+    def _push_last(self) -> None:
+        try:
+            self.push()
+        except RayulError as error:
+            raise RayulError(
+                f"{error.message}; everything is in {self.folder}", "the same command with --resume copies it again"
+            ) from error
 
     def _keep_pushing(self, over: threading.Event, warn: Callable[[str], None]) -> None:
         pause, failed = EVERY, False
@@ -177,7 +185,7 @@ class Storage:
                 self._write(OWNER, _me())
                 self.push()
                 failed = False
-            except (OSError, RayulError) as error:
+            except (OSError, pa.ArrowException, RayulError) as error:
                 if not failed:
                     warn(f"{error}; the sweep goes on in {self.folder}, and copies when it can")
                 failed = True

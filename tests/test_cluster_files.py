@@ -154,7 +154,9 @@ def test_the_slurm_script_told_of_its_end_stops_the_run_and_is_queued_again(tmp_
     """SLURM's notice comes as SIGTERM to the script (--signal=B:TERM)."""
     stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && echo n1 || echo "$*" >> {tmp_path}/said')
     stand_in(
-        tmp_path, "srun", f"trap 'echo stopped >> {tmp_path}/said; exit 0' TERM; kill -TERM $PPID; sleep 20 > /dev/null 2>&1 & wait"
+        tmp_path,
+        "srun",
+        f"trap 'echo stopped >> {tmp_path}/said; exit 0' TERM; kill -TERM $PPID; sleep 20 > /dev/null 2>&1 & wait",
     )
     slurm = {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
     done = run_script(CLUSTER / "slurm.sbatch", ["spec.yaml", "/shared/r"], tmp_path, **slurm)

@@ -161,6 +161,19 @@ def test_a_store_that_is_away_for_a_while_is_told_once_and_gets_all_in_the_end(
     assert str(storage.folder) in warnings[0]
 
 
+def test_a_store_that_is_away_at_the_end_leaves_all_here_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
+    storage = Storage(f"file://{tmp_path}/store/ga")
+    with pytest.raises(RayulError, match="everything is in") as caught, storage.synced(print):
+        write(storage.folder, "evaluations.jsonl", ROW % 1)
+        (tmp_path / "store").rename(tmp_path / "away")
+        (tmp_path / "store").write_text("")
+    assert str(storage.folder) in caught.value.message
+    assert "--resume" in caught.value.hint
+
+
 @pytest.mark.parametrize("url", ["nonsense://bucket/ga", "s3://no-such-bucket-of-ours/ga"])
 def test_a_url_that_cannot_be_used_is_bad_input(
     url: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
