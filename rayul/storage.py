@@ -29,10 +29,10 @@ from rayul.errors import InputError, RayulError
 from rayul.records import CHECKPOINTS, JOURNAL, STUDY
 
 EVERY = 5.0
-"""Seconds between two copies. One that takes longer is given ten times its own time, so that copying journals that
-have grown large never takes more than a tenth of a driver."""
+"""Seconds between two copies. After one that takes long it is ten times its own time, so that journals that have grown
+large take a tenth of a driver at most; but no more than a third of SILENT."""
 
-SILENT = 60.0
+SILENT = 180.0
 """Seconds after which the mark of a driver that no longer renews it counts as that of a dead one."""
 
 OWNER = "driver.json"
@@ -153,7 +153,7 @@ class Storage:
         """Hold the URL for this driver and copy in the background while the block runs, once more at its end.
 
         A copy that fails is told once through `warn` and tried again; one that fails at the end raises RayulError.
-        Raises RayulError where another machine's driver has written within the last minute.
+        Raises RayulError where another machine's driver has written within the last SILENT seconds.
         """
         self._claim()
         over = threading.Event()
@@ -189,7 +189,7 @@ class Storage:
                 if not failed:
                     warn(f"{error}; the sweep goes on in {self.folder}, and copies when it can")
                 failed = True
-            pause = max(EVERY, 10 * (time.monotonic() - began))
+            pause = min(max(EVERY, 10 * (time.monotonic() - began)), SILENT / 3)
 
     def _claim(self) -> None:
         owner = self.owner()
