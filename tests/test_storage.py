@@ -166,10 +166,14 @@ def test_a_store_that_is_away_at_the_end_leaves_all_here_and_says_where(
 ) -> None:
     monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
     storage = Storage(f"file://{tmp_path}/store/ga")
-    with pytest.raises(RayulError, match="everything is in") as caught, storage.synced(print):
+
+    def work() -> None:
         write(storage.folder, "evaluations.jsonl", ROW % 1)
         (tmp_path / "store").rename(tmp_path / "away")
         (tmp_path / "store").write_text("")
+
+    with pytest.raises(RayulError, match="everything is in") as caught, storage.synced(print):
+        work()
     assert str(storage.folder) in caught.value.message
     assert "--resume" in caught.value.hint
 
