@@ -2,8 +2,8 @@
 
     python tests/benchmarks/soak.py --minutes 30
 
-A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Every 30 to 90 seconds
-something dies by SIGKILL: the driver (which is started again with --resume), a worker process, or a whole node (another
+A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Up to half a minute after
+the sweep has gone on, something dies by SIGKILL: the driver (which is started again with --resume), a worker process, or a whole node (another
 one joins). After every kill and at the end: each whole line of the journal that was there is still there, no key stands
 twice, no trial that had ended has a new row, and at the end every trial has ended. Exits 1 where one of that is not so.
 """
@@ -92,9 +92,15 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
     unasked = 0
     deadline = time.monotonic() + 60 * minutes
     while time.monotonic() < deadline:
-        wait = time.monotonic() + dice.uniform(30, 90)
-        while time.monotonic() < min(wait, deadline) and driver.poll() is None:
+        # Not before the driver has brought something that could be lost, unless it takes very long to do so.
+        before, patience = len(rows(watch.folder)), time.monotonic() + 240
+        while (
+            time.monotonic() < min(patience, deadline) and driver.poll() is None and len(rows(watch.folder)) == before
+        ):
             time.sleep(0.5)
+        wait = time.monotonic() + dice.uniform(2, 30)
+        while time.monotonic() < min(wait, deadline) and driver.poll() is None:
+            time.sleep(0.2)
         if driver.poll() is not None:
             out, err = driver.communicate()
             watch.look()
