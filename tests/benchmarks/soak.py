@@ -2,10 +2,11 @@
 
     python tests/benchmarks/soak.py --minutes 30
 
-A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Up to half a minute after
-the sweep has gone on, something dies by SIGKILL: the driver (which is started again with --resume), a worker process, or a whole node (another
-one joins). After every kill and at the end: each whole line of the journal that was there is still there, no key stands
-twice, no trial that had ended has a new row, and at the end every trial has ended. Exits 1 where one of that is not so.
+A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Up to half a minute
+after the sweep has gone on, something dies by SIGKILL: the driver (which is started again with --resume), a worker
+process, or a whole node (another one joins). After every kill and at the end: each whole line of the journal that was
+there is still there, no key stands twice, no trial that had ended has a new row, and at the end every trial has ended.
+Exits 1 where one of that is not so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,12 @@ def workers(cluster: Cluster) -> list[psutil.Process]:
     return found
 
 
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not condition():
+        time.sleep(0.3)
+
+
 def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
     data = folder / "data"
     data.mkdir()
@@ -91,16 +99,15 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
     driver: Any = start(spec, folder, *flags)
     unasked = 0
     deadline = time.monotonic() + 60 * minutes
-    while time.monotonic() < deadline:
-        # Not before the driver has brought something that could be lost, unless it takes very long to do so.
-        before, patience = len(rows(watch.folder)), time.monotonic() + 240
-        while (
-            time.monotonic() < min(patience, deadline) and driver.poll() is None and len(rows(watch.folder)) == before
-        ):
-            time.sleep(0.5)
-        wait = time.monotonic() + dice.uniform(2, 30)
-        while time.monotonic() < min(wait, deadline) and driver.poll() is None:
-            time.sleep(0.2)
+
+    def left() -> float:
+        return max(0.0, deadline - time.monotonic())
+
+    while left():
+        before = len(rows(watch.folder))
+        # Not before the sweep has brought something that could be lost, unless that takes very long.
+        wait_for(lambda: len(rows(watch.folder)) > before or driver.poll() is not None, min(240, left()))  # noqa: B023
+        wait_for(lambda: driver.poll() is not None, min(dice.uniform(2, 30), left()))  # noqa: B023
         if driver.poll() is not None:
             out, err = driver.communicate()
             watch.look()
@@ -127,7 +134,6 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
             cluster.add_node(num_cpus=1)
         kills[target] += 1
         watch.look()
-        left = max(0.0, deadline - time.monotonic()) / 60
         print(
             f"{dict(kills)}: {len(watch.lines)} rows, {len(watch.ended)} trials ended, {left:.0f} min left", flush=True
         )
