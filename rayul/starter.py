@@ -185,7 +185,7 @@ control:
       # Of the value before unlearning. A plain number such as 0.5 is absolute; at_most limits from above.
       at_least: 90% of baseline
       # Stop after so many evaluations in a row that violate it.
-      patience: 1
+      patience: 2
 
 # What the search trades off, as <set>.<metric>.
 objectives:

@@ -95,8 +95,8 @@ def _unused(spec: Spec) -> Iterator[str]:
                 yield f"control.{key} has no effect without criteria"
     if control.mixing is True:
         for i, criterion in enumerate(control.criteria):
-            for key, unset in (("patience", 1), ("grace", 0)):
-                if getattr(criterion, key) != unset:
+            for key in ("patience", "grace"):
+                if getattr(criterion, key) != Criterion.model_fields[key].default:
                     yield f"control.criteria.{i}.{key} has no effect with control.mixing, which repairs a violation"
     parameters = spec.method.parameters
     if parameters.get("gru") is False and parameters.get("gru_smoothing", 0.8) != 0.8:

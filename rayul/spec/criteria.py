@@ -59,8 +59,9 @@ class Criterion(Searchable):
     """ "<set>.<metric>" """
     at_least: Limit | None = None
     at_most: Limit | None = None
-    patience: int = Field(default=1, ge=1)
-    """Stop a trial after this many evaluations in a row that violate the criterion."""
+    patience: int = Field(default=2, ge=1)
+    """Stop a trial after this many evaluations in a row that violate the criterion. 1 saves the evaluation between, but
+    a method with a retain loss may come back: see results/search."""
     grace: int = Field(default=0, ge=0)
     """Steps at the beginning of a trial in which violations do not count."""
 

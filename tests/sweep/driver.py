@@ -21,7 +21,7 @@ def write_spec(path: Path, model: Path, data: Path, **sections: Any) -> Path:
         "method": {"name": {"choice": ["ga", "gd"]}, "retain_weight": {"float": [0.1, 4.0]}},
         "training": {"lr": {"float": [1e-3, 1e-1], "log": True}, "batch_size": 4, "steps": 8, "evaluate_every": 2},
         "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
-        "control": [{"metric": "retain.prob", "at_least": "90% of baseline"}],
+        "control": [{"metric": "retain.prob", "at_least": "90% of baseline", "patience": 1}],
         "pruning": {"dominance": False},
         "search": {"sampler": "random", "trials": 6, "seed": 0},
     }

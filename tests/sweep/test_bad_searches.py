@@ -22,7 +22,7 @@ from rayul.sweep.samplers import grid
 Make = Callable[..., Any]
 Begin = Callable[..., Sweep]
 
-KEEP = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]}
+KEEP = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline", "patience": 1}]}
 SPACE: dict[str, Any] = {
     "training": {"lr": {"float": [1e-4, 1e-2], "log": True}, "steps": 15, "evaluate_every": 5},
     "lora": {"r": {"choice": [4, 8, 16]}},
@@ -171,7 +171,10 @@ def test_a_real_sweep_in_which_every_trial_is_pruned_at_once(
     tmp_path: Path, tiny_folder: Path, data_folder: Path
 ) -> None:
     """It ends in order, with a report that says so and names the trials nearest to the limit."""
-    impossible = {"control": [{"metric": "retain.prob", "at_least": "200% of baseline"}], "search": {"trials": 4}}
+    impossible = {
+        "control": [{"metric": "retain.prob", "at_least": "200% of baseline", "patience": 1}],
+        "search": {"trials": 4},
+    }
     spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **impossible)
     done = run_sweep(spec, tmp_path)
     assert done.returncode == 0, done.stderr

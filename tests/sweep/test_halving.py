@@ -64,7 +64,7 @@ def decide(scheduler: ControlScheduler, *rows: Evaluation) -> str:
 def spec(make_spec: Make) -> Any:
     return make_spec(
         training={"steps": 40, "evaluate_every": 4},
-        control={"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]},
+        control={"criteria": [{"metric": "retain.es", "at_least": "90% of baseline", "patience": 1}]},
         pruning={"dominance": False, "budget": {"reduction": 2, "first": 0.25}},
     )
 

@@ -26,7 +26,7 @@ from rayul.sweep.recorder import Recorder
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
 
-CONTROL = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]}
+CONTROL = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline", "patience": 1}]}
 Row = Callable[..., Evaluation]
 
 

@@ -27,7 +27,7 @@ Make = Callable[..., Any]
 
 
 def keep(at_least: Any = "90% of baseline", **more: Any) -> dict[str, Any]:
-    return {"criteria": [{"metric": "retain.es", "at_least": at_least, **more}]}
+    return {"criteria": [{"metric": "retain.es", "at_least": at_least, "patience": 1} | more]}
 
 
 def stops(spec: Any, rows: list[Evaluation], history: list[Evaluation] | None = None, inner: Any = None) -> list[int]:
@@ -84,7 +84,8 @@ def test_patience_and_grace_against_a_plain_count(make_spec: Make, row: Row, see
 
 def test_at_most_is_the_mirror(make_spec: Make) -> None:
     spec = make_spec(
-        control={"criteria": [{"metric": "forget.ppl", "at_most": 100}]}, evaluate={"metrics": ["es", "prob", "ppl"]}
+        control={"criteria": [{"metric": "forget.ppl", "at_most": 100, "patience": 1}]},
+        evaluate={"metrics": ["es", "prob", "ppl"]},
     )
     scheduler = ControlScheduler(spec, {"forget.ppl": 2.0})
     rows = [Evaluation("0000", s, metrics={"forget.ppl": v}) for s, v in ((0, 2.0), (1, 100.0), (2, 101.0))]
@@ -94,7 +95,7 @@ def test_at_most_is_the_mirror(make_spec: Make) -> None:
 
 @pytest.mark.parametrize("side", ["at_least", "at_most"])
 def test_not_a_number_is_a_violation(make_spec: Make, side: str) -> None:
-    spec = make_spec(control={"criteria": [{"metric": "retain.es", side: 0.3}]})
+    spec = make_spec(control={"criteria": [{"metric": "retain.es", side: 0.3, "patience": 1}]})
     value = Evaluation("0000", 5, metrics={"retain.es": math.nan}, violation={"retain.es": math.inf}, feasible=False)
     assert stops(spec, [value]) == [5]
 
@@ -105,7 +106,7 @@ def test_two_criteria_on_one_metric_each_keep_their_own_patience(make_spec: Make
         control={
             "criteria": [
                 {"metric": "retain.es", "at_least": "90% of baseline", "patience": 3},
-                {"metric": "retain.es", "at_least": "50% of baseline"},
+                {"metric": "retain.es", "at_least": "50% of baseline", "patience": 1},
             ]
         }
     )
@@ -146,8 +147,11 @@ def test_a_searched_patience_grace_or_target_is_the_trials_own(
     control = {"tau": choice} if key == "control.tau" else keep(**{key.rpartition(".")[2]: choice})
     spec = make_spec(control=control)
     scheduler = ControlScheduler(spec, BASE)
-    assert decide(scheduler, row(spec, 0, 5, 0.5, 0.3, params={key: tight})) == TrialScheduler.STOP
-    assert decide(scheduler, row(spec, 1, 5, 0.5, 0.3, params={key: loose})) == TrialScheduler.CONTINUE
+    decisions = {}
+    for trial, value in enumerate((tight, loose)):
+        for step in (5, 10):
+            decisions[value] = decide(scheduler, row(spec, trial, step, 0.5, 0.3, params={key: value}))
+    assert decisions == {tight: TrialScheduler.STOP, loose: TrialScheduler.CONTINUE}
 
 
 @pytest.mark.parametrize("cut", range(8))
