@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import json
 import logging
+import math
 import multiprocessing
 import os
 import random
 import statistics
+import sys
 import warnings
 from collections.abc import Callable
 from itertools import groupby, pairwise
@@ -34,7 +37,6 @@ from trajectories import Point
 
 SPEC = trajectories.space_spec()
 STEPS = SPEC.training.steps
-OPTIONS = {key: list(choice.options) for key, choice in SPEC.space.items()}
 BASE = {"forget.es": 1.0, "retain.es": 1.0}
 FLIGHTS = (2, 8, 32)
 
@@ -78,10 +80,29 @@ def seconds_of_a_forward(known: dict[str, list[Point]]) -> float:
     return float(forwards @ spent / (forwards @ forwards))
 
 
-def propose(trial: optuna.Trial) -> dict[str, Any]:
+def load(cache: Path, batch_size: int | None) -> dict[str, list[Point]]:
+    """The recorded trajectories, or the half of the space with this batch size."""
+    known = trajectories.load(cache)
+    return {k: v for k, v in known.items() if batch_size in (None, json.loads(k)["training.batch_size"])}
+
+
+def space_of(known: dict[str, list[Point]]) -> dict[str, list[Any]]:
+    """The options by key, in the order of the spec, of which every combination is recorded; an error where not."""
+    cells = [json.loads(key) for key in known]
+    space = {
+        key: [option for option in choice.options if any(cell[key] == option for cell in cells)]
+        for key, choice in SPEC.space.items()
+    }
+    wanted = math.prod(map(len, space.values()))
+    if len(known) != wanted:
+        raise SystemExit(f"{len(known)} of {wanted} configurations are recorded: run trajectories.py to its end first")
+    return space
+
+
+def propose(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
     """A configuration of the space; numbers are ordered indices, so that a sampler can model them."""
     params: dict[str, Any] = {}
-    for key, options in OPTIONS.items():
+    for key, options in space.items():
         if key == "method.name":
             params[key] = trial.suggest_categorical(key, options)
         else:
@@ -154,12 +175,12 @@ def evaluation(number: int, point: Point) -> Any:
 class Mine:
     """rayul's side: ask Optuna, judge with the schedulers, tell the outcome."""
 
-    def __init__(self, arm: Arm, seed: int, mixing: bool) -> None:
+    def __init__(self, arm: Arm, seed: int, mixing: bool, space: dict[str, list[Any]]) -> None:
         from rayul.records import Evaluation
         from rayul.sweep.halving import HalvingScheduler
         from rayul.sweep.scheduler import ControlScheduler
 
-        self.spec = spec_of(arm, mixing, seed)
+        self.spec, self.space = spec_of(arm, mixing, seed), space
         self.study = optuna.create_study(directions=["minimize", "maximize"])
         halving = HalvingScheduler(self.spec, BASE) if self.spec.pruning.budget else None
         self.scheduler = ControlScheduler(self.spec, BASE, inner=halving)
@@ -173,7 +194,7 @@ class Mine:
         self.study.sampler = sampler(self.spec.search, number)
         self.trials[number] = self.study.ask()
         self.rows[number] = []
-        return propose(self.trials[number])
+        return propose(self.trials[number], self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:
         from rayul.records import to_json
@@ -196,12 +217,13 @@ class Mine:
 class Stock:
     """Ray's own OptunaSearch with two objectives, and ASHA where the arm has it."""
 
-    def __init__(self, arm: Arm, seed: int, mixing: bool) -> None:
+    def __init__(self, arm: Arm, seed: int, mixing: bool, space: dict[str, list[Any]]) -> None:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
+        self.space = space
         self.search = OptunaSearch(
-            space=_define, metric=["forget.es", "retain.es"], mode=["min", "max"], sampler=STOCK[arm.sampler](seed)
+            space=self._define, metric=["forget.es", "retain.es"], mode=["min", "max"], sampler=STOCK[arm.sampler](seed)
         )
         self.asha = None
         if arm.asha:
@@ -219,7 +241,11 @@ class Stock:
         indices = self.search.suggest(f"{number}")
         if self.asha is not None:
             self.asha.on_trial_add(None, _Trial(f"{number}"))
-        return {key: value if key == "method.name" else OPTIONS[key][value] for key, value in indices.items()}
+        return {key: value if key == "method.name" else self.space[key][value] for key, value in indices.items()}
+
+    def _define(self, trial: optuna.Trial) -> None:
+        """OptunaSearch takes what a define-by-run function suggests (indices) as the configuration."""
+        propose(trial, self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:
         last = points[-1]
@@ -243,11 +269,6 @@ class _Trial:
         self.trial_id = trial_id
 
 
-def _define(trial: optuna.Trial) -> None:
-    """OptunaSearch takes what a define-by-run function suggests (indices) as the configuration."""
-    propose(trial)
-
-
 class Job(NamedTuple):
     arm: str
     seed: int
@@ -255,6 +276,7 @@ class Job(NamedTuple):
     mixing: bool
     trials: int
     cache: str
+    batch_size: int | None
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -265,9 +287,10 @@ def run(job: Job) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
-    known = intervals(trajectories.load(Path(job.cache)), job.mixing)
+    recorded = load(Path(job.cache), job.batch_size)
+    known = intervals(recorded, job.mixing)
     arm = ARMS[job.arm]
-    side: Any = Stock(arm, job.seed, job.mixing) if arm.stock else Mine(arm, job.seed, job.mixing)
+    side: Any = (Stock if arm.stock else Mine)(arm, job.seed, job.mixing, space_of(recorded))
     rows, spent, started, steps, now = [], [], 0, 0, 0.0
     running: list[tuple[float, int]] = []
     ahead: dict[int, Any] = {}
@@ -304,7 +327,7 @@ def run(job: Job) -> dict[str, Any]:
     history = hypervolume_history(rows, baseline, objectives, {"retain.es": 0.9})
     curve = [(*(spent[count - 1] if count else (0, 0.0)), volume) for count, volume in history]
     totals = {"steps": steps, "seconds": now, "hypervolume": curve[-1][2], "curve": curve}
-    return job._asdict() | totals
+    return {"job": job} | job._asdict() | totals
 
 
 def _chain(first: Interval, rest: Any) -> Any:
@@ -402,7 +425,7 @@ def rules(known: dict[str, list[Point]], mixing: bool, orders: int) -> str:
 
 def replay(trials: list[list[Interval]], chosen: tuple[str, ...], mixing: bool) -> list[int]:
     """The step at which each trajectory ends under the rules, one after the other."""
-    side = Mine(Arm("random", rules=chosen), 0, mixing)
+    side = Mine(Arm("random", rules=chosen), 0, mixing, {})
     ends = []
     for number, trial in enumerate(trials):
         side.rows[number] = []
@@ -443,13 +466,15 @@ def main() -> None:
     parser.add_argument("--arms", default=None, help="comma-separated; all by default")
     parser.add_argument("--flights", default="2,8,32")
     parser.add_argument("--mixing", choices=["off", "on", "both"], default="both")
+    parser.add_argument("--batch-size", type=int, default=None, help="only the half of the space that has it")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=None, help="a folder for search.md and search.parquet")
+    parser.add_argument("--runs", type=Path, default=Path("runs.jsonl"), help="runs that are there are not run again")
     parser.add_argument("--rules", action="store_true")
     arguments = parser.parse_args()
     modes = {"off": [False], "on": [True], "both": [False, True]}[arguments.mixing]
     first, last = map(int, arguments.seeds.split("-"))
-    known = trajectories.load(arguments.cache)
+    known = load(arguments.cache, arguments.batch_size)
     text = []
     if arguments.rules:
         for mixing in modes:
@@ -461,15 +486,23 @@ def main() -> None:
         return
     chosen = arguments.arms.split(",") if arguments.arms else list(ARMS)
     jobs = [
-        Job(name, seed, flight, mixing, arguments.trials, str(arguments.cache))
-        for mixing in modes
-        for flight in map(int, arguments.flights.split(","))
+        Job(name, seed, flight, mixing, arguments.trials, str(arguments.cache), arguments.batch_size)
         for seed in range(first, last + 1)
+        for flight in map(int, arguments.flights.split(","))
+        for mixing in modes
         for name in chosen
         if flight in ARMS[name].flights
     ]
-    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
-        results = list(pool.imap_unordered(run, jobs))
+    done = [json.loads(line) for line in arguments.runs.read_text().splitlines()] if arguments.runs.exists() else []
+    known_runs = {json.dumps(r["job"]): r for r in done}
+    results = [known_runs[json.dumps(job)] for job in jobs if json.dumps(job) in known_runs]
+    left = [job for job in jobs if json.dumps(job) not in known_runs]
+    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool, arguments.runs.open("a") as file:
+        for result in pool.imap_unordered(run, left):
+            results.append(result)
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            print(f"{len(results)}/{len(jobs)}", end="\r", file=sys.stderr, flush=True)
     for mixing in modes:
         for flight in sorted({r["flight"] for r in results}):
             text += [f"\n### {name_of(mixing)}, {flight} in flight\n", compare(results, flight, mixing), ""]
