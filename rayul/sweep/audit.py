@@ -25,7 +25,7 @@ from rayul.audited import (
 )
 from rayul.errors import RayulError
 from rayul.pareto import Results, Summary, load_results, summarise
-from rayul.pareto.audit.choice import finalists, recalibrates
+from rayul.pareto.audit.choice import finalists, recalibrates, target_of
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, Lines
 from rayul.spec import Finalists, Spec, load_spec
 from rayul.sweep.cluster import connected, share  # before ray.tune: it silences Ray's own output
@@ -178,6 +178,7 @@ def _runs(
                 "seed": n,
                 "params": e.params,
                 "step": e.step,
+                "target": target_of(results, e),
                 "fixed": None if spec.control.mixing and recalibrates(results, e) else e.mixing,
             }
             for e in chosen
@@ -204,6 +205,7 @@ def _write_asked(spec: Spec, sets: Sets, results: Results, wanted: Finalists, ch
             "trial_id": e.trial_id,
             "step": e.step,
             "mixing": e.mixing,
+            "target": target_of(results, e),
             "recalibrated": spec.control.mixing and recalibrates(results, e),
         }
         for e in chosen

@@ -24,10 +24,11 @@ from rayul.unlearn.task import Task
 
 
 class AuditTrial(Trainable):  # type: ignore[misc]
-    """Config: {"run": {subject, seed, done, mixing}}, of a finalist with {params, step, fixed}.
+    """Config: {"run": {subject, seed, done, mixing}}, of a finalist with {params, step, fixed, target}.
 
     done: what the journal has of this model already; mixing: what its adapter was calibrated to, if it has. fixed: the
-    mixing, or None to calibrate anew. baseline: metrics before unlearning; lr: of the positive control.
+    mixing, or None to calibrate anew, to the share `target` where the sweep had several. baseline: metrics before
+    unlearning; lr: of the positive control.
     """
 
     def setup(
@@ -103,7 +104,7 @@ class AuditTrial(Trainable):  # type: ignore[misc]
         if row.subject == REFUSAL:
             train_refusal(task, self.spec, self.lr, row.seed, adapter)
         else:
-            how = (run["params"], run["step"], run["fixed"], row.seed)
+            how = (run["params"], run["step"], run["fixed"], run["target"], row.seed)
             row = replace(row, mixing=retrain(task, self.spec, *how, self.baseline, adapter))
         model = standalone(self.base, adapter)
         self.disk.send(adapter)

@@ -16,10 +16,9 @@ from rayul.records import FAILED
 from rayul.spec import CHEAP, Finalists, Spec
 from rayul.unlearn.adapters import load_adapter, save_adapter
 from rayul.unlearn.attacks.table import ATTACKS
-from rayul.unlearn.attacks.target import Target
-from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.forward import Model, TokenScores
-from rayul.unlearn.metrics import measure, per_row
+from rayul.unlearn.attacks.target import Attempt, Target
+from rayul.unlearn.evaluate import Measurement, evaluate, measurement
+from rayul.unlearn.forward import Model
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
@@ -32,18 +31,20 @@ def retrain(
     params: Mapping[str, Any],
     step: int,
     mixing: float | None,
+    target: float | None,
     seed: int,
     baseline: Mapping[str, float],
     folder: Path,
 ) -> float:
     """Train a finalist's configuration until its step and save the adapter; returns the mixing baked into it.
 
-    mixing: fixed, or None to find the largest that keeps the criteria of `spec` on the retain-control rows anew.
+    mixing: fixed, or None to find the largest that keeps the criteria of `spec` on the retain-control rows anew; where
+    the spec has several utility targets, those of `target`.
     Raises RayulError with the reason where the training fails.
     """
     at = spec.at(params)
     training = at.training.model_copy(update={"steps": step, "evaluate_every": step})
-    control = at.control.model_copy(update={"mixing": mixing is None})
+    control = at.control.model_copy(update={"mixing": mixing is None} | ({} if target is None else {"tau": target}))
     at = at.model_copy(update={"training": training, "control": control})
     with closing(run_trial(task, at, "finalist", seed, params, baseline)) as snapshots:  # type: ignore[type-var]
         for snapshot in snapshots:
@@ -90,7 +91,7 @@ def examine(
         started = time.perf_counter()
         attacked = replace(row, attack=name)
         try:
-            tries = tuple(_attempt(a.variant, a.judged, a.scores) for a in ATTACKS[name](target))
+            tries = tuple(_attempt(a, task, spec) for a in ATTACKS[name](target))
             attacked = replace(attacked, scored=tries)
         except Missing as missing:
             attacked = replace(attacked, reason=missing.message)
@@ -102,12 +103,8 @@ def examine(
 def measured(
     model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
 ) -> Scored:
-    """Every metric of every set: what a search measures, and the rest of the suite.
-
-    With their values per row are those that are the mean of these, so that rows can be drawn anew: perplexity weighs
-    rows by their length.
-    """
-    cheap = evaluate(model, task, [*CHEAP, *spec.evaluate.own.values()], spec.evaluate.batch_size, REPORTED)
+    """Every metric of every set: what a search measures, and the rest of the suite."""
+    cheap = evaluate(model, task, cheaply(spec), spec.evaluate.batch_size, REPORTED)
     further = [name for name in names if name not in CHEAP]
     measured = dict(cheap.measured)
     if further:
@@ -117,19 +114,29 @@ def measured(
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
         stderr={key: m.stderr for key, m in measured.items()},
-        values={key: _rounded(v) for key, v in cheap.per_row.items() if not key.endswith(".ppl")},
+        values=_values(cheap),
     )
 
 
-def _attempt(variant: str, judged: tuple[int, ...], scores: list[TokenScores]) -> Scored:
-    found = {f"forget.{name}": measure(name, scores) for name in CHEAP}
+def cheaply(spec: Spec) -> list[str]:
+    """What one forward gives: the metrics that rayul knows, and those of one's own."""
+    return [*CHEAP, *spec.evaluate.own.values()]
+
+
+def _attempt(attempt: Attempt, task: Task, spec: Spec) -> Scored:
+    found = measurement(attempt.scores, {"forget": len(attempt.scores)}, cheaply(spec), task.own)
     return Scored(
-        variant,
-        judged,
-        {key: m.value for key, m in found.items()},
-        {key: m.stderr for key, m in found.items()},
-        {f"forget.{name}": _rounded(per_row(name, scores)) for name in CHEAP if name != "ppl"},
+        attempt.variant,
+        attempt.judged,
+        {key: m.value for key, m in found.measured.items()},
+        {key: m.stderr for key, m in found.measured.items()},
+        _values(found),
     )
+
+
+def _values(found: Measurement) -> dict[str, tuple[float, ...]]:
+    """Of metrics that are a mean over rows, so that rows can be drawn anew; perplexity weighs them by length."""
+    return {key: _rounded(values) for key, values in found.per_row.items() if not key.endswith(".ppl")}
 
 
 def _rounded(values: Any) -> tuple[float, ...]:

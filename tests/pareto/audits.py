@@ -60,7 +60,7 @@ def audit_folder(folder: Path, rows: list[Audited] | None = None, confidence: fl
     write_folder(folder, [baseline(BASE | es), oracle(), evaluation("0002", 40, 0.5, 0.99), found])
     (folder / "audit").mkdir()
     asked = {
-        "finalists": {NAME: {"trial_id": "0003", "step": 40, "mixing": 1.0, "recalibrated": False}},
+        "finalists": {NAME: {"trial_id": "0003", "step": 40, "mixing": 1.0, "target": None, "recalibrated": False}},
         "confidence": confidence,
         "attacks": ["relearn", "noise"],
         "authors": AUTHORS,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from synthetic import baseline, evaluation, write_folder
+from synthetic import SPEC, baseline, evaluation, write_folder
 
 from rayul.errors import InputError
 from rayul.pareto import Results, load_results
-from rayul.pareto.audit.choice import finalists, recalibrates
+from rayul.pareto.audit.choice import finalists, recalibrates, target_of
 from rayul.spec import Finalists, parse_spec
 
 ROWS = [
@@ -82,3 +83,18 @@ def test_the_largest_mixing_that_keeps_the_limits_is_found_anew_another_is_fixed
     ]
     results = load_results(write_folder(tmp_path, [baseline(), *rows]))
     assert [recalibrates(results, e) for e in rows[1:]] == [False, True, True]
+
+
+def test_of_several_targets_a_point_stands_for_the_largest_that_it_keeps(tmp_path: Path) -> None:
+    """control.tau: [0.5, 0.9]: the mixing that keeps half and the one that keeps 90% are both calibrated."""
+    rows = [
+        evaluation("0001", 20, 0.1, 0.4, mixing=1.0),
+        evaluation("0001", 20, 0.2, 0.55, mixing=0.75, feasible=True),
+        evaluation("0001", 20, 0.5, 0.9, mixing=0.5),
+        evaluation("0001", 20, 0.7, 0.95, mixing=0.25),
+    ]
+    control = "control: {mixing: true, tau: [0.5, 0.9]}\n"
+    spec = re.sub(r"control:\n.*\n", control, SPEC)
+    results = load_results(write_folder(tmp_path, [baseline(), *rows], spec))
+    assert [target_of(results, e) for e in rows] == [None, 0.5, 0.9, 0.9]
+    assert [recalibrates(results, e) for e in rows[1:]] == [True, True, False]

@@ -263,3 +263,29 @@ def test_an_attack_that_fails_is_a_line_with_its_reason(
     assert [row.attack for row in rows] == ["", "noise", "paraphrase"]
     assert [row.reason for row in rows] == ["", "MemoryError: no room", "no forget row has a paraphrased_question"]
     assert rows[0].scored[0].metrics["forget.es"] == np.mean(rows[0].scored[0].values["forget.es"])
+
+
+@pytest.mark.parametrize("target", [0.98, 0.93])
+def test_a_finalist_is_calibrated_to_its_own_target_and_saved_as_it_was_measured(
+    task: Any, make_spec: Any, tmp_path: Any, target: float
+) -> None:
+    """Of a sweep with several targets: the adapter on disk keeps the share, and nothing more is asked of it."""
+    from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.finalist import retrain
+
+    control = {"tau": [0.93, 0.98], "mixing": True}
+    objectives = {"forget.prob": "minimize", "retain.prob": "maximize"}
+    spec = make_spec(method="ga", training={"lr": 0.1}, control=control, objectives=objectives)
+    base = evaluate(task.base, task, ("es", "prob", "em", "ppl"), 64).values
+
+    def kept(mixing: float | None, name: str) -> tuple[float, float]:
+        """The mixing that was baked in, and what the adapter read from disk keeps."""
+        used = retrain(task, spec, {}, 6, mixing, target, 7, base, tmp_path / name)
+        found = evaluate(standalone(task.base, tmp_path / name), task, ("prob",), 64).values
+        return used, found["retain.prob"] / base["retain.prob"]
+
+    mixing, share = kept(None, "calibrated")
+    assert 0 <= mixing < 1
+    assert share >= target - 1e-4
+    assert kept(mixing + 1 / 16, "more")[1] < target
+    assert kept(0.5, "fixed")[0] == 0.5

@@ -36,15 +36,25 @@ def finalists(results: Results, wanted: Finalists) -> list[Evaluation]:
     return list(first_of_trial.values())[: wanted.n]
 
 
+def target_of(results: Results, e: Evaluation) -> float | None:
+    """Of several utility targets (control.tau) the largest that a point keeps; None without such."""
+    for share, limits in results.targets:
+        if all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits):
+            return share
+    return None
+
+
 def recalibrates(results: Results, e: Evaluation) -> bool:
-    """Whether a finalist's mixing belongs to its recipe: it is the largest that kept the criteria at its step.
+    """Whether a finalist's mixing belongs to its recipe: it is the largest that kept the criteria (of several
+    targets its own) at its step.
 
     Then every seed finds its own again, on the retain-control rows: what the sweep found is "train so, and scale back
     to the limit", and where that limit lies differs by seed. Any other mixing of the front is a number like the
     learning rate, and stays fixed.
     """
-    step = [r.mixing for r in results.trials[e.trial_id] if r.step == e.step and r.feasible]
-    return e.mixing == max(step)
+    rows = [r for r in results.trials[e.trial_id] if r.step == e.step and r.feasible]
+    target = target_of(results, e)
+    return e.mixing == max(r.mixing for r in rows if target is None or (target_of(results, r) or 0.0) >= target)
 
 
 def _named(results: Results, front: Sequence[Evaluation], point: str) -> Evaluation:

@@ -90,7 +90,7 @@ def judge(audit: Audit) -> list[Judged]:
                 finalist,
                 forgotten(audit, finalist.runs),
                 searched,
-                tuple(_kept(audit, finalist, limit) for limit in audit.results.limits),
+                tuple(_kept(audit, finalist, limit) for limit in finalist.limits),
                 tuple(back),
                 tuple(beyond),
             )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rayul.audited import ASKED, AUDIT, BEFORE, CONTROLS, Audited, Scored, audited_from_json
 from rayul.errors import RayulError
-from rayul.pareto.results import Results
+from rayul.pareto.results import Limit, Results
 from rayul.pareto.scale import forget_objective
 from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation, read_lines
 
@@ -22,12 +22,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Finalist:
-    """A point of the front that was audited. found: its row of the search. runs: its fresh seeds that were trained;
+    """A point of the front that was audited. found: its row of the search. limits: what it was calibrated to,
+    or judged by. runs: its fresh seeds that were trained;
     failed: the reasons of those that were not."""
 
     name: str
     found: Evaluation
     recalibrated: bool
+    limits: tuple[Limit, ...]
     runs: tuple[Audited, ...]
     failed: tuple[str, ...]
 
@@ -100,6 +102,7 @@ def read_audit(results: Results) -> Audit | None:
                     name,
                     found[point["trial_id"], point["step"], point["mixing"]],
                     point["recalibrated"],
+                    dict(results.targets).get(point["target"], results.limits),
                     tuple(row for row in mine if row.scored),
                     tuple(row.reason for row in mine if not row.scored),
                 )
