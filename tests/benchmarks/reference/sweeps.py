@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[3]
-SMALL = ("evaluations.parquet", "trials.parquet", "pareto.parquet", "pareto.csv", "spec.yaml")
-"""What git takes of a sweep."""
+SMALL = ("evaluations.parquet", "trials.parquet", "pareto.parquet", "pareto.csv")
+"""What git takes of a sweep: its spec.yaml names paths of the machine."""
 
 
 def rayul(*argv: str) -> str:
