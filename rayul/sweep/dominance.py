@@ -93,7 +93,8 @@ def can_catch_up(
     """Whether an optimist's continuation crosses the front before it breaks the limit or runs out of steps.
 
     What is forgotten grows exponentially: at the fastest rate of the last three intervals, and no slower than DOUBLING.
-    Utility goes on falling by as much per forgotten fraction as in the last interval (it really falls ever faster).
+    Utility goes on falling by as much per forgotten fraction as in the cheapest of them: with a retain loss it may dip
+    once and come back.
     With mixing a later step is scaled back to what is kept now, so nothing more is paid.
     limit: what must be kept, on the scale of `kept`; -inf without one.
     """
@@ -102,9 +103,9 @@ def can_catch_up(
     rates = np.diff(np.log(grown)) / np.diff(np.asarray(steps[-4:], dtype=np.float64))
     rate = max(np.log(2) / (DOUBLING * last_step), *rates) if len(rates) else np.log(2) / (DOUBLING * last_step)
     path = np.minimum(1.0, grown[-1] * np.exp(rate * (ahead - steps[-1])))
-    price = 0.0
-    if not mixing and len(gained) > 1 and gained[-1] > gained[-2]:
-        price = max(0.0, float((kept[-2] - kept[-1]) / (gained[-1] - gained[-2])))
+    risen, paid = np.diff(gained[-4:]), -np.diff(kept[-4:])
+    prices = paid[risen > 0] / risen[risen > 0]
+    price = max(0.0, float(prices.min())) if len(prices) and not mixing else 0.0
     utility = kept[-1] - price * (path - grown[-1])
     best = front_at(utility, front_gained, front_kept)
     return bool(((path >= best) & (utility >= limit)).any())
