@@ -62,7 +62,7 @@ def test_a_trial_that_pays_more_utility_than_the_front_cannot_catch_up() -> None
 
 
 def test_one_dip_of_utility_is_not_the_price_of_all_that_follows() -> None:
-    """A WGA trial of the benchmark: 0.914 kept at step 20 of 40, and a step later than that 0.933 with 78% forgotten."""
+    """A WGA trial of the benchmark: 0.914 is kept at step 20, and 0.933 at step 32, with 78% forgotten."""
     steps, gained, kept = [0, 12, 16, 20], [0.0, 0.10, 0.30, 0.62], [1.0, 1.0, 1.0, 0.914]
     front = np.array([0.68]), np.array([0.96])
     assert can_catch_up(steps, np.array(gained), np.array(kept), *front, 0.9, 40)
