@@ -59,6 +59,7 @@ def test_a_sweep_with_failures_tells_neither_tokens_nor_rows(
         tmp_path / "tiny.yaml",
         tiny_folder,
         secret_data,
+        method="ga",
         lora={"r": {"choice": [4, 10**13]}},
         training={"lr": {"choice": [1e-3, 1e25]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},
         search={"sampler": "grid", "trials": 4},
