@@ -58,7 +58,7 @@ class Watch:
 
 
 def workers(cluster: Cluster) -> list[psutil.Process]:
-    """Processes of Ray that run a trial or hold a device."""
+    """Processes that run a trial or hold a device. (Without one of Ray's own agents a node dies as a whole.)"""
     found = []
     for node in cluster.worker_nodes:
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
@@ -67,7 +67,7 @@ def workers(cluster: Cluster) -> list[psutil.Process]:
                 line = " ".join(child.cmdline())
             except psutil.Error:
                 continue
-            if line.startswith("ray::") and "IDLE" not in line:
+            if line.startswith("ray::") and ("Trainable" in line or "Device" in line):
                 found.append(child)
     return found
 
