@@ -20,9 +20,13 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
+from ray.tune.execution import class_cache
 
 from rayul.errors import InputError
 from rayul.spec import Resources
+
+# Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
+class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
 
 
 @dataclass(frozen=True)

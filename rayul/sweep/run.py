@@ -26,7 +26,6 @@ import ray
 from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.error import TuneError
-from ray.tune.execution import class_cache
 
 from rayul.sweep.audit import audit
 from rayul.sweep.broker import broker
@@ -49,9 +48,6 @@ from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
-
-# Tune would hand these to its trials in a runtime environment, which Ray writes to a log; nodes have their own.
-class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
 
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
