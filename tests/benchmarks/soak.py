@@ -61,12 +61,12 @@ def workers(cluster: Cluster) -> list[psutil.Process]:
     """Processes that run a trial or hold a device. (Without one of Ray's own agents a node dies as a whole.)"""
     found = []
     for node in cluster.worker_nodes:
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        for child in raylet.children(recursive=True):
-            try:
-                line = " ".join(child.cmdline())
-            except psutil.Error:
-                continue
+        try:
+            children = psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
+            lines = [" ".join(child.cmdline()) for child in children]
+        except psutil.Error:  # one has ended meanwhile
+            continue
+        for child, line in zip(children, lines, strict=True):
             if line.startswith("ray::") and ("Trainable" in line or "Device" in line):
                 found.append(child)
     return found
@@ -134,9 +134,8 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
             cluster.add_node(num_cpus=1)
         kills[target] += 1
         watch.look()
-        print(
-            f"{dict(kills)}: {len(watch.lines)} rows, {len(watch.ended)} trials ended, {left:.0f} min left", flush=True
-        )
+        count = f"{len(watch.lines)} rows, {len(watch.ended)} trials ended"
+        print(f"{dict(kills)}: {count}, {left() / 60:.0f} min left", flush=True)
     if driver.poll() is None:  # time is up: it may finish what it has
         driver.terminate()
         driver.communicate(timeout=300)
