@@ -128,7 +128,8 @@ def test_a_cluster_that_grows_is_asked_for_what_does_not_fit_yet(
     wait(lambda: busy_nodes([first]) != set() and available_resources_per_node()[second.node_id]["GPU"] == 1, driver)
     _, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, err
-    assert "room for 0 now, the rest wait for nodes to join" in err
+    assert "2 trials at a time, 1 GPU each; room for" in err
+    assert "the rest wait for nodes to join" in err
     assert len(ended(folder)) == 8
 
 
