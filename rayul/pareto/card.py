@@ -14,7 +14,7 @@ from rayul.pareto.answer import measured, number
 from rayul.pareto.results import Results
 from rayul.records import Evaluation
 from rayul.spec import TESTBED, Data, Evaluate, FolderData, Source, Spec, TofuData
-from rayul.spec.data import looks_local
+from rayul.spec.data import find, looks_local
 
 HERE = Path(__file__).parent
 METHOD_SECTIONS = ("method", "lora", "training", "control")
@@ -80,7 +80,7 @@ def model_card(
         e=e,
         address=address,
         base=model_name(spec),
-        base_on_hub=spec.model.path != TESTBED and not looks_local(spec.model.path),
+        base_on_hub=spec.model.path != TESTBED and not _is_folder(spec.model.path),
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
@@ -101,8 +101,12 @@ def model_name(spec: Spec) -> str:
     model = spec.model
     if model.path == TESTBED:
         return "rayul's testbed model"
-    name = Path(model.path).expanduser().name if looks_local(model.path) else model.path
+    name = Path(model.path).expanduser().name if _is_folder(model.path) else model.path
     return f"{name}@{model.revision}" if model.revision else name
+
+
+def _is_folder(path: str) -> bool:
+    return looks_local(path) or find(path) is not None
 
 
 def held_out(results: Results, e: Evaluation) -> list[str]:

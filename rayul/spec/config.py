@@ -26,6 +26,8 @@ def _check_model_path(path: str, info: ValidationInfo) -> str:
         if looks_local(path):
             raise missing(path)
         return path
+    if (folder / "adapter_config.json").is_file():  # it is loaded with its base, and may have the base's tokenizer
+        return path
     if not (folder / "config.json").is_file():
         raise refuse(
             f"{show(path)} is not a model: it has no config.json", "name the folder that save_pretrained wrote"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -48,7 +50,10 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
         if adapter:
             from peft import AutoPeftModelForCausalLM
 
-            base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
+            with warnings.catch_warnings():
+                # PEFT 0.21 asks transformers 5.23 for an attribute by its old name.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+                base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
         else:
             base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights)
     except (OSError, ValueError) as error:
@@ -110,11 +115,16 @@ def check_safetensors(adapter: Path) -> None:
 
 
 def load_tokenizer(model: specs.Model) -> Tokenizer:
-    """The tokenizer of a model folder or Hub id; InputError where there is none."""
+    """The tokenizer of a model folder or Hub id, of its base for an adapter without one; InputError where there is
+    none."""
     from transformers import AutoTokenizer
 
     place = _place(model)
     if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")) and not (Path(place) / "vocab.json").exists():
+        adapter = Path(place) / "adapter_config.json"
+        if adapter.is_file():
+            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            return load_tokenizer(model.model_copy(update={"path": base, "revision": None}))
         raise InputError(
             f"model folder {place} has no tokenizer (no tokenizer.json or tokenizer_config.json)",
             "save it there with tokenizer.save_pretrained(folder)",
