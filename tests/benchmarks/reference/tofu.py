@@ -66,7 +66,7 @@ def main() -> None:
         )
         out = arguments.out / f"tofu-{split}"
         keep(folder, out)
-        note(out, began, [*told(folder), "", "Target and oracle:", "", f"    {(bench / 'testbed.json').read_text()}"])
+        note(out, began, [*told(folder), "", *trained(bench)])
         if arguments.seeds:
             calibrate(bench, out / "calibrated", arguments)
 
@@ -82,6 +82,18 @@ def told(folder: Path) -> list[str]:
         name = row["trial_id"] if row["step"] == 0 else f"trial {row['trial_id']}, step {row['step']}"
         values = [row.get(f"metrics.{key}") for key in keys]
         lines.append(f"| {name} | {' | '.join('–' if pd.isna(v) else f'{v:.3g}' for v in values)} |")
+    return lines
+
+
+def trained(bench: Path) -> list[str]:
+    """What target and oracle were trained on, and what they have memorised."""
+    made = json.loads((bench / "testbed.json").read_text())
+    rows = ", ".join(f"{count} {name}" for name, count in made["rows"].items())
+    shape = f"{made['recipe']['layers']} layers of {made['recipe']['hidden_size']}"
+    lines = [f"Target and oracle: Llamas with {shape}, on {rows} rows (nobody on holdout).", ""]
+    for role, found in made["memorised"].items():
+        strengths = ", ".join(f"{name} {value:.3f}" for name, value in found["es"].items())
+        lines.append(f"- {role}: {found['epochs']} epochs in {found['seconds'] / 60:.1f} min; es of {strengths}")
     return lines
 
 
