@@ -38,6 +38,7 @@ from trajectories import Point
 SPEC = trajectories.space_spec()
 STEPS = SPEC.training.steps
 BASE = {"forget.es": 1.0, "retain.es": 1.0}
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 FLIGHTS = (2, 8, 32)
 
 
@@ -284,7 +285,6 @@ def run(job: Job) -> dict[str, Any]:
     from rayul.pareto.hypervolume import hypervolume_history
     from rayul.records import Evaluation
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     recorded = load(Path(job.cache), job.batch_size)
@@ -463,7 +463,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seeds", default="0-9", help="first-last")
     parser.add_argument("--trials", type=int, default=64)
-    parser.add_argument("--arms", default=None, help="comma-separated; all by default")
+    parser.add_argument("--arms", default=None, help="separated by ; and all by default")
     parser.add_argument("--flights", default="2,8,32")
     parser.add_argument("--mixing", choices=["off", "on", "both"], default="both")
     parser.add_argument("--batch-size", type=int, default=None, help="only the half of the space that has it")
@@ -484,7 +484,7 @@ def main() -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             (arguments.out / "rules.md").write_text("\n".join(text).strip() + "\n")
         return
-    chosen = arguments.arms.split(",") if arguments.arms else list(ARMS)
+    chosen = arguments.arms.split(";") if arguments.arms else list(ARMS)
     jobs = [
         Job(name, seed, flight, mixing, arguments.trials, str(arguments.cache), arguments.batch_size)
         for seed in range(first, last + 1)
