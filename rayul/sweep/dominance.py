@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 DOUBLING, DOUBLING_MIXED = 1 / 12, 1 / 8
 """A trial is granted to double what it has forgotten every so large a share of its steps; with mixing less often, since
 nothing is paid for it. On runs to the end (results/search; chosen on those of batch size 4, checked on those of 8):
-without mixing 1/12 keeps 70% of the steps and loses none of the hypervolume of batch size 4, 1/10 loses 1.1%; with mixing
+without mixing 1/12 keeps 70% of the steps and loses no hypervolume of batch size 4, 1/10 loses 1.1%; with mixing
 1/8 keeps 45% of the steps and loses 0.02% on the runs that it was checked on, where 1/12 keeps 71%."""
 
 RESOLUTION = 0.01
