@@ -276,10 +276,10 @@ def test_a_model_travels_to_a_node_once_however_many_workers_ask(tmp_path: Path,
 def test_a_sweep_is_submitted_to_a_cluster_from_outside(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
     """cluster/submit.sh against a head of its own, with Ray's token authentication on. The driver finds the cluster
     that it runs in by RAY_ADDRESS, which the job has from Ray."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, dashboard = one.getsockname()[1], other.getsockname()[1]
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for free in (one, two, three):
+            free.bind(("127.0.0.1", 0))
+        port, dashboard, agent = (free.getsockname()[1] for free in (one, two, three))
     binaries = Path(sys.executable).parent
     environment = {
         "PATH": f"{binaries}:/usr/bin:/bin",
@@ -295,6 +295,7 @@ def test_a_sweep_is_submitted_to_a_cluster_from_outside(tmp_path: Path, tiny_fol
     env_vars = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     (tmp_path / "env.yaml").write_text(json.dumps({"working_dir": str(tmp_path / "work"), "env_vars": env_vars}))
     flags = [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=2"]
+    flags += [f"--dashboard-agent-listen-port={agent}"]  # the default may be another Ray's
     head = subprocess.Popen(
         [str(binaries / "ray"), "start", "--head", "--block", "--include-dashboard=true", *flags],
         env=environment,
@@ -304,7 +305,7 @@ def test_a_sweep_is_submitted_to_a_cluster_from_outside(tmp_path: Path, tiny_fol
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while socket.socket().connect_ex(("127.0.0.1", dashboard)):
             assert head.poll() is None, head.communicate()[0]
             assert time.monotonic() < deadline
