@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, Evaluation, Journal, to_json
+from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, STUDY, Evaluation, Journal, to_json
 from rayul.spec.spec import from_plain
 from rayul.sweep import run
 from rayul.sweep.cluster import Share
@@ -125,7 +125,8 @@ def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> 
     try:
         with served(folder, spec, remote=False) as disk:
             alone = Packing(None, "")
-            run._search(spec, {}, share, alone, disk, journal, baseline, Console(file=io.StringIO()), [])
+            study, quiet = run.open_study(folder / STUDY, spec), Console(file=io.StringIO())
+            run._search(spec, {}, share, alone, disk, journal, study, baseline, quiet, [])
     finally:
         run.Progress.add = add  # type: ignore[method-assign]
     took = time.monotonic() - began, time.process_time() - cpu
