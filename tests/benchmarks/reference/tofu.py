@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3, help="of the calibrated comparison; 0 leaves it out")
     parser.add_argument("--methods", default=METHODS)
-    parser.add_argument("--lrs", default="1e-3,3e-3")
+    parser.add_argument("--lrs", default="2e-3")
     parser.add_argument("--work", type=Path, default=Path("bench"))
     parser.add_argument("--out", type=Path, default=ROOT / "results")
     arguments = parser.parse_args()
@@ -105,7 +105,7 @@ def calibrate(bench: Path, out: Path, arguments: argparse.Namespace) -> None:
         "--seeds": arguments.seeds,
         "--methods": arguments.methods,
         "--lrs": arguments.lrs,
-        "--every": 10,
+        "--every": 20,
         "--out": out,
     }
     argv = [str(word) for pair in options.items() for word in pair]
