@@ -2,11 +2,13 @@
 
     python tests/benchmarks/scaling.py --gpus 1 2 4 8 16 32 64 --seconds 30 --trials-per-gpu 4
     python tests/benchmarks/scaling.py --many 5000
+    python tests/benchmarks/scaling.py --ours 5000
 
 The first measures throughput on logical GPUs against trials x seconds / GPUs, with every start-up in it, and what the
 driver spends per report. All workers share this machine, so their start-up is paid by its cores, not by those of a
 cluster: both are given, with the start of each worker and from the moment that all have started. The second sends many
-trials of no duration through one driver and shows whether anything grows with their number.
+trials of no duration through one driver and shows whether anything grows with their number. The third is our part of
+that, without Ray: searcher, scheduler and recorder in Tune's order.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -32,6 +35,9 @@ from rayul.sweep.cluster import Share
 from rayul.sweep.driver_disk import served
 from rayul.sweep.folder import begin
 from rayul.sweep.packing import Packing
+from rayul.sweep.recorder import Recorder
+from rayul.sweep.scheduler import ControlScheduler
+from rayul.sweep.search import OptunaSearcher
 
 # isort: split
 import ray
@@ -180,6 +186,42 @@ def many(trials: int, slots: int, reports: int, sampler: str) -> None:
     print(f"wall {wall:.0f} s, driver CPU {cpu:.0f} s, peak RSS {peak:.0f} MB")
 
 
+def ours(trials: int, reports: int, sampler: str) -> None:
+    print(f"{trials} trials, {reports} reports each, sampler {sampler}: ms of CPU per trial")
+    print("trials so far  suggest  scheduler  recorder (with journal and tell)")
+    spec, folder = null_spec(trials, sampler), Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
+    begin(folder, spec)
+    journal = Journal(folder / JOURNAL)
+    baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
+    journal.append(baseline)
+    searcher = OptunaSearcher(run.open_study(folder / STUDY, spec), spec, journal, baseline, trials)
+    progress, scheduler = run.Progress(spec, baseline, list(journal), trials), ControlScheduler(spec, BASE, journal)
+    recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, progress.add)
+    spent = [0.0, 0.0, 0.0]
+    for count in range(1, trials + 1):
+        clock = [time.process_time()]
+        config = searcher.suggest("")
+        spent[0] += time.process_time() - clock[0]
+        null = NullTrial.__new__(NullTrial)
+        null.reports = reports
+        null.reset_config(config)
+        trial = SimpleNamespace(config=config, trial_id="")
+        for _ in range(reports):
+            result = null.step()
+            clock = [time.process_time()]
+            if not result["done"]:
+                scheduler.on_trial_result(None, trial, result)
+            clock.append(time.process_time())
+            recorder.on_trial_result(0, [], trial, result)
+            clock.append(time.process_time())
+            spent[1], spent[2] = spent[1] + clock[1] - clock[0], spent[2] + clock[2] - clock[1]
+        if count % max(1, trials // 10) == 0:
+            a, b, c = (1000 * seconds / max(1, trials // 10) for seconds in spent)
+            print(f"{count:13}  {a:7.2f}  {b:9.2f}  {c:8.2f}", flush=True)
+            spent = [0.0, 0.0, 0.0]
+    shutil.rmtree(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, nargs="+", default=[])
@@ -187,6 +229,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=1.0)
     parser.add_argument("--trials-per-gpu", type=int, default=4)
     parser.add_argument("--many", type=int)
+    parser.add_argument("--ours", type=int)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--reports", type=int, default=3)
     parser.add_argument("--sampler", default="tpe")
@@ -195,6 +238,8 @@ def main() -> None:
         scaling(asked.gpus, asked.seconds, asked.every, asked.trials_per_gpu)
     if asked.many:
         many(asked.many, asked.slots, asked.reports, asked.sampler)
+    if asked.ours:
+        ours(asked.ours, asked.reports, asked.sampler)
 
 
 if __name__ == "__main__":
