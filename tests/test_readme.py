@@ -1,37 +1,63 @@
-"""The README says only what is true: its commands are understood, its spec is valid, its files are there."""
+"""The README and the pages say only what is true: their code runs, their spec is valid, their files are there."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import typer
+from pages import ROOT, code, run
 
 from rayul.cli import app
 from rayul.spec import METHODS, parse_spec
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+NOT_RUN = {
+    "pip install -e .": "the package that is tested is installed",
+    'pip install -e ".[test]"': "so are its tests",
+    "pytest": "this is it",
+    "optuna-dashboard results/ga/study.journal": "serves until it is stopped; sweep/test_real_sweep.py asks it",
+    "tensorboard --logdir results/ga/tensorboard": "serves until it is stopped; sweep/test_tracking.py reads the files",
+    "rayul audit results/ga": "stands there once more, with flags",
+}
+"""Commands of the README that no test runs, and why."""
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+FEWER = "--trials 8 --set training.steps=30"
+FLAGS = {
+    "rayul sweep search_spaces/ga.yaml": FEWER,
+    "rayul sweep mine.yaml": FEWER + " --set 'training.lr={float: [1e-4, 2e-3], log: true}'",  # the testbed's is small
+    "rayul audit results/ga --n 2 --seeds 3": "--n 1 --seeds 1 --attacks quantise --metrics es",
+}
+"""What is added to a command so that it takes a minute."""
 
 
 def commands() -> list[str]:
-    lines = [part.strip() for block in blocks("bash") for line in block.splitlines() for part in line.split("&&")]
-    lines += re.findall(r"`(rayul [a-z]+ [^`]*)`", README)
-    return sorted({line for line in lines if line.startswith("rayul ")})
+    found = [c for block in code("README.md") if block.language in ("bash", "inline") for c in block.commands]
+    return list(dict.fromkeys(found))
 
 
-@pytest.mark.parametrize("line", commands())
+def blocks(language: str) -> list[str]:
+    return [block.text for block in code("README.md") if block.language == language]
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("rayul ")])
 def test_every_command_is_understood_by_the_real_command_line(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     command = typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined,arg-type]
     assert command is not None, f"no command {name}"
     command.make_context(name, arguments)
+
+
+def test_every_command_is_run_or_has_a_reason() -> None:
+    foreign = [line for line in commands() if not line.startswith("rayul ")]
+    assert set(foreign) <= set(NOT_RUN)
+    assert set(NOT_RUN) <= set(commands()), "a reason for a command that is gone"
+    assert set(FLAGS) <= set(commands())
+    assert {block.language for block in code("README.md")} <= {"bash", "inline", "python", "yaml", "text", ""}
 
 
 def test_the_two_lines_stand_there_as_scripts_expect_them() -> None:
@@ -45,12 +71,86 @@ def test_the_spec_is_valid() -> None:
     assert parse_spec(text, check_files=False).name == "mine"
 
 
+@pytest.mark.parametrize(
+    "section",
+    [s for s in re.findall(r"`(\w+: [\[{][^`]*[\]}])`", README) if not s.startswith(("results", "method: {name: ./"))],
+)
+def test_every_key_it_mentions_is_one(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_metric.py").write_text("def fn(scores): ...\nfn.better = 'higher'")
+    own = "" if section.startswith("evaluate") else "evaluate: {metrics: [es, prob, ./my_metric.py:fn]}\n"
+    criteria = "[{metric: retain.es, at_least: 0.9}]"
+    text = f"name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {{lr: {{float: [1e-4, 1e-3]}}}}\n{own}"
+    spec = parse_spec(f"{text}{section}\n" + ("" if section.startswith("control") else f"control: {criteria}\n"))
+    assert section.split(":")[0] in spec.resolved()
+
+
 def test_every_file_it_names_is_there() -> None:
     names = re.findall(r"`((?:rayul|search_spaces|tests|docs)/[\w./]+)`", README)
-    names += re.findall(r"\]\(((?!http)[^)#]+)\)", README)
+    names += re.findall(r"\]\(((?!http)[^)#]+)", README)
     missing = [name for name in names if not (ROOT / name).exists()]
     assert not missing
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/metrics.md", "docs/methods.md"])
+def test_links_to_headings_lead_somewhere(page: str) -> None:
+    for target, anchor in re.findall(r"\]\(((?!http)[^)#]*)#([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        text = ((ROOT / page).parent / target if target else ROOT / page).read_text(encoding="utf-8")
+        headings = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)]
+        assert anchor in headings, f"{target}#{anchor}"
+
+
 def test_it_counts_the_methods_right() -> None:
     assert f"each of the {len(METHODS)} methods" in re.sub(r"\s+", " ", README)
+
+
+def test_specs_are_checked_and_begun_as_it_says(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
+    """The commands that cost nothing."""
+    _own_rows(tmp_path, data_folder)
+    (check,) = (line for line in commands() if line.startswith("rayul validate"))
+    (begin,) = (line for line in commands() if line.startswith("rayul init"))
+    assert run(check, tmp_path).count(": ok (") == 2
+    run(begin.replace("my-org/my-model", str(tiny_folder)), tmp_path)
+    run("rayul validate mine.yaml", tmp_path)
+
+
+def test_the_tables_open_with_pandas_and_duckdb(tmp_path: Path) -> None:
+    """On the committed tables of a real sweep."""
+    pytest.importorskip("duckdb")
+    shutil.copytree(ROOT / "results" / "tofu-forget01", tmp_path / "results" / "ga")
+    (tables,) = (text for text in blocks("python") if "duckdb" in text)
+    last = tables.splitlines()[-1]
+    run(f"{tables}\nassert len({last}.fetchall()) > 3", tmp_path, "python")
+
+
+@pytest.mark.slow
+def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
+    """Every command and every snippet, in their order, in one folder; sweeps with fewer and shorter trials."""
+    pytest.importorskip("duckdb")
+    from rayul.testbed import ensure_testbed
+
+    testbed = ensure_testbed()
+    _own_rows(tmp_path, testbed)
+    seen = set()
+    for block in code("README.md"):
+        if block.language == "python":
+            run(block.text, tmp_path, "python")
+        for line in block.commands if block.language in ("bash", "inline") else ():
+            if line in NOT_RUN or line in seen:
+                continue
+            seen.add(line)
+            if line.startswith("rayul compare"):
+                run(f"rayul sweep search_spaces/gd.yaml {FEWER}", tmp_path)
+            said = run(f"{line.replace('my-org/my-model', str(testbed / 'model'))} {FLAGS.get(line, '')}", tmp_path)
+            if line.startswith("rayul sweep"):
+                assert (tmp_path / said.splitlines()[-1]).name == "report.html"
+    pdfs = list((tmp_path / "results/ga/figures").glob("*.pdf"))
+    assert pdfs
+    assert {"model", "oracle"} <= {path.name for path in (tmp_path / "bench").iterdir()}
+
+
+def _own_rows(place: Path, data: Path) -> None:
+    """forget.jsonl, retain.jsonl and the shipped specs, as in a checkout."""
+    shutil.copyfile(data / "forget.jsonl", place / "forget.jsonl")
+    (place / "retain.jsonl").write_text("".join(path.read_text() for path in sorted(data.glob("retain_*.jsonl"))))
+    (place / "search_spaces").symlink_to(ROOT / "search_spaces")
