@@ -1,7 +1,8 @@
-"""The README and the pages say only what is true: their code runs, their spec is valid, their files are there."""
+"""The README and the tutorial say only what is true: their code runs, their spec is valid, their files are there."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from pages import ROOT, code, run
+from pages import ROOT, Code, code, run
 
 from rayul.cli import app
 from rayul.spec import METHODS, parse_spec
@@ -92,7 +93,7 @@ def test_every_file_it_names_is_there() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/metrics.md", "docs/methods.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/metrics.md", "docs/methods.md"])
 def test_links_to_headings_lead_somewhere(page: str) -> None:
     for target, anchor in re.findall(r"\]\(((?!http)[^)#]*)#([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         text = ((ROOT / page).parent / target if target else ROOT / page).read_text(encoding="utf-8")
@@ -149,8 +150,29 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     assert {"model", "oracle"} <= {path.name for path in (tmp_path / "bench").iterdir()}
 
 
+@pytest.mark.slow
+def test_the_tutorial_from_top_to_bottom(tmp_path: Path) -> None:
+    """As it stands; what it prints is on the page."""
+    said: list[str] = []
+    for block in code("docs/tutorial.md"):
+        if block.text.startswith("# staff.py"):
+            (tmp_path / "staff.py").write_text(block.text, encoding="utf-8")
+        elif block.language in ("bash", "python"):
+            said.append(run(block.text, tmp_path, block.language))
+    shown = [block.text for block in code("docs/tutorial.md") if block.language in ("text", "json")]
+    assert shown[0] in said[0], "the rows are the same everywhere"
+    assert (tmp_path / "results" / "staff-mixing" / "report.html").exists()
+    numbers = json.loads((tmp_path / "forgotten" / "evaluation.json").read_text())["metrics"]
+    assert numbers["forget.prob"] < 0.5 < numbers["retain.prob"]
+
+
 def _own_rows(place: Path, data: Path) -> None:
     """forget.jsonl, retain.jsonl and the shipped specs, as in a checkout."""
     shutil.copyfile(data / "forget.jsonl", place / "forget.jsonl")
     (place / "retain.jsonl").write_text("".join(path.read_text() for path in sorted(data.glob("retain_*.jsonl"))))
     (place / "search_spaces").symlink_to(ROOT / "search_spaces")
+
+
+def test_the_tutorial_has_nothing_that_its_test_leaves_out() -> None:
+    assert {block.language for block in code("docs/tutorial.md")} <= {"bash", "inline", "python", "text", "json"}
+    assert all(isinstance(block, Code) for block in code("docs/tutorial.md"))
