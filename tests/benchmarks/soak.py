@@ -12,6 +12,7 @@ Exits 1 where one of that is not so.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -28,7 +29,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "sweep")]
 
 from conftest import small_sets, write_tiny_model  # noqa: E402
-from driver import ended, key, rows, start, sweep, write_spec  # noqa: E402
+from driver import endings, key, rows, start, sweep, write_spec  # noqa: E402
 
 from rayul.unlearn.data import FILES, write_rows  # noqa: E402
 
@@ -46,13 +47,17 @@ class Watch:
         path = self.folder / "evaluations.jsonl"
         if not path.exists():
             return
+        # Read once: a row that came between two readings would look as if it had been written after its trial's end.
         lines = path.read_bytes().split(b"\n")[:-1]
         self.lost += sum(old != new for old, new in zip(self.lines, lines, strict=False))
         self.lost += max(0, len(self.lines) - len(lines))
-        found = rows(self.folder)
+        found = [json.loads(line) for line in lines]
         self.duplicates += len(found) - len({key(row) for row in found})
-        self.repeated += sum(row["trial_id"] in self.ended for row in found[len(self.lines) :])
-        now = ended(self.folder)
+        for row in found[len(self.lines) :]:
+            if row["trial_id"] in self.ended:
+                self.repeated += 1
+                print("after the end of its trial:", json.dumps(row)[:300], flush=True)
+        now = endings(found)
         self.lost += sum(now.get(trial) != state for trial, state in self.ended.items())
         self.lines, self.ended = lines, now
 
