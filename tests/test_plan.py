@@ -148,6 +148,15 @@ def test_times_add_up(make_plan: Callable[..., Plan]) -> None:
     assert make_plan(search={"trials": 1}, slots=8).seconds() == pytest.approx(36)
 
 
+def test_finalists_are_counted_as_trials_that_run_to_their_end(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(finalists={"n": 3, "seeds": 4}, slots=2)
+    assert plan.retrained == 12
+    assert plan.retraining_seconds == pytest.approx(plan.cost.load + 12 / 2 * 36)
+    assert "12 models trained again" in plan_text(plan)
+    assert make_plan(finalists={"points": ["0001", "0002-35"], "seeds": 5}).retrained == 10
+    assert "trained again" not in plan_text(make_plan())
+
+
 def test_calibration_costs_seven_evaluations_at_the_most(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(control={"mixing": True, "criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]})
     assert plan.measurements == 7 * 5

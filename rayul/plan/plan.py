@@ -83,6 +83,17 @@ class Plan:
         return self.trials * self.trial_seconds * (1 - saved) * device / 3600
 
     @property
+    def retrained(self) -> int:
+        """Models that the audit at the end trains again, at the most."""
+        asked = self.spec.finalists
+        return 0 if asked is None else (len(asked.points) or min(asked.n, self.trials)) * asked.seeds
+
+    @property
+    def retraining_seconds(self) -> float:
+        """All of them, without the attacks on them."""
+        return self.cost.load + max(1, self.retrained / self.share.parallel) * self.trial_seconds
+
+    @property
     def at_once_on_a_device(self) -> int:
         return max(1, int(1 / self.share.gpu + 1e-6)) if self.on_gpu else self.slots
 

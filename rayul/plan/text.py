@@ -86,6 +86,12 @@ def _cost(plan: Plan) -> Iterator[str]:
             f"{_seconds(plan.seconds(share_saved))}, {plan.device_hours(share_saved):.3g} {unit} with the pruning of "
             f"{sweeps} earlier sweep{'s' * (sweeps != 1)} ({share_saved:.0%} of the steps of {trials} trials saved)",
         )
+    if plan.retrained:
+        yield from _item(
+            "finalists",
+            f"{plan.retrained} models trained again, {_seconds(plan.retraining_seconds)} more; attacks on "
+            "them and metrics that generate come on top, unmeasured",
+        )
     yield from _item(
         "disk", f"up to {_bytes(plan.disk)} (an adapter has {_bytes(cost.adapter)}); {_bytes(plan.disk_free)} are free"
     )

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from rayul.records import CHECKPOINTS, RUNNING, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
+from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.worker import KeptAdapters, load_here
 from rayul.unlearn.data import Sets
@@ -124,8 +125,11 @@ class Device:
     def _train(self) -> None:
         torch.set_num_threads(self.threads)  # OpenMP counts by thread
         training: dict[str, Seat] = {}
+        limit = self.spec.search.trial_time_limit
         try:
             while True:
+                # A step that takes as long as a trial may hangs, and would hang for every trial to come.
+                arm(limit)
                 with self.changed:
                     joining, leaving, self.joining, self.leaving = self.joining, self.leaving, [], []
                     waiting = {name for name, seat in training.items() if seat.ready}
@@ -144,6 +148,7 @@ class Device:
                         training[report.trial_id].ready.append(report)
                     self.changed.notify_all()
                     if reports is None:
+                        arm(None)
                         self.changed.wait_for(lambda: self.news)
         except Exception as error:  # for everyone who waits
             with self.changed:

@@ -206,6 +206,39 @@ def test_a_trial_that_hangs_fails_by_its_time_limit_and_the_others_run(
     assert sum(row["state"] == "failed" for row in rows(tmp_path / "tiny")) == 1
 
 
+HANGS_ONCE = """
+from pathlib import Path
+from rayul.unlearn.losses import mean_nll
+
+def hangs(forget, retain, idk):
+    if not (mark := Path(__file__).with_name("hung")).exists():
+        mark.touch()
+        sum(range(10**15))
+    return -mean_nll(forget)
+"""
+
+
+def test_a_device_that_hangs_ends_too_and_the_next_trials_have_a_new_one(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """In a pack the whole device hangs with the trial, and with it those that began together with it."""
+    (tmp_path / "own.py").write_text(HANGS_ONCE)
+    spec = one_after_the_other(
+        tmp_path,
+        tiny_folder,
+        data_folder,
+        method={"name": f"{tmp_path / 'own.py'}:hangs"},
+        search={"sampler": "random", "trials": 4, "trial_time_limit": "30s"},
+        resources={"cpu": os.cpu_count() or 1, "trials_per_gpu": 2},
+    )
+    done = sweep(spec, tmp_path)
+    assert done.returncode == 0, done.stderr
+    states = ended(tmp_path / "tiny")
+    assert set(states) == {"0000", "0001", "0002", "0003"}
+    assert list(states.values()).count("failed") <= 2
+    assert states["0002"] == states["0003"] == "completed"
+
+
 CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
