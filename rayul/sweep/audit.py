@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,6 @@ from rayul.audited import (
     audited_from_json,
     name_of,
 )
-from rayul.errors import RayulError
 from rayul.pareto import Results, Summary, load_results, summarise
 from rayul.pareto.audit.choice import finalists, recalibrates, target_of
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, Lines
@@ -32,11 +29,11 @@ from rayul.sweep.cluster import connected, share  # before ray.tune: it silences
 
 # isort: split
 from ray import tune
-from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
-from ray.tune.error import TuneError
+from ray.tune import Callback
 
 from rayul.sweep.audit_trial import AuditTrial
 from rayul.sweep.driver_disk import marked, served
+from rayul.sweep.fit import fit
 from rayul.sweep.folder import opened, provenance, with_data
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
@@ -46,8 +43,6 @@ from rayul.unlearn.trial import REPORTED
 
 FRESH = 1_000_000
 """Added to the search's seed: trial n of a sweep has seed search.seed + n, and no sweep has a million trials."""
-
-MAX_FAILURES = 5
 
 
 def audit_sweep(
@@ -117,47 +112,16 @@ def audit(
             threads=mine.threads,
         )
         listener = partial(say, highlight=False, markup=False, soft_wrap=True)
-        return _run(
+        stop = StopSignal()
+        fit(
             tune.with_resources(trainable, mine.resources),
-            runs,
-            mine.slots,
-            _Recorder(journal, wanted.attacks, listener),
+            stop,
+            [_Recorder(journal, wanted.attacks, listener)],
+            _directory,
+            param_space={"run": tune.grid_search(runs)},
+            max_concurrent_trials=mine.slots,
         )
-
-
-def _run(trainable: Any, runs: list[dict[str, Any]], slots: int, recorder: Callback) -> str:
-    stop = StopSignal()
-    scratch = tempfile.mkdtemp(prefix="rayul-tune-")  # all that a resume reads is in our journal
-    tuner = Tuner(
-        trainable,
-        param_space={"run": tune.grid_search(runs)},
-        tune_config=TuneConfig(
-            max_concurrent_trials=slots,
-            reuse_actors=True,
-            trial_dirname_creator=_directory,
-            trial_name_creator=_directory,
-        ),
-        run_config=RunConfig(
-            name="tune",
-            storage_path=scratch,
-            stop=stop,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[recorder],
-            verbose=0,
-        ),
-    )
-    try:
-        with stop.listening():
-            tuner.fit()
-    except TuneError as error:
-        # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
-        if isinstance(error.__context__, RayulError):
-            raise error.__context__ from None
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return CTRL_C if stop.received else ""
+        return CTRL_C if stop.received else ""
 
 
 def _runs(

@@ -28,7 +28,7 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         try:
             result: dict[str, Any] = ray.get(self.device.next.remote(self.config["number"]))
         except RayActorError:
-            # Tune starts the trial again, from its last checkpoint, and counts: see MAX_FAILURES.
+            # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
             ray.get(self._place(lost=self.device._actor_id.hex()))
             raise
         if result["done"]:
@@ -53,6 +53,8 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         except RayActorError:  # it died while nobody was looking
             self.device = ray.get(self._place(lost=self.device._actor_id.hex()))
             ray.get(self.device.join.remote(config["number"], config["params"]))
+        # Once more: the driver's clock of a trial starts when its process is ready, and that waited for the device.
+        arm(self.limit)
 
     def _place(self, lost: str | None = None) -> Any:
         gpus = ray.get_gpu_ids()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any, Literal
 from optuna import Study
 from rich.console import Console
 
-from rayul.errors import RayulError
 from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
@@ -24,13 +22,13 @@ from rayul.sweep.cluster import Share, cluster_line, connected, share  # before 
 # isort: split
 import ray
 from ray import tune
-from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
-from ray.tune.error import TuneError
+from ray.tune import Callback
 
 from rayul.sweep.audit import audit
 from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
 from rayul.sweep.driver_disk import DriverDisk, marked, served
+from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, opened, with_data
 from rayul.sweep.halving import HalvingScheduler
 from rayul.sweep.packed_trial import PackedTrial
@@ -48,10 +46,6 @@ from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
-
-MAX_FAILURES = 5
-"""Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
-time (the machine's memory runs out) must become a failed row."""
 
 
 def run_sweep(
@@ -191,39 +185,17 @@ def _search(
         if searcher.remaining <= 0 or budget.exhausted():
             return budget.exhausted() if searcher.remaining else ""
         stop = StopSignal(budget.exhausted)
-        # Tune's own state is not needed: all that a resume reads is in our journals.
-        scratch = tempfile.mkdtemp(prefix="rayul-tune-")
-        tuner = Tuner(
+        fit(
             tune.with_resources(trainable, mine.resources),
-            tune_config=TuneConfig(
-                search_alg=searcher,
-                scheduler=scheduler,
-                num_samples=searcher.remaining,
-                max_concurrent_trials=mine.slots,
-                reuse_actors=True,
-                trial_dirname_creator=_directory,
-                trial_name_creator=_directory,
-            ),
-            run_config=RunConfig(
-                name="tune",
-                storage_path=scratch,
-                stop=stop,
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[recorder, *callbacks],
-                verbose=0,
-            ),
+            stop,
+            [recorder, *callbacks],
+            _directory,
+            meanwhile=shown(progress, console),
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=searcher.remaining,
+            max_concurrent_trials=mine.slots,
         )
-        try:
-            with shown(progress, console), stop.listening():
-                tuner.fit()
-        except TuneError as error:
-            # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
-            if isinstance(error.__context__, RayulError):
-                raise error.__context__ from None
-            raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     if stop.received:
         return CTRL_C
     return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""

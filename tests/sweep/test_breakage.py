@@ -228,14 +228,15 @@ def test_a_device_that_hangs_ends_too_and_the_next_trials_have_a_new_one(
         tiny_folder,
         data_folder,
         method={"name": f"{tmp_path / 'own.py'}:hangs"},
-        search={"sampler": "random", "trials": 4, "trial_time_limit": "30s"},
+        training={"lr": 1e-3, "batch_size": 4, "steps": 4, "evaluate_every": 2},
+        search={"sampler": "random", "trials": 4, "trial_time_limit": "40s"},
         resources={"cpu": os.cpu_count() or 1, "trials_per_gpu": 2},
     )
     done = sweep(spec, tmp_path)
     assert done.returncode == 0, done.stderr
     states = ended(tmp_path / "tiny")
-    assert set(states) == {"0000", "0001", "0002", "0003"}
-    assert list(states.values()).count("failed") <= 2
+    assert set(states) == {"0000", "0001", "0002", "0003"}, done.stderr
+    assert 1 <= list(states.values()).count("failed") <= 2
     assert states["0002"] == states["0003"] == "completed"
 
 
