@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -300,8 +300,7 @@ def test_a_clock_that_jumps_changes_neither_rows_nor_the_time_that_was_spent(
     _, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, err
     (run,) = yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]["runs"].values()
-    took = datetime.fromisoformat(run["ended"]) - datetime.fromisoformat(run["began"])
-    assert timedelta(0) < took < timedelta(hours=1)
+    assert timedelta(0) < run["ended"] - run["began"] < timedelta(hours=1)
     more = sweep(spec, tmp_path, "--resume", "--trials", "5")
     assert more.returncode == 0, more.stderr
     assert "stopped" not in err + more.stderr
