@@ -83,3 +83,9 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_clients_of_a_pack_load_no_torch() -> None:
+    """They import their own module, and that of every actor whose handle they hold."""
+    code = "import sys, rayul.sweep.packed_trial, rayul.sweep.broker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,7 +16,6 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.sweep.cluster import Share
-from rayul.sweep.device import Device
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 """glibc keeps freed memory: without it the activations of every step go back to the system, and come again a page fault
@@ -24,6 +23,25 @@ at a time (on the testbed a third of the time)."""
 
 IDLE_SECONDS = 20.0
 """A device without trials ends after it: on a GPU it holds memory, and its node could be given back."""
+
+
+class DeviceActor:
+    """A `Device` as Ray's actor. Every client that holds its handle imports this module, which therefore knows nothing
+    of torch: a second and 150 MB for each of them."""
+
+    def __init__(self, **arguments: Any) -> None:
+        from rayul.sweep.device import Device
+
+        self.device = Device(**arguments)
+
+    def join(self, number: int, params: dict[str, Any]) -> None:
+        self.device.join(number, params)
+
+    def next(self, number: int) -> dict[str, Any]:
+        return self.device.next(number)
+
+    def leave(self, number: int) -> None:
+        self.device.leave(number)
 
 
 @dataclass
@@ -122,7 +140,7 @@ class Broker:
         if on_gpu:
             environment["CUDA_VISIBLE_DEVICES"] = name
         return (
-            ray.remote(Device)
+            ray.remote(DeviceActor)
             .options(
                 num_cpus=0,
                 max_concurrency=2 * self.slots + 4,

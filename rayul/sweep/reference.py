@@ -119,4 +119,5 @@ def _verify(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], threads
 
 
 def _options(share: Share) -> dict[str, Any]:
-    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2}
+    # Its process ends with it: Ray would hand it, model and torch included, to a trial's thin client.
+    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2, "max_calls": 1}

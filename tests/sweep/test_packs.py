@@ -83,7 +83,7 @@ def test_trials_are_thin_clients(make_spec_file: Callable[..., Path], tmp_path: 
     assert driver.returncode == 0, err
     clients = [loaded for line, loaded in with_torch if "Trainable" in line]  # Tune's name of a trial with resources
     assert clients, with_torch
-    assert not any(clients)
+    assert not any(clients), with_torch
     assert any(loaded for line, loaded in with_torch if "Device" in line)
 
 
