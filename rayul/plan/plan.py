@@ -74,8 +74,11 @@ class Plan:
 
     def seconds(self, saved: float = 0.0) -> float:
         """The whole search; `saved`: the share of steps that pruning spares it."""
-        trial = self.trial_seconds * (1 - saved)
-        return self.cost.load + max(trial, self.trials * trial / self.share.parallel)
+        return self._wall(self.trials, self.trial_seconds * (1 - saved))
+
+    def _wall(self, count: int, trial: float) -> float:
+        """Seconds of so many trials of `trial` seconds, which run side by side as the share allows."""
+        return self.cost.load + max(trial, count * trial / self.share.parallel)
 
     def device_hours(self, saved: float = 0.0) -> float:
         """GPU-hours, or core-hours without a GPU."""
@@ -91,7 +94,7 @@ class Plan:
     @property
     def retraining_seconds(self) -> float:
         """All of them, without the attacks on them."""
-        return self.cost.load + max(1, self.retrained / self.share.parallel) * self.trial_seconds
+        return self._wall(self.retrained, self.trial_seconds)
 
     @property
     def at_once_on_a_device(self) -> int:

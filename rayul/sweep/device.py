@@ -151,6 +151,7 @@ class Device:
                         arm(None)
                         self.changed.wait_for(lambda: self.news)
         except Exception as error:  # for everyone who waits
+            arm(None)
             with self.changed:
                 self.error = error
                 self.changed.notify_all()

@@ -56,10 +56,10 @@ def key(row: dict[str, Any]) -> tuple[str, int, float]:
 
 
 def ended(folder: Path) -> dict[str, str]:
-    """State by trial, of the trials that ended."""
     return endings(rows(folder))
 
 
 def endings(found: list[dict[str, Any]]) -> dict[str, str]:
+    """State by trial, of the trials that ended."""
     states = {row["trial_id"]: row["state"] for row in found if row["state"] != "running"}
     return {trial: state for trial, state in states.items() if trial.isdigit()}  # the reference rows are no trials
