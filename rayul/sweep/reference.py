@@ -119,5 +119,4 @@ def _verify(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], threads
 
 
 def _options(share: Share) -> dict[str, Any]:
-    # Its process ends with it: Ray would hand it, model and torch included, to a trial's thin client.
-    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2, "max_calls": 1}
+    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2}
