@@ -41,6 +41,11 @@ def families() -> Iterator[dict[int, str]]:
             os.kill(pid, signal.SIGKILL)
 
 
+def is_client(line: str) -> bool:
+    """A process by its title: that of its class, or the one that Tune makes of it for its resources."""
+    return line.startswith(("ray::PackedTrial", "ray::ResourceTrainable"))
+
+
 def devices_of(pid: int) -> list[int]:
     return [child for child, line in children_of(pid).items() if line.startswith("ray::Device")]
 
@@ -81,7 +86,7 @@ def test_trials_are_thin_clients(make_spec_file: Callable[..., Path], tmp_path: 
     ]
     _, err = driver.communicate(timeout=250)
     assert driver.returncode == 0, err
-    clients = [loaded for line, loaded in with_torch if "Trainable" in line]  # Tune's name of a trial with resources
+    clients = [loaded for line, loaded in with_torch if is_client(line)]
     assert clients, with_torch
     assert not any(clients), with_torch
     assert any(loaded for line, loaded in with_torch if "Device" in line)
@@ -119,7 +124,7 @@ def test_a_killed_client_frees_its_slot(make_spec_file: Callable[..., Path], tmp
     driver = start(make_spec_file(), tmp_path / "results")
     folder = tmp_path / "results" / "tiny"
     wait(lambda: len(rows(folder)) >= 20, driver)
-    clients = [pid for pid, line in children_of(driver.pid).items() if "PackedTrial" in line]
+    clients = [pid for pid, line in children_of(driver.pid).items() if is_client(line)]
     assert clients
     os.kill(clients[0], signal.SIGKILL)
     _, err = driver.communicate(timeout=250)
