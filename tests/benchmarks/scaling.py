@@ -6,7 +6,7 @@
 
 The first measures throughput on logical GPUs against trials x seconds / GPUs, with every start-up in it, and what the
 driver spends per report. All workers share this machine, so their start-up is paid by its cores, not by those of a
-cluster: both are given, with the start of each worker and from the moment that all have started. The second sends many
+cluster: throughput is given with all of that, and in full flight. The second sends many
 trials of no duration through one driver and shows whether anything grows with their number. The third is our part of
 that, without Ray: searcher, scheduler and recorder in Tune's order.
 """
@@ -152,7 +152,7 @@ def start(gpus: int) -> None:
 
 def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int) -> None:
     print(f"trials of {seconds:g} s, a report every {every:g} s, {per_gpu} trials per GPU, {os.cpu_count()} cores")
-    print("GPUs  trials  wall s  of linear  after start-up  driver CPU  ms CPU/report  RSS MB")
+    print("GPUs  trials  wall s  of linear  in full flight  driver CPU  ms CPU/report  RSS MB")
     reports = round(seconds / every)
     for slots in gpus:
         ray.init(
@@ -160,10 +160,11 @@ def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int) -> None
         )
         wall, cpu, watch = sweep(slots * per_gpu, slots, every, reports, "tpe")
         ray.shutdown()
-        # From the first report of the worker that was last to start. Until then some of the others have begun.
-        firsts = sorted({name: at for at, _, name, _ in reversed(watch.rows)}.values())[:slots]
-        since = [row for row in watch.rows if row[0] > firsts[-1]]
-        steady = len(since) * every / slots / (watch.rows[-1][0] - firsts[-1])
+        # In full flight: from the first report of the last worker to start to that of the last trial to start. Before
+        # it some workers are not there yet, after it some have nothing left to do.
+        firsts = sorted({name: at for at, _, name, _ in reversed(watch.rows)}.values())
+        first, last = firsts[slots - 1], firsts[-1]
+        steady = sum(first < at <= last for at, *_ in watch.rows) * every / slots / (last - first)
         rss = psutil.Process().memory_info().rss / 2**20
         print(
             f"{slots:4}  {slots * per_gpu:6}  {wall:6.1f}  {per_gpu * seconds / wall:8.1%}  {steady:14.1%}"
