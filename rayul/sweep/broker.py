@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,10 +29,10 @@ class DeviceActor:
     """A `Device` as Ray's actor. Every client that holds its handle imports this module, which therefore knows nothing
     of torch: a second and 150 MB for each of them."""
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, arguments: dict[str, Any], threads: int) -> None:
         from rayul.sweep.device import Device
 
-        self.device = Device(**arguments)
+        self.device = Device(**arguments, threads=threads)
 
     def join(self, number: int, params: dict[str, Any]) -> None:
         self.device.join(number, params)
@@ -62,7 +62,7 @@ def broker(share: Share, arguments: dict[str, Any]) -> Iterator[Any]:
     actor = (
         ray.remote(Broker)
         .options(num_cpus=0, scheduling_strategy=here)
-        .remote(cores, share.pack, share.threads, arguments)
+        .remote(cores, share.pack, share.threads, [ray.put(arguments)])
     )
     try:
         yield actor
@@ -74,7 +74,8 @@ def broker(share: Share, arguments: dict[str, Any]) -> Iterator[Any]:
 class Broker:
     """Gives each trial the device actor of its place: a GPU of a node, or, on CPU, the emptiest of the node's.
 
-    cores: of a device where no GPUs are used. slots: trials a device takes. arguments: of `Device`.
+    cores: of a device where no GPUs are used. slots: trials a device takes. arguments: a reference to those of `Device`
+    in a list, in which Ray leaves it a reference: whoever unpickles them imports torch, and all devices wait for it.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Broker:
         cores: float,
         slots: int,
         threads: int,
-        arguments: dict[str, Any],
+        arguments: Sequence[Any],
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.cores, self.slots, self.threads, self.arguments = cores, slots, threads, arguments
@@ -147,7 +148,7 @@ class Broker:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": environment},
             )
-            .remote(**self.arguments, threads=self.threads)
+            .remote(*self.arguments, threads=self.threads)
         )
 
     def _end_idle(self) -> None:

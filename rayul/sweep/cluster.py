@@ -130,7 +130,7 @@ def share(wanted: Resources, pack: int = 1) -> Share:
     gpus = [node.get("GPU", 0.0) for node in nodes]
     have = f"{sum(gpus):g} GPU, {sum(cpus):g} CPU" if sum(gpus) else f"{sum(cpus):g} CPU"
     together = f" (packs of {pack})" if pack > 1 else ""
-    if wanted.gpu and (sum(gpus) or wanted.concurrency):
+    if not on_cpu(wanted):
         sharing = pack if pack > 1 else 1 if wanted.trials_per_gpu == "auto" else wanted.trials_per_gpu
         gpu = wanted.gpu / sharing
         if (wanted.concurrency is None and gpu > max(gpus)) or (gpu > 1 and gpu % 1):
@@ -153,6 +153,11 @@ def share(wanted: Resources, pack: int = 1) -> Share:
     why = "no GPU here, so on CPU" if wanted.gpu else "on CPU"
     line = f"{have}: {slots} trials at a time, {cores / pack:g} CPU each{together} ({why}){_growth(slots, fitting)}"
     return Share(cores / pack, 0.0, slots, line, pack)
+
+
+def on_cpu(wanted: Resources) -> bool:
+    """Whether trials run on cores: none asks for a GPU, or there is none, nor may the cluster grow."""
+    return not (wanted.gpu and (ray.cluster_resources().get("GPU") or wanted.concurrency))
 
 
 def device_count(wanted: Resources) -> int:

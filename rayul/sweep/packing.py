@@ -13,7 +13,7 @@ import torch
 
 from rayul.spec import Choice, Spec
 from rayul.sweep.broker import MALLOC
-from rayul.sweep.cluster import device_count, share
+from rayul.sweep.cluster import device_count, on_cpu, share
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.reference import result
 from rayul.unlearn.data import Sets
@@ -70,7 +70,8 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
     """
     if before is not None:
         slots = before.get("slots", 1)
-        return Packing(Shape(**{key: before[key] for key in Shape._fields}) if slots > 1 else None, "as it began")
+        shape = Shape(**{key: before[key] for key in Shape._fields if key in before}) if slots > 1 else None
+        return Packing(shape, "as it began")
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
     most = math.ceil(spec.search.trials / devices)
@@ -78,7 +79,7 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
         return Packing(None, f"no packs: {reason}" if wanted != 1 else "")
     if wanted != "auto":
         slots = min(wanted, most)
-        return Packing(Shape.of(spec, slots) if slots > 1 else None, "")
+        return Packing(Shape.of(spec, slots, cpu=on_cpu(spec.resources)) if slots > 1 else None, "")
     if spec.search.sampler in MODELLED:
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
@@ -104,7 +105,8 @@ def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
             best = one
     rates = ", ".join(f"{one.slots}: {one.rows:.0f}" for one in measured)
     why = f"measured rows a second by trials on a device: {rates}"
-    return Packing(Shape.of(spec, best.slots) if best.slots > 1 else None, why)
+    shape = Shape.of(spec, best.slots, cpu=on_cpu(spec.resources)) if best.slots > 1 else None
+    return Packing(shape, why)
 
 
 def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int) -> list[Throughput]:

@@ -206,7 +206,7 @@ def test_an_idle_device_ends(make_spec: Callable[..., Any], sets: Any, tmp_path:
     }
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        broker = Broker(cores=1.0, slots=2, threads=1, arguments=arguments, idle_seconds=1.0)
+        broker = Broker(cores=1.0, slots=2, threads=1, arguments=[ray.put(arguments)], idle_seconds=1.0)
         node = ray.get_runtime_context().get_node_id()
         first, second = broker.device(0, node, None), broker.device(1, node, None)
         assert first != second, "each core has a device of its own before any has two trials"

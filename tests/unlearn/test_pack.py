@@ -83,11 +83,12 @@ def assert_equal_trials(pack: Pack, slot: int, rows: list[Evaluation], task: Any
             assert torch.allclose(ours_, theirs_, rtol=0, atol=1e-4), name
 
 
+@pytest.mark.parametrize("group", [None, 2])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_packed_trial_equals_the_trial_alone(method: str, task: Any, make_spec: MakeSpec) -> None:
+def test_a_packed_trial_equals_the_trial_alone(method: str, group: int | None, task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(method=method, lora={"r": 4}, training=TWENTY | {"weight_decay": 0.01, "warmup_steps": 3})
     neighbour = make_spec(method="gd", training=TWENTY)
-    with packed(task, spec, Shape(slots=3, rank=8, rows=2)) as pack:
+    with packed(task, spec, Shape(slots=3, rank=8, rows=2, group=group)) as pack:
         pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
         slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
         rows = finish(pack, slot)

@@ -15,7 +15,7 @@ from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.pack.slot import SlotState
 
 MakeSpec = Callable[..., Any]
-SHAPE = Shape(slots=4, rank=8, rows=2)
+SHAPES = [Shape(slots=4, rank=8, rows=2), Shape(slots=4, rank=8, rows=2, group=3)]
 VARIANTS: dict[str, dict[str, Any]] = {
     "loss cap": {"control": {"loss_cap": 6.0}},
     "clip": {"training": {"max_grad_norm": 0.01}},
@@ -42,8 +42,8 @@ def assert_same(a: tuple[list[Evaluation], SlotState], b: tuple[list[Evaluation]
         assert torch.equal(ours, theirs)
 
 
-def with_nobody(task: Any, spec: Any, baseline: dict[str, float]) -> tuple[list[Evaluation], SlotState]:
-    pack = Pack(task, spec, SHAPE)
+def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) -> tuple[list[Evaluation], SlotState]:
+    pack = Pack(task, spec, shape)
     slot = pack.join("t", spec, 3, {}, baseline)
     rows = finish(pack, slot)
     result = rows, pack.state(slot)
@@ -51,19 +51,20 @@ def with_nobody(task: Any, spec: Any, baseline: dict[str, float]) -> tuple[list[
     return result
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=["all slots", "groups"])
 @pytest.mark.parametrize(("method", "variant"), CASES)
 def test_independent_of_neighbours_slot_and_join_step(
-    method: str, variant: str, task: Any, make_spec: MakeSpec
+    method: str, variant: str, shape: Shape, task: Any, make_spec: MakeSpec
 ) -> None:
     sections = {key: dict(value) for key, value in VARIANTS[variant].items()}
     sections["method"] = {"name": method} | sections.get("method", {})
     sections["training"] = {"steps": 4} | sections.get("training", {})
     spec = make_spec(**sections)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    expected = with_nobody(task, spec, baseline)
+    expected = with_nobody(task, spec, baseline, shape)
     assert expected[0][-1].state != FAILED
 
-    pack = Pack(task, spec, SHAPE)
+    pack = Pack(task, spec, shape)
     pack.join("a", make_spec(method="npo", training={"batch_size": 5, "steps": 9}), 1, {}, baseline)
     exploding = pack.join("b", make_spec(method="gd", training={"lr": 1e25, "steps": 9}), 2, {}, baseline)
     pack.join("c", make_spec(method="rmu", training={"steps": 9}), 5, {}, baseline)
@@ -81,12 +82,13 @@ def test_independent_of_neighbours_slot_and_join_step(
     pack.close()
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=["all slots", "groups"])
 @pytest.mark.parametrize("method", ["ga", "npo", "rmu"])
-def test_a_refilled_slot_and_a_waiting_trial(method: str, task: Any, make_spec: MakeSpec) -> None:
+def test_a_refilled_slot_and_a_waiting_trial(method: str, shape: Shape, task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(method=method, training={"steps": 4}, lora={"dropout": 0.2})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    expected = with_nobody(task, spec, baseline)
-    pack = Pack(task, spec, SHAPE)
+    expected = with_nobody(task, spec, baseline, shape)
+    pack = Pack(task, spec, shape)
     first = pack.join("a", make_spec(method="dpo", lora={"dropout": 0.5}), 1, {}, baseline)
     other = pack.join("b", spec, 8, {}, baseline)
     pack.advance()
@@ -107,25 +109,26 @@ def test_a_refilled_slot_and_a_waiting_trial(method: str, task: Any, make_spec: 
 def test_dropout_changes_the_trial_and_follows_its_seed(task: Any, make_spec: MakeSpec) -> None:
     baseline: dict[str, float] = {}
     plain, dropped, again = (
-        with_nobody(task, make_spec(lora={"dropout": p}), baseline)[1].values for p in (0.0, 0.5, 0.5)
+        with_nobody(task, make_spec(lora={"dropout": p}), baseline, SHAPES[0])[1].values for p in (0.0, 0.5, 0.5)
     )
     assert torch.equal(dropped, again)
     assert not torch.equal(plain, dropped)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=["all slots", "groups"])
 @pytest.mark.parametrize("method", ["gd", "dpo", "undial"])
-def test_a_restored_trial_goes_on_to_the_bit(method: str, task: Any, make_spec: MakeSpec) -> None:
+def test_a_restored_trial_goes_on_to_the_bit(method: str, shape: Shape, task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(method=method, lora={"dropout": 0.1}, training={"weight_decay": 0.1, "warmup_steps": 5})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    rows, expected = with_nobody(task, spec, baseline)
-    pack = Pack(task, spec, SHAPE)
+    rows, expected = with_nobody(task, spec, baseline, shape)
+    pack = Pack(task, spec, shape)
     slot = pack.join("t", spec, 3, {}, baseline)
     before = [row for _ in range(3) for _, found in pack.advance() for row in found]
     state = pack.state(slot)
     assert state.step == 4
     pack.advance()  # what is taken back is as it was taken
     pack.close()
-    pack = Pack(task, spec, SHAPE)
+    pack = Pack(task, spec, shape)
     pack.join("a", make_spec(method="ga"), 1, {}, baseline)
     slot = pack.join("t", spec, 3, {}, baseline, state)
     assert_same((rows, expected), (before + finish(pack, slot), pack.state(slot)))
@@ -134,7 +137,7 @@ def test_a_restored_trial_goes_on_to_the_bit(method: str, task: Any, make_spec: 
 
 def test_a_state_before_its_report_is_reported(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec()
-    pack = Pack(task, spec, SHAPE)
+    pack = Pack(task, spec, SHAPES[0])
     state = pack.state(pack.join("t", spec, 3, {}, {}))
     slot = pack.join("t", spec, 3, {}, {}, state)
     assert [(k, rows[-1].step) for k, rows in pack.advance()] == [(0, 0), (slot, 0)]

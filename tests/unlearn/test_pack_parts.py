@@ -13,6 +13,7 @@ from rayul.unlearn.forward import forward, token_logp
 from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.pack import Pack, Shape, packable
 from rayul.unlearn.pack.base import PackedBase
+from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import lines
 from rayul.unlearn.pack.parameters import Layout, targets
 from rayul.unlearn.tokens import Example, collate
@@ -71,9 +72,30 @@ def test_the_shape_of_a_sweep(make_spec: MakeSpec) -> None:
     spec = make_spec(
         lora={"r": {"choice": [4, 16, 8]}}, training={"batch_size": {"choice": [4, 8]}}, resources={"trials_per_gpu": 8}
     )
-    assert Shape.of(spec, 8) == Shape(slots=8, rank=16, rows=4)
+    assert Shape.of(spec, 8, cpu=False) == Shape(slots=8, rank=16, rows=4)
+    assert Shape.of(spec, 8, cpu=True) == Shape(slots=8, rank=16, rows=4, group=2)
     spec = make_spec(lora={"r": {"int": [2, 6]}}, training={"batch_size": 8, "micro_batch_size": 2})
-    assert Shape.of(spec, 2) == Shape(slots=2, rank=6, rows=2)
+    assert Shape.of(spec, 2, cpu=True) == Shape(slots=2, rank=6, rows=2)
+    assert Shape(slots=8, rank=6, rows=2, group=4).smaller() == Shape(slots=4, rank=6, rows=2)
+
+
+@pytest.mark.parametrize("group", [None, 1, 2, 3, 4, 5])
+def test_every_row_is_in_one_forward(group: int | None) -> None:
+    wanted = {0: [5, 6, 7], 2: [1], 3: [2, 9], 4: [8, 8, 8, 8]}
+    found: dict[int, list[int]] = {k: [] for k in wanted}
+    for lanes in forwards(wanted, Shape(slots=6, rank=4, rows=2, group=group)):
+        assert len(lanes) == (group or 6)
+        for k, rows in lanes:
+            assert len(rows) <= 2
+            if rows:
+                found[k] += rows
+    assert found == wanted
+    assert forwards({}, Shape(slots=6, rank=4, rows=2, group=group)) == []
+
+
+def test_groups_leave_fewer_lanes_than_one_forward_empty() -> None:
+    lanes = [lane for one in forwards({1: [1, 2], 3: [3]}, Shape(8, 4, rows=1, group=2)) for lane in one]
+    assert sorted(lanes) == [(1, []), (1, [1]), (1, [2]), (3, [3])]
 
 
 def test_who_may_share_a_pack(task: Any, make_spec: MakeSpec) -> None:

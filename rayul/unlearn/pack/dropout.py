@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,16 +21,17 @@ class Noise:
         self.generators = {k: slot.dropout_generator(device) for k, slot in slots.items()}
         self.keep = {k: 1 - slot.spec.lora.dropout for k, slot in slots.items()}
 
-    def on(self, slots: Collection[int]) -> Callable[[Tensor], Tensor] | None:
-        """Dropout of inputs [K, n, d] in a forward that has rows of these slots; None where nothing is dropped."""
-        dropping = [k for k in slots if self.generators[k] is not None]
+    def on(self, slots: Mapping[int, int]) -> Callable[[Tensor], Tensor] | None:
+        """Dropout of inputs [lanes, n, d] in a forward, with the slots by lane that have rows in it; None where nothing
+        is dropped."""
+        dropping = [(lane, k) for lane, k in slots.items() if self.generators[k] is not None]
         if not dropping:
             return None
 
         def dropped(x: Tensor) -> Tensor:
             factor = torch.ones_like(x)
-            for k in dropping:
-                factor[k].bernoulli_(self.keep[k], generator=self.generators[k]).div_(self.keep[k])
+            for lane, k in dropping:
+                factor[lane].bernoulli_(self.keep[k], generator=self.generators[k]).div_(self.keep[k])
             return x * factor
 
         return dropped

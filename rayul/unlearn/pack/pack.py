@@ -20,9 +20,10 @@ from rayul.unlearn.forward import Answers
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.dropout import Noise
 from rayul.unlearn.pack.evaluator import Evaluator
+from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
-from rayul.unlearn.pack.parameters import Layout, Parameters, targets
+from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Part, Slot
 from rayul.unlearn.pack.state import SlotState
@@ -36,7 +37,7 @@ Event = tuple[int, list[Evaluation]]
 
 
 class Pack:
-    """K slots on one base. Every forward has a shape of the pack's own, whoever is in it, and everything else happens
+    """K slots on one base. Every forward has a shape of the pack's own, whoever is in it, and all else happens
     slot by slot, so that a trial's result is independent of its neighbours, its slot and the step at which it joined.
 
     spec: the sweep's spec or that of any trial of it; joining trials must be packable with it.
@@ -96,7 +97,9 @@ class Pack:
             device=device_name(self.task.device),
             numerics=f"{self.shape}, {numerics(self.task)}",
         )
-        self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot), self.shape.rows)
+        # Where every slot has its place in a forward, parts as small as that: none waits for another's larger batch.
+        size = self.shape.rows if self.shape.group is None else None
+        self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot), size)
         if state is not None:
             self.slots[slot].resume(state)
         return slot
@@ -143,8 +146,8 @@ class Pack:
     def step(self, running: Mapping[int, Slot]) -> list[Event]:
         """A part of each one's step, and the update of those for whom it was the last; returns the trials that failed.
 
-        A trial with a large batch takes several turns for a step and one with a small batch a single one, so that none
-        waits for another.
+        Where each has its place in every forward, a trial with a large batch takes several turns for a step and one
+        with a small batch a single one. In groups a larger batch has more lanes, and each turn is a step for all.
         """
         if not running:
             return []
@@ -152,7 +155,8 @@ class Pack:
         failed: dict[int, Exception] = {}
         parts = {k: slot.next_part() for k, slot in running.items()}
         noise = Noise(running, self.task.device)
-        answers = {name: self._answers(name, parts, noise) for name in TRAINED}
+        used: list[Leaves] = []
+        answers = {name: self._answers(name, parts, noise, used) for name in TRAINED}
         terms = []
         for k, part in parts.items():
             try:
@@ -160,11 +164,12 @@ class Pack:
             except Exception as error:
                 failed[k] = _of_the_trial(error)
         if terms:
-            self.parameters.add_gradient(terms)
+            self.parameters.add_gradient(terms, used)
         stepping = [k for k, slot in running.items() if k not in failed and not slot.pending]
         for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping), strict=True):
             try:
-                running[k].update([(a[k], b[k]) for a, b in self.parameters.pairs], loss, norm)
+                pairs = self.layout.pairs(self.parameters.values[k : k + 1])
+                running[k].update([(a[0], b[0]) for a, b in pairs], loss, norm)
             except Exception as error:
                 failed[k] = _of_the_trial(error)
         self._share(running, started)
@@ -181,33 +186,36 @@ class Pack:
         sums = [torch.stack(self.slots[k].losses).sum() for k in stepping]
         return torch.stack([torch.stack(sums), torch.stack(norms)]).tolist()
 
-    def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise) -> dict[int, Answers]:
-        """Each slot's predictions of its own rows of a set, from forwards of the shape [K * rows, T]."""
+    def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise, used: list[Leaves]) -> dict[int, Answers]:
+        """Each slot's predictions of its own rows of a set, from forwards of the shape [lanes * rows, T]; what their
+        graphs hang on is added to `used`."""
         wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
-        size, slots = self.shape.rows, self.shape.slots
+        size = self.shape.rows
         layers = sorted({layer for k in wanted if (layer := self.slots[k].layer) is not None})
-        for begin in range(0, max(map(len, wanted.values()), default=0), size):
-            chunks = {k: rows[begin : begin + size] for k, rows in wanted.items() if begin < len(rows)}
-            # A slot that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
+        for lanes in forwards(wanted, self.shape):
+            # A lane that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
             # reads these.
-            rows = [row for k in range(slots) for row in filled(chunks.get(k, [0]), size)]
+            rows = [row for _, chunk in lanes for row in filled(chunk or [0], size)]
             batch = self.reference.sets[name].take(torch.tensor(rows, device=self.task.device))
-            adapters = Adapters(self.parameters.pairs, self._scale(), noise.on(chunks))
+            leaves = self.parameters.leaves([k for k, _ in lanes])
+            used.append(leaves)
+            read = {lane: k for lane, (k, chunk) in enumerate(lanes) if chunk}
+            adapters = Adapters(leaves.pairs, self._scale([k for k, _ in lanes]), noise.on(read))
             found = self.base.predict(batch, adapters, layers)
-            # unbind and not one index a slot: each of those would bring back a gradient of the whole.
-            fields = [_by_slot(t, slots) for t in (found.logits, batch.labels, batch.mask)]
-            hidden = {layer: _by_slot(h, slots) for layer, h in found.hidden.items()}
-            for k, chunk in chunks.items():
-                layer = self.slots[k].layer
-                logits, labels, mask = (field[k][: len(chunk)] for field in fields)
-                own_hidden = None if layer is None else hidden[layer][k][: len(chunk)]
+            # unbind and not one index a lane: each of those would bring back a gradient of the whole.
+            fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask)]
+            hidden = {layer: _by_lane(h, len(lanes)) for layer, h in found.hidden.items()}
+            for lane, k in read.items():
+                count, layer = len(lanes[lane][1]), self.slots[k].layer
+                logits, labels, mask = (field[lane][:count] for field in fields)
+                own_hidden = None if layer is None else hidden[layer][lane][:count]
                 pieces[k].append(Answers(logits, labels, mask, own_hidden))
         return {k: _joined(several) for k, several in pieces.items()}
 
-    def _scale(self) -> Tensor:
-        """alpha / r of each slot [K]; 0 where it is free."""
-        scale = [self.slots[k].scale if k in self.slots else 0.0 for k in range(self.shape.slots)]
+    def _scale(self, slots: Sequence[int]) -> Tensor:
+        """alpha / r of each of these; 0 where it is free."""
+        scale = [self.slots[k].scale if k in self.slots else 0.0 for k in slots]
         return torch.tensor(scale, device=self.task.device)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
@@ -273,9 +281,9 @@ def _of_the_trial(error: Exception) -> Exception:
     return error
 
 
-def _by_slot(t: Tensor, slots: int) -> tuple[Tensor, ...]:
-    """[K * n, ...] -> K times [n, ...]."""
-    return t.view(slots, -1, *t.shape[1:]).unbind()
+def _by_lane(t: Tensor, lanes: int) -> tuple[Tensor, ...]:
+    """[lanes * n, ...] -> lanes times [n, ...]."""
+    return t.view(lanes, -1, *t.shape[1:]).unbind()
 
 
 def _joined(pieces: Sequence[Answers]) -> Answers:

@@ -84,15 +84,32 @@ class Layout:
         }
 
 
+class Leaves(NamedTuple):
+    """The adapters of one forward as leaves of its graph: pairs [G, ...] by module; slots [G], None for all in turn."""
+
+    slots: Tensor | None
+    pairs: Sequence[Pair]
+
+
 class Parameters:
-    """values and gradient, both [K, P] float32, and `pairs`, the leaves of the graph: views of the values."""
+    """values and gradient, both [K, P] float32."""
 
     def __init__(self, layout: Layout, slots: int, device: torch.device) -> None:
         self.layout = layout
         self.values = torch.zeros(slots, layout.size, device=device)
         self.gradient = torch.zeros_like(self.values)
-        # Leaves of their own: as slices of one leaf, each would bring back a gradient of the whole matrix.
-        self.pairs = [(_leaf(a), _leaf(b)) for a, b in layout.pairs(self.values)]
+        self._whole = self._leaves(None, self.values)
+
+    def leaves(self, slots: Sequence[int]) -> Leaves:
+        """Of a forward whose lanes are these slots: views of the values where they are all in turn, else copies."""
+        if list(slots) == list(range(len(self.values))):
+            return self._whole
+        index = torch.tensor(slots, device=self.values.device)
+        return self._leaves(index, self.values[index])
+
+    def _leaves(self, slots: Tensor | None, rows: Tensor) -> Leaves:
+        # Each pair a leaf of its own: as slices of one, they would bring back a gradient of all rows each.
+        return Leaves(slots, [(_leaf(a), _leaf(b)) for a, b in self.layout.pairs(rows)])
 
     def row(self, slot: int) -> Tensor:
         """The parameters [P] of one slot as a tensor that an optimiser steps; its gradient is the slot's."""
@@ -100,14 +117,23 @@ class Parameters:
         row.grad = self.gradient[slot]
         return row
 
-    def add_gradient(self, losses: Sequence[Tensor]) -> None:
-        """Add the gradient of the sum of these losses: each has the gradient that it would have alone."""
-        leaves = [leaf for pair in self.pairs for leaf in pair]
-        views = [view for pair in self.layout.pairs(self.gradient) for view in pair]
+    def add_gradient(self, losses: Sequence[Tensor], used: Sequence[Leaves]) -> None:
+        """Add the gradient of the sum of these losses, which `used` are the leaves of: each slot has the gradient that
+        it would have alone."""
+        forwards = list({id(one): one for one in used}.values())  # all slots in turn have one for all forwards
+        leaves = [leaf for one in forwards for pair in one.pairs for leaf in pair]
         # Not through .grad: torch warns of one that is no contiguous tensor of its own.
-        for view, found in zip(views, torch.autograd.grad(losses, leaves, allow_unused=True), strict=True):
-            if found is not None:  # rmu stops at a middle layer
-                view += found
+        found = iter(torch.autograd.grad(losses, leaves, allow_unused=True))
+        views = [view for pair in self.layout.pairs(self.gradient) for view in pair]
+        for one in forwards:
+            for view in views:
+                gradient = next(found)
+                if gradient is None:  # rmu stops at a middle layer
+                    continue
+                if one.slots is None:
+                    view += gradient
+                else:
+                    view.index_add_(0, one.slots, gradient)
 
     def clear(self, slot: int) -> None:
         """An empty slot: it computes the base. (Filled, not multiplied: NaN * 0 is NaN.)"""

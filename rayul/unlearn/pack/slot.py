@@ -37,11 +37,18 @@ Part = dict[str, list[int]]
 
 
 class Slot:
-    """evaluation: what all its rows of the record share. row: its parameters [P] with their gradient. size: rows in one
-    forward. seconds: its share of the device's time so far. ended: it takes no further step."""
+    """evaluation: what all its rows of the record share. row: its parameters [P] with their gradient. size: rows of a
+    part where the loss can be taken apart; None: the trial's own micro-batch. seconds: its share of the device's time
+    so far. ended: it takes no further step."""
 
     def __init__(
-        self, task: Task, spec: Spec, evaluation: Evaluation, baseline: Mapping[str, float], row: Tensor, size: int
+        self,
+        task: Task,
+        spec: Spec,
+        evaluation: Evaluation,
+        baseline: Mapping[str, float],
+        row: Tensor,
+        size: int | None,
     ) -> None:
         self.spec, self.evaluation, self.baseline, self.row, self.size = spec, evaluation, baseline, row, size
         training = spec.training
@@ -96,8 +103,7 @@ class Slot:
     def _parts(self) -> list[Part]:
         forget, retain = next(self.order)
         size = self.spec.training.micro_batch_size
-        if is_mean_of_rows(self.spec):
-            # As small as a forward: then no slot waits for another's larger batch.
+        if self.size is not None and is_mean_of_rows(self.spec):
             small = min(size or self.size, self.size)
             count = len(micro_batches(forget, retain, small))
             size = small if len(forget) % count == len(retain) % count == 0 else size

@@ -51,7 +51,7 @@ def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> 
 
 
 def _measured(task: Task, spec: Spec, trial: Spec, slots: int) -> Throughput:
-    pack = Pack(task, spec, Shape.of(spec, slots))
+    pack = Pack(task, spec, Shape.of(spec, slots, cpu=task.device.type == "cpu"))
     try:
         for seed in range(slots):
             pack.join(str(seed), trial, seed, {}, {})
