@@ -212,7 +212,7 @@ def _trainable(
         yield trial, lambda number: None
         return
     every = spec.resources.checkpoint_every
-    arguments = shared | {"sets": ray.put(sets), "shape": packing.shape, "checkpoint_every": every}
+    arguments = shared | {"sets": sets, "shape": packing.shape, "checkpoint_every": every}
     with broker(mine, arguments) as shop:
         limit = spec.search.trial_time_limit
         yield tune.with_parameters(PackedTrial, broker=shop, limit=limit), shop.release.remote
