@@ -20,7 +20,6 @@ from rayul.spec import Spec, check_objectives, limits
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
 # isort: split
-import ray
 from ray import tune
 from ray.tune import Callback
 
