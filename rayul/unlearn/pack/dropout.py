@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,26 @@ class Noise:
     generator."""
 
     def __init__(self, slots: Mapping[int, Slot], device: torch.device) -> None:
-        self.generators = {k: slot.dropout_generator(device) for k, slot in slots.items()}
-        self.keep = {k: 1 - slot.spec.lora.dropout for k, slot in slots.items()}
+        self.slots, self.device = slots, device
+        self.lanes = Counter[int]()
+        """Lanes that a slot has had so far: each has a generator, since which of them share a forward is chance."""
 
     def on(self, slots: Mapping[int, int]) -> Callable[[Tensor], Tensor] | None:
         """Dropout of inputs [lanes, n, d] in a forward, with the slots by lane that have rows in it; None where nothing
         is dropped."""
-        dropping = [(lane, k) for lane, k in slots.items() if self.generators[k] is not None]
+        dropping = []
+        for lane, k in slots.items():
+            generator = self.slots[k].dropout_generator(self.device, self.lanes[k])
+            self.lanes[k] += 1
+            if generator is not None:
+                dropping.append((lane, 1 - self.slots[k].spec.lora.dropout, generator))
         if not dropping:
             return None
 
         def dropped(x: Tensor) -> Tensor:
             factor = torch.ones_like(x)
-            for lane, k in dropping:
-                factor[lane].bernoulli_(self.keep[k], generator=self.generators[k]).div_(self.keep[k])
+            for lane, keep, generator in dropping:
+                factor[lane].bernoulli_(keep, generator=generator).div_(keep)
             return x * factor
 
         return dropped

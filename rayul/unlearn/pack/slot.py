@@ -113,12 +113,12 @@ class Slot:
             parts.append({name: rows[name] for name in rows if name in self.sets})
         return parts
 
-    def dropout_generator(self, device: torch.device) -> torch.Generator | None:
-        """The noise of this part of the step, from seed, step and part alone (PEFT draws another stream from the global
-        one)."""
+    def dropout_generator(self, device: torch.device, lane: int) -> torch.Generator | None:
+        """The noise of a lane of this part of the step, from seed, step, part and lane alone (PEFT draws another stream
+        from the global one)."""
         if self.spec.lora.dropout == 0:
             return None
-        seed = np.random.SeedSequence([self.evaluation.seed, self.step + 1, self.count]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.evaluation.seed, self.step + 1, self.count, lane]).generate_state(1)[0]
         return torch.Generator(device).manual_seed(int(seed))
 
     def loss(self, part: Part, answers: Mapping[str, Answers], reference: Reference) -> Tensor:
