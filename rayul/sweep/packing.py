@@ -70,7 +70,7 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
     """
     if before is not None:
         slots = before.get("slots", 1)
-        shape = Shape(**{key: before[key] for key in Shape._fields if key in before}) if slots > 1 else None
+        shape = Shape(**{key: value for key, value in before.items() if key in Shape._fields}) if slots > 1 else None
         return Packing(shape, "as it began")
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)

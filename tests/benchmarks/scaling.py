@@ -6,9 +6,9 @@
 
 The first measures throughput on logical GPUs against trials x seconds / GPUs, with every start-up in it, and what the
 driver spends per report. All workers share this machine, so their start-up is paid by its cores, not by those of a
-cluster: throughput is given with all of that, and in full flight. The second sends many
-trials of no duration through one driver and shows whether anything grows with their number. The third is our part of
-that, without Ray: searcher, scheduler and recorder in Tune's order.
+cluster: throughput is given with all of that, and in full flight. The second sends many trials of no duration through
+one driver and shows whether anything grows with their number. The third is our part of that, without Ray: searcher,
+scheduler and recorder in Tune's order.
 """
 
 from __future__ import annotations

@@ -198,10 +198,11 @@ class Pack:
             # reads these.
             rows = [row for _, chunk in lanes for row in filled(chunk or [0], size)]
             batch = self.reference.sets[name].take(torch.tensor(rows, device=self.task.device))
-            leaves = self.parameters.leaves([k for k, _ in lanes])
+            slots = [k for k, _ in lanes]
+            leaves = self.parameters.leaves(slots)
             used.append(leaves)
             read = {lane: k for lane, (k, chunk) in enumerate(lanes) if chunk}
-            adapters = Adapters(leaves.pairs, self._scale([k for k, _ in lanes]), noise.on(read))
+            adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
             found = self.base.predict(batch, adapters, layers)
             # unbind and not one index a lane: each of those would bring back a gradient of the whole.
             fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask)]
