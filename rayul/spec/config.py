@@ -237,6 +237,10 @@ class Resources(Section):
     packs: bool = True
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
     each has a process of its own, which only GPUs share."""
+    compile: bool = False
+    """Whether what a pack computes is compiled first (`torch.compile`). A trial is faster then; a machine that has not
+    seen these shapes before compiles for a minute or more, on a CPU with its C++ compiler. Not for LoRA dropout or
+    methods that read hidden states (rmu); trials alone are never compiled."""
     checkpoint_every: Duration = 60.0
     """Seconds of training that a trial in a pack may lose with its device."""
     concurrency: int | None = Field(default=None, ge=1)

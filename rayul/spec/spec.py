@@ -74,7 +74,7 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        problems = [*self._unmeasured(), *self._untargeted(), *self._ungriddable()]
+        problems = [*self._unmeasured(), *self._untargeted(), *self._ungriddable(), *self._uncompilable()]
         if problems:
             raise refuse_all(problems)
         return self
@@ -96,6 +96,18 @@ class Spec(Section):
         if self.control.tau is not None and all(metric.startswith("forget.") for metric in self.objectives):
             hint = "add an objective such as retain.es: maximize, or write a criterion"
             yield ("control", "tau"), refuse("no objective measures utility, so there is nothing to keep", hint)
+
+    def _uncompilable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        # For the sweep and not forward by forward: a trial would hang on who is in its pack.
+        if self.resources.compile:
+            hint = "set resources.compile: false"
+            hidden = [name for name in self.method.names if "hidden" in self.method.of(name).needs]
+            if hidden:
+                text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
+                yield ("method", "name"), refuse(text, f"leave it out, or {hint}")
+            if self.lora.dropout != 0:
+                text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
+                yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
 
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.search.sampler == "grid":

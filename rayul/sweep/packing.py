@@ -18,6 +18,7 @@ from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.reference import result
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
+from rayul.unlearn.pack.compiled import require_compiler
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
 
 MOST = 32
@@ -72,6 +73,8 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
         slots = before.get("slots", 1)
         shape = Shape(**{key: value for key, value in before.items() if key in Shape._fields}) if slots > 1 else None
         return Packing(shape, "as it began")
+    if spec.resources.compile and on_cpu(spec.resources):
+        require_compiler()
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
     most = math.ceil(spec.search.trials / devices)

@@ -1,12 +1,14 @@
 """Whole sweeps of the same trials, three ways: a process a trial, reused processes, packs. Wall time and peak memory.
 
     python tests/benchmarks/pack_sweeps.py [--spec search_spaces/ga.yaml] [--trials 64] [--steps 60] [--slots 4 8]
-                                           [--rounds 5]
+                                           [--rounds 5] [--compile]
 
 Arms: (a) what one writes with Ray Tune: every trial is a process that loads the model, trains through PEFT and ends;
-(b) rayul with resources.packs false: one process a core, reused by its trials; (c) rayul with packs of K a core.
-The trials are the same in all (drawn at random from search.seed, none pruned, the same steps and evaluations); (b) and
-(c) also measure baseline and oracle, verify the exported adapters and write the report, and that is in their time.
+(b) rayul with resources.packs false: one process a core, reused by its trials; (c) rayul with packs of K a core, with
+--compile also compiled: torch keeps what it compiled on the disk, so a machine new to these shapes compiles in the
+first round (`TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)` makes any machine new). The trials are the same in all (drawn at
+random from search.seed, none pruned, the same steps and evaluations); (b) and (c) also measure baseline and oracle,
+verify the exported adapters and write the report, and that is in their time.
 Arms take turns in every round, each in a driver of its own; numbers are medians over the rounds, ratios the median of
 the rounds' ratios. Memory is the sum of Pss over the driver and all its descendants, Ray's own processes included.
 """
@@ -135,16 +137,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--slots", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--arm", help="run one arm here, unmeasured: a, b, or the slots of a pack")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--arm", help="run one arm here, unmeasured: a, b, or the slots of a pack (4, 4 compiled)")
     arguments = parser.parse_args()
     if arguments.arm == "a":
         return run_tune(arguments)
     if arguments.arm == "b":
         return run_rayul(arguments, "resources.packs=false")
     if arguments.arm:
-        return run_rayul(arguments, f"resources.trials_per_gpu={arguments.arm}")
+        slots, _, compiled = arguments.arm.partition(" ")
+        return run_rayul(
+            arguments, f"resources.trials_per_gpu={slots}", f"resources.compile={str(bool(compiled)).lower()}"
+        )
 
-    arms = ["a", "b", *map(str, arguments.slots)]
+    arms = ["a", "b"]
+    for slots in map(str, arguments.slots):
+        arms += [slots, f"{slots} compiled"] if arguments.compile else [slots]
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for i in range(arguments.rounds):
         for arm in arms:

@@ -1,10 +1,12 @@
 """Trial-steps and evaluations per second: one trial at a time through PEFT against packs, on the testbed.
 
-    python tests/benchmarks/packs.py [--method gd] [--slots 2 4 8 16 32] [--batch 2 4 8] [--rounds 5]
+    python tests/benchmarks/packs.py [--method gd] [--slots 2 4 8 16 32] [--batch 2 4 8] [--rounds 5] [--compile]
 
 One process, one thread, all arms in turn in every round; a number is the median of the rounds, a ratio the median of
 the rounds' ratios, so that what else the machine does meets all arms alike. PEFT's arm reuses its process, base and
-adapter: no start-up, imports or loading are in it. glibc's thresholds are raised for all arms (--malloc leaves them).
+adapter: no start-up, imports or loading are in it. Packs have the shape that a sweep on a CPU gives them (groups that
+fill a forward); with --compile each is there compiled, too, without the time that compiling took. glibc's thresholds
+are raised for all arms (--malloc leaves them).
 """
 
 from __future__ import annotations
@@ -16,10 +18,22 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 """Without them the activations of every step go back to the system, and come again a page fault at a time."""
+
+
+class Arm(NamedTuple):
+    slots: int
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return f"pack of {self.slots}" + (" compiled" if self.compiled else "")
+
+
+ALONE = Arm(0)
+"""PEFT's."""
 
 
 def per_second(count: int, work: Callable[[], Any]) -> float:
@@ -66,6 +80,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--lanes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--malloc", action="store_true", help="leave glibc's thresholds as they are")
     arguments = parser.parse_args()
     if not arguments.malloc and not MALLOC.items() <= os.environ.items():
@@ -81,57 +96,65 @@ def main() -> None:
 
     torch.set_num_threads(1)
 
-    def spec_of(batch: int) -> Any:
+    def spec_of(batch: int, compiled: bool = False) -> Any:
         training = {"lr": 1e-3, "batch_size": batch, "steps": 100_000}
         plain = {"name": "packs", "model": "testbed", "data": "testbed", "method": arguments.method}
-        return with_testbed(from_plain(plain | {"training": training}))
+        return with_testbed(from_plain(plain | {"training": training, "resources": {"compile": compiled}}))
 
-    def pack_of(slots: int, batch: int, lanes: int = 1) -> Any:
-        pack = Pack(task, spec_of(batch), Shape(slots, rank=8, rows=batch, lanes=lanes))
-        for seed in range(slots):
-            pack.join(str(seed), spec_of(batch), seed, {}, {})
+    def pack_of(arm: Arm, batch: int, lanes: int = 1) -> Any:
+        spec = spec_of(batch, arm.compiled)
+        pack = Pack(task, spec, Shape.of(spec, arm.slots, cpu=True)._replace(lanes=lanes))
+        for seed in range(arm.slots):
+            pack.join(str(seed), spec, seed, {}, {})
         return pack
 
     sets = load_sets(spec_of(2).data)
     task = load_task(spec_of(2), sets)
+    ways = (False, True) if arguments.compile else (False,)
+    arms = [Arm(slots, compiled) for slots in arguments.slots for compiled in ways]
     print(f"trial-steps per second, {arguments.method}, rank 8 on all linear modules, one thread")
-    print("| batch | PEFT alone |" + "".join(f" pack of {k} |" for k in arguments.slots))
-    print("| --- | --- |" + " --- |" * len(arguments.slots))
+    print("| batch | PEFT alone |" + "".join(f" {arm} |" for arm in arms))
+    print("| --- | --- |" + " --- |" * len(arms))
     for batch in arguments.batch:
         alone, _ = peft_arm(spec_of(batch), sets)
-        rates: dict[int, list[float]] = {k: [] for k in (1, *arguments.slots)}
-        packs = {k: pack_of(k, batch) for k in arguments.slots}
-        for i in range(arguments.rounds + 1):
-            measured = {1: per_second(8, partial(alone, 8))}
-            for k, pack in packs.items():
-                measured[k] = per_second(2 * k, partial(steps_of, pack, 2))
-            for k in measured if i else ():  # the first round warms up
-                rates[k].append(measured[k])
+        works: dict[Arm, Callable[[], float]] = {ALONE: partial(per_second, 8, partial(alone, 8))}
+        packs = {arm: pack_of(arm, batch) for arm in arms}
+        for arm, pack in packs.items():
+            works[arm] = partial(per_second, 2 * arm.slots, partial(steps_of, pack, 2))
+        print(f"| {batch} |" + cells(in_turn(works, arguments.rounds)), flush=True)
         for pack in packs.values():
             pack.close()
-        print(f"| {batch} |" + cells(rates))
 
     _, evaluate = peft_arm(spec_of(2), sets)
-    rates = {k: [] for k in (1, *(-lanes for lanes in arguments.lanes))}
-    packs = {-lanes: pack_of(8, 2, lanes) for lanes in arguments.lanes}
-    for i in range(arguments.rounds + 1):
-        measured = {1: per_second(2, lambda: [evaluate() for _ in range(2)])}
-        for k, pack in packs.items():
-            measured[k] = per_second(8, partial(pack.evaluator.measure, pack.parameters.values, [2.0] * 8))
-        for k in measured if i else ():
-            rates[k].append(measured[k])
+    works = {ALONE: partial(per_second, 2, lambda: [evaluate() for _ in range(2)])}
+    evaluators = [(Arm(8, compiled), lanes) for compiled in ways for lanes in arguments.lanes]
+    for arm, lanes in evaluators:
+        pack = pack_of(arm, 2, lanes)
+        measure = partial(pack.evaluator.measure, pack.parameters.values, [2.0] * 8)
+        works[arm._replace(slots=lanes)] = partial(per_second, 8, measure)
     print("\nevaluations per second, of all sets")
-    print("| PEFT alone |" + "".join(f" pack of 8, {lanes} in a forward |" for lanes in arguments.lanes))
-    print("| --- |" + " --- |" * len(arguments.lanes))
-    print("|" + cells(rates))
+    print("| PEFT alone |" + "".join(f" {arm}, {lanes} in a forward |" for arm, lanes in evaluators))
+    print("| --- |" + " --- |" * len(evaluators))
+    print("|" + cells(in_turn(works, arguments.rounds)))
 
 
-def cells(rates: dict[int, list[float]]) -> str:
+def in_turn(works: dict[Arm, Callable[[], float]], rounds: int) -> dict[Arm, list[float]]:
+    """The rates of each arm; a round before them warms up."""
+    for work in works.values():
+        work()
+    found: dict[Arm, list[float]] = {arm: [] for arm in works}
+    for _ in range(rounds):
+        for arm, work in works.items():
+            found[arm].append(work())
+    return found
+
+
+def cells(rates: dict[Arm, list[float]]) -> str:
     """The first arm's rate, and the others' with their ratio to it."""
-    first = rates[1]
+    first = rates[ALONE]
     text = f" {statistics.median(first):.1f} |"
-    for k, found in rates.items():
-        if k != 1:
+    for arm, found in rates.items():
+        if arm != ALONE:
             ratio = statistics.median(a / b for a, b in zip(found, first, strict=True))
             text += f" {statistics.median(found):.1f} ({ratio:.2f}x) |"
     return text

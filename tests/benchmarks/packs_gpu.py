@@ -162,11 +162,12 @@ class Processes:
 class Packed:
     """A pack of K trials; `join` at once, no evaluation."""
 
-    def __init__(self, slots: int, task: Any, spec: Any, batch: int, device: str) -> None:
+    def __init__(self, slots: int, task: Any, spec: Any, batch: int, device: str, compiled: bool) -> None:
         from rayul.unlearn.pack import Pack, Shape
 
         self.slots, self.device = slots, device
-        self.pack = Pack(task, with_batch(spec, batch), Shape(slots, spec.lora.r, batch))
+        spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
+        self.pack = Pack(task, with_batch(spec, batch), Shape(slots, spec.lora.r, batch, compiled=compiled))
         for seed in range(slots):
             self.pack.join(str(seed), with_batch(spec, batch), seed, {}, {})
 
@@ -256,6 +257,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--most-rows", type=int, default=128, help="no pack of more rows a step than that")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="packs also compiled (on a GPU: with Triton)")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -279,7 +281,12 @@ def main() -> None:
             sizes = [slots for slots in arguments.slots if slots * batch <= arguments.most_rows]
             arms: list[tuple[str, Callable[[], Any]]] = [
                 *((f"(b) {n} processes", partial(Processes, n, plain, device, batch)) for n in arguments.processes),
-                *((f"(c) pack of {k}", partial(Packed, k, task, spec, batch, device)) for k in sizes),
+                *((f"(c) pack of {k}", partial(Packed, k, task, spec, batch, device, False)) for k in sizes),
+                *(
+                    (f"(c) pack of {k}, compiled", partial(Packed, k, task, spec, batch, device, True))
+                    for k in sizes
+                    if arguments.compile
+                ),
             ]
             rates: dict[str, list[float]] = {arm: [] for arm, _ in arms}
             memory: dict[str, int] = {}

@@ -107,6 +107,17 @@ def test_a_grid_needs_single_values() -> None:
     assert spec(training="{lr: {float: [1, 2], step: 0.5}, steps: {int: [1, 4]}}", more=more).space
 
 
+def test_compiled_is_refused_for_what_a_trial_would_hang_on_its_neighbours_for() -> None:
+    compiled = "resources: {compile: true}"
+    assert spec(more=compiled).resources.compile
+    hidden = problem(method="{name: {choice: [ga, rmu]}}", more=compiled)
+    assert "method.name: rmu reads hidden states" in hidden
+    dropout = problem(more="lora: {dropout: {choice: [0, 0.1]}}\n" + compiled)
+    assert "lora.dropout: dropout draws from a generator of each trial" in dropout
+    assert "resources.compile: false" in hidden
+    assert "resources.compile: false" in dropout
+
+
 def test_a_parameter_is_active_where_its_method_was_drawn() -> None:
     searched = spec(**SEARCHED)
     assert searched.is_active("method.name", {})

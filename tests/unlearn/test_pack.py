@@ -83,12 +83,19 @@ def assert_equal_trials(pack: Pack, slot: int, rows: list[Evaluation], task: Any
             assert torch.allclose(ours_, theirs_, rtol=0, atol=1e-4), name
 
 
-@pytest.mark.parametrize("group", [None, 2])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_packed_trial_equals_the_trial_alone(method: str, group: int | None, task: Any, make_spec: MakeSpec) -> None:
-    spec = make_spec(method=method, lora={"r": 4}, training=TWENTY | {"weight_decay": 0.01, "warmup_steps": 3})
-    neighbour = make_spec(method="gd", training=TWENTY)
-    with packed(task, spec, Shape(slots=3, rank=8, rows=2, group=group)) as pack:
+ALONE = [(method, group, False) for group in (None, 2) for method in METHODS]
+ALONE_COMPILED = [pytest.param(method, 2, True, marks=pytest.mark.slow) for method in METHODS if method != "rmu"]
+
+
+@pytest.mark.parametrize(("method", "group", "compiled"), ALONE + ALONE_COMPILED)
+def test_a_packed_trial_equals_the_trial_alone(
+    method: str, group: int | None, compiled: bool, task: Any, make_spec: MakeSpec
+) -> None:
+    resources = {"compile": compiled}
+    training = TWENTY | {"weight_decay": 0.01, "warmup_steps": 3}
+    spec = make_spec(method=method, lora={"r": 4}, training=training, resources=resources)
+    neighbour = make_spec(method="gd", training=TWENTY, resources=resources)
+    with packed(task, spec, Shape(slots=3, rank=8, rows=2, group=group, compiled=compiled)) as pack:
         pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
         slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
         rows = finish(pack, slot)

@@ -25,6 +25,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulation": {"training": {"micro_batch_size": 2}},
 }
 CASES = [(m, v) for m in METHODS for v in VARIANTS if v != "retain weight" or "retain_weight" in METHODS[m].parameters]
+CASES_BY_SHAPE = [pytest.param(m, v, shape, id=f"{m}-{v}-{shape.group}") for shape in SHAPES for m, v in CASES]
+COMPILED = [
+    pytest.param(m, list(VARIANTS)[i % len(VARIANTS)], SHAPES[1]._replace(compiled=True), marks=pytest.mark.slow)
+    for i, m in enumerate(m for m in METHODS if m != "rmu" and "retain_weight" in METHODS[m].parameters)
+]
 
 
 def finish(pack: Pack, slot: int) -> list[Evaluation]:
@@ -51,29 +56,32 @@ def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) 
     return result
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=["all slots", "groups"])
-@pytest.mark.parametrize(("method", "variant"), CASES)
+@pytest.mark.parametrize(("method", "variant", "shape"), CASES_BY_SHAPE + COMPILED)
 def test_independent_of_neighbours_slot_and_join_step(
     method: str, variant: str, shape: Shape, task: Any, make_spec: MakeSpec
 ) -> None:
     sections = {key: dict(value) for key, value in VARIANTS[variant].items()}
     sections["method"] = {"name": method} | sections.get("method", {})
     sections["training"] = {"steps": 4} | sections.get("training", {})
-    spec = make_spec(**sections)
+    resources = {"compile": shape.compiled}
+    spec = make_spec(**sections, resources=resources)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     expected = with_nobody(task, spec, baseline, shape)
     assert expected[0][-1].state != FAILED
 
+    def other(method: str, **training: float) -> Any:
+        return make_spec(method=method, training={"steps": 9, **training}, resources=resources)
+
     pack = Pack(task, spec, shape)
-    pack.join("a", make_spec(method="npo", training={"batch_size": 5, "steps": 9}), 1, {}, baseline)
-    exploding = pack.join("b", make_spec(method="gd", training={"lr": 1e25, "steps": 9}), 2, {}, baseline)
-    pack.join("c", make_spec(method="rmu", training={"steps": 9}), 5, {}, baseline)
+    pack.join("a", other("npo", batch_size=5), 1, {}, baseline)
+    exploding = pack.join("b", other("gd", lr=1e25), 2, {}, baseline)
+    pack.join("c", other("simnpo" if shape.compiled else "rmu"), 5, {}, baseline)
     states = []
     pack.advance()
     while FAILED not in states:  # it ends on no number while the others are under way
         states += [rows[-1].state for k, rows in pack.advance() if k == exploding]
     pack.leave(exploding)
-    again = pack.join("d", make_spec(method="kl", training={"lr": 1e25, "steps": 9}), 2, {}, baseline)
+    again = pack.join("d", other("kl", lr=1e25), 2, {}, baseline)
     slot = pack.join("t", spec, 3, {}, baseline)
     assert (again, slot) == (exploding, 3)
     rows = finish(pack, slot)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from rayul.errors import RayulError
+from rayul.unlearn.pack.compiled import compiled_forward
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
 
@@ -36,10 +37,13 @@ class Predictions(NamedTuple):
 
 
 class PackedBase:
-    """`modules`: names of the linear modules that carry adapters, in the order of `Adapters.pairs`."""
+    """`modules`: names of the linear modules that carry adapters, in the order of `Adapters.pairs`.
+    compiled: whether forwards with adapters and their backwards run as `torch.compile` makes them, once for every
+    shape; forwards of the base itself, which come in all shapes, run as they are."""
 
-    def __init__(self, base: Any, modules: Sequence[str]) -> None:
+    def __init__(self, base: Any, modules: Sequence[str], compiled: bool = False) -> None:
         self.base, self.modules = base, tuple(modules)
+        self._forward_compiled = compiled_forward(self._forward) if compiled else self._forward
         self._adapters: Adapters | None = None
         self._at: Tensor | None = None
         head = base.get_output_embeddings()
@@ -72,13 +76,19 @@ class PackedBase:
     ) -> Predictions:
         """One forward. Lines N = K * n follow each other slot by slot; without adapters, any N.
         weights: take the place of the base's own of these names."""
+        forward = self._forward_compiled if adapters is not None or weights is not None else self._forward
+        return forward(lines, adapters, tuple(layers), dict(weights or {}))
+
+    def _forward(
+        self, lines: Lines, adapters: Adapters | None, layers: Sequence[int], weights: dict[str, Tensor]
+    ) -> Predictions:
         offset = torch.arange(len(lines.ids), device=lines.ids.device).unsqueeze(1) * lines.ids.shape[1]
         at = (lines.at + offset).flatten()
         self._adapters, self._at = adapters, at
         try:
             output = functional_call(
                 self.base,
-                dict(weights or {}),
+                weights,
                 kwargs={"input_ids": lines.ids, "use_cache": False, "output_hidden_states": bool(layers)},
             )
         finally:

@@ -49,7 +49,7 @@ class Pack:
         linears, self._config = targets(task.base, spec.lora)
         self.layout = Layout(linears, shape.rank)
         self.parameters = Parameters(self.layout, shape.slots, task.device)
-        self.base = PackedBase(task.base, [one.name for one in linears])
+        self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)
         sets = {name: lines(task.examples[name], task.pad, task.device) for name in TRAINED if task.examples.get(name)}
         self.reference = Reference(self.base, sets)
         self.evaluator = Evaluator(task, self.base, self.layout, spec.evaluate, shape.lanes)
@@ -66,6 +66,8 @@ class Pack:
         """Why a trial cannot join (it runs alone then, through `run_trial`), or None."""
         if spec.lora.r > self.shape.rank:
             return f"lora.r {spec.lora.r} is above the pack's rank {self.shape.rank}"
+        if self.shape.compiled and not spec.resources.compile:
+            return "resources.compile is false for it, and the pack is compiled"
         return packable(self.spec, spec)
 
     def join(

@@ -18,6 +18,7 @@ class Shape(NamedTuple):
     slots: K. rank: the largest a trial may have. rows: of each slot in one forward; a larger batch takes several
     forwards, a smaller one leaves rows unused. lanes: adapters evaluated in one forward. group: slots in one forward of
     training; where they are all (None), each has its place there, whether it has rows of the set or not.
+    compiled: whether its forwards are (`resources.compile`).
     """
 
     slots: int
@@ -25,19 +26,22 @@ class Shape(NamedTuple):
     rows: int
     lanes: int = 1
     group: int | None = None
+    compiled: bool = False
 
     @classmethod
     def of(cls, spec: Spec, slots: int, *, cpu: bool) -> Shape:
         """For all trials of a sweep: the largest rank; the number of rows that divides every batch size. On a CPU
         groups that just fill a forward: a lane without rows costs as much there as one with."""
         sizes = _values(spec.training.micro_batch_size or spec.training.batch_size)
-        shape = cls(slots, max(_values(spec.lora.r)), gcd(*sizes))
+        shape = cls(slots, max(_values(spec.lora.r)), gcd(*sizes), compiled=spec.resources.compile)
         group = ceil(CPU_ROWS / shape.rows)
         return shape._replace(group=group) if cpu and group < slots else shape
 
     def __str__(self) -> str:
         group = f", {self.group} together" if self.group else ""
-        return f"{self.slots} slots of {self.rows} rows{group}, rank {self.rank}, {self.lanes} evaluated at a time"
+        compiled = ", compiled" if self.compiled else ""
+        lanes = f"{self.lanes} evaluated at a time{compiled}"
+        return f"{self.slots} slots of {self.rows} rows{group}, rank {self.rank}, {lanes}"
 
     def smaller(self) -> Shape | None:
         """Half the slots; with one slot half the rows, so a batch takes twice the forwards. None below that."""

@@ -31,8 +31,9 @@ class Throughput(NamedTuple):
 
 
 def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
-    """Of packs of these sizes, smallest first, at the most expensive settings of the space. Ends early, with
-    none at all if need be, where the next size would not fit into `memory` bytes (on a GPU its own memory counts)."""
+    """Of packs of these sizes, smallest first, at the most expensive settings of the space, none compiled (each size
+    would take its minute). Ends early, with none at all if need be, where the next size would not fit into `memory`
+    bytes (on a GPU its own memory counts)."""
     task = load_task(spec, sets)
     trial = spec.at(heaviest(spec))
     if task.device.type == "cuda":
@@ -51,7 +52,7 @@ def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> 
 
 
 def _measured(task: Task, spec: Spec, trial: Spec, slots: int) -> Throughput:
-    pack = Pack(task, spec, Shape.of(spec, slots, cpu=task.device.type == "cpu"))
+    pack = Pack(task, spec, Shape.of(spec, slots, cpu=task.device.type == "cpu")._replace(compiled=False))
     try:
         for seed in range(slots):
             pack.join(str(seed), trial, seed, {}, {})

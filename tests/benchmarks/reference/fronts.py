@@ -26,6 +26,28 @@ FAR = 10_000
 """Between the seeds of two sweeps, each of which counts up by trial."""
 
 
+def swept(methods: list[str], lrs: list[float], work: Path, seed: int) -> pd.DataFrame:
+    """All evaluations of one seed. Compiled, which saves a third of the time, but for methods that cannot be."""
+    hidden = [method for method in methods if "hidden" in METHODS[method].needs]
+    parts = {"compiled": [method for method in methods if method not in hidden], "hidden": hidden}
+    found = []
+    for i, (name, some) in enumerate(parts.items()):
+        if some:
+            folder = sweep(
+                SPEC,
+                work,
+                f"methods-{name}-{seed}",
+                search__seed=seed * FAR + i * FAR // 2,
+                search__trials=len(some) * len(lrs),
+                method__name=f"{{choice: [{', '.join(some)}]}}",
+                training__lr=f"{{choice: {lrs}}}",
+                resources__compile=str(name == "compiled").lower(),
+            )
+            part = evaluations(folder, sweep=seed)
+            found.append(part if not found else part[~part.trial_id.isin(["baseline", "oracle"])])
+    return pd.concat(found)
+
+
 def best(found: pd.DataFrame, limit: float) -> float | None:
     """The least forget.es of the solutions that keep `limit` of retain.es; None where none keeps it."""
     kept = found[found["metrics.retain.es"] >= limit]
@@ -42,15 +64,9 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.monotonic()
     methods, lrs = arguments.methods.split(","), [float(lr) for lr in arguments.lrs.split(",")]
-    grid = {
-        "method__name": f"{{choice: [{', '.join(methods)}]}}",
-        "training__lr": f"{{choice: {lrs}}}",
-        "search__trials": len(methods) * len(lrs),
-    }
     frames, rows = [], []
     for seed in range(arguments.seeds):
-        folder = sweep(SPEC, arguments.work.resolve(), f"methods-{seed}", search__seed=seed * FAR, **grid)
-        frame = evaluations(folder, sweep=seed)
+        frame = swept(methods, lrs, arguments.work.resolve(), seed)
         frames.append(frame)
         baseline = frame[frame.trial_id == "baseline"].iloc[0]
         found = solutions(frame)

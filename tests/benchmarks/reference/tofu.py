@@ -1,7 +1,7 @@
 """(c) The real TOFU rows: a target and its oracle for each forget split, a sweep with the TOFU suite, and methods
 calibrated at four limits.
 
-    python tests/benchmarks/reference/tofu.py --data FOLDER [--splits forget01,forget05,forget10] [--authors 45]
+    python tests/benchmarks/reference/tofu.py --data FOLDER [--splits forget01,forget05,forget10] [--authors 60]
         [--trials 12] [--seeds 3] [--work bench] [--out results]
 
 FOLDER has the data set's files. The target learns `authors` of TOFU's 200 authors with all real-author and world-fact
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--splits", default="forget01,forget05,forget10")
-    parser.add_argument("--authors", type=int, default=45)
+    parser.add_argument("--authors", type=int, default=60)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3, help="of the calibrated comparison; 0 leaves it out")
     parser.add_argument("--methods", default=METHODS)
