@@ -63,7 +63,13 @@ def testbed(results: Path) -> Figure:
         error = [[gone["value"] - gone["low"]], [gone["high"] - gone["value"]]]
         height = [[kept["unread"]["value"] - kept["unread"]["low"]], [kept["unread"]["high"] - kept["unread"]["value"]]]
         right.errorbar(
-            *unread, yerr=height, xerr=error, fmt="s", color=COLOURS[i], lw=0.8, label="fresh seeds, unread rows"
+            *unread,
+            yerr=height,
+            xerr=error,
+            fmt="s",
+            color=COLOURS[i],
+            lw=0.8,
+            label="" if i else "■ fresh seeds, unread rows",
         )
     right.axhline(0.9, color=VERMILLION, ls="--", lw=0.8)
     right.set(xlabel="forgotten", ylabel="retain kept", title="the winner's curse")
