@@ -69,12 +69,12 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
 
     before: `as_plain` of the run that this one resumes: results hang on it to the last bit, so it stays.
     """
+    if spec.resources.compile and on_cpu(spec.resources):
+        require_compiler()
     if before is not None:
         slots = before.get("slots", 1)
         shape = Shape(**{key: value for key, value in before.items() if key in Shape._fields}) if slots > 1 else None
         return Packing(shape, "as it began")
-    if spec.resources.compile and on_cpu(spec.resources):
-        require_compiler()
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
     most = math.ceil(spec.search.trials / devices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rayul.unlearn.forward import forward, token_logp
 from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.pack import Pack, Shape, packable
 from rayul.unlearn.pack.base import PackedBase
+from rayul.unlearn.pack.compiled import require_compiler
 from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import lines
 from rayul.unlearn.pack.parameters import Layout, targets
@@ -80,6 +82,22 @@ def test_the_shape_of_a_sweep(make_spec: MakeSpec) -> None:
     assert Shape.of(compiled, 2, cpu=True).compiled
     assert "compiled" in str(Shape.of(compiled, 2, cpu=True))
     assert not Shape.of(make_spec(), 2, cpu=True).compiled
+
+
+@pytest.mark.parametrize("named", ["none-of-this-name", "its-own"])
+def test_a_machine_without_a_compiler_says_so_before_it_compiles(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "its-own"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with torch._inductor.config.patch({"cpp.cxx": (None, named)}):
+        if named == compiler.name:
+            require_compiler()
+            return
+        with pytest.raises(InputError, match=f"there is no {named}") as refused:
+            require_compiler()
+    assert "resources.compile: false" in str(refused.value)
     assert Shape(slots=8, rank=6, rows=2, group=4).smaller() == Shape(slots=4, rank=6, rows=2)
 
 

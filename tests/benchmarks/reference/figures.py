@@ -1,4 +1,4 @@
-"""The four figures of results/README.md, from the committed records alone.
+"""The figures of results/README.md, from the committed records alone.
 
     python tests/benchmarks/reference/figures.py [--results results]
 
@@ -28,12 +28,21 @@ COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, "#cc79a7")
 WIDTH = 6.9
 
 
-def figure(columns: int, height: float = 2.9) -> Figure:
+def figure(columns: int, height: float = 2.9, rows: int = 1, **shared: bool) -> Figure:
     from matplotlib.figure import Figure as New
 
     made = New(figsize=(WIDTH, height))
-    made.subplots(1, columns)
+    made.subplots(rows, columns, **shared)
     return made
+
+
+def fronts_of(rows: pd.DataFrame, method: str) -> list[np.ndarray]:
+    """One [n, 2] a seed: share forgotten and retain.es of each feasible evaluation of a method."""
+    trained = rows[rows.feasible & (rows.step > 0) & (rows["params.method.name"] == method)]
+    return [
+        np.column_stack([1 - seed["metrics.forget.es"], seed["metrics.retain.es"]])
+        for _, seed in trained.groupby("sweep")
+    ]
 
 
 def testbed(results: Path) -> Figure:
@@ -91,21 +100,38 @@ def methods(results: Path) -> Figure:
         left.plot([values.mean()], [i], "|", color=VERMILLION, ms=9)
     left.set_yticks(range(len(order)), order)
     left.set(xlabel="forget.es at 90% of retain.es (| mean)", xlim=(0, 1.02), title="every method, equal budgets")
-    trained = rows[rows.feasible & (rows.step > 0) & ~rows.trial_id.isin(["baseline", "oracle"])]
     shown = [*dict.fromkeys([*order[::-1][:4], "ga", "npo"])]
     for colour, method in zip(COLOURS, shown, strict=False):
-        mine = trained[trained["params.method.name"] == method]
-        fronts = [
-            np.column_stack([1 - seed["metrics.forget.es"], seed["metrics.retain.es"]])
-            for _, seed in mine.groupby("sweep")
-        ]
-        line = outline(attainment(fronts)["median"], 0.0, 0.9)
+        line = outline(attainment(fronts_of(rows, method))["median"], 0.0, 0.9)
         if len(line):
             right.plot(*line.T, color=colour, label=method)
     right.set(
         xlabel="forgotten", ylabel="retain.es", ylim=(0.9, 1.005), xlim=(0, 1), title="attained by half of the seeds"
     )
     right.legend(loc="lower left")
+    return made
+
+
+def fronts(results: Path) -> Figure:
+    """The front of every method: what every seed, half of them and the best one attain."""
+    rows = pd.read_parquet(results / "methods" / "evaluations.parquet")
+    best = pd.read_parquet(results / "methods" / "best.parquet")
+    order = best[best.limit == 0.9].groupby("method")["forget.es"].mean().sort_values().index.tolist()
+    columns = 5
+    made = figure(columns, 4.4, rows=-(-len(order) // columns), sharex=True, sharey=True)
+    for axes, method in zip(made.axes, order, strict=False):
+        surfaces = attainment(fronts_of(rows, method))
+        for (name, surface), look in zip(surfaces.items(), (":", "-", "--"), strict=True):
+            line = outline(surface, 0.0, 0.9)
+            if len(line):
+                axes.plot(*line.T, look, color=BLUE, lw=1.2 if look == "-" else 0.8, label=name)
+        axes.set(title=method, xlim=(0, 1), ylim=(0.9, 1.005))
+    for axes in made.axes[len(order) :]:
+        axes.set_axis_off()
+    handles, names = made.axes[0].get_legend_handles_labels()
+    made.axes[-1].legend(handles, names, loc="center", title="of the seeds")
+    made.supxlabel("forgotten", fontsize=8)
+    made.supylabel("retain.es", fontsize=8)
     return made
 
 
@@ -143,7 +169,13 @@ def mixing(results: Path) -> Figure:
     return made
 
 
-FIGURES: dict[str, Callable[[Path], Figure]] = {"testbed": testbed, "methods": methods, "tofu": tofu, "mixing": mixing}
+FIGURES: dict[str, Callable[[Path], Figure]] = {
+    "testbed": testbed,
+    "methods": methods,
+    "fronts": fronts,
+    "tofu": tofu,
+    "mixing": mixing,
+}
 
 
 def main() -> None:
