@@ -172,9 +172,10 @@ class Search(Section):
     warm_start: Annotated[tuple[WarmStart, ...], BeforeValidator(_one_or_more)] = Field(default=(), strict=False)
     """Results folders of earlier sweeps of the same space, model and rows: what their trials found is known from the
     start, and they do not count as trials of this sweep. For the samplers tpe and gp."""
-    tell: Literal["best", "most_forgotten", "last_feasible"] = "best"
-    """Which of a trial's solutions stands for it before the sampler: the one that alone dominates the largest volume,
-    the one that forgets most, or the last. In results/search they differ by -2.5% to +3.2% of hypervolume."""
+    tell: Literal["auto", "last", "best", "most_forgotten", "last_feasible"] = "auto"
+    """Which of a trial's evaluations stands for it before the sampler: its last, wherever that is; or of its solutions
+    the one that alone dominates the largest volume, the one that forgets most, or the last. auto: the last, or with
+    control.mixing, where it is at the limit, the best. What each is worth: results/search."""
 
     @model_validator(mode="after")
     def _check_warm_start(self) -> Search:

@@ -157,10 +157,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             return
         for key, value in told.attributes(rows[-1]).items():
             trial.set_user_attr(key, value)
-        if told.violations:
+        if told.constraints:
             # As samplers with a `constraints_func` keep them. `Trial.set_constraint` keeps them by name, where
             # optuna-dashboard 0.21 does not look: it would show trials that broke a limit among the best.
-            self.study._storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, list(told.violations.values()))
+            self.study._storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, list(told.constraints.values()))
         self.study.tell(number, told.values)
 
     def _restore_trials(self) -> None:

@@ -59,6 +59,6 @@ def _trial(
         values=found.values,
         params=last.params,
         distributions=distributions(spec, last.params),
-        system_attrs={CONSTRAINTS: list(found.violations.values())} if found.violations else {},
+        system_attrs={CONSTRAINTS: list(found.constraints.values())} if found.constraints else {},
         user_attrs=found.attributes(last) | {WARM_START: f"{folder}/{last.trial_id}"},
     )

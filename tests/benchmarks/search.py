@@ -120,7 +120,7 @@ class Arm(NamedTuple):
     stock: bool = False
     rules: tuple[str, ...] = ()
     asha: bool = False
-    tell: str = "best"
+    tell: str = "auto"
     flights: tuple[int, ...] = FLIGHTS
 
 
@@ -136,6 +136,8 @@ ARMS: dict[str, Arm] = {
     "rayul, dominance only": Arm("tpe", rules=("dominance",), flights=(8,)),
     "rayul, budget only": Arm("tpe", rules=("budget",), flights=(8,)),
     "rayul + budget": Arm("tpe", rules=(*BOTH, "budget"), flights=(8,)),
+    "rayul, tell last": Arm("tpe", rules=BOTH, tell="last", flights=(8,)),
+    "rayul, tell best": Arm("tpe", rules=BOTH, tell="best", flights=(8,)),
     "rayul, tell most_forgotten": Arm("tpe", rules=BOTH, tell="most_forgotten", flights=(8,)),
     "rayul, tell last_feasible": Arm("tpe", rules=BOTH, tell="last_feasible", flights=(8,)),
     "rayul, random": Arm("random", rules=BOTH, flights=(8,)),
@@ -210,7 +212,7 @@ class Mine:
 
         told = outcome(self.rows[number], self.spec, self.baseline)
         assert told is not None
-        for metric, violation in told.violations.items():
+        for metric, violation in told.constraints.items():
             self.trials[number].set_constraint(metric, violation)
         self.study.tell(self.trials[number], told.values)
 

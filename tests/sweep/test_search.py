@@ -107,7 +107,7 @@ def test_tune_ending_a_trial_tells_nothing(make_spec: Make, begin: Any) -> None:
 
 
 def test_what_is_told_is_seen_by_any_optuna_program(make_spec: Make, begin: Any, row: Row) -> None:
-    spec = make_spec(**CONDITIONAL)
+    spec = make_spec(**CONDITIONAL, search={"tell": "best"})
     sweep = begin(spec)
     asked = [sweep.ask() for _ in range(4)]
     write = sweep.journal.append
