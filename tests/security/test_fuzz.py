@@ -67,7 +67,7 @@ def check_spec(text: str) -> None:
         assert isinstance(spec, Spec)
     except InputError as error:
         refused(error)
-    assert time.process_time() - began < 2, "seconds of CPU"
+    assert time.process_time() - began < 20, "seconds of CPU: what grows when it is read takes hours"
 
 
 @settings(QUIET, max_examples=150)

@@ -74,7 +74,9 @@ def test_the_row_at_which_a_trial_was_stopped_is_pruned_and_optuna_hears(driver:
     assert driver.result(trial, row(driver.spec, 0, 10, 0.2, 0.2, params=p)) == "STOP"
     assert driver.of(0) == [(5, RUNNING), (10, PRUNED)]
     assert "retain.es 0.2 < 0.45" in driver.heard[-1].reason
-    assert driver.study.trials[0].values == [0.6, 0.48]
+    told = driver.study.trials[0]
+    assert told.values == [0.2, 0.2]
+    assert list(told.constraints.values()) == [0.0], "it had a solution"
 
 
 def test_a_trial_that_starts_again_adds_what_is_new(driver: Driver, row: Row) -> None:
