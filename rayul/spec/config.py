@@ -174,8 +174,8 @@ class Search(Section):
     start, and they do not count as trials of this sweep. For the samplers tpe and gp."""
     tell: Literal["auto", "last", "best", "most_forgotten", "last_feasible"] = "auto"
     """Which of a trial's evaluations stands for it before the sampler: its last, wherever that is; or of its solutions
-    the one that alone dominates the largest volume, the one that forgets most, or the last. auto: the last, or with
-    control.mixing, where it is at the limit, the best. What each is worth: results/search."""
+    the one that alone dominates the largest volume, the one that forgets most, or the last. auto: the best with
+    control.mixing or a limit on what is no objective, else the last. What each is worth: results/search."""
 
     @model_validator(mode="after")
     def _check_warm_start(self) -> Search:

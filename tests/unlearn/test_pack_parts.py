@@ -82,6 +82,7 @@ def test_the_shape_of_a_sweep(make_spec: MakeSpec) -> None:
     assert Shape.of(compiled, 2, cpu=True).compiled
     assert "compiled" in str(Shape.of(compiled, 2, cpu=True))
     assert not Shape.of(make_spec(), 2, cpu=True).compiled
+    assert Shape(slots=8, rank=6, rows=2, group=4).smaller() == Shape(slots=4, rank=6, rows=2)
 
 
 @pytest.mark.parametrize("named", ["none-of-this-name", "its-own"])
@@ -98,7 +99,6 @@ def test_a_machine_without_a_compiler_says_so_before_it_compiles(
         with pytest.raises(InputError, match=f"there is no {named}") as refused:
             require_compiler()
     assert "resources.compile: false" in str(refused.value)
-    assert Shape(slots=8, rank=6, rows=2, group=4).smaller() == Shape(slots=4, rank=6, rows=2)
 
 
 @pytest.mark.parametrize("group", [None, 1, 2, 3, 4, 5])
