@@ -33,7 +33,8 @@ def controlled(answers: Answers, control: Control) -> Answers:
     """
     mask = answers.mask
     if control.token_cap is not None or control.select_fraction != 1.0 or control.loss_cap is not None:
-        nll = -token_logp(answers._replace(logits=answers.logits.detach()))
+        answers = answers._replace(logp=token_logp(answers))
+        nll = -token_logp(answers).detach()
         if control.token_cap is not None:
             mask = mask & (nll < control.token_cap)
         if control.select_fraction != 1.0:
@@ -42,8 +43,8 @@ def controlled(answers: Answers, control: Control) -> Answers:
             total = nll.sum(-1)
             loss = total if control.loss_cap_of == "sum" else total / answers.mask.sum(-1).clamp(min=1)
             mask = mask & (loss < control.loss_cap).unsqueeze(-1)
-    logits = answers.logits if control.temperature == 1.0 else answers.logits / control.temperature
-    return answers._replace(logits=logits, mask=mask)
+    limited = answers._replace(mask=mask)
+    return limited if control.temperature == 1.0 else limited.with_logits(answers.logits / control.temperature)
 
 
 def _selected(nll: Tensor, mask: Tensor, fraction: float, by: str) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.tokens import Batch, Example, collate
 
 Model = Any
@@ -19,13 +20,19 @@ Model = Any
 class Answers(NamedTuple):
     """Predictions of a batch over its last S positions, aligned: logits[b, s] predicts labels[b, s].
 
-    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, D], if asked for.
+    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, D], if asked for;
+    logp [B, S], the labels' log-probabilities by these logits, where they are known already.
     """
 
     logits: Tensor
     labels: Tensor
     mask: Tensor
     hidden: Tensor | None = None
+    logp: Tensor | None = None
+
+    def with_logits(self, logits: Tensor) -> Answers:
+        """The same answers predicted by other logits."""
+        return self._replace(logits=logits, logp=None)
 
 
 def forward(model: Model, batch: Batch, layer: int | None = None) -> Answers:
@@ -49,9 +56,8 @@ def forward(model: Model, batch: Batch, layer: int | None = None) -> Answers:
 
 def token_logp(answers: Answers) -> Tensor:
     """log p of each label, [B, S] float32; 0 outside the mask."""
-    logits = answers.logits.float()
-    chosen = logits.gather(-1, answers.labels.unsqueeze(-1)).squeeze(-1)
-    return torch.where(answers.mask, chosen - logits.logsumexp(-1), 0.0)
+    logp = label_logp(answers.logits, answers.labels) if answers.logp is None else answers.logp
+    return torch.where(answers.mask, logp, 0.0)
 
 
 class TokenScores(NamedTuple):

@@ -170,7 +170,7 @@ def _side(
     def reference() -> Answers:
         with torch.no_grad(), model.disable_adapter():
             plain = forward(model, batch, layer)
-        return plain._replace(logits=plain.logits / spec.control.temperature) if limited else plain
+        return plain.with_logits(plain.logits / spec.control.temperature) if limited else plain
 
     def reference_logp(mask: Tensor) -> Tensor:
         if limited and spec.control.temperature != 1.0:  # the cache is at temperature 1

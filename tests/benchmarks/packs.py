@@ -122,8 +122,6 @@ def main() -> None:
         for arm, pack in packs.items():
             works[arm] = partial(per_second, 2 * arm.slots, partial(steps_of, pack, 2))
         print(f"| {batch} |" + cells(in_turn(works, arguments.rounds)), flush=True)
-        for pack in packs.values():
-            pack.close()
 
     _, evaluate = peft_arm(spec_of(2), sets)
     works = {ALONE: partial(per_second, 2, lambda: [evaluate() for _ in range(2)])}

@@ -1,12 +1,13 @@
 """Packs on a GPU at the shape of a real model, random weights: trial-steps per second, share of the card's matrix rate,
 memory, and whether a trial is still independent of its neighbours to the bit.
 
-    python tests/benchmarks/packs_gpu.py                            # Llama-3.2-1B's shape, bfloat16
+    python tests/benchmarks/packs_gpu.py --compile 8 32             # Llama-3.2-1B's shape, bfloat16
     python tests/benchmarks/packs_gpu.py --layers 2 --hidden 64 --intermediate 128 --vocabulary 512 --slots 1 2
                                          --processes 1 2 --batch 2  # whether it runs, on any machine
 
 Needs no network, no Ray and no weights. Rows are TOFU-like: 100 tokens, half of them answer. Arms, in turn in every
-round: (b) PEFT, one trial a process, 1 and more processes on the card; (c) packs. FLOPs of a trial-step: each frozen
+round: (b) PEFT, one trial a process, 1 and more processes on the card; (c) packs. Memory is that of tensors at their
+peak, without CUDA's contexts. FLOPs of a trial-step: each frozen
 linear module is read forward and once backward (its weights get no gradient), 4 x its size a token; the vocabulary
 projection at answer positions only; attention 4 x layers x T x T x hidden a row forward, twice that backward. LoRA's
 own products are not counted. The matrix rate is that of bfloat16 products of 8192 x 8192, measured here.
@@ -20,6 +21,7 @@ import multiprocessing
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -106,92 +108,105 @@ def waiter(device: str) -> Callable[[], None]:
     return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
-def peft_process(plain: dict[str, Any], device: str, batch: int, ready: Any, go: Any, out: Any) -> None:
-    """One trial after the other through PEFT, the process, base and adapter reused: STEPS whenever told to."""
+def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: Any) -> None:
+    """One trial after the other through PEFT, the process, base and adapter reused: STEPS whenever told a batch size;
+    says how many bytes they took."""
     import torch
 
     from rayul.unlearn.model import attach_lora
     from rayul.unlearn.train import accumulate_gradient, row_order
 
     task, spec = make_task(plain, device)
-    spec = with_batch(spec, batch)
     model = attach_lora(task.base, spec.lora, 0)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.training.lr)
-    order, wait = row_order(task, spec, 0), waiter(device)
+    optimizer = torch.optim.AdamW(parameters, lr=spec.training.lr, fused=True)
     ready.put(0)
-    while go.get():
+    while batch := go.get():
+        sized = with_batch(spec, batch)
+        order = row_order(task, sized, 0)
         for _ in range(STEPS):
-            accumulate_gradient(model, task, spec, *next(order))
+            accumulate_gradient(model, task, sized, *next(order))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        wait()
-        out.put(torch.cuda.max_memory_reserved() if device == "cuda" else 0)
+        waiter(device)()
+        out.put(torch.cuda.max_memory_allocated() if device == "cuda" else 0)
+        if device == "cuda":  # for the others
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
 
 class Processes:
-    """`count` processes on the card."""
+    """Processes on the card, of which `rate` lets some work."""
 
-    def __init__(self, count: int, plain: dict[str, Any], device: str, batch: int) -> None:
+    def __init__(self, count: int, plain: dict[str, Any], device: str) -> None:
         context = multiprocessing.get_context("spawn")
-        self.count = count
-        ready, self.go, self.out = context.Queue(), context.Queue(), context.Queue()
-        target = (plain, device, batch, ready, self.go, self.out)
-        self.processes = [context.Process(target=peft_process, args=target, daemon=True) for _ in range(count)]
+        self.out = context.Queue()
+        self.go = [context.Queue() for _ in range(count)]
+        ready = context.Queue()
+        self.processes = [
+            context.Process(target=peft_process, args=(plain, device, ready, go, self.out), daemon=True)
+            for go in self.go
+        ]
         for process in self.processes:
             process.start()
         for _ in self.processes:
             ready.get(timeout=300)
 
-    def rate(self) -> tuple[float, int]:
-        """Trial-steps a second and bytes, of all."""
+    def rate(self, count: int, batch: int) -> tuple[float, int]:
+        """Trial-steps a second and bytes, of `count` of them together."""
         begin = time.perf_counter()
-        for _ in self.processes:
-            self.go.put(1)
-        memory = sum(self.out.get(timeout=300) for _ in self.processes)
-        return self.count * STEPS / (time.perf_counter() - begin), memory
+        for go in self.go[:count]:
+            go.put(batch)
+        memory = sum(self.out.get(timeout=300) for _ in range(count))
+        return count * STEPS / (time.perf_counter() - begin), memory
 
     def close(self) -> None:
-        for _ in self.processes:
-            self.go.put(0)
+        for go in self.go:
+            go.put(0)
         for process in self.processes:
             process.join(60)
 
 
 class Packed:
-    """A pack of K trials; `join` at once, no evaluation."""
+    """A pack of K trials, no evaluation. Bytes: of the base, of its trials, and of what a step takes."""
 
-    def __init__(self, slots: int, task: Any, spec: Any, batch: int, device: str, compiled: bool) -> None:
+    def __init__(self, slots: int, task: Any, spec: Any, batch: int, base: int, compiled: bool) -> None:
         from rayul.unlearn.pack import Pack, Shape
 
-        self.slots, self.device = slots, device
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
-        self.pack = Pack(task, with_batch(spec, batch), Shape(slots, spec.lora.r, batch, compiled=compiled))
+        spec, before = with_batch(spec, batch), allocated()
+        self.slots = slots
+        self.pack = Pack(task, spec, Shape(slots, spec.lora.r, batch, compiled=compiled))
         for seed in range(slots):
-            self.pack.join(str(seed), with_batch(spec, batch), seed, {}, {})
+            self.pack.join(str(seed), spec, seed, {}, {})
+        self.steps(1)  # compiles; makes the optimisers' moments
+        self.bytes = base + allocated() - before
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            failed = self.pack.step(self.pack.slots)
+            assert not failed, failed
+        waiter(self.pack.task.device.type)()
 
     def rate(self) -> tuple[float, int]:
         import torch
 
-        wait = waiter(self.device)
-        if self.device == "cuda":
+        before = allocated()
+        if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
-        for _ in range(STEPS):
-            failed = self.pack.step(self.pack.slots)
-            assert not failed, failed
-        wait()
-        memory = torch.cuda.max_memory_reserved() if self.device == "cuda" else 0
-        return self.slots * STEPS / (time.perf_counter() - begin), memory
+        self.steps(STEPS)
+        seconds = time.perf_counter() - begin
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        return self.slots * STEPS / seconds, self.bytes + peak - before
 
-    def close(self) -> None:
-        import torch
 
-        self.pack.close()
-        del self.pack
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+def allocated() -> int:
+    """Bytes of tensors on the card."""
+    import torch
+
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def matrix_rate(device: str) -> float:
@@ -225,18 +240,18 @@ def flops_of_a_step(task: Any, spec: Any, batch: int) -> float:
     return float(passes * batch * (4 * linear * length + head + attention))
 
 
-def independence(task: Any, spec: Any) -> float:
+def independence(task: Any, spec: Any, compiled: bool) -> float:
     """Largest difference of a trial's parameters after 5 steps, beside others or alone in its pack; 0: to the bit."""
     from rayul.unlearn.pack import Pack, Shape
 
+    spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
     found = []
     for neighbours in (0, 3):
-        pack = Pack(task, spec, Shape(4, spec.lora.r, spec.training.batch_size))
+        pack = Pack(task, spec, Shape(4, spec.lora.r, spec.training.batch_size, compiled=compiled))
         slots = [pack.join(str(seed), spec, seed, {}, {}) for seed in (*range(1, 1 + neighbours), 0)]
         for _ in range(5):
             pack.step(pack.slots)
         found.append(pack.state(slots[-1]).values)
-        pack.close()
     return float((found[0] - found[1]).abs().max())
 
 
@@ -257,7 +272,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--most-rows", type=int, default=128, help="no pack of more rows a step than that")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="packs also compiled (on a GPU: with Triton)")
+    parser.add_argument("--compile", type=int, nargs="*", default=[], metavar="K", help="slots of packs also compiled")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -273,41 +288,49 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         plain = write_folders(Path(place), arguments)
         task, spec = make_task(plain, device)
-        print(f"independence of neighbours, largest difference: {independence(task, spec):g}\n")
-        print("| batch | arm | trial-steps/s | against 1 process | against the best processes | of matrix rate | GiB |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
+        base = allocated()
+        for compiled in (False, True) if arguments.compile else (False,):
+            difference = independence(task, spec, compiled)
+            print(f"independence of neighbours{', compiled' * compiled}: largest difference {difference:g}")
+        print(
+            "\n| batch | arm | trial-steps/s | against 1 process | against the best processes | of matrix rate | GiB |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        processes = Processes(max(arguments.processes), plain, device)
         for batch in arguments.batch:
             work = flops_of_a_step(task, spec, batch)
-            sizes = [slots for slots in arguments.slots if slots * batch <= arguments.most_rows]
-            arms: list[tuple[str, Callable[[], Any]]] = [
-                *((f"(b) {n} processes", partial(Processes, n, plain, device, batch)) for n in arguments.processes),
-                *((f"(c) pack of {k}", partial(Packed, k, task, spec, batch, device, False)) for k in sizes),
-                *(
-                    (f"(c) pack of {k}, compiled", partial(Packed, k, task, spec, batch, device, True))
-                    for k in sizes
-                    if arguments.compile
-                ),
-            ]
-            rates: dict[str, list[float]] = {arm: [] for arm, _ in arms}
-            memory: dict[str, int] = {}
-            for _ in range(arguments.rounds):
-                for arm, make in arms:  # made anew each time: all together would not fit
-                    made = make()
-                    made.rate()  # warms up
-                    rate, memory[arm] = made.rate()
-                    rates[arm].append(rate)
-                    made.close()
-            alone = [arm for arm, _ in arms if arm.startswith("(b)")]
-            best = max(alone, key=lambda arm: statistics.median(rates[arm]))
-            for arm, _ in arms:
-                ratios = [statistics.median(r / o for r, o in zip(rates[arm], rates[other], strict=True))
-                          for other in (alone[0], best)]  # fmt: skip
-                rate = statistics.median(rates[arm])
+            arms: dict[str, Callable[[], tuple[float, int]]] = {
+                f"(b) {n} processes": partial(processes.rate, n, batch) for n in arguments.processes
+            }
+            for compiled, sizes in ((False, arguments.slots), (True, arguments.compile)):
+                for slots in sizes:
+                    if slots * batch <= arguments.most_rows:
+                        begin = time.perf_counter()
+                        packed = Packed(slots, task, spec, batch, base, compiled)
+                        arms[f"(c) pack of {slots}{', compiled' * compiled}"] = packed.rate
+                        print(f"{slots} {batch} {compiled}: {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+            for rate in arms.values():
+                rate()  # warms up
+            found = [{arm: rate() for arm, rate in arms.items()} for _ in range(arguments.rounds)]
+            rates = {arm: [one[arm][0] for one in found] for arm in arms}
+            medians = {arm: statistics.median(several) for arm, several in rates.items()}
+            alone = [arm for arm in arms if arm.startswith("(b)")]
+            best = max(alone, key=medians.__getitem__)
+            for arm in arms:
+                ratios = [
+                    statistics.median(r / o for r, o in zip(rates[arm], rates[other], strict=True))
+                    for other in (alone[0], best)
+                ]
+                memory = max(one[arm][1] for one in found) / 2**30
                 print(
-                    f"| {batch} | {arm} | {rate:.2f} | {ratios[0]:.2f}x | {ratios[1]:.2f}x | "
-                    f"{rate * work / peak:.1%} | {memory[arm] / 2**30:.1f} |",
+                    f"| {batch} | {arm} | {medians[arm]:.2f} | {ratios[0]:.2f}x | {ratios[1]:.2f}x | "
+                    f"{medians[arm] * work / peak:.1%} | {memory:.1f} |",
                     flush=True,
                 )
+            del arms, packed
+            if device == "cuda":
+                torch.cuda.empty_cache()
+        processes.close()
 
 
 if __name__ == "__main__":

@@ -58,7 +58,6 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
     while events := pack.advance():
         expected += [row for _, rows in events for row in rows]
-    pack.close()
     assert [row.step for row in found] == [0, 2, 4, 6]
     assert of(found) == of(expected)
     assert {row.numerics for row in found} == {"2 slots of 4 rows, rank 8, 1 evaluated at a time, float32, 1 thread"}
@@ -155,7 +154,6 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
     pack.advance()
     pack.advance()
     pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")
-    pack.close()
     assert rows[-1].step == 2
     saved = load_file(tmp_path / "adapters" / "0000-2-1" / "adapter_model.safetensors")
     expected = load_file(tmp_path / "expected" / "adapter_model.safetensors")

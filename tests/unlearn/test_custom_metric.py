@@ -232,7 +232,6 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
     packed: list[Any] = []
     while not packed or packed[-1].state == "running":
         packed += [row for _, rows in pack.advance() for row in rows]
-    pack.close()
     assert [e.step for e in packed] == [e.step for e in alone]
     for ours, theirs in zip(packed, alone, strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4)

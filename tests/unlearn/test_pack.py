@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,6 @@ from rayul.unlearn.trial import run_trial
 MakeSpec = Callable[..., Any]
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]
 TWENTY = {"lr": 1e-3, "steps": 20, "evaluate_every": 5}
-
-
-@contextmanager
-def packed(task: Any, spec: Any, shape: Shape) -> Iterator[Pack]:
-    pack = Pack(task, spec, shape)
-    yield pack
-    pack.close()
 
 
 def baseline_of(task: Any, spec: Any) -> dict[str, float]:
@@ -95,11 +87,11 @@ def test_a_packed_trial_equals_the_trial_alone(
     training = TWENTY | {"weight_decay": 0.01, "warmup_steps": 3}
     spec = make_spec(method=method, lora={"r": 4}, training=training, resources=resources)
     neighbour = make_spec(method="gd", training=TWENTY, resources=resources)
-    with packed(task, spec, Shape(slots=3, rank=8, rows=2, group=group, compiled=compiled)) as pack:
-        pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
-        slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
-        rows = finish(pack, slot)
-        assert_equal_trials(pack, slot, rows, task, spec, 7)
+    pack = Pack(task, spec, Shape(slots=3, rank=8, rows=2, group=group, compiled=compiled))
+    pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
+    slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+    rows = finish(pack, slot)
+    assert_equal_trials(pack, slot, rows, task, spec, 7)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +110,10 @@ def test_controls_and_accumulation_act_as_alone(
     method: str, training: dict[str, Any], control: dict[str, Any], task: Any, make_spec: MakeSpec
 ) -> None:
     spec = make_spec(method=method, training=TWENTY | training, control=control)
-    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
-        slot = pack.join("t", spec, 1, {}, baseline_of(task, spec))
-        rows = finish(pack, slot)
-        assert_equal_trials(pack, slot, rows, task, spec, 1)
+    pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
+    slot = pack.join("t", spec, 1, {}, baseline_of(task, spec))
+    rows = finish(pack, slot)
+    assert_equal_trials(pack, slot, rows, task, spec, 1)
 
 
 def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any, make_spec: MakeSpec) -> None:
@@ -134,9 +126,9 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
     expected, _ = alone(task, spec, 5)
     assert len({r.mixing for r in expected}) > 3, "the criterion must bind, or there is nothing to calibrate"
     for lanes in (1, 3):
-        with packed(task, spec, Shape(slots=2, rank=8, rows=4, lanes=lanes)) as pack:
-            pack.join("other", spec, 6, {}, baseline_of(task, spec))
-            rows = finish(pack, pack.join("t", spec, 5, {}, baseline_of(task, spec)))
+        pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4, lanes=lanes))
+        pack.join("other", spec, 6, {}, baseline_of(task, spec))
+        rows = finish(pack, pack.join("t", spec, 5, {}, baseline_of(task, spec)))
         assert [r.key for r in rows] == [r.key for r in expected]
         for ours, theirs in zip(rows, expected, strict=True):
             assert (ours.state, ours.reason, ours.feasible) == (theirs.state, theirs.reason, theirs.feasible)
@@ -148,30 +140,30 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
 def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(training={"lr": 1e25})
     expected, _ = alone(task, spec, 0)
-    with packed(task, spec, Shape(slots=1, rank=8, rows=4)) as pack:
-        slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
-        rows = finish(pack, slot)
-        assert [(r.key, r.state, r.feasible) for r in rows] == [(r.key, r.state, r.feasible) for r in expected]
-        assert rows[-1].state == FAILED
-        assert "diverged" in rows[-1].reason
-        assert pack.advance() == []
-        pack.leave(slot)
-        fresh = make_spec()
-        again = finish(pack, pack.join("u", fresh, 3, {}, baseline_of(task, spec)))
-        assert again[-1].state == COMPLETED
+    pack = Pack(task, spec, Shape(slots=1, rank=8, rows=4))
+    slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+    rows = finish(pack, slot)
+    assert [(r.key, r.state, r.feasible) for r in rows] == [(r.key, r.state, r.feasible) for r in expected]
+    assert rows[-1].state == FAILED
+    assert "diverged" in rows[-1].reason
+    assert pack.advance() == []
+    pack.leave(slot)
+    fresh = make_spec()
+    again = finish(pack, pack.join("u", fresh, 3, {}, baseline_of(task, spec)))
+    assert again[-1].state == COMPLETED
 
 
 def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) -> None:
     # the embeddings are below every adapter, so this loss moves nothing
     broken = make_spec(method={"name": "rmu", "layer": 0})
     spec = make_spec()
-    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
-        bad = pack.join("b", broken, 0, {}, baseline_of(task, spec))
-        good = pack.join("g", spec, 0, {}, baseline_of(task, spec))
-        events = [pack.advance(), pack.advance()]
-        assert [k for k, _ in events[0]] == [bad, good]
-        assert [(k, rows[-1].state) for k, rows in events[1]] == [(bad, FAILED)]
-        assert finish(pack, good)[-1].state == COMPLETED
+    pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
+    bad = pack.join("b", broken, 0, {}, baseline_of(task, spec))
+    good = pack.join("g", spec, 0, {}, baseline_of(task, spec))
+    events = [pack.advance(), pack.advance()]
+    assert [k for k, _ in events[0]] == [bad, good]
+    assert [(k, rows[-1].state) for k, rows in events[1]] == [(bad, FAILED)]
+    assert finish(pack, good)[-1].state == COMPLETED
 
 
 @pytest.mark.parametrize("mixing", [1.0, 0.4])
@@ -179,10 +171,10 @@ def test_an_exported_adapter_gives_the_same_logits_through_peft(
     mixing: float, task: Any, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     spec = make_spec(lora={"r": 4, "alpha": 12}, training={"lr": 1e-2})
-    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
-        slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
-        finish(pack, slot)
-        pack.write_adapter(spec, pack.state(slot).values, mixing, tmp_path / "adapter")
+    pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
+    slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+    finish(pack, slot)
+    pack.write_adapter(spec, pack.state(slot).values, mixing, tmp_path / "adapter")
     _, weights = alone(task, spec, 0)
     model = attach_lora(task.base, spec.lora, 0)
     for name, (a, b) in weights.items():
@@ -203,13 +195,12 @@ def test_the_base_stays_the_base(task: Any, make_spec: MakeSpec) -> None:
     before = {k: v.clone() for k, v in task.base.state_dict().items()}
     ids = torch.tensor([task.examples["forget"][0].ids])
     logits = task.base(ids).logits
-    with packed(task, spec, Shape(slots=2, rank=8, rows=4)) as pack:
-        finish(pack, pack.join("t", spec, 0, {}, baseline_of(task, spec)))
-        assert torch.equal(task.base(ids).logits, logits), "outside of the pack's own forwards"
-    assert torch.equal(task.base(ids).logits, logits)
+    pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
+    finish(pack, pack.join("t", spec, 0, {}, baseline_of(task, spec)))
+    assert torch.equal(task.base(ids).logits, logits), "outside of the pack's own forwards"
     assert task.base.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in task.base.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in task.base.modules())
+    assert not any({"forward", "adapter"} & vars(m).keys() for m in task.base.modules())
 
 
 @pytest.mark.slow
@@ -224,11 +215,11 @@ def test_on_the_testbed_a_pack_of_four_methods_equals_four_trials() -> None:
     plain = {"name": "t", "model": "testbed", "data": "testbed", "training": TWENTY | {"batch_size": 4}}
     specs = [with_testbed(from_plain(plain | {"method": name})) for name in ("ga", "npo", "kl", "dpo")]
     task = load_task(specs[1], load_sets(specs[1].data))
-    with packed(task, specs[0], Shape(slots=4, rank=8, rows=4)) as pack:
-        slots = [pack.join("t", spec, i, {}, baseline_of(task, spec)) for i, spec in enumerate(specs)]
-        rows: dict[int, list[Evaluation]] = {slot: [] for slot in slots}
-        while events := pack.advance():
-            for slot, found in events:
-                rows[slot] += found
-        for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):
-            assert_equal_trials(pack, slot, rows[slot], task, spec, i)
+    pack = Pack(task, specs[0], Shape(slots=4, rank=8, rows=4))
+    slots = [pack.join("t", spec, i, {}, baseline_of(task, spec)) for i, spec in enumerate(specs)]
+    rows: dict[int, list[Evaluation]] = {slot: [] for slot in slots}
+    while events := pack.advance():
+        for slot, found in events:
+            rows[slot] += found
+    for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):
+        assert_equal_trials(pack, slot, rows[slot], task, spec, i)

@@ -52,7 +52,6 @@ def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) 
     slot = pack.join("t", spec, 3, {}, baseline)
     rows = finish(pack, slot)
     result = rows, pack.state(slot)
-    pack.close()
     return result
 
 
@@ -87,7 +86,6 @@ def test_independent_of_neighbours_slot_and_join_step(
     rows = finish(pack, slot)
     assert pack.slots[again].ended, "it exploded beside the trial"
     assert_same(expected, (rows, pack.state(slot)))
-    pack.close()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=["all slots", "groups"])
@@ -111,7 +109,6 @@ def test_a_refilled_slot_and_a_waiting_trial(method: str, shape: Shape, task: An
         assert found[-1].step == 4
     rows += finish(pack, slot)
     assert_same(expected, (rows, pack.state(slot)))
-    pack.close()
 
 
 def test_dropout_changes_the_trial_and_follows_its_seed(task: Any, make_spec: MakeSpec) -> None:
@@ -135,12 +132,10 @@ def test_a_restored_trial_goes_on_to_the_bit(method: str, shape: Shape, task: An
     state = pack.state(slot)
     assert state.step == 4
     pack.advance()  # what is taken back is as it was taken
-    pack.close()
     pack = Pack(task, spec, shape)
     pack.join("a", make_spec(method="ga"), 1, {}, baseline)
     slot = pack.join("t", spec, 3, {}, baseline, state)
     assert_same((rows, expected), (before + finish(pack, slot), pack.state(slot)))
-    pack.close()
 
 
 def test_a_state_before_its_report_is_reported(task: Any, make_spec: MakeSpec) -> None:
@@ -149,4 +144,3 @@ def test_a_state_before_its_report_is_reported(task: Any, make_spec: MakeSpec) -
     state = pack.state(pack.join("t", spec, 3, {}, {}))
     slot = pack.join("t", spec, 3, {}, {}, state)
     assert [(k, rows[-1].step) for k, rows in pack.advance()] == [(0, 0), (slot, 0)]
-    pack.close()

@@ -67,7 +67,6 @@ def test_a_pack_predicts_what_the_base_does(task: Any) -> None:
         assert theirs.hidden is not None
         assert torch.allclose(ours.hidden[1][i][batch.mask[i]], theirs.hidden[i][theirs.mask[i]], atol=1e-5)
         assert token_logp(theirs)[i][theirs.mask[i]].shape == (count,)
-    base.remove()
 
 
 def test_the_shape_of_a_sweep(make_spec: MakeSpec) -> None:
@@ -134,4 +133,3 @@ def test_who_may_share_a_pack(task: Any, make_spec: MakeSpec) -> None:
     pack.join("t", small, 0, {}, {})
     with pytest.raises(RayulError, match="all 1 slots are taken"):
         pack.join("u", small, 0, {}, {})
-    pack.close()

@@ -1,13 +1,15 @@
 """The frozen base as a pack calls it: K adapters on its linear modules, logits at answer positions only.
 
-Both are hooks on the base's own modules: its weights and modules stay what they are, so whoever calls the base outside
-of `predict` gets the base, and PEFT can put an adapter on it meanwhile.
+While it does, some of its modules have another `forward`; otherwise it is the base and nothing else, whoever calls it,
+and PEFT can put an adapter on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from rayul.errors import RayulError
-from rayul.unlearn.pack.compiled import compiled_forward
+from rayul.unlearn.pack.compiled import compiled_call, repeated_blocks
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
 
@@ -38,33 +40,23 @@ class Predictions(NamedTuple):
 
 class PackedBase:
     """`modules`: names of the linear modules that carry adapters, in the order of `Adapters.pairs`.
-    compiled: whether forwards with adapters and their backwards run as `torch.compile` makes them, once for every
-    shape; forwards of the base itself, which come in all shapes, run as they are."""
+    compiled: whether the blocks of forwards with adapters, and their backwards, run as `torch.compile` makes them, once
+    for every shape; forwards of the base itself, which come in all shapes, run as they are."""
 
     def __init__(self, base: Any, modules: Sequence[str], compiled: bool = False) -> None:
         self.base, self.modules = base, tuple(modules)
-        self._forward_compiled = compiled_forward(self._forward) if compiled else self._forward
-        self._adapters: Adapters | None = None
-        self._at: Tensor | None = None
-        head = base.get_output_embeddings()
-        if head is None:
+        self._linears = [base.get_submodule(name) for name in modules]
+        self._blocks = repeated_blocks(base) if compiled else []
+        self._head = base.get_output_embeddings()
+        if self._head is None:
             raise RayulError(f"{type(base).__name__} has no output embeddings", "run its trials alone")
-        self._handles = [
-            base.get_submodule(name).register_forward_hook(partial(self._adapt, i)) for i, name in enumerate(modules)
-        ]
-        self._handles.append(head.register_forward_pre_hook(self._answers_only))
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
 
     def merged(self, adapters: Adapters) -> dict[str, Tensor]:
         """The weights W + s (A B)^T of one adapter, by name in the base: the adapter for free in many forwards, at the
         cost of a copy of the weights."""
         weights = {}
-        for name, (a, b) in zip(self.modules, adapters.pairs, strict=True):
-            weight = self.base.get_submodule(name).weight
-            weights[f"{name}.weight"] = torch.addmm(weight, b[0].T, a[0].T, alpha=float(adapters.scale))
+        for name, linear, (a, b) in zip(self.modules, self._linears, adapters.pairs, strict=True):
+            weights[f"{name}.weight"] = torch.addmm(linear.weight, b[0].T, a[0].T, alpha=float(adapters.scale))
         return weights
 
     def predict(
@@ -76,41 +68,54 @@ class PackedBase:
     ) -> Predictions:
         """One forward. Lines N = K * n follow each other slot by slot; without adapters, any N.
         weights: take the place of the base's own of these names."""
-        forward = self._forward_compiled if adapters is not None or weights is not None else self._forward
-        return forward(lines, adapters, tuple(layers), dict(weights or {}))
-
-    def _forward(
-        self, lines: Lines, adapters: Adapters | None, layers: Sequence[int], weights: dict[str, Tensor]
-    ) -> Predictions:
         offset = torch.arange(len(lines.ids), device=lines.ids.device).unsqueeze(1) * lines.ids.shape[1]
         at = (lines.at + offset).flatten()
-        self._adapters, self._at = adapters, at
-        try:
-            output = functional_call(
-                self.base,
-                weights,
-                kwargs={"input_ids": lines.ids, "use_cache": False, "output_hidden_states": bool(layers)},
-            )
-        finally:
-            self._adapters = self._at = None
+        forwards = {self._head: partial(_at_answers, self._head, at)}
+        if adapters is not None or weights is not None:
+            forwards |= {block: partial(compiled_call(), block) for block in self._blocks}
+        if adapters is not None:
+            forwards |= {linear: MethodType(_adapted, linear) for linear in self._linears}
+            for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
+                # An attribute and not an argument of the partial: compiled code reads it anew in every block.
+                linear.adapter = (a, b, adapters.scale, adapters.dropout)
+        with _run_as(forwards):
+            inputs = {"input_ids": lines.ids, "use_cache": False, "output_hidden_states": bool(layers)}
+            output = functional_call(self.base, dict(weights or {}), kwargs=inputs)
         hidden = {layer: _select(output.hidden_states[layer], at) for layer in layers}
         return Predictions(
             output.logits.view(*lines.at.shape, -1), {k: h.view(*lines.at.shape, -1) for k, h in hidden.items()}
         )
 
-    def _adapt(self, number: int, module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        """x W^T + s_k (x A_k) B_k, where x W^T is already there."""
-        if self._adapters is None:
-            return None
-        a, b = self._adapters.pairs[number]
-        x = arguments[0].reshape(len(a), -1, a.shape[1])
-        if self._adapters.dropout is not None:
-            x = self._adapters.dropout(x)
-        low = torch.bmm(x, a.to(x.dtype)) * self._adapters.scale.to(x.dtype).view(-1, 1, 1)
-        return torch.baddbmm(output.view(len(a), -1, b.shape[2]), low, b.to(x.dtype)).view(output.shape)
 
-    def _answers_only(self, module: Any, arguments: tuple[Tensor, ...]) -> Tensor | None:
-        return None if self._at is None else _select(arguments[0], self._at).unsqueeze(0)
+@contextmanager
+def _run_as(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """These modules run as these functions."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward
+            vars(module).pop("adapter", None)
+
+
+def _adapted(linear: Any, x: Tensor) -> Tensor:
+    """x W^T + s_k (x A_k) B_k."""
+    a, b, scale, dropout = linear.adapter
+    by_lane = x.reshape(len(a), -1, a.shape[1])
+    output = type(linear).forward(linear, by_lane)
+    if dropout is not None:
+        by_lane = dropout(by_lane)
+    low = torch.bmm(by_lane, a.to(x.dtype)) * scale.to(x.dtype).view(-1, 1, 1)
+    # In place: no one else has seen this output, and a copy of it would cost a fifth of a product on a GPU.
+    adapted: Tensor = output.baddbmm_(low, b.to(x.dtype)).view(*x.shape[:-1], -1)
+    return adapted
+
+
+def _at_answers(head: Any, at: Tensor, hidden: Tensor) -> Tensor:
+    logits: Tensor = type(head).forward(head, _select(hidden, at).unsqueeze(0))
+    return logits
 
 
 def _select(hidden: Tensor, at: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,17 +12,38 @@ import torch
 from rayul.errors import InputError
 
 SHAPES = 64
-"""Forwards that one process may compile: torch stops at 8, of which an evaluation alone takes one for each length."""
+"""Shapes that one process may compile: torch stops at 8, of which an evaluation alone takes one for each length."""
 
 
-def compiled_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` and its backward compiled once for every shape that it meets; a graph that torch cannot take whole is
-    an error. What was compiled stays in torch's cache on the disk, for the next sweep of these shapes."""
+def repeated_blocks(base: Any) -> list[Any]:
+    """The blocks that the model repeats. What is compiled for one of them serves all: 16 times less to compile than
+    the whole of a model of 16. InputError for a model that has none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    blocks = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise InputError(
+            f"resources.compile: {type(base).__name__} has no blocks that repeat", "set resources.compile: false"
+        )
+    return blocks
+
+
+@cache
+def compiled_call() -> Callable[..., Any]:
+    """Calls a block with arguments; it and its backward are compiled once for every shape that it meets. A graph that
+    torch cannot take whole is an error. What was compiled stays in torch's cache on the disk, for the next sweep of
+    these shapes."""
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
-    inductor.compile_threads = 1  # else every device holds a pool of compilers until it ends
-    compiled: Callable[..., Any] = torch.compile(forward, dynamic=False, fullgraph=True)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * SHAPES)
+    if not torch.cuda.is_available():
+        inductor.compile_threads = 1  # else every device holds a pool of compilers until it ends
+    compiled: Callable[..., Any] = torch.compile(_call, dynamic=False, fullgraph=True)
     return compiled
+
+
+def _call(block: Any, *arguments: Any, **keywords: Any) -> Any:
+    return type(block).forward(block, *arguments, **keywords)
 
 
 def require_compiler() -> None:

@@ -17,6 +17,7 @@ from rayul.records import COMPLETED, Evaluation
 from rayul.spec import Spec
 from rayul.unlearn.adapters import write_adapter
 from rayul.unlearn.forward import Answers
+from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.dropout import Noise
 from rayul.unlearn.pack.evaluator import Evaluator
@@ -53,10 +54,6 @@ class Pack:
         sets = {name: lines(task.examples[name], task.pad, task.device) for name in TRAINED if task.examples.get(name)}
         self.reference = Reference(self.base, sets)
         self.evaluator = Evaluator(task, self.base, self.layout, spec.evaluate, shape.lanes)
-
-    def close(self) -> None:
-        """Give the base back as it was."""
-        self.base.remove()
 
     @property
     def free(self) -> list[int]:
@@ -207,13 +204,14 @@ class Pack:
             adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
             found = self.base.predict(batch, adapters, layers)
             # unbind and not one index a lane: each of those would bring back a gradient of the whole.
-            fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask)]
+            logp = label_logp(found.logits, batch.labels, compiled=self.shape.compiled and found.logits.is_cuda)
+            fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
             hidden = {layer: _by_lane(h, len(lanes)) for layer, h in found.hidden.items()}
             for lane, k in read.items():
                 count, layer = len(lanes[lane][1]), self.slots[k].layer
-                logits, labels, mask = (field[lane][:count] for field in fields)
+                logits, labels, mask, own_logp = (field[lane][:count] for field in fields)
                 own_hidden = None if layer is None else hidden[layer][lane][:count]
-                pieces[k].append(Answers(logits, labels, mask, own_hidden))
+                pieces[k].append(Answers(logits, labels, mask, own_hidden, own_logp))
         return {k: _joined(several) for k, several in pieces.items()}
 
     def _scale(self, slots: Sequence[int]) -> Tensor:
@@ -292,6 +290,6 @@ def _by_lane(t: Tensor, lanes: int) -> tuple[Tensor, ...]:
 def _joined(pieces: Sequence[Answers]) -> Answers:
     if len(pieces) == 1:
         return pieces[0]
-    logits, labels, mask = (torch.cat(fields) for fields in zip(*(p[:3] for p in pieces), strict=True))
-    hidden = [p.hidden for p in pieces if p.hidden is not None]
-    return Answers(logits, labels, mask, torch.cat(hidden) if hidden else None)
+    logits, labels, mask, hidden, logp = zip(*pieces, strict=True)
+    whole = [None if t[0] is None else torch.cat(t) for t in (hidden, logp)]
+    return Answers(torch.cat(logits), torch.cat(labels), torch.cat(mask), *whole)

@@ -38,10 +38,6 @@ class Packs:
         self.splits: list[Shape] = []
         """Shapes that did not fit."""
 
-    def close(self) -> None:
-        for pack in self.packs:
-            pack.close()
-
     @property
     def row_size(self) -> int:
         """P, the numbers of one trial."""
@@ -103,7 +99,6 @@ class Packs:
         trials = [(slot, pack.state(k).cpu()) for k, slot in pack.slots.items() if not slot.ended]
         count = -(-pack.shape.slots // smaller.slots)
         self.packs.remove(pack)
-        pack.close()
         del pack
         if self.task.device.type == "cuda":
             torch.cuda.empty_cache()

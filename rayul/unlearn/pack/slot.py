@@ -139,7 +139,7 @@ class Slot:
                 layers = () if self.layer is None else (self.layer,)
                 found = reference.predictions(name, rows, layers)
                 hidden = None if self.layer is None else found.hidden[self.layer]
-                return answers[name]._replace(logits=found.logits / temperature, hidden=hidden)
+                return answers[name].with_logits(found.logits / temperature)._replace(hidden=hidden)
 
             def base_logp(mask: Tensor) -> Tensor:
                 # what is kept is at temperature 1

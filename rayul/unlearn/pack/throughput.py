@@ -53,18 +53,15 @@ def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> 
 
 def _measured(task: Task, spec: Spec, trial: Spec, slots: int) -> Throughput:
     pack = Pack(task, spec, Shape.of(spec, slots, cpu=task.device.type == "cpu")._replace(compiled=False))
-    try:
-        for seed in range(slots):
-            pack.join(str(seed), trial, seed, {}, {})
-        pack.step(pack.slots)  # reference values, caches
-        _wait(task)
-        begin = time.perf_counter()
-        for _ in range(TURNS):
-            pack.step(pack.slots)
-        _wait(task)
-        seconds = time.perf_counter() - begin
-    finally:
-        pack.close()
+    for seed in range(slots):
+        pack.join(str(seed), trial, seed, {}, {})
+    pack.step(pack.slots)  # reference values, caches
+    _wait(task)
+    begin = time.perf_counter()
+    for _ in range(TURNS):
+        pack.step(pack.slots)
+    _wait(task)
+    seconds = time.perf_counter() - begin
     if task.device.type == "cuda":
         memory = torch.cuda.max_memory_reserved(task.device)
     else:
