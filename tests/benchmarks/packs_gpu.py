@@ -124,16 +124,21 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
     while batch := go.get():
         sized = with_batch(spec, batch)
         order = row_order(task, sized, 0)
-        for _ in range(STEPS):
-            accumulate_gradient(model, task, sized, *next(order))
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        waiter(device)()
+
+        def steps(count: int, sized: Any = sized, order: Any = order) -> None:
+            for _ in range(count):
+                accumulate_gradient(model, task, sized, *next(order))
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            waiter(device)()
+
+        steps(1)
+        ready.put(0)
+        go.get()
+        steps(STEPS)
         out.put(torch.cuda.max_memory_allocated() if device == "cuda" else 0)
-        if device == "cuda":  # for the others
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        give_back_memory()
 
 
 class Processes:
@@ -143,21 +148,25 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         self.out = context.Queue()
         self.go = [context.Queue() for _ in range(count)]
-        ready = context.Queue()
+        self.ready = context.Queue()
         self.processes = [
-            context.Process(target=peft_process, args=(plain, device, ready, go, self.out), daemon=True)
+            context.Process(target=peft_process, args=(plain, device, self.ready, go, self.out), daemon=True)
             for go in self.go
         ]
         for process in self.processes:
             process.start()
         for _ in self.processes:
-            ready.get(timeout=300)
+            self.ready.get(timeout=300)
 
     def rate(self, count: int, batch: int) -> tuple[float, int]:
         """Trial-steps a second and bytes, of `count` of them together."""
-        begin = time.perf_counter()
         for go in self.go[:count]:
             go.put(batch)
+        for _ in range(count):
+            self.ready.get(timeout=300)
+        begin = time.perf_counter()
+        for go in self.go[:count]:
+            go.put(1)
         memory = sum(self.out.get(timeout=300) for _ in range(count))
         return count * STEPS / (time.perf_counter() - begin), memory
 
@@ -180,8 +189,9 @@ class Packed:
         self.pack = Pack(task, spec, Shape(slots, spec.lora.r, batch, compiled=compiled))
         for seed in range(slots):
             self.pack.join(str(seed), spec, seed, {}, {})
-        self.steps(1)  # compiles; makes the optimisers' moments
+        self.steps(2)  # compiles; makes the optimisers' moments
         self.bytes = base + allocated() - before
+        give_back_memory()
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -193,13 +203,22 @@ class Packed:
         import torch
 
         before = allocated()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        self.steps(1)
         begin = time.perf_counter()
         self.steps(STEPS)
         seconds = time.perf_counter() - begin
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        give_back_memory()
         return self.slots * STEPS / seconds, self.bytes + peak - before
+
+
+def give_back_memory() -> None:
+    """What is free goes to the other arms, and the next peak is counted from here."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def allocated() -> int:
@@ -213,7 +232,7 @@ def matrix_rate(device: str) -> float:
     """FLOP a second of large bfloat16 products."""
     import torch
 
-    size = 8192 if device == "cuda" else 1024
+    size = 8192 if device == "cuda" else 256
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     wait, rates = waiter(device), []
     for i in range(8):
@@ -309,8 +328,6 @@ def main() -> None:
                         packed = Packed(slots, task, spec, batch, base, compiled)
                         arms[f"(c) pack of {slots}{', compiled' * compiled}"] = packed.rate
                         print(f"{slots} {batch} {compiled}: {time.perf_counter() - begin:.0f} s", file=sys.stderr)
-            for rate in arms.values():
-                rate()  # warms up
             found = [{arm: rate() for arm, rate in arms.items()} for _ in range(arguments.rounds)]
             rates = {arm: [one[arm][0] for one in found] for arm in arms}
             medians = {arm: statistics.median(several) for arm, several in rates.items()}
@@ -328,8 +345,7 @@ def main() -> None:
                     flush=True,
                 )
             del arms, packed
-            if device == "cuda":
-                torch.cuda.empty_cache()
+            give_back_memory()
         processes.close()
 
 

@@ -6,9 +6,10 @@ and PEFT can put an adapter on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from torch.func import functional_call
 
 from rayul.errors import RayulError
 from rayul.unlearn.pack.compiled import compiled_call, repeated_blocks
+from rayul.unlearn.pack.graphed import graphed
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
 
@@ -44,10 +46,11 @@ class PackedBase:
     for every shape; forwards of the base itself, which come in all shapes, run as they are."""
 
     def __init__(self, base: Any, modules: Sequence[str], compiled: bool = False) -> None:
-        self.base, self.modules = base, tuple(modules)
+        self.base, self.modules, self.compiled = base, tuple(modules), compiled
         self._linears = [base.get_submodule(name) for name in modules]
         self._blocks = repeated_blocks(base) if compiled else []
         self._head = base.get_output_embeddings()
+        self._graphs: dict[Hashable, Callable[..., Tensor]] = {}
         if self._head is None:
             raise RayulError(f"{type(base).__name__} has no output embeddings", "run its trials alone")
 
@@ -68,22 +71,47 @@ class PackedBase:
     ) -> Predictions:
         """One forward. Lines N = K * n follow each other slot by slot; without adapters, any N.
         weights: take the place of the base's own of these names."""
-        offset = torch.arange(len(lines.ids), device=lines.ids.device).unsqueeze(1) * lines.ids.shape[1]
-        at = (lines.at + offset).flatten()
-        forwards = {self._head: partial(_at_answers, self._head, at)}
+        return self._forward(lines.ids, lines.at, adapters, layers, weights)
+
+    def train(self, key: Hashable, lines: Lines, adapters: Adapters, layers: Sequence[int] = ()) -> Predictions:
+        """`predict` with a backward to come, before the next call of this key. Compiled on a GPU, it is captured as a
+        CUDA graph when it is first called: lines of a key have one shape, and adapters are the same tensors."""
+        if not (self.compiled and lines.ids.is_cuda):
+            return self.predict(lines, adapters, layers)
+        tensors = (lines.ids, lines.at, adapters.scale, *chain.from_iterable(adapters.pairs))
+        if key not in self._graphs:
+
+            def logits(ids: Tensor, at: Tensor, scale: Tensor, *pairs: Tensor) -> Tensor:
+                return self._forward(ids, at, Adapters(list(zip(pairs[::2], pairs[1::2], strict=True)), scale)).logits
+
+            self._graphs[key] = graphed(logits, *tensors)
+        return Predictions(self._graphs[key](*tensors), {})
+
+    def _forward(
+        self,
+        ids: Tensor,
+        at: Tensor,
+        adapters: Adapters | None,
+        layers: Sequence[int] = (),
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> Predictions:
+        lines, window = at.shape
+        offset = torch.arange(lines, device=ids.device).unsqueeze(1) * ids.shape[1]
+        flat = (at + offset).flatten()
+        forwards = {self._head: partial(_at_answers, self._head, flat)}
         if adapters is not None or weights is not None:
             forwards |= {block: partial(compiled_call(), block) for block in self._blocks}
         if adapters is not None:
             forwards |= {linear: MethodType(_adapted, linear) for linear in self._linears}
             for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
-                # An attribute and not an argument of the partial: compiled code reads it anew in every block.
+                # An attribute and not an argument: compiled code reads it anew in every block.
                 linear.adapter = (a, b, adapters.scale, adapters.dropout)
         with _run_as(forwards):
-            inputs = {"input_ids": lines.ids, "use_cache": False, "output_hidden_states": bool(layers)}
+            inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
             output = functional_call(self.base, dict(weights or {}), kwargs=inputs)
-        hidden = {layer: _select(output.hidden_states[layer], at) for layer in layers}
+        hidden = {layer: _select(output.hidden_states[layer], flat) for layer in layers}
         return Predictions(
-            output.logits.view(*lines.at.shape, -1), {k: h.view(*lines.at.shape, -1) for k, h in hidden.items()}
+            output.logits.view(lines, window, -1), {k: h.view(lines, window, -1) for k, h in hidden.items()}
         )
 
 

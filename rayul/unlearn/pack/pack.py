@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
 from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
-from rayul.unlearn.pack.slot import Part, Slot
+from rayul.unlearn.pack.slot import Part, Slot, on_device
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
@@ -167,8 +168,7 @@ class Pack:
         stepping = [k for k, slot in running.items() if k not in failed and not slot.pending]
         for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping), strict=True):
             try:
-                pairs = self.layout.pairs(self.parameters.values[k : k + 1])
-                running[k].update([(a[0], b[0]) for a, b in pairs], loss, norm)
+                running[k].update(partial(self.layout.pairs, self.parameters.values[k : k + 1]), loss, norm)
             except Exception as error:
                 failed[k] = _of_the_trial(error)
         self._share(running, started)
@@ -192,17 +192,17 @@ class Pack:
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
         layers = sorted({layer for k in wanted if (layer := self.slots[k].layer) is not None})
-        for lanes in forwards(wanted, self.shape):
+        for number, lanes in enumerate(forwards(wanted, self.shape)):
             # A lane that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
             # reads these.
             rows = [row for _, chunk in lanes for row in filled(chunk or [0], size)]
-            batch = self.reference.sets[name].take(torch.tensor(rows, device=self.task.device))
+            batch = self.reference.sets[name].take(on_device(rows, self.task.device))
             slots = [k for k, _ in lanes]
             leaves = self.parameters.leaves(slots)
             used.append(leaves)
             read = {lane: k for lane, (k, chunk) in enumerate(lanes) if chunk}
             adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
-            found = self.base.predict(batch, adapters, layers)
+            found = self.base.train((name, number), batch, adapters, layers)
             # unbind and not one index a lane: each of those would bring back a gradient of the whole.
             logp = label_logp(found.logits, batch.labels, compiled=self.shape.compiled and found.logits.is_cuda)
             fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
@@ -217,7 +217,7 @@ class Pack:
     def _scale(self, slots: Sequence[int]) -> Tensor:
         """alpha / r of each of these; 0 where it is free."""
         scale = [self.slots[k].scale if k in self.slots else 0.0 for k in slots]
-        return torch.tensor(scale, device=self.task.device)
+        return on_device(scale, self.task.device)
 
     # --- evaluation --------------------------------------------------------------------------------------------------
 

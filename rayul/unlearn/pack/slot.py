@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -130,20 +130,20 @@ class Slot:
                 return None
             limited = name == "forget"
             temperature = control.temperature if limited else 1.0
-            rows = torch.tensor(part[name], device=device)
 
             def plain() -> Answers:
                 return controlled(answers[name], control) if limited else answers[name]
 
             def base() -> Answers:
                 layers = () if self.layer is None else (self.layer,)
-                found = reference.predictions(name, rows, layers)
+                found = reference.predictions(name, on_device(part[name], device), layers)
                 hidden = None if self.layer is None else found.hidden[self.layer]
                 return answers[name].with_logits(found.logits / temperature)._replace(hidden=hidden)
 
             def base_logp(mask: Tensor) -> Tensor:
                 # what is kept is at temperature 1
-                logp = reference.logp(name, rows) if temperature == 1.0 else token_logp(base())
+                known = temperature == 1.0
+                logp = reference.logp(name, on_device(part[name], device)) if known else token_logp(base())
                 return torch.where(mask, logp, 0.0)
 
             return Side(plain, base, base_logp, self.direction if limited else None)
@@ -156,18 +156,23 @@ class Slot:
         self.losses.append(loss.detach())
         return loss
 
-    def update(self, pairs: Sequence[Pair], loss: float, norm: float) -> None:
+    def update(self, pairs: Callable[[], Sequence[Pair]], loss: float, norm: float) -> None:
         """One optimiser step with the gradient as it is; raises Diverged, and changes nothing, for what is no number.
-        pairs: the slot's own A [d, R] and B [R, o]."""
+        pairs: gives the slot's own A [1, d, R] and B [1, R, o]; there are hundreds, which few trials ask for."""
         step = self.step + 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm}", "lower training.lr")
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.spec, step)
         self.optimizer.step()
         if self.spec.control.ball is not None:
-            for a, b in pairs:
-                project_pair(a.T, b.T, self.scale, self.spec.control.ball, self.spec.control.ball_norm)
+            for a, b in pairs():
+                project_pair(a[0].T, b[0].T, self.scale, self.spec.control.ball, self.spec.control.ball_norm)
         self.step = step
+
+
+def on_device(numbers: Sequence[float], device: torch.device) -> Tensor:
+    """As a tensor [n]. A GPU is not waited for: it has work in hand while the next is put together."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 def _size(part: Part) -> int:
