@@ -51,6 +51,9 @@ class PackedBase:
         self._blocks = repeated_blocks(base) if compiled else []
         self._head = base.get_output_embeddings()
         self._graphs: dict[Hashable, Callable[..., Tensor]] = {}
+        self._on_gpu = next(base.parameters()).is_cuda
+        self._unmasked: set[Any] = set()
+        """Blocks that get no attention mask: causal is enough."""
         if self._head is None:
             raise RayulError(f"{type(base).__name__} has no output embeddings", "run its trials alone")
 
@@ -76,7 +79,7 @@ class PackedBase:
     def train(self, key: Hashable, lines: Lines, adapters: Adapters, layers: Sequence[int] = ()) -> Predictions:
         """`predict` with a backward to come, before the next call of this key. Compiled on a GPU, it is captured as a
         CUDA graph when it is first called: lines of a key have one shape, and adapters are the same tensors."""
-        if not (self.compiled and lines.ids.is_cuda):
+        if not (self.compiled and self._on_gpu):
             return self.predict(lines, adapters, layers)
         tensors = (lines.ids, lines.at, adapters.scale, *chain.from_iterable(adapters.pairs))
         if key not in self._graphs:
@@ -100,7 +103,7 @@ class PackedBase:
         flat = (at + offset).flatten()
         forwards = {self._head: partial(_at_answers, self._head, flat)}
         if adapters is not None or weights is not None:
-            forwards |= {block: partial(compiled_call(), block) for block in self._blocks}
+            forwards |= {block: partial(self._compiled, block) for block in self._blocks}
         if adapters is not None:
             forwards |= {linear: MethodType(_adapted, linear) for linear in self._linears}
             for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
@@ -113,6 +116,15 @@ class PackedBase:
         return Predictions(
             output.logits.view(lines, window, -1), {k: h.view(lines, window, -1) for k, h in hidden.items()}
         )
+
+    def _compiled(self, block: Any, *arguments: Any, **keywords: Any) -> Any:
+        capturing = self._on_gpu and torch.cuda.is_current_stream_capturing()
+        if not capturing and keywords.get("attention_mask") is None:
+            self._unmasked.add(block)
+        elif capturing and block in self._unmasked:
+            # transformers writes the causal mask out while a graph is captured; attention is slower with one.
+            keywords["attention_mask"] = None
+        return compiled_call()(block, *arguments, **keywords)
 
 
 @contextmanager
