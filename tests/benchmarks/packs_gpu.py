@@ -259,19 +259,22 @@ def flops_of_a_step(task: Any, spec: Any, batch: int) -> float:
     return float(passes * batch * (4 * linear * length + head + attention))
 
 
-def independence(task: Any, spec: Any, compiled: bool) -> float:
-    """Largest difference of a trial's parameters after 5 steps, beside others or alone in its pack; 0: to the bit."""
+def independence(task: Any, spec: Any, compiled: bool) -> tuple[float, Any]:
+    """Largest difference of a trial's parameters after 5 steps, beside others or alone in its pack (0: to the bit), and
+    its gradient in the first."""
     from rayul.unlearn.pack import Pack, Shape
 
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
-    found = []
-    for neighbours in (0, 3):
-        pack = Pack(task, spec, Shape(4, spec.lora.r, spec.training.batch_size, compiled=compiled))
+    found, gradients = [], []
+    for neighbours in (0, 7):
+        pack = Pack(task, spec, Shape(8, spec.lora.r, spec.training.batch_size, compiled=compiled))
         slots = [pack.join(str(seed), spec, seed, {}, {}) for seed in (*range(1, 1 + neighbours), 0)]
-        for _ in range(5):
+        pack.step(pack.slots)
+        gradients.append(pack.parameters.gradient[slots[-1]].clone())
+        for _ in range(4):
             pack.step(pack.slots)
         found.append(pack.state(slots[-1]).values)
-    return float((found[0] - found[1]).abs().max())
+    return float((found[0] - found[1]).abs().max()), gradients[0]
 
 
 def main() -> None:
@@ -290,6 +293,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--most-rows", type=int, default=128, help="no pack of more rows a step than that")
+    parser.add_argument("--most-alone", type=int, default=64, help="the same for processes: PEFT keeps more of a row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", type=int, nargs="*", default=[], metavar="K", help="slots of packs also compiled")
     arguments = parser.parse_args()
@@ -308,9 +312,14 @@ def main() -> None:
         plain = write_folders(Path(place), arguments)
         task, spec = make_task(plain, device)
         base = allocated()
+        gradients = []
         for compiled in (False, True) if arguments.compile else (False,):
-            difference = independence(task, spec, compiled)
+            difference, gradient = independence(task, spec, compiled)
             print(f"independence of neighbours{', compiled' * compiled}: largest difference {difference:g}")
+            gradients.append(gradient)
+        if arguments.compile:
+            away = float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
+            print(f"a compiled gradient is {away:.2g} of its norm away from one that is not")
         print(
             "\n| batch | arm | trial-steps/s | against 1 process | against the best processes | of matrix rate | GiB |"
         )
@@ -319,7 +328,9 @@ def main() -> None:
         for batch in arguments.batch:
             work = flops_of_a_step(task, spec, batch)
             arms: dict[str, Callable[[], tuple[float, int]]] = {
-                f"(b) {n} processes": partial(processes.rate, n, batch) for n in arguments.processes
+                f"(b) {n} processes": partial(processes.rate, n, batch)
+                for n in arguments.processes
+                if n * batch <= arguments.most_alone
             }
             for compiled, sizes in ((False, arguments.slots), (True, arguments.compile)):
                 for slots in sizes:
