@@ -6,8 +6,8 @@ memory, and whether a trial is still independent of its neighbours to the bit.
                                          --processes 1 2 --batch 2  # whether it runs, on any machine
 
 Needs no network, no Ray and no weights. Rows are TOFU-like: 100 tokens, half of them answer. Arms, in turn in every
-round: (b) PEFT, one trial a process, 1 and more processes on the card; (c) packs. Memory is that of tensors at their
-peak, without CUDA's contexts. FLOPs of a trial-step: each frozen
+round: (b) PEFT, one trial a process, 1 and more processes on the card; (c) packs. Memory is what torch takes at
+most for the base, the trials and their graphs, without CUDA's contexts. FLOPs of a trial-step: each frozen
 linear module is read forward and once backward (its weights get no gradient), 4 x its size a token; the vocabulary
 projection at answer positions only; attention 4 x layers x T x T x hidden a row forward, twice that backward. LoRA's
 own products are not counted. The matrix rate is that of bfloat16 products of 8192 x 8192, measured here.
@@ -16,6 +16,7 @@ own products are not counted. The matrix rate is that of bfloat16 products of 81
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -137,8 +138,8 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
         ready.put(0)
         go.get()
         steps(STEPS)
-        out.put(torch.cuda.max_memory_allocated() if device == "cuda" else 0)
-        give_back_memory()
+        out.put(torch.cuda.max_memory_reserved() if device == "cuda" else 0)
+        reserved()
 
 
 class Processes:
@@ -184,14 +185,13 @@ class Packed:
         from rayul.unlearn.pack import Pack, Shape
 
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
-        spec, before = with_batch(spec, batch), allocated()
+        spec, before = with_batch(spec, batch), reserved()
         self.slots = slots
         self.pack = Pack(task, spec, Shape(slots, spec.lora.r, batch, compiled=compiled))
         for seed in range(slots):
             self.pack.join(str(seed), spec, seed, {}, {})
         self.steps(2)  # compiles; makes the optimisers' moments
-        self.bytes = base + allocated() - before
-        give_back_memory()
+        self.bytes = base + reserved() - before
 
     def steps(self, count: int) -> None:
         for _ in range(count):
@@ -202,30 +202,25 @@ class Packed:
     def rate(self) -> tuple[float, int]:
         import torch
 
-        before = allocated()
+        before = reserved()
         self.steps(1)
         begin = time.perf_counter()
         self.steps(STEPS)
         seconds = time.perf_counter() - begin
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        give_back_memory()
+        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
         return self.slots * STEPS / seconds, self.bytes + peak - before
 
 
-def give_back_memory() -> None:
-    """What is free goes to the other arms, and the next peak is counted from here."""
+def reserved() -> int:
+    """Bytes that this process keeps on the card, graphs included, when it gave back the rest; peaks count from here."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def allocated() -> int:
-    """Bytes of tensors on the card."""
-    import torch
-
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    if not torch.cuda.is_available():
+        return 0
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_reserved()
 
 
 def matrix_rate(device: str) -> float:
@@ -311,7 +306,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         plain = write_folders(Path(place), arguments)
         task, spec = make_task(plain, device)
-        base = allocated()
+        base = reserved()
         gradients = []
         for compiled in (False, True) if arguments.compile else (False,):
             difference, gradient = independence(task, spec, compiled)
@@ -356,7 +351,6 @@ def main() -> None:
                     flush=True,
                 )
             del arms, packed
-            give_back_memory()
         processes.close()
 
 

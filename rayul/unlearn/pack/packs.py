@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,6 +102,7 @@ class Packs:
         self.packs.remove(pack)
         del pack
         if self.task.device.type == "cuda":
+            gc.collect()  # its graphs know the base that knows them
             torch.cuda.empty_cache()
         new = [Pack(self.task, self.spec, smaller) for _ in range(count)]
         self.packs += new
