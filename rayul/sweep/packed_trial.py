@@ -9,14 +9,15 @@ import ray
 from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
+from rayul.sweep.broker import device_here
 from rayul.sweep.deadline import arm
 
 
 class PackedTrial(Trainable):  # type: ignore[misc]
     """Config as of `UnlearningTrial`; its results are those of `Device.next`."""
 
-    def setup(self, config: dict[str, Any], broker: Any, limit: float | None = None) -> None:
-        self.broker, self.limit = broker, limit
+    def setup(self, config: dict[str, Any], broker: Any, baseline: str, limit: float | None = None) -> None:
+        self.broker, self.baseline, self.limit = broker, baseline, limit
         self._join(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -29,7 +30,7 @@ class PackedTrial(Trainable):  # type: ignore[misc]
             result: dict[str, Any] = ray.get(self.device.next.remote(self.config["number"]))
         except RayActorError:
             # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
-            ray.get(self._place(lost=self.device._actor_id.hex()))
+            ray.get(self._device(lost=self.device._actor_id.hex()))
             raise
         if result["done"]:
             arm(None)  # the process waits for its next trial
@@ -47,17 +48,15 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     def _join(self, config: dict[str, Any]) -> None:
         self.config = config
         arm(self.limit)
-        self.device = ray.get(self._place())
+        trial = config["number"], config["params"], self.baseline
+        self.device = ray.get(self._device())
         try:
-            ray.get(self.device.join.remote(config["number"], config["params"]))
+            ray.get(self.device.join.remote(*trial))
         except RayActorError:  # it died while nobody was looking
-            self.device = ray.get(self._place(lost=self.device._actor_id.hex()))
-            ray.get(self.device.join.remote(config["number"], config["params"]))
+            self.device = ray.get(self._device(lost=self.device._actor_id.hex()))
+            ray.get(self.device.join.remote(*trial))
         # Once more: the driver's clock of a trial starts when its process is ready, and that waited for the device.
         arm(self.limit)
 
-    def _place(self, lost: str | None = None) -> Any:
-        gpus = ray.get_gpu_ids()
-        gpu = str(gpus[0]) if gpus else None
-        node = ray.get_runtime_context().get_node_id()
-        return self.broker.device.remote(self.config["number"], node, gpu, lost)
+    def _device(self, lost: str | None = None) -> Any:
+        return device_here(self.broker, self.config["number"], lost)
