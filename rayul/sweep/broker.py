@@ -117,15 +117,18 @@ class Broker:
         lost: id of an actor that the holder found dead; it is replaced.
         """
         with self.lock:
+            before = [held for held in self.held.values() if holder in held.holders]
             for place, held in list(self.held.items()):
-                if holder in held.holders:
-                    self._free(held, holder)
+                held.holders.discard(holder)
                 if held.actor._actor_id.hex() == lost:
                     del self.held[place]
             place = (node, gpu) if gpu is not None else self._emptiest(node)
             if place not in self.held:
                 self.held[place] = Held(self._start(*place, on_gpu=gpu is not None))
             held = self.held[place]
+            for other in before:
+                if other is not held:  # from its own the trial must not be sent away: that could come after its join
+                    self._free(other, holder)
             held.holders.add(holder)
             held.since = time.monotonic()
             return held.actor

@@ -12,7 +12,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
-from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
+from rayul.records import ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.adapters import load_adapter
@@ -30,10 +30,9 @@ Ask = Callable[[str, Any], Any]
 """ask("measure", name) and ask("verify", points): a reference to what `measured` and `verified` return."""
 
 
-def measure_references(spec: Spec, ask: Ask) -> list[Evaluation]:
-    """Rows of the baseline and, where the spec has one, of the oracle; measured where the trials will run."""
-    names = [BASELINE] if spec.oracle is None else [BASELINE, ORACLE]
-    return [from_json(line) for line in result([ask("measure", name) for name in names])]
+def measure_references(names: Sequence[str], ask: Ask) -> dict[str, Evaluation]:
+    """Rows of the baseline, of the oracle, by name; measured where the trials will run."""
+    return dict(zip(names, map(from_json, result([ask("measure", name) for name in names])), strict=True))
 
 
 def verify_adapters(points: Sequence[Evaluation], ask: Ask) -> list[str]:

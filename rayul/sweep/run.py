@@ -87,9 +87,13 @@ def _run(
     sets = load_sets(ready.data)
     spec = with_data(spec, sets)
     check_needs(ready, sets)
-    load_tokenizer(ready.model)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(spec)
     journal = Journal(folder / JOURNAL)
+    references = {row.trial_id: row for row in journal if row.is_reference}
+    wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
+    missing = [name for name in wanted if name not in references]
+    if not missing:  # else a model that cannot be loaded is refused by whoever measures it
+        load_tokenizer(ready.model)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if earlier:
         say(f"the search begins with {len(earlier)} trials of {', '.join(spec.search.warm_start)}")
@@ -116,7 +120,7 @@ def _run(
             line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
             console.print(line, highlight=False, soft_wrap=True)
         with _devices(ready, sets, mine, packing, disk) as (shop, ask):
-            references = _references(ready, journal, ask)
+            references |= measure_references(missing, ask)
             baseline = references[BASELINE]
             limits(spec.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
             check_objectives(spec.objectives, baseline.metrics)
@@ -158,14 +162,6 @@ def _devices(
     arguments = {"spec": spec, "sets": sets, "disk": disk, "shape": packing.shape, "checkpoint_every": every}
     with broker(mine, arguments) as shop:
         yield shop, partial(ask_a_device, shop, mine)
-
-
-def _references(spec: Spec, journal: Journal, ask: Ask) -> dict[str, Evaluation]:
-    """The rows of the baseline and, where there is one, the oracle; measured unless the journal has them."""
-    known = {row.trial_id: row for row in journal if row.is_reference}
-    if BASELINE not in known or (spec.oracle is not None and ORACLE not in known):
-        known = {row.trial_id: row for row in measure_references(spec, ask)} | known
-    return known
 
 
 def _search(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, Evaluation, from_json, to_json
+from rayul.records import BASELINE, Evaluation, from_json
 from rayul.sweep.device import CHECKPOINTS, Device
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.evaluate import evaluate
@@ -23,15 +23,17 @@ SHAPE = Shape(slots=2, rank=8, rows=4)
 
 
 @pytest.fixture
-def make_device(task: Any, make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Device]:
+def make_device(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Device]:
     def make(checkpoint_every: float = 60.0, shape: Shape = SHAPE, **sections: Any) -> Device:
         spec = make_spec(training=STEPS, **sections)
-        metrics = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-        baseline = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics=metrics))
         disk = DriverDisk(tmp_path, tmp_path / ".mark", "", {})
-        return Device(spec, sets, baseline, disk, shape, 1, checkpoint_every)
+        return Device(spec, sets, disk, shape, 1, checkpoint_every)
 
     return make
+
+
+def join(device: Device, number: int, params: dict[str, Any] | None = None) -> None:
+    device.join(number, params or {}, device.measure(BASELINE))
 
 
 def reported(device: Device, number: int, count: int | None = None) -> list[Evaluation]:
@@ -52,10 +54,10 @@ def of(rows: list[Evaluation]) -> list[tuple[int, str, dict[str, float]]]:
 
 def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any) -> None:
     device = make_device()
-    device.join(0, {})
+    join(device, 0)
     found = reported(device, 0)
     pack, expected = Pack(task, device.spec, SHAPE), []
-    pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
+    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
     while events := pack.advance():
         expected += [row for _, rows in events for row in rows]
     pack.close()
@@ -67,9 +69,9 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
 def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> None:
     device = make_device()
     for number in (0, 1):
-        device.join(number, {})
+        join(device, number)
     joined = threading.Event()
-    threading.Thread(target=lambda: (device.join(2, {}), joined.set()), daemon=True).start()
+    threading.Thread(target=lambda: (join(device, 2), joined.set()), daemon=True).start()
     reported(device, 0)
     assert not joined.wait(0.5), "a trial that has ended keeps its slot until it leaves"
     device.leave(0)
@@ -80,9 +82,9 @@ def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> N
 
 def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device: Callable[..., Device]) -> None:
     device = make_device()
-    device.join(0, {})
+    join(device, 0)
     seen = reported(device, 0, 2)
-    device.join(0, {})
+    join(device, 0)
     again = reported(device, 0)
     assert of(again)[:2] == of(seen)
     assert again[-1].state == "completed"
@@ -90,7 +92,7 @@ def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device:
 
 def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Callable[..., Device]) -> None:
     device = make_device()
-    device.join(0, {})
+    join(device, 0)
     reported(device, 0)
     ended: list[Exception] = []
 
@@ -110,13 +112,13 @@ def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Calla
 def test_a_trial_goes_on_from_its_checkpoint_on_another_device(make_device: Callable[..., Device]) -> None:
     """And only from what its client had taken: the last row that it asked beyond is in the journal."""
     undisturbed = make_device()
-    undisturbed.join(0, {})
+    join(undisturbed, 0)
     expected = reported(undisturbed, 0)
     first = make_device(checkpoint_every=0.0)
-    first.join(0, {})
+    join(first, 0)
     reported(first, 0, 3)  # has rows 0, 2 and 4; with the question for 4 row 2 was known to be kept
     second = make_device()
-    second.join(0, {})
+    join(second, 0)
     rest = reported(second, 0)
     assert [row.step for row in rest] == [4, 6]
     assert of(rest) == of(expected)[-2:]
@@ -124,19 +126,19 @@ def test_a_trial_goes_on_from_its_checkpoint_on_another_device(make_device: Call
 
 def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device], tmp_path: Path) -> None:
     first = make_device(checkpoint_every=0.0)
-    first.join(0, {})
+    join(first, 0)
     reported(first, 0, 3)
     path = tmp_path / CHECKPOINTS / "0000.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
     second = make_device()
-    second.join(0, {})
+    join(second, 0)
     assert [row.step for row in reported(second, 0)] == [0, 2, 4, 6]
 
 
 def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) -> None:
     device = make_device(method={"name": "rmu", "layer": {"choice": [1, 99]}})
     for number, layer in ((0, 99), (1, 1)):
-        device.join(number, {"method.layer": layer})
+        join(device, number, {"method.layer": layer})
     (failed,) = reported(device, 0)
     assert failed.state == "failed"
     assert failed.reason
@@ -148,10 +150,10 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
 ) -> None:
     """Those of the step that was reported, though the trial has trained on since."""
     device = make_device(objectives={"forget.prob": "minimize", "retain.prob": "maximize"})
-    device.join(0, {})
+    join(device, 0)
     rows = reported(device, 0, 2)
     pack = Pack(task, device.spec, SHAPE)
-    pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
+    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
     pack.advance()
     pack.advance()
     pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")
