@@ -160,7 +160,6 @@ class Device:
             while True:
                 with self.changed:
                     joining, leaving, self.joining, self.leaving = self.joining, self.leaving, [], []
-                    waiting = {name for name, seat in training.items() if seat.ready}
                     self.news = False
                 with self.base:
                     # A step that takes as long as a trial may hangs, and would hang for every trial to come.
@@ -173,6 +172,8 @@ class Device:
                         if not seat.left:
                             training[trial_id(seat.number)] = seat
                             self._admit(seat)
+                    # Whose report is taken from here on is news.
+                    waiting = {name for name, seat in training.items() if seat.ready}
                     reports = self.packs.turn(waiting)
                     arm(None)
                 with self.changed:

@@ -14,23 +14,29 @@ from rayul.sweep.deadline import arm
 
 
 class PackedTrial(Trainable):  # type: ignore[misc]
-    """Config as of `UnlearningTrial`; its results are those of `Device.next`."""
+    """Config as of `UnlearningTrial`; its results are those of `Device.next`.
+
+    The trial joins with its first step. Tune starts a process for each, and gives the trial to another that is free
+    before that one is up: a process that is never to step must not take the trial's seat.
+    """
 
     def setup(self, config: dict[str, Any], broker: Any, baseline: str, limit: float | None = None) -> None:
         self.broker, self.baseline, self.limit = broker, baseline, limit
-        self._join(config)
+        self.device: Any = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial in the same process. The driver has released the one before."""
-        self._join(new_config)
+        self.config, self.device = new_config, None
         return True
 
     def step(self) -> dict[str, Any]:
+        if self.device is None:
+            self._join()
         try:
             result: dict[str, Any] = ray.get(self.device.next.remote(self.config["number"]))
         except RayActorError:
             # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
-            ray.get(self._device(lost=self.device._actor_id.hex()))
+            ray.get(self._place(lost=self.device._actor_id.hex()))
             raise
         if result["done"]:
             arm(None)  # the process waits for its next trial
@@ -45,18 +51,16 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         arm(None)
 
-    def _join(self, config: dict[str, Any]) -> None:
-        self.config = config
-        arm(self.limit)
-        trial = config["number"], config["params"], self.baseline
-        self.device = ray.get(self._device())
+    def _join(self) -> None:
+        trial = self.config["number"], self.config["params"], self.baseline
+        device = ray.get(self._place())
         try:
-            ray.get(self.device.join.remote(*trial))
+            ray.get(device.join.remote(*trial))
         except RayActorError:  # it died while nobody was looking
-            self.device = ray.get(self._device(lost=self.device._actor_id.hex()))
-            ray.get(self.device.join.remote(*trial))
-        # Once more: the driver's clock of a trial starts when its process is ready, and that waited for the device.
-        arm(self.limit)
+            device = ray.get(self._place(lost=device._actor_id.hex()))
+            ray.get(device.join.remote(*trial))
+        self.device = device
+        arm(self.limit)  # only now: it may have waited for the device to load the model
 
-    def _device(self, lost: str | None = None) -> Any:
+    def _place(self, lost: str | None = None) -> Any:
         return device_here(self.broker, self.config["number"], lost)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +14,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, Evaluation, from_json
+from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.sweep.device import CHECKPOINTS, Device
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.reference import measured, verified
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.pack import Pack, Shape
 
@@ -66,6 +69,47 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     assert {row.numerics for row in found} == {"2 slots of 4 rows, rank 8, 1 evaluated at a time, float32, 1 thread"}
 
 
+def test_what_is_measured_between_steps_is_what_a_process_of_its_own_measures(
+    make_device: Callable[..., Device], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Baseline, oracle and exported adapters, while trials train; and their rows are none the wiser."""
+    sections = {
+        "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
+        "oracle": str(other_model(tiny_folder, tmp_path)),
+    }
+    undisturbed, device = make_device(**sections), make_device(**sections)
+    join(undisturbed, 0)
+    expected = reported(undisturbed, 0)
+    points = [row for row in expected if adapter_folder(tmp_path, row).exists()]
+    assert points, "some row is on the front"
+    join(device, 0)
+    found = []
+    for name in (BASELINE, ORACLE, BASELINE):
+        found += reported(device, 0, 1)
+        alone = measured(device.spec, device.sets, device.disk, name)
+        assert from_json(device.measure(name)).metrics == from_json(alone).metrics
+    assert from_json(device.measure(BASELINE)).metrics != from_json(device.measure(ORACLE)).metrics
+    lines = [to_json(row) for row in points]
+    assert device.verify(lines) == []
+    notes = [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
+    assert verified(device.spec, device.sets, device.disk, lines) == []
+    assert notes == [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
+    assert of(found + reported(device, 0)) == of(expected)
+
+
+def other_model(folder: Path, place: Path) -> Path:
+    """A model that is surer of what it says."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    other = Path(shutil.copytree(folder, place / "other"))
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    model.save_pretrained(other)
+    return other
+
+
 def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> None:
     device = make_device()
     for number in (0, 1):
@@ -88,6 +132,22 @@ def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device:
     again = reported(device, 0)
     assert of(again)[:2] == of(seen)
     assert again[-1].state == "completed"
+
+
+def test_it_starts_again_though_its_last_report_is_still_to_be_taken(make_device: Callable[..., Device]) -> None:
+    """Its leaving and its joining reach the training thread together, and there is no other trial to wake that."""
+    device = make_device()
+    baseline = device.measure(BASELINE)
+    device.join(0, {}, baseline)
+    reported(device, 0, 1)
+    with device.changed:
+        device.changed.wait_for(lambda: device.seats[0].ready, timeout=60)
+        device.join(0, {}, baseline)
+    rows: list[Evaluation] = []
+    thread = threading.Thread(target=lambda: rows.extend(reported(device, 0)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [row.step for row in rows] == [0, 2, 4, 6]
 
 
 def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Callable[..., Device]) -> None:
