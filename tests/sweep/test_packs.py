@@ -37,6 +37,8 @@ def mine(scores):
     while Path({file!r}).exists():
         time.sleep(0.05)
     return float(scores.match.mean())
+
+mine.better = "higher"
 """
 """A metric of one's own that takes as long as a file is there."""
 
@@ -131,7 +133,7 @@ def test_trials_are_thin_clients(make_spec_file: Callable[..., Path], tmp_path: 
                 titles.setdefault(pid, set()).add(line.partition(" ")[0])
                 if "libtorch" in Path(f"/proc/{pid}/maps").read_text():
                     with_torch.add(pid)
-        time.sleep(0.1)
+        time.sleep(0.5)
     _, err = driver.communicate(timeout=250)
     assert driver.returncode == 0, err
     devices = {pid for pid, lines in titles.items() if any(line.startswith("ray::Device") for line in lines)}
@@ -148,7 +150,7 @@ def test_a_device_that_is_killed_while_it_measures_a_reference_is_replaced(
     make_spec_file: Callable[..., Path], hanging: Path, tmp_path: Path
 ) -> None:
     hanging.touch()
-    driver = start(make_spec_file(metrics=("es", "prob", "./hangs.py:mine")), tmp_path / "results")
+    driver = start(make_spec_file(metrics=("prob", f"{tmp_path}/hangs.py:mine")), tmp_path / "results")
     wait(lambda: bool(measuring(driver.pid)), driver)
     for victim in measuring(driver.pid):
         os.kill(victim, signal.SIGKILL)
@@ -165,7 +167,7 @@ def test_no_device_outlives_a_driver_that_is_killed_while_it_measures(
     make_spec_file: Callable[..., Path], hanging: Path, tmp_path: Path, families: dict[int, str]
 ) -> None:
     hanging.touch()
-    driver = start(make_spec_file(metrics=("es", "prob", "./hangs.py:mine")), tmp_path / "results")
+    driver = start(make_spec_file(metrics=("prob", f"{tmp_path}/hangs.py:mine")), tmp_path / "results")
     wait(lambda: bool(measuring(driver.pid)), driver)
     devices = {pid: born(pid) for pid in devices_of(driver.pid)}
     families |= {pid: born(pid) for pid in children_of(driver.pid)}
