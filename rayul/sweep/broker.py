@@ -10,32 +10,43 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayul.sweep.cluster import Share
+if TYPE_CHECKING:
+    from rayul.sweep.cluster import Share
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 """glibc keeps freed memory: without it the activations of every step go back to the system, and come again a page fault
 at a time (on the testbed a third of the time)."""
 
-IDLE_SECONDS = 20.0
-"""A device without trials ends after it: on a GPU it holds memory, and its node could be given back."""
+IDLE_SECONDS = 60.0
+"""A device that nobody holds ends after it: on a GPU it has memory, and its node could be given back. Longer than the
+clients of a full machine take to start, for whom it waits when it has measured the references."""
+
+Holder = int | str
+"""Who is on a device: a trial by its number, or a task by its id."""
 
 
 class DeviceActor:
     """A `Device` as Ray's actor. Every client that holds its handle imports this module, which therefore knows nothing
-    of torch: a second and 150 MB for each of them."""
+    of torch (a second and 150 MB for each of them) or Tune."""
 
     def __init__(self, arguments: dict[str, Any], threads: int) -> None:
         from rayul.sweep.device import Device
 
         self.device = Device(**arguments, threads=threads)
 
-    def join(self, number: int, params: dict[str, Any]) -> None:
-        self.device.join(number, params)
+    def measure(self, name: str) -> str:
+        return self.device.measure(name)
+
+    def verify(self, points: list[str]) -> list[str]:
+        return self.device.verify(points)
+
+    def join(self, number: int, params: dict[str, Any], baseline: str) -> None:
+        self.device.join(number, params, baseline)
 
     def next(self, number: int) -> dict[str, Any]:
         return self.device.next(number)
@@ -46,12 +57,12 @@ class DeviceActor:
 
 @dataclass
 class Held:
-    """A device actor and the numbers of the trials on it."""
+    """A device actor and who is on it."""
 
     actor: Any
-    numbers: set[int] = field(default_factory=set)
+    holders: set[Holder] = field(default_factory=set)
     since: float = field(default_factory=time.monotonic)
-    """When it last had a trial join or leave."""
+    """When somebody last came or left."""
 
 
 @contextmanager
@@ -71,8 +82,16 @@ def broker(share: Share, arguments: dict[str, Any]) -> Iterator[Any]:
         ray.kill(actor)
 
 
+def device_here(broker: Any, holder: Holder, lost: str | None = None) -> Any:
+    """The broker's reference to the device actor of this process's place: the GPU that it holds (a share of), or, on
+    CPU, a place on its node. lost: as for `Broker.device`."""
+    gpus = ray.get_gpu_ids()
+    node = ray.get_runtime_context().get_node_id()
+    return broker.device.remote(holder, node, str(gpus[0]) if gpus else None, lost)
+
+
 class Broker:
-    """Gives each trial the device actor of its place: a GPU of a node, or, on CPU, the emptiest of the node's.
+    """Gives each holder the device actor of its place: a GPU of a node, or, on CPU, the emptiest of the node's.
 
     cores: of a device where no GPUs are used. slots: trials a device takes. arguments: a reference to those of `Device`
     in a list, in which Ray leaves it a reference: whoever unpickles them imports torch, and all devices wait for it.
@@ -92,31 +111,34 @@ class Broker:
         self.lock = threading.Lock()
         threading.Thread(target=self._end_idle, daemon=True).start()
 
-    def device(self, number: int, node: str, gpu: str | None, lost: str | None = None) -> Any:
-        """The actor for a trial whose client is on `node` and holds a share of `gpu`.
+    def device(self, holder: Holder, node: str, gpu: str | None, lost: str | None = None) -> Any:
+        """The actor for a holder who is on `node` and has a share of `gpu`.
 
-        lost: id of an actor that the client found dead; it is replaced.
+        lost: id of an actor that the holder found dead; it is replaced.
         """
         with self.lock:
+            before = [held for held in self.held.values() if holder in held.holders]
             for place, held in list(self.held.items()):
-                if number in held.numbers:
-                    self._free(held, number)
+                held.holders.discard(holder)
                 if held.actor._actor_id.hex() == lost:
                     del self.held[place]
             place = (node, gpu) if gpu is not None else self._emptiest(node)
             if place not in self.held:
                 self.held[place] = Held(self._start(*place, on_gpu=gpu is not None))
             held = self.held[place]
-            held.numbers.add(number)
+            for other in before:
+                if other is not held:  # from its own the trial must not be sent away: that could come after its join
+                    self._free(other, holder)
+            held.holders.add(holder)
             held.since = time.monotonic()
             return held.actor
 
-    def release(self, number: int) -> None:
-        """The trial has ended."""
+    def release(self, holder: Holder) -> None:
+        """The trial has ended, or the task."""
         with self.lock:
             for held in self.held.values():
-                if number in held.numbers:
-                    self._free(held, number)
+                if holder in held.holders:
+                    self._free(held, holder)
 
     def close(self) -> None:
         """End all device actors."""
@@ -125,15 +147,18 @@ class Broker:
                 ray.kill(held.actor)
             self.held.clear()
 
-    def _free(self, held: Held, number: int) -> None:
-        held.numbers.discard(number)
+    def _free(self, held: Held, holder: Holder) -> None:
+        held.holders.discard(holder)
         held.since = time.monotonic()
-        held.actor.leave.remote(number)
+        if isinstance(holder, int):  # a task has no slot
+            held.actor.leave.remote(holder)
 
     def _emptiest(self, node: str) -> tuple[str, str]:
         there = next(n["Resources"].get("CPU", 1.0) for n in ray.nodes() if n["NodeID"] == node)
         places = [(node, f"cpu {i}") for i in range(max(1, int(there // self.cores)))]
-        return min(places, key=lambda place: len(self.held[place].numbers) if place in self.held else 0)
+        # Of empty places one that has an actor: it need not load the model.
+        count = {place: len(self.held[place].holders) if place in self.held else 0.5 for place in places}
+        return min(places, key=lambda place: count[place])
 
     def _start(self, node: str, name: str, on_gpu: bool) -> Any:
         # It asks for no GPU (its trials hold the shares of it), so Ray would not show it the right one.
@@ -156,6 +181,6 @@ class Broker:
             time.sleep(self.idle_seconds / 4)
             with self.lock:
                 for place, held in list(self.held.items()):
-                    if not held.numbers and time.monotonic() - held.since > self.idle_seconds:
+                    if not held.holders and time.monotonic() - held.since > self.idle_seconds:
                         ray.kill(held.actor)
                         del self.held[place]

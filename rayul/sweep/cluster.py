@@ -27,6 +27,8 @@ from rayul.spec import Resources
 
 # Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
+# A variable of PyTorch Lightning's, which would give each trial an environment, and that a process that sets it up.
+class_cache.DEFAULT_ENV_VARS = {}
 
 
 @dataclass(frozen=True)

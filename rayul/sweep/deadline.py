@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import faulthandler
 import time
+from typing import TYPE_CHECKING
 
-from ray.tune.experiment import Trial
+if TYPE_CHECKING:  # a device imports this module, and no Tune
+    from ray.tune.experiment import Trial
 
 GRACE = 2.0
 """Seconds more than the driver gives a trial, so that the driver knows why its process has gone."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from rayul.errors import RayulError
 from rayul.records import CHECKPOINTS, RUNNING, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.reference import measured, verified
 from rayul.sweep.worker import KeptAdapters, load_here
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Packs, Report, Shape
@@ -49,34 +52,61 @@ class Device:
         self,
         spec: Spec,
         sets: Sets,
-        baseline: str,
         disk: DriverDisk,
         shape: Shape,
         threads: int,
         checkpoint_every: float,
     ) -> None:
         torch.set_num_threads(threads)
-        self.spec, self.threads, self.checkpoint_every = spec, threads, checkpoint_every
-        self.disk, self.folder = disk, disk.adapters()
-        self.baseline: Evaluation = from_json(baseline)
-        self.packs = Packs(load_here(spec, sets, disk), spec, shape)
+        self.spec, self.sets, self.threads, self.checkpoint_every = spec, sets, threads, checkpoint_every
         # Only the training thread touches the packs; the others leave word here, under the lock.
         self.changed = threading.Condition()
+        self.base = threading.Lock()
+        """Of whoever calls the base model, or changes it."""
         self.seats: dict[int, Seat] = {}
         self.joining: list[Seat] = []
         self.leaving: list[Seat] = []
         self.news = False
         self.error: Exception | None = None
-        threading.Thread(target=self._train, daemon=True).start()
+        try:
+            self.disk, self.folder = disk, disk.adapters()
+            self.packs = Packs(load_here(spec, sets, disk), spec, shape)
+        except RayulError as error:  # for whoever asks: an actor that dies of it tells no type
+            self.error = error
+        else:
+            threading.Thread(target=self._train, daemon=True).start()
+
+    # --- before and after the trials ---------------------------------------------------------------------------------
+
+    def measure(self, name: str) -> str:
+        """`reference.measured` in this process."""
+        with self._between_steps():
+            return measured(self.spec, self.sets, self.disk, name, self.packs.task)
+
+    def verify(self, points: list[str]) -> list[str]:
+        """`reference.verified` in this process."""
+        with self._between_steps():
+            return verified(self.spec, self.sets, self.disk, points, self.packs.task)
+
+    @contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """The base without adapters, in any thread."""
+        if self.error is not None:
+            raise self.error
+        torch.set_num_threads(self.threads)  # OpenMP counts by thread
+        with self.base:
+            yield
+            if self.packs.task.device.type == "cuda":
+                torch.cuda.empty_cache()  # an oracle was loaded
 
     # --- what clients and the broker call ----------------------------------------------------------------------------
 
-    def join(self, number: int, params: dict[str, Any]) -> None:
+    def join(self, number: int, params: dict[str, Any], baseline: str) -> None:
         """Seat a trial as soon as a slot is free. One that is seated already starts again: its client died."""
         self.leave(number)
         with self.changed:
             self._wait(lambda: len(self.seats) < self.packs.shape.slots)
-            kept = KeptAdapters(self.spec, self.disk, self.folder, self.baseline)
+            kept = KeptAdapters(self.spec, self.disk, self.folder, from_json(baseline))
             seat = self.seats[number] = Seat(number, params, kept)
             self.joining.append(seat)
             self._tell()
@@ -128,27 +158,29 @@ class Device:
         limit = self.spec.search.trial_time_limit
         try:
             while True:
-                # A step that takes as long as a trial may hangs, and would hang for every trial to come.
-                arm(limit)
                 with self.changed:
                     joining, leaving, self.joining, self.leaving = self.joining, self.leaving, [], []
-                    waiting = {name for name, seat in training.items() if seat.ready}
                     self.news = False
-                for seat in leaving:
-                    if training.get(trial_id(seat.number)) is seat:
-                        self.packs.leave(trial_id(seat.number))
-                        del training[trial_id(seat.number)]
-                for seat in joining:
-                    if not seat.left:
-                        training[trial_id(seat.number)] = seat
-                        self._admit(seat)
-                reports = self.packs.turn(waiting)
+                with self.base:
+                    # A step that takes as long as a trial may hangs, and would hang for every trial to come.
+                    arm(limit)
+                    for seat in leaving:
+                        if training.get(trial_id(seat.number)) is seat:
+                            self.packs.leave(trial_id(seat.number))
+                            del training[trial_id(seat.number)]
+                    for seat in joining:
+                        if not seat.left:
+                            training[trial_id(seat.number)] = seat
+                            self._admit(seat)
+                    # Whose report is taken from here on is news.
+                    waiting = {name for name, seat in training.items() if seat.ready}
+                    reports = self.packs.turn(waiting)
+                    arm(None)
                 with self.changed:
                     for report in reports or ():
                         training[report.trial_id].ready.append(report)
                     self.changed.notify_all()
                     if reports is None:
-                        arm(None)
                         self.changed.wait_for(lambda: self.news)
         except Exception as error:  # for everyone who waits
             arm(None)
@@ -159,8 +191,8 @@ class Device:
     def _admit(self, seat: Seat) -> None:
         name, seed = trial_id(seat.number), self.spec.search.seed + seat.number
         try:
-            state = self._checkpoint(seat.number)
-            self.packs.join(name, self.spec.at(seat.params), seed, seat.params, self.baseline.metrics, state)
+            state, baseline = self._checkpoint(seat.number), seat.kept.baseline
+            self.packs.join(name, self.spec.at(seat.params), seed, seat.params, baseline.metrics, state)
         except Exception as error:  # any failure of one trial is a row
             shared = Evaluation(name, 0, seed=seed, params=seat.params)
             with self.changed:

@@ -9,22 +9,29 @@ import ray
 from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
+from rayul.sweep.broker import device_here
 from rayul.sweep.deadline import arm
 
 
 class PackedTrial(Trainable):  # type: ignore[misc]
-    """Config as of `UnlearningTrial`; its results are those of `Device.next`."""
+    """Config as of `UnlearningTrial`; its results are those of `Device.next`.
 
-    def setup(self, config: dict[str, Any], broker: Any, limit: float | None = None) -> None:
-        self.broker, self.limit = broker, limit
-        self._join(config)
+    The trial joins with its first step. Tune starts a process for each, and gives the trial to another that is free
+    before that one is up: a process that is never to step must not take the trial's seat.
+    """
+
+    def setup(self, config: dict[str, Any], broker: Any, baseline: str, limit: float | None = None) -> None:
+        self.broker, self.baseline, self.limit = broker, baseline, limit
+        self.device: Any = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial in the same process. The driver has released the one before."""
-        self._join(new_config)
+        self.config, self.device = new_config, None
         return True
 
     def step(self) -> dict[str, Any]:
+        if self.device is None:
+            self._join()
         try:
             result: dict[str, Any] = ray.get(self.device.next.remote(self.config["number"]))
         except RayActorError:
@@ -44,20 +51,16 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         arm(None)
 
-    def _join(self, config: dict[str, Any]) -> None:
-        self.config = config
-        arm(self.limit)
-        self.device = ray.get(self._place())
+    def _join(self) -> None:
+        trial = self.config["number"], self.config["params"], self.baseline
+        device = ray.get(self._place())
         try:
-            ray.get(self.device.join.remote(config["number"], config["params"]))
+            ray.get(device.join.remote(*trial))
         except RayActorError:  # it died while nobody was looking
-            self.device = ray.get(self._place(lost=self.device._actor_id.hex()))
-            ray.get(self.device.join.remote(config["number"], config["params"]))
-        # Once more: the driver's clock of a trial starts when its process is ready, and that waited for the device.
-        arm(self.limit)
+            device = ray.get(self._place(lost=device._actor_id.hex()))
+            ray.get(device.join.remote(*trial))
+        self.device = device
+        arm(self.limit)  # only now: it may have waited for the device to load the model
 
     def _place(self, lost: str | None = None) -> Any:
-        gpus = ray.get_gpu_ids()
-        gpu = str(gpus[0]) if gpus else None
-        node = ray.get_runtime_context().get_node_id()
-        return self.broker.device.remote(self.config["number"], node, gpu, lost)
+        return device_here(self.broker, self.config["number"], lost)

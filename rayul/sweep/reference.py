@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
 from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
-from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
+from rayul.records import ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
-from rayul.sweep.cluster import Share
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.unlearn.cost import Cost
+from rayul.unlearn.adapters import load_adapter
+from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
+from rayul.unlearn.model import detach_lora
+from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.trial import final_measurement, reference_evaluation
+
+if TYPE_CHECKING:  # a device imports this module, and no Tune
+    from rayul.sweep.cluster import Share
+
+Ask = Callable[[str, Any], Any]
+"""ask("measure", name) and ask("verify", points): a reference to what `measured` and `verified` return."""
 
 
-def measure_references(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> list[Evaluation]:
-    """Rows of the baseline and, where the spec has one, of the oracle; measured where the trials will run."""
-    task = ray.remote(**_options(share))(_measure)
-    wanted = [(BASELINE, spec)]
-    if spec.oracle is not None:
-        wanted.append((ORACLE, spec.model_copy(update={"model": spec.oracle})))
-    shipped = ray.put(sets)
-    lines = result([task.remote(which, shipped, name, share.threads, disk) for name, which in wanted])
-    return [from_json(line) for line in lines]
+def measure_references(names: Sequence[str], ask: Ask) -> dict[str, Evaluation]:
+    """Rows of the baseline, of the oracle, by name; measured where the trials will run."""
+    return dict(zip(names, map(from_json, result([ask("measure", name) for name in names])), strict=True))
 
 
-def verify_adapters(spec: Spec, sets: Sets, share: Share, disk: DriverDisk, points: Sequence[Evaluation]) -> list[str]:
+def verify_adapters(points: Sequence[Evaluation], ask: Ask) -> list[str]:
     """Reload each exported adapter with PEFT, score it again, and note what the report sets say beside it.
 
     Writes rayul.json into each adapter's folder. Returns a line for each adapter whose scores differ from its record.
     """
-    if not points:
-        return []
-    task = ray.remote(**_options(share))(_verify)
-    lines: list[str] = result(task.remote(spec, sets, disk, [to_json(p) for p in points], share.threads))
+    lines: list[str] = result(ask("verify", [to_json(p) for p in points])) if points else []
     return lines
+
+
+def ask_a_process(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Ask:
+    """Each question has a process of its own, which loads the model and takes a trial's share of the device."""
+    task = ray.remote(**_options(share))(_alone)
+    shipped = ray.put(sets)
+    return lambda method, argument: task.remote(spec, shipped, share.threads, disk, method, argument)
 
 
 def measure_trial_cost(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Cost:
@@ -50,10 +58,6 @@ def measure_trial_cost(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -
 
 
 def _cost(spec: Spec, sets: Sets, threads: int, disk: DriverDisk) -> Cost:
-    import torch
-
-    from rayul.unlearn.cost import measure_cost
-
     torch.set_num_threads(threads)
     return measure_cost(disk.with_models(spec), sets)
 
@@ -68,28 +72,18 @@ def result(pending: Any) -> Any:
         raise
 
 
-def _measure(spec: Spec, sets: Sets, name: str, threads: int, disk: DriverDisk) -> str:
-    import torch
-
-    from rayul.unlearn.task import load_task
-    from rayul.unlearn.trial import reference_evaluation
-
-    torch.set_num_threads(threads)
+def measured(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> str:
+    """The row of the baseline or the oracle, as JSON. task: that of the spec, where this process has it."""
+    if name == ORACLE:
+        spec, task = spec.model_copy(update={"model": spec.oracle}), None
     spec = disk.with_models(spec)
-    return to_json(reference_evaluation(load_task(spec, sets), spec, name))
+    return to_json(reference_evaluation(task or load_task(spec, sets), spec, name))
 
 
-def _verify(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], threads: int) -> list[str]:
-    import torch
-
-    from rayul.unlearn.adapters import load_adapter
-    from rayul.unlearn.model import detach_lora
-    from rayul.unlearn.task import load_task
-    from rayul.unlearn.trial import final_measurement
-
-    torch.set_num_threads(threads)
+def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: Task | None = None) -> list[str]:
+    """`verify_adapters` in the process that does it. points: as JSON. task: as for `measured`."""
     spec, folder = disk.with_models(spec), disk.adapters()
-    task = load_task(spec, sets)
+    task = task or load_task(spec, sets)
     problems = []
     for point in map(from_json, points):
         place = adapter_folder(folder, point)
@@ -97,12 +91,14 @@ def _verify(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], threads
             problems.append(f"{place.name}: the adapter is missing (its node was lost before it was saved)")
             continue
         model = load_adapter(task.base, place)
-        measured = final_measurement(model, task, spec)
-        detach_lora(model)
-        worst = largest_difference(measured, point.metrics)
+        try:
+            found = final_measurement(model, task, spec)
+        finally:
+            detach_lora(model)
+        worst = largest_difference(found, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
-        report = {k: m for k, m in measured.items() if k not in point.metrics}
+        report = {k: m for k, m in found.items() if k not in point.metrics}
         note = {
             "evaluation": json.loads(to_json(point)),
             "report_metrics": {k: m.value for k, m in report.items()},
@@ -116,6 +112,12 @@ def _verify(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], threads
         temporary.replace(place / "rayul.json")
         disk.send(place)
     return problems
+
+
+def _alone(spec: Spec, sets: Sets, threads: int, disk: DriverDisk, method: str, argument: Any) -> Any:
+    torch.set_num_threads(threads)
+    answers: dict[str, Callable[..., Any]] = {"measure": measured, "verify": verified}
+    return answers[method](spec, sets, disk, argument)
 
 
 def _options(share: Share) -> dict[str, Any]:

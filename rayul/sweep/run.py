@@ -26,6 +26,7 @@ from ray.tune import Callback
 from rayul.sweep.audit import audit
 from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
+from rayul.sweep.device_task import ask_a_device
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, opened, with_data
@@ -34,7 +35,7 @@ from rayul.sweep.packed_trial import PackedTrial
 from rayul.sweep.packing import Packing, as_plain, choose
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.recorder import Recorder
-from rayul.sweep.reference import measure_references, verify_adapters
+from rayul.sweep.reference import Ask, ask_a_process, measure_references, verify_adapters
 from rayul.sweep.scheduler import ControlScheduler
 from rayul.sweep.search import OptunaSearcher, open_study
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -86,9 +87,13 @@ def _run(
     sets = load_sets(ready.data)
     spec = with_data(spec, sets)
     check_needs(ready, sets)
-    load_tokenizer(ready.model)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(spec)
     journal = Journal(folder / JOURNAL)
+    references = {row.trial_id: row for row in journal if row.is_reference}
+    wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
+    missing = [name for name in wanted if name not in references]
+    if not missing:  # else a model that cannot be loaded is refused by whoever measures it
+        load_tokenizer(ready.model)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if earlier:
         say(f"the search begins with {len(earlier)} trials of {', '.join(spec.search.warm_start)}")
@@ -114,49 +119,56 @@ def _run(
         if conditional and spec.search.sampler == "gp":
             line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
             console.print(line, highlight=False, soft_wrap=True)
-        references = _references(ready, sets, mine, disk, journal)
-        baseline = references[BASELINE]
-        limits(spec.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
-        check_objectives(spec.objectives, baseline.metrics)
-        # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
-        begin(folder, spec)
-        for row in references.values():
-            journal.append(row)
-        study = open_study(folder / STUDY, ready, earlier)
-        stopped = _search(ready, sets, mine, packing, disk, journal, study, baseline, console, callbacks)
-        provenance = run_ends(spec.provenance or {}, stopped, time.monotonic() - began)
-        begin(folder, spec.model_copy(update={"provenance": provenance}))
-        if stopped not in ("", CTRL_C):
-            say(f"stopped: {stopped}")
-        if not stopped:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        points = front(journal, baseline, spec.objectives)
-        if stopped != CTRL_C:
-            for line in verify_adapters(ready, sets, mine, disk, points):
-                console.print(f"warning: {line}", style="yellow", highlight=False)
-            if spec.finalists is not None and points:
-                results = load_results(folder)
-                ended = audit(ready, sets, results, spec.finalists, console, remote=remote, ships=ships)
-                stopped = ended or stopped
+        with _devices(ready, sets, mine, packing, disk) as (shop, ask):
+            references |= measure_references(missing, ask)
+            baseline = references[BASELINE]
+            limits(spec.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+            check_objectives(spec.objectives, baseline.metrics)
+            # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
+            begin(folder, spec)
+            for row in references.values():
+                journal.append(row)
+            study = open_study(folder / STUDY, ready, earlier)
+            stopped = _search(ready, sets, mine, shop, disk, journal, study, baseline, console, callbacks)
+            provenance = run_ends(spec.provenance or {}, stopped, time.monotonic() - began)
+            begin(folder, spec.model_copy(update={"provenance": provenance}))
+            if stopped not in ("", CTRL_C):
+                say(f"stopped: {stopped}")
+            if not stopped:
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            points = front(journal, baseline, spec.objectives)
+            if stopped != CTRL_C:
+                for line in verify_adapters(points, ask):
+                    console.print(f"warning: {line}", style="yellow", highlight=False)
+        if stopped != CTRL_C and spec.finalists is not None and points:
+            results = load_results(folder)
+            ended = audit(ready, sets, results, spec.finalists, console, remote=remote, ships=ships)
+            stopped = ended or stopped
     summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
     return summary
 
 
-def _references(spec: Spec, sets: Sets, mine: Share, disk: DriverDisk, journal: Journal) -> dict[str, Evaluation]:
-    """The rows of the baseline and, where there is one, the oracle; measured unless the journal has them."""
-    known = {row.trial_id: row for row in journal if row.is_reference}
-    if BASELINE not in known or (spec.oracle is not None and ORACLE not in known):
-        known = {row.trial_id: row for row in measure_references(spec, sets, mine, disk)} | known
-    return known
+@contextmanager
+def _devices(
+    spec: Spec, sets: Sets, mine: Share, packing: Packing, disk: DriverDisk
+) -> Iterator[tuple[Any | None, Ask]]:
+    """The broker of the packs' devices, None without packs; and whom to ask for what is measured outside of trials."""
+    if packing.shape is None:
+        yield None, ask_a_process(spec, sets, mine, disk)
+        return
+    every = spec.resources.checkpoint_every
+    arguments = {"spec": spec, "sets": sets, "disk": disk, "shape": packing.shape, "checkpoint_every": every}
+    with broker(mine, arguments) as shop:
+        yield shop, partial(ask_a_device, shop, mine)
 
 
 def _search(
     spec: Spec,
     sets: Sets,
     mine: Share,
-    packing: Packing,
+    shop: Any | None,
     disk: DriverDisk,
     journal: Journal,
     study: Study,
@@ -175,46 +187,36 @@ def _search(
     def listen(row: Evaluation) -> None:
         budget.add(row)
         progress.add(row)
-        if row.state != RUNNING:
-            release(int(row.trial_id))
+        if row.state != RUNNING and shop is not None:
+            shop.release.remote(int(row.trial_id))
 
-    with _trainable(spec, sets, mine, packing, baseline, disk) as (trainable, release):
-        recorder = Recorder(disk.folder, spec, journal, baseline, scheduler, searcher, listen)
-        recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
-        if searcher.remaining <= 0 or budget.exhausted():
-            return budget.exhausted() if searcher.remaining else ""
-        stop = StopSignal(budget.exhausted)
-        fit(
-            tune.with_resources(trainable, mine.resources),
-            stop,
-            [recorder, *callbacks],
-            _directory,
-            meanwhile=shown(progress, console),
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=searcher.remaining,
-            max_concurrent_trials=mine.slots,
-        )
+    recorder = Recorder(disk.folder, spec, journal, baseline, scheduler, searcher, listen)
+    recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
+    if searcher.remaining <= 0 or budget.exhausted():
+        return budget.exhausted() if searcher.remaining else ""
+    stop = StopSignal(budget.exhausted)
+    fit(
+        tune.with_resources(_trainable(spec, sets, mine, shop, baseline, disk), mine.resources),
+        stop,
+        [recorder, *callbacks],
+        _directory,
+        meanwhile=shown(progress, console),
+        search_alg=searcher,
+        scheduler=scheduler,
+        num_samples=searcher.remaining,
+        max_concurrent_trials=mine.slots,
+    )
     if stop.received:
         return CTRL_C
     return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
 
 
-@contextmanager
-def _trainable(
-    spec: Spec, sets: Sets, mine: Share, packing: Packing, baseline: Evaluation, disk: DriverDisk
-) -> Iterator[tuple[Any, Callable[[int], Any]]]:
-    """What Tune runs as a trial, and what is to be called with the number of one that has ended."""
-    shared = {"spec": spec, "baseline": to_json(baseline), "disk": disk}
-    if packing.shape is None:
-        trial = tune.with_parameters(UnlearningTrial, **shared, sets=sets, threads=mine.threads)
-        yield trial, lambda number: None
-        return
-    every = spec.resources.checkpoint_every
-    arguments = shared | {"sets": sets, "shape": packing.shape, "checkpoint_every": every}
-    with broker(mine, arguments) as shop:
-        limit = spec.search.trial_time_limit
-        yield tune.with_parameters(PackedTrial, broker=shop, limit=limit), shop.release.remote
+def _trainable(spec: Spec, sets: Sets, mine: Share, shop: Any | None, baseline: Evaluation, disk: DriverDisk) -> Any:
+    """What Tune runs as a trial."""
+    line = to_json(baseline)
+    if shop is not None:
+        return tune.with_parameters(PackedTrial, broker=shop, baseline=line, limit=spec.search.trial_time_limit)
+    return tune.with_parameters(UnlearningTrial, spec=spec, sets=sets, baseline=line, disk=disk, threads=mine.threads)
 
 
 def _directory(trial: Any) -> str:

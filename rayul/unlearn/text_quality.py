@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
 
 from rayul.unlearn.metrics import Measured
 
 
 def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[np.float64]:
     """LCS(answer, generated) / |answer| over stemmed lower-case words, [N] in [0, 1] (Lin 2004; TOFU's ROUGE-L)."""
+    from rouge_score.rouge_scorer import RougeScorer  # NLTK, and with it a second of SciPy
+
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     return np.array([scorer.score(a, g)["rougeL"].recall for a, g in zip(answers, generated, strict=True)])
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from rayul.unlearn.metrics import Measured
 
@@ -53,6 +52,8 @@ def forget_quality(log_ratio: Floats, oracle_log_ratio: Floats) -> float:
     Two-sided and exact. High: indistinguishable from a model that never saw the forget set; below 0.05 it still
     differs, by remembering or by forgetting too much. The test sees ranks only, so logs serve as well as ratios.
     """
+    from scipy import stats
+
     return float(stats.ks_2samp(log_ratio, oracle_log_ratio, method="exact").pvalue)
 
 
@@ -63,6 +64,8 @@ def model_utility(sets: Sequence[Floats]) -> Measured:
     with option probabilities. 0 as soon as one mean is 0. Standard error by the delta method: with H the harmonic
     mean of K means m_j, dH/dm_j = H^2 / (K m_j^2); the three measures of a row go together, the sets are independent.
     """
+    from scipy import stats
+
     means = np.concatenate([s.mean(1) for s in sets])
     rows = sum(s.shape[1] for s in sets)
     utility = float(stats.hmean(means)) if means.min() > 0 else float(means.min())

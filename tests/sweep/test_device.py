@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +14,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, Evaluation, from_json, to_json
+from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.sweep.device import CHECKPOINTS, Device
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.reference import measured, verified
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.pack import Pack, Shape
 
@@ -23,15 +26,17 @@ SHAPE = Shape(slots=2, rank=8, rows=4)
 
 
 @pytest.fixture
-def make_device(task: Any, make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Device]:
+def make_device(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Device]:
     def make(checkpoint_every: float = 60.0, shape: Shape = SHAPE, **sections: Any) -> Device:
         spec = make_spec(training=STEPS, **sections)
-        metrics = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-        baseline = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics=metrics))
         disk = DriverDisk(tmp_path, tmp_path / ".mark", "", {})
-        return Device(spec, sets, baseline, disk, shape, 1, checkpoint_every)
+        return Device(spec, sets, disk, shape, 1, checkpoint_every)
 
     return make
+
+
+def join(device: Device, number: int, params: dict[str, Any] | None = None) -> None:
+    device.join(number, params or {}, device.measure(BASELINE))
 
 
 def reported(device: Device, number: int, count: int | None = None) -> list[Evaluation]:
@@ -52,10 +57,10 @@ def of(rows: list[Evaluation]) -> list[tuple[int, str, dict[str, float]]]:
 
 def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any) -> None:
     device = make_device()
-    device.join(0, {})
+    join(device, 0)
     found = reported(device, 0)
     pack, expected = Pack(task, device.spec, SHAPE), []
-    pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
+    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
     while events := pack.advance():
         expected += [row for _, rows in events for row in rows]
     assert [row.step for row in found] == [0, 2, 4, 6]
@@ -63,12 +68,53 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     assert {row.numerics for row in found} == {"2 slots of 4 rows, rank 8, 1 evaluated at a time, float32, 1 thread"}
 
 
+def test_what_is_measured_between_steps_is_what_a_process_of_its_own_measures(
+    make_device: Callable[..., Device], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Baseline, oracle and exported adapters, while trials train; and their rows are none the wiser."""
+    sections = {
+        "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
+        "oracle": str(other_model(tiny_folder, tmp_path)),
+    }
+    undisturbed, device = make_device(**sections), make_device(**sections)
+    join(undisturbed, 0)
+    expected = reported(undisturbed, 0)
+    points = [row for row in expected if adapter_folder(tmp_path, row).exists()]
+    assert points, "some row is on the front"
+    join(device, 0)
+    found = []
+    for name in (BASELINE, ORACLE, BASELINE):
+        found += reported(device, 0, 1)
+        alone = measured(device.spec, device.sets, device.disk, name)
+        assert from_json(device.measure(name)).metrics == from_json(alone).metrics
+    assert from_json(device.measure(BASELINE)).metrics != from_json(device.measure(ORACLE)).metrics
+    lines = [to_json(row) for row in points]
+    assert device.verify(lines) == []
+    notes = [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
+    assert verified(device.spec, device.sets, device.disk, lines) == []
+    assert notes == [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
+    assert of(found + reported(device, 0)) == of(expected)
+
+
+def other_model(folder: Path, place: Path) -> Path:
+    """A model that is surer of what it says."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    other = Path(shutil.copytree(folder, place / "other"))
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)
+    model.save_pretrained(other)
+    return other
+
+
 def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> None:
     device = make_device()
     for number in (0, 1):
-        device.join(number, {})
+        join(device, number)
     joined = threading.Event()
-    threading.Thread(target=lambda: (device.join(2, {}), joined.set()), daemon=True).start()
+    threading.Thread(target=lambda: (join(device, 2), joined.set()), daemon=True).start()
     reported(device, 0)
     assert not joined.wait(0.5), "a trial that has ended keeps its slot until it leaves"
     device.leave(0)
@@ -79,17 +125,33 @@ def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> N
 
 def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device: Callable[..., Device]) -> None:
     device = make_device()
-    device.join(0, {})
+    join(device, 0)
     seen = reported(device, 0, 2)
-    device.join(0, {})
+    join(device, 0)
     again = reported(device, 0)
     assert of(again)[:2] == of(seen)
     assert again[-1].state == "completed"
 
 
+def test_it_starts_again_though_its_last_report_is_still_to_be_taken(make_device: Callable[..., Device]) -> None:
+    """Its leaving and its joining reach the training thread together, and there is no other trial to wake that."""
+    device = make_device()
+    baseline = device.measure(BASELINE)
+    device.join(0, {}, baseline)
+    reported(device, 0, 1)
+    with device.changed:
+        device.changed.wait_for(lambda: device.seats[0].ready, timeout=60)
+        device.join(0, {}, baseline)
+    rows: list[Evaluation] = []
+    thread = threading.Thread(target=lambda: rows.extend(reported(device, 0)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [row.step for row in rows] == [0, 2, 4, 6]
+
+
 def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Callable[..., Device]) -> None:
     device = make_device()
-    device.join(0, {})
+    join(device, 0)
     reported(device, 0)
     ended: list[Exception] = []
 
@@ -109,13 +171,13 @@ def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Calla
 def test_a_trial_goes_on_from_its_checkpoint_on_another_device(make_device: Callable[..., Device]) -> None:
     """And only from what its client had taken: the last row that it asked beyond is in the journal."""
     undisturbed = make_device()
-    undisturbed.join(0, {})
+    join(undisturbed, 0)
     expected = reported(undisturbed, 0)
     first = make_device(checkpoint_every=0.0)
-    first.join(0, {})
+    join(first, 0)
     reported(first, 0, 3)  # has rows 0, 2 and 4; with the question for 4 row 2 was known to be kept
     second = make_device()
-    second.join(0, {})
+    join(second, 0)
     rest = reported(second, 0)
     assert [row.step for row in rest] == [4, 6]
     assert of(rest) == of(expected)[-2:]
@@ -123,19 +185,19 @@ def test_a_trial_goes_on_from_its_checkpoint_on_another_device(make_device: Call
 
 def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device], tmp_path: Path) -> None:
     first = make_device(checkpoint_every=0.0)
-    first.join(0, {})
+    join(first, 0)
     reported(first, 0, 3)
     path = tmp_path / CHECKPOINTS / "0000.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
     second = make_device()
-    second.join(0, {})
+    join(second, 0)
     assert [row.step for row in reported(second, 0)] == [0, 2, 4, 6]
 
 
 def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) -> None:
     device = make_device(method={"name": "rmu", "layer": {"choice": [1, 99]}})
     for number, layer in ((0, 99), (1, 1)):
-        device.join(number, {"method.layer": layer})
+        join(device, number, {"method.layer": layer})
     (failed,) = reported(device, 0)
     assert failed.state == "failed"
     assert failed.reason
@@ -147,10 +209,10 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
 ) -> None:
     """Those of the step that was reported, though the trial has trained on since."""
     device = make_device(objectives={"forget.prob": "minimize", "retain.prob": "maximize"})
-    device.join(0, {})
+    join(device, 0)
     rows = reported(device, 0, 2)
     pack = Pack(task, device.spec, SHAPE)
-    pack.join("0000", device.spec, 0, {}, device.baseline.metrics)
+    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
     pack.advance()
     pack.advance()
     pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")

@@ -105,8 +105,9 @@ def test_a_node_is_lost_and_another_joins(
     assert len({key(row) for row in rows(folder)}) == len(rows(folder))
 
 
+@pytest.mark.parametrize("together", [1, 2], ids=["alone", "in packs"])
 def test_a_cluster_that_grows_is_asked_for_what_does_not_fit_yet(
-    cluster: Cluster, tmp_path: Path, tiny_folder: Path, data_folder: Path
+    together: int, cluster: Cluster, tmp_path: Path, tiny_folder: Path, data_folder: Path
 ) -> None:
     """No GPU is there when the sweep begins: it waits for the first node, and uses the second when that comes."""
     folder = tmp_path / "tiny"
@@ -116,7 +117,7 @@ def test_a_cluster_that_grows_is_asked_for_what_does_not_fit_yet(
         data_folder,
         training=LONG,
         search={"sampler": "random", "trials": 8},
-        resources=ONE_GPU | {"concurrency": 2},
+        resources=ONE_GPU | {"concurrency": 2 * together, "trials_per_gpu": together},
         control=[],
     )
     driver = start(spec, tmp_path, "--address", cluster.address)
@@ -128,7 +129,8 @@ def test_a_cluster_that_grows_is_asked_for_what_does_not_fit_yet(
     wait(lambda: busy_nodes([first]) != set() and available_resources_per_node()[second.node_id]["GPU"] == 1, driver)
     _, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, err
-    assert "2 trials at a time, 1 GPU each; room for" in err
+    packs = " (packs of 2)" if together > 1 else ""
+    assert f"{2 * together} trials at a time, {1 / together:g} GPU each{packs}; room for" in err
     assert "the rest wait for nodes to join" in err
     assert len(ended(folder)) == 8
 

@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from driver import ended, key, rows, start, sweep, write_spec
+from ray import tune
 from test_faults import born, children_of, finished_is_kept, wait
 
+from rayul.records import BASELINE, Evaluation, to_json
+from rayul.sweep.broker import Broker
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.packed_trial import PackedTrial
 from rayul.sweep.packing import unpackable
+from rayul.unlearn.pack import Shape
 
 TRIALS = 12
 LONG = {"lr": {"float": [1e-4, 1e-3], "log": True}, "batch_size": {"choice": [2, 4]}, "steps": 60, "evaluate_every": 4}
 
 
+HANGS = """
+import time
+from pathlib import Path
+
+def mine(scores):
+    while Path({file!r}).exists():
+        time.sleep(0.05)
+    return float(scores.match.mean())
+
+mine.better = "higher"
+"""
+"""A metric of one's own that takes as long as a file is there."""
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """Holds up whoever measures."""
+    file = tmp_path / "hang"
+    (tmp_path / "hangs.py").write_text(HANGS.format(file=str(file)))
+    return file
+
+
 @pytest.fixture
 def make_spec_file(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> Callable[..., Path]:
-    def make(**resources: Any) -> Path:
-        sections = {"training": LONG, "search": {"sampler": "random", "trials": TRIALS, "seed": 0}}
+    def make(metrics: tuple[str, ...] = ("es", "prob"), **resources: Any) -> Path:
+        sections: dict[str, Any] = {"training": LONG, "search": {"sampler": "random", "trials": TRIALS, "seed": 0}}
         sections["pruning"] = {"criteria": False, "dominance": False}
         sections["resources"] = {"trials_per_gpu": 4} | resources
+        sections["evaluate"] = {"metrics": list(metrics)}
+        sections["oracle"] = str(tiny_folder)
         return write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **sections)
 
     return make
@@ -50,6 +83,18 @@ def devices_of(pid: int) -> list[int]:
     return [child for child, line in children_of(pid).items() if line.startswith("ray::Device")]
 
 
+def measuring(pid: int) -> list[int]:
+    return [child for child, line in children_of(pid).items() if line.startswith("ray::DeviceActor.measure")]
+
+
+def gone(processes: dict[int, str]) -> None:
+    """Wait for the end of processes, each with when it was born."""
+    deadline = time.monotonic() + 60
+    while any(born(pid) == birth for pid, birth in processes.items()):
+        assert time.monotonic() < deadline, "a device actor is still there"
+        time.sleep(0.2)
+
+
 @pytest.mark.slow
 def test_packs_give_the_rows_of_trials_that_run_alone(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
     packed = sweep(make_spec_file(), tmp_path / "packed")
@@ -59,7 +104,7 @@ def test_packs_give_the_rows_of_trials_that_run_alone(make_spec_file: Callable[.
     assert alone.returncode == 0, alone.stderr
     mine, theirs = ({key(r): r for r in rows(tmp_path / name / "tiny")} for name in ("packed", "alone"))
     assert mine.keys() == theirs.keys()
-    assert len({key(r)[0] for r in mine.values()} - {"baseline"}) == TRIALS
+    assert len({key(r)[0] for r in mine.values()} - {"baseline", "oracle"}) == TRIALS
     for k, row in mine.items():
         assert (row["params"], row["state"], row["seed"]) == (
             theirs[k]["params"],
@@ -67,7 +112,9 @@ def test_packs_give_the_rows_of_trials_that_run_alone(make_spec_file: Callable[.
             theirs[k]["seed"],
         )
         assert row["metrics"] == pytest.approx(theirs[k]["metrics"], rel=1e-3), k
-        if k[0] != "baseline":
+        if k[0] in ("baseline", "oracle"):
+            assert row["metrics"] == theirs[k]["metrics"], "measured by a device, to the last bit"
+        else:
             assert row["numerics"].startswith("4 slots")
             assert theirs[k]["numerics"].startswith("alone")
     assert not (tmp_path / "packed" / "tiny" / "checkpoints").exists()
@@ -75,21 +122,70 @@ def test_packs_give_the_rows_of_trials_that_run_alone(make_spec_file: Callable[.
 
 @pytest.mark.slow
 def test_trials_are_thin_clients(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
-    """No process but the driver, its broker and its devices has torch in its memory."""
+    """No process but the driver and its devices ever has torch in its memory, and no place has a second device:
+    the one that measured the references trains the trials and verifies their adapters."""
     driver = start(make_spec_file(), tmp_path / "results")
-    folder = tmp_path / "results" / "tiny"
-    wait(lambda: len(rows(folder)) >= 8, driver)
-    with_torch = [
-        (line, "libtorch" in Path(f"/proc/{pid}/maps").read_text())
-        for pid, line in children_of(driver.pid).items()
-        if line.startswith("ray::")
-    ]
+    titles: dict[int, set[str]] = {}
+    with_torch: set[int] = set()
+    while driver.poll() is None:
+        for pid, line in children_of(driver.pid).items():
+            with suppress(OSError):
+                titles.setdefault(pid, set()).add(line.partition(" ")[0])
+                if "libtorch" in Path(f"/proc/{pid}/maps").read_text():
+                    with_torch.add(pid)
+        time.sleep(0.5)
     _, err = driver.communicate(timeout=250)
     assert driver.returncode == 0, err
-    clients = [loaded for line, loaded in with_torch if is_client(line)]
-    assert clients, with_torch
-    assert not any(clients), with_torch
-    assert any(loaded for line, loaded in with_torch if "Device" in line)
+    devices = {pid for pid, lines in titles.items() if any(line.startswith("ray::Device") for line in lines)}
+    assert 1 <= len(devices) <= (os.cpu_count() or 1), titles
+    assert with_torch == devices, titles
+    assert any(is_client(line) for lines in titles.values() for line in lines)
+    notes = list((tmp_path / "results" / "tiny" / "adapters").glob("*/rayul.json"))
+    assert notes
+    assert all(json.loads(note.read_text())["verified"] for note in notes)
+
+
+@pytest.mark.slow
+def test_a_device_that_is_killed_while_it_measures_a_reference_is_replaced(
+    make_spec_file: Callable[..., Path], hanging: Path, tmp_path: Path
+) -> None:
+    hanging.touch()
+    driver = start(make_spec_file(metrics=("prob", f"{tmp_path}/hangs.py:mine")), tmp_path / "results")
+    wait(lambda: bool(measuring(driver.pid)), driver)
+    for victim in measuring(driver.pid):
+        os.kill(victim, signal.SIGKILL)
+    hanging.unlink()
+    _, err = driver.communicate(timeout=250)
+    assert driver.returncode == 0, err
+    folder = tmp_path / "results" / "tiny"
+    assert set(ended(folder).values()) == {"completed"}
+    assert [row["trial_id"] for row in rows(folder)[:2]] == ["baseline", "oracle"]
+
+
+@pytest.mark.slow
+def test_no_device_outlives_a_driver_that_is_killed_while_it_measures(
+    make_spec_file: Callable[..., Path], hanging: Path, tmp_path: Path, families: dict[int, str]
+) -> None:
+    hanging.touch()
+    driver = start(make_spec_file(metrics=("prob", f"{tmp_path}/hangs.py:mine")), tmp_path / "results")
+    wait(lambda: bool(measuring(driver.pid)), driver)
+    devices = {pid: born(pid) for pid in devices_of(driver.pid)}
+    families |= {pid: born(pid) for pid in children_of(driver.pid)}
+    driver.kill()
+    driver.wait(timeout=60)
+    gone(devices)
+    assert not (tmp_path / "results" / "tiny" / "spec.yaml").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_carry_the_adapters_is_refused_and_leaves_nothing(
+    make_spec_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = sweep(make_spec_file(), tmp_path / "results", "--set", "lora.target_modules=[no_such_layer]")
+    assert done.returncode == 2, done.stderr
+    assert "lora.target_modules: ['no_such_layer']" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results" / "tiny").exists()
 
 
 @pytest.mark.slow
@@ -147,15 +243,12 @@ def test_no_device_outlives_a_killed_driver_and_a_resume_keeps_the_packs(
     driver.kill()
     driver.wait(timeout=60)
     before = (folder / "evaluations.jsonl").read_bytes().split(b"\n")[:-1]
-    deadline = time.monotonic() + 60
-    while any(born(pid) == birth for pid, birth in devices.items()):
-        assert time.monotonic() < deadline, "a device actor is still there"
-        time.sleep(0.2)
+    gone(devices)
     again = sweep(make_spec_file(trials_per_gpu=2), tmp_path / "results", "--resume")
     assert again.returncode == 0, again.stderr
     finished_is_kept(before, folder)
     assert set(ended(folder).values()) == {"completed"}
-    assert {row["numerics"][:7] for row in rows(folder) if row["trial_id"] != "baseline"} == {"4 slots"}
+    assert {row["numerics"][:7] for row in rows(folder) if row["trial_id"].isdigit()} == {"4 slots"}
     assert not (folder / "checkpoints").exists()
 
 
@@ -186,38 +279,62 @@ def test_what_cannot_be_packed_says_so(
     assert found is None if reason is None else reason in str(found)
 
 
-@pytest.mark.slow
-def test_an_idle_device_ends(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> None:
-    import ray
+@pytest.fixture
+def local_ray() -> Iterator[None]:
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
 
-    from rayul.records import BASELINE, Evaluation, to_json
-    from rayul.sweep.broker import Broker
-    from rayul.sweep.driver_disk import DriverDisk
-    from rayul.unlearn.pack import Shape
 
-    baseline = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0}))
-    arguments = {
+@pytest.fixture
+def device_arguments(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> dict[str, Any]:
+    """Of `Device`, without its threads."""
+    return {
         "spec": make_spec(),
         "sets": sets,
-        "baseline": baseline,
         "disk": DriverDisk(tmp_path, tmp_path / ".mark", "", {}),
         "shape": Shape(slots=2, rank=8, rows=4),
         "checkpoint_every": 60.0,
     }
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        broker = Broker(cores=1.0, slots=2, threads=1, arguments=[ray.put(arguments)], idle_seconds=1.0)
-        node = ray.get_runtime_context().get_node_id()
-        first, second = broker.device(0, node, None), broker.device(1, node, None)
-        assert first != second, "each core has a device of its own before any has two trials"
-        ray.get([first.join.remote(0, {}), second.join.remote(1, {})])
-        broker.release(0)
-        deadline = time.monotonic() + 60
-        while len(broker.held) > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        with pytest.raises(ray.exceptions.RayActorError):
-            ray.get(first.next.remote(0))
-        assert ray.get(second.next.remote(1))["step"] == 0, "one that has a trial stays"
-    finally:
-        ray.shutdown()
+
+
+BEFORE = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0}))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_idle_device_ends(device_arguments: dict[str, Any]) -> None:
+    broker = Broker(cores=1.0, slots=2, threads=1, arguments=[ray.put(device_arguments)], idle_seconds=1.0)
+    node = ray.get_runtime_context().get_node_id()
+    first, second = broker.device(0, node, None), broker.device(1, node, None)
+    assert first != second, "each core has a device of its own before any has two trials"
+    ray.get([first.join.remote(0, {}, BEFORE), second.join.remote(1, {}, BEFORE)])
+    broker.release(0)
+    deadline = time.monotonic() + 60
+    while len(broker.held) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(first.next.remote(0))
+    assert ray.get(second.next.remote(1))["step"] == 0, "one that has a trial stays"
+    assert broker.device(2, node, None) != second
+    assert broker.device(3, node, None) != broker.device(1, node, None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_of_two_clients_of_a_trial_the_one_that_steps_has_the_seat(device_arguments: dict[str, Any]) -> None:
+    """Tune starts a process for each trial, and gives the trial to another that is free before that one is up. And a
+    client that takes another's place is not sent away for it."""
+    shop = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(device_arguments)])
+    client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=shop, baseline=BEFORE))
+    config = {"number": 0, "params": {}}
+    first = client.remote(config=config)
+    assert ray.get(first.train.remote())["step"] == 0
+    in_vain = client.remote(config=config)
+    ray.get(in_vain.__ray_ready__.remote())
+    assert ray.get(first.train.remote())["step"] == 2
+    ray.kill(first)
+    for _ in range(20):
+        assert ray.get(in_vain.train.remote())["step"] == 0
+        ray.get(in_vain.reset.remote(config))
