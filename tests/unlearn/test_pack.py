@@ -94,6 +94,15 @@ def test_a_packed_trial_equals_the_trial_alone(
     assert_equal_trials(pack, slot, rows, task, spec, 7)
 
 
+def test_an_adapter_on_the_head_acts_as_alone(task: Any, make_spec: MakeSpec) -> None:
+    lora = {"r": 4, "target_modules": ["q_proj", "lm_head"]}
+    spec = make_spec(method="gd", lora=lora, training=TWENTY)
+    pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
+    pack.join("n", spec, 0, {}, baseline_of(task, spec))
+    slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+    assert_equal_trials(pack, slot, finish(pack, slot), task, spec, 7)
+
+
 @pytest.mark.parametrize(
     ("training", "control"),
     [

@@ -101,7 +101,7 @@ class PackedBase:
         lines, window = at.shape
         offset = torch.arange(lines, device=ids.device).unsqueeze(1) * ids.shape[1]
         flat = (at + offset).flatten()
-        forwards = {self._head: partial(_at_answers, self._head, flat)}
+        forwards: dict[Any, Callable[..., Any]] = {}
         if adapters is not None or weights is not None:
             forwards |= {block: partial(self._compiled, block) for block in self._blocks}
         if adapters is not None:
@@ -109,6 +109,8 @@ class PackedBase:
             for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
                 # An attribute and not an argument: compiled code reads it anew in every block.
                 linear.adapter = (a, b, adapters.scale, adapters.dropout)
+        head = self._head  # which may have an adapter, too
+        forwards[head] = partial(_at_answers, forwards.get(head, MethodType(type(head).forward, head)), flat)
         with _run_as(forwards):
             inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
             output = functional_call(self.base, dict(weights or {}), kwargs=inputs)
@@ -153,9 +155,8 @@ def _adapted(linear: Any, x: Tensor) -> Tensor:
     return adapted
 
 
-def _at_answers(head: Any, at: Tensor, hidden: Tensor) -> Tensor:
-    logits: Tensor = type(head).forward(head, _select(hidden, at).unsqueeze(0))
-    return logits
+def _at_answers(head: Callable[[Tensor], Tensor], at: Tensor, hidden: Tensor) -> Tensor:
+    return head(_select(hidden, at).unsqueeze(0))
 
 
 def _select(hidden: Tensor, at: Tensor) -> Tensor:
