@@ -16,9 +16,9 @@ from rayul.sweep.broker import MALLOC
 from rayul.sweep.cluster import device_count, on_cpu, share
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.reference import result
+from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
-from rayul.unlearn.pack.compiled import require_compiler
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
 
 MOST = 32

@@ -61,7 +61,6 @@ def run_sweep(
 
     folder: of the results, or a URL (s3://, gs://): then they are written to a work folder and copied there.
     resume: continue what is there; "if any": or begin where nothing is.
-    resume: continue what is there; "if any": or begin where nothing is.
     Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
     are closed.
     """

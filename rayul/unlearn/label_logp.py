@@ -6,12 +6,13 @@ At a vocabulary of 128k that copy would be most of a step's memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from rayul.unlearn.compiled import compile_once
 
 CHUNK = 2**25
 """Logits that are in float32 at a time."""
@@ -62,15 +63,10 @@ def _in_chunks(
 ) -> tuple[Tensor, ...]:
     """function(logits [N, V], others [N]...) by parts of N; whole where it is compiled, since it makes no copy then."""
     if compiled:
-        return _compiled(function)(logits, *others)
+        whole: tuple[Tensor, ...] = compile_once(function)(logits, *others)
+        return whole
     size = max(1, CHUNK // logits.shape[-1])
     if len(logits) <= size:
         return function(logits, *others)
     parts = [function(*part) for part in zip(*(t.split(size) for t in (logits, *others)), strict=True)]
     return tuple(torch.cat(field) for field in zip(*parts, strict=True))
-
-
-@cache
-def _compiled(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    compiled: Callable[..., tuple[Tensor, ...]] = torch.compile(function, dynamic=False, fullgraph=True)
-    return compiled

@@ -1,7 +1,7 @@
 """Packs on a GPU at the shape of a real model, random weights: trial-steps per second, share of the card's matrix rate,
 memory, and whether a trial is still independent of its neighbours to the bit.
 
-    python tests/benchmarks/packs_gpu.py --compile 8 32             # Llama-3.2-1B's shape, bfloat16
+    python tests/benchmarks/packs_gpu.py --slots 1 2 4 8 --compile 8 16 32    # Llama-3.2-1B's shape, bfloat16
     python tests/benchmarks/packs_gpu.py --layers 2 --hidden 64 --intermediate 128 --vocabulary 512 --slots 1 2
                                          --processes 1 2 --batch 2  # whether it runs, on any machine
 

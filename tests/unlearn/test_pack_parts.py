@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from rayul.errors import InputError, RayulError
+from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.forward import forward, token_logp
 from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.pack import Pack, Shape, packable
 from rayul.unlearn.pack.base import PackedBase
-from rayul.unlearn.pack.compiled import require_compiler
 from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import lines
 from rayul.unlearn.pack.parameters import Layout, targets

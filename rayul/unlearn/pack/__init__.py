@@ -4,7 +4,7 @@
 | --- | --- |
 | parameters | all adapters as rows of one [K, P] matrix, and their A/B views |
 | base | the frozen base with K adapters on its linear modules, and logits at answer positions only |
-| compiled, graphed | its blocks through torch.compile; its forwards and backwards as CUDA graphs |
+| graphed | its forwards and backwards as CUDA graphs (`rayul/unlearn/compiled.py`: its blocks through torch.compile) |
 | lines | the examples of a set as tensors of one shape |
 | slot | one trial in a pack: its own rows, loss, optimiser and end |
 | state | that trial between two steps, on disk |

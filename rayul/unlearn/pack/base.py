@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from rayul.errors import RayulError
-from rayul.unlearn.pack.compiled import compiled_call, repeated_blocks
+from rayul.unlearn.compiled import call_block, compile_once, repeated_blocks
 from rayul.unlearn.pack.graphed import graphed
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
@@ -126,7 +126,7 @@ class PackedBase:
         elif capturing and block in self._unmasked:
             # transformers writes the causal mask out while a graph is captured; attention is slower with one.
             keywords["attention_mask"] = None
-        return compiled_call()(block, *arguments, **keywords)
+        return compile_once(call_block)(block, *arguments, **keywords)
 
 
 @contextmanager

@@ -203,8 +203,8 @@ class Pack:
             read = {lane: k for lane, (k, chunk) in enumerate(lanes) if chunk}
             adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
             found = self.base.train((name, number), batch, adapters, layers)
-            # unbind and not one index a lane: each of those would bring back a gradient of the whole.
             logp = label_logp(found.logits, batch.labels, compiled=self.shape.compiled and found.logits.is_cuda)
+            # unbind and not one index a lane: each of those would bring back a gradient of the whole.
             fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
             hidden = {layer: _by_lane(h, len(lanes)) for layer, h in found.hidden.items()}
             for lane, k in read.items():

@@ -1,4 +1,4 @@
-"""torch.compile for a pack's forwards: what it needs, and how it is set."""
+"""torch.compile for what a pack computes: what it needs, and how it is set."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def repeated_blocks(base: Any) -> list[Any]:
 
 
 @cache
-def compiled_call() -> Callable[..., Any]:
-    """Calls a block with arguments; it and its backward are compiled once for every shape that it meets. A graph that
-    torch cannot take whole is an error. What was compiled stays in torch's cache on the disk, for the next sweep of
-    these shapes."""
+def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` and its backward, compiled once for every shape that it meets. A graph that torch cannot take whole is
+    an error. What was compiled stays in torch's cache on the disk, for the next sweep of these shapes."""
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * SHAPES)
     if not torch.cuda.is_available():
         inductor.compile_threads = 1  # else every device holds a pool of compilers until it ends
-    compiled: Callable[..., Any] = torch.compile(_call, dynamic=False, fullgraph=True)
-    return compiled
+    result: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+    return result
 
 
-def _call(block: Any, *arguments: Any, **keywords: Any) -> Any:
+def call_block(block: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What is compiled for all blocks: the block is an argument."""
     return type(block).forward(block, *arguments, **keywords)
 
 
