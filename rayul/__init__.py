@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rayul.pareto.results import Results, load_results
+    from rayul.report.results import Results, load_results
     from rayul.spec import Spec, load_spec
     from rayul.sweep.run import run_sweep
 
@@ -17,9 +17,9 @@ __version__ = "0.1.0"
 __all__ = ["Results", "Spec", "__version__", "load_results", "load_spec", "run_sweep"]
 
 _HOMES = {
-    "Results": "rayul.pareto.results",
+    "Results": "rayul.report.results",
     "Spec": "rayul.spec",
-    "load_results": "rayul.pareto.results",
+    "load_results": "rayul.report.results",
     "load_spec": "rayul.spec",
     "run_sweep": "rayul.sweep.run",
 }

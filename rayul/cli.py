@@ -67,7 +67,7 @@ def init(
     out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
 ) -> None:
     """Write a commented spec to start from, for your own rows."""
-    from rayul.starter import starter_spec
+    from rayul.plan.starter import starter_spec
 
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
@@ -132,8 +132,8 @@ def sweep(
     spec = load_spec(file, overrides)
     console = Console(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
-        from rayul.pareto import front_lines
-        from rayul.storage import is_url, joined
+        from rayul.records.storage import is_url, joined
+        from rayul.report import front_lines
         from rayul.sweep.run import run_sweep
         from rayul.sweep.stop import Interrupted
 
@@ -170,8 +170,8 @@ def report(
     ] = None,
 ) -> None:
     """(Re)make tables and report of a sweep from its records alone."""
-    from rayul.pareto import front_lines, summarise
-    from rayul.storage import local
+    from rayul.records.storage import local
+    from rayul.report import front_lines, summarise
 
     formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
     with local(folder, write=True) as place:
@@ -260,9 +260,9 @@ def write_testbed_folder(
 @app.command()
 def status(folder: ResultsOf) -> None:
     """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
-    from rayul.pareto.status import read_status, status_lines
     from rayul.records import JOURNAL
-    from rayul.storage import is_url, local, owned
+    from rayul.records.storage import is_url, local, owned
+    from rayul.report.status import read_status, status_lines
     from rayul.sweep.lock import is_held
 
     with local(folder) as place:
@@ -287,21 +287,24 @@ def export(
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
 ) -> None:
     """Write a point of the front as an adapter to load: tokenizer and model card with it, scored again to be sure."""
-    from rayul.pareto import choose, load_results
-    from rayul.storage import local
+    from rayul.pareto import choose
+    from rayul.pareto.best import best_point
+    from rayul.pareto.front import front_of
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
 
     if [trial is not None, knee, at is not None].count(True) != 1:
         raise InputError("which point?", 'give one of --trial T, --knee, --at "retain.es>=0.95*baseline"')
     if step is not None and trial is None:
         raise InputError("--step belongs to --trial", "give --trial T --step S")
     with local(folder) as place:  # stays where it is fetched to
-        results = load_results(place)
+        results = load_records(place)
     if trial is not None:
-        chosen = choose.named(results, results.front, trial, step)
+        chosen = choose.named(results, front_of(results), trial, step)
     elif at is not None:
-        chosen = results.best(at=at)
+        chosen = best_point(results, at)
     else:
-        chosen = choose.knee(results.front, results.baseline, results.objectives, results.limit_values)
+        chosen = choose.knee(front_of(results), results.baseline, results.objectives, results.limit_values)
     choose.adapter_path(results, chosen)
     out = out or Path(f"{results.name}-{chosen.trial_id}-{chosen.step}")
     console = Console(stderr=True)
@@ -344,13 +347,14 @@ def audit(
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
 ) -> None:
     """Put the best points under oath: fresh seeds, rows that nothing was tuned on, attacks, and a verdict on each."""
-    from rayul.pareto import choose, load_results
+    from rayul.pareto import choose
     from rayul.records import SPEC
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
     from rayul.spec import load_spec
-    from rayul.storage import local
 
     with local(folder) as place:
-        load_results(place)
+        load_records(place)
     chosen: dict[str, object] = {"n": n, "seeds": seeds, "points": point, "choose": "knee" if knee else None}
     chosen["within"] = choose.Condition.parse(at).to_yaml() if at is not None else None
     chosen["attacks"] = None if attacks is None else [name for name in attacks.split(",") if name != "none"]
@@ -359,7 +363,7 @@ def audit(
     wanted = load_spec(place / SPEC, overrides, check_files=False).finalists
     console = Console(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
-        from rayul.pareto.audit.verdict import verdict_lines
+        from rayul.audit.verdict import verdict_lines
         from rayul.sweep.audit import audit_sweep
         from rayul.sweep.stop import Interrupted
     try:
@@ -378,10 +382,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
 ) -> None:
     """Compare sweeps: their fronts on one scale, who is ahead where, what the seeds decide, settings that differ."""
-    from rayul.pareto.compare import load_comparison
-    from rayul.pareto.compare_page import write_comparison
-    from rayul.pareto.compare_text import comparison_lines
-    from rayul.storage import local
+    from rayul.records.storage import local
+    from rayul.report.compare import load_comparison
+    from rayul.report.compare_page import write_comparison
+    from rayul.report.compare_text import comparison_lines
 
     with ExitStack() as stack:
         comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rayul.audited import Audited, Scored, audit_journal, audited_from_json, audited_to_json
 from rayul.errors import RayulError
+from rayul.records.audited import Audited, Scored, audit_journal, audited_from_json, audited_to_json
 
 
 def line(seed: int = 1, attack: str = "relearn") -> Audited:

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from rayul.errors import InputError, RayulError
-from rayul.pareto import load_results
-from rayul.pareto.card import held_out, set_name
-from rayul.pareto.results import Results
 from rayul.records import BASELINE, Evaluation, to_json
+from rayul.report import Results, load_results
+from rayul.report.card import held_out, set_name
 from rayul.spec.data import SourceData, TofuData
 from rayul.spec.spec import from_plain
 

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent / "pareto"))
 from synthetic import SPEC, baseline, evaluation, sweep, write_folder
 
 from rayul.errors import RayulError
-from rayul.pareto.status import read_status, status_lines
 from rayul.records import FAILED, PRUNED, RUNNING
+from rayul.report.status import read_status, status_lines
 from rayul.sweep.folder import held
 from rayul.sweep.lock import is_held
 

@@ -5,36 +5,36 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "rayul"
-ARROWS = {
-    "errors": set(),
-    "cache": set(),
-    "records": {"errors"},
-    "audited": {"records"},
-    "storage": {"cache", "errors", "records"},
-    "spec": {"errors"},
-    "unlearn": {"errors", "records", "audited", "spec"},
-    "testbed": {"cache", "errors", "spec", "unlearn"},
-    "pareto": {"errors", "records", "audited", "spec"},
-    "sweep": {"cache", "errors", "records", "audited", "spec", "storage", "unlearn", "testbed", "pareto"},
-    "plan": {"errors", "records", "spec", "unlearn", "testbed", "sweep"},
-    "starter": {"errors", "spec", "unlearn"},
-}
+FLOORS = (
+    ("errors", "files", "words", "cache"),
+    ("spec",),
+    ("records",),
+    ("pareto", "unlearn"),
+    ("audit", "testbed"),
+    ("report",),
+    ("sweep",),
+    ("plan",),
+    ("__init__",),
+    ("cli",),
+    ("__main__",),
+)
+"""The rooms by floor, from the ground up: a room imports from the floors below its own (and ground from ground)."""
+
+MODEL_STACK = {"torch", "transformers", "peft"}
 FORBIDDEN = {
-    "errors": {"torch", "ray", "transformers", "peft", "optuna"},
-    "records": {"torch", "ray", "transformers", "peft", "optuna"},
-    "audited": {"torch", "ray", "transformers", "peft", "optuna"},
-    "storage": {"torch", "ray", "transformers", "peft", "optuna"},
-    "spec": {"torch", "ray", "transformers", "peft", "optuna"},
-    "pareto": {"torch", "ray", "transformers", "peft", "optuna"},
+    **dict.fromkeys(("errors", "files", "words", "cache", "spec"), MODEL_STACK | {"ray", "optuna", "pyarrow"}),
+    **dict.fromkeys(("records", "pareto", "audit", "report", "plan"), MODEL_STACK | {"ray", "optuna"}),
+    **dict.fromkeys(
+        ("records", "pareto", "audit"), MODEL_STACK | {"ray", "optuna", "jinja2", "plotly", "rich", "typer"}
+    ),
     "unlearn": {"ray", "optuna"},
     "testbed": {"ray", "optuna"},
-    "plan": {"torch", "ray", "transformers", "peft", "optuna"},
-    "starter": {"torch", "ray", "transformers", "peft", "optuna"},
 }
 
 
@@ -53,19 +53,45 @@ def modules(part: str) -> list[Path]:
     return sorted((ROOT / part).rglob("*.py")) if (ROOT / part).is_dir() else [ROOT / f"{part}.py"]
 
 
-@pytest.mark.parametrize("part", ARROWS)
+@pytest.mark.parametrize("part", [part for floor in FLOORS for part in floor])
 def test_arrows_point_one_way(part: str) -> None:
+    below = {part}
+    for floor in FLOORS:
+        if part in floor:
+            break
+        below |= set(floor)
+    below |= set(FLOORS[0])
     for path in modules(part):
         for name in imports(path):
             top, _, rest = name.partition(".")
             assert top not in FORBIDDEN.get(part, set()), f"{path} imports {name}"
             if top == "rayul" and rest.split(".")[0] not in ("", "__version__"):
-                assert rest.split(".")[0] in ARROWS[part] | {part}, f"{path} imports {name}"
+                assert rest.split(".")[0] in below, f"{path} imports {name}"
 
 
-def test_every_module_is_under_an_arrow() -> None:
+def test_every_module_is_on_a_floor() -> None:
     parts = {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in ROOT.rglob("*.py")}
-    assert parts == set(ARROWS) | {"cli", "__init__", "__main__"}
+    assert parts == {part for floor in FLOORS for part in floor}
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not in a circle of any length, nor for type checkers only, nor inside functions."""
+    files = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts): p for p in ROOT.rglob("*.py")}
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+
+    def module_of(name: str) -> str | None:
+        return name if name in files else module_of(name.rpartition(".")[0]) if "." in name else None
+
+    arrows = {}
+    for name, path in files.items():
+        found = {module_of(imported) for imported in imports(path) if imported.startswith("rayul")}
+        # `from rayul.spec import Spec` inside rayul.spec.load would be an arrow to its own package: those count too.
+        arrows[name] = {target for target in found if target not in (None, name, "rayul")}
+    order = TopologicalSorter(arrows)
+    try:
+        order.prepare()
+    except CycleError as circle:
+        pytest.fail(" -> ".join(circle.args[1]))
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["validate", "search_spaces/ga.yaml"]])
@@ -85,7 +111,21 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["packs.packed_trial", "packs.device", "trainable", "audit_trial"])
+def test_workers_load_nothing_that_renders(module: str) -> None:
+    code = f"""
+import sys, ray.tune
+before = set(sys.modules)
+import rayul.sweep.{module}
+drawn = sorted({{"jinja2", "plotly", "rich", "typer"}} & (set(sys.modules) - before))
+assert not drawn, drawn
+assert not [name for name in sys.modules if name.startswith("rayul.report")]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_clients_of_a_pack_load_no_torch() -> None:
     """They import their own module, and that of every actor whose handle they hold."""
-    code = "import sys, rayul.sweep.packed_trial, rayul.sweep.broker; sys.exit('torch' in sys.modules)"
+    code = "import sys, rayul.sweep.packs.packed_trial, rayul.sweep.packs.broker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,8 @@ import pytest
 from yaml_comments import bare_keys
 
 from rayul.errors import InputError
+from rayul.plan.starter import starter_spec
 from rayul.spec import load_spec
-from rayul.starter import starter_spec
 from rayul.unlearn.data import load_sets
 
 

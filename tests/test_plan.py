@@ -24,7 +24,7 @@ from rayul.unlearn.metrics import Measured
 
 
 def test_size_of_a_grid_is_its_number_of_cells(make_spec: Callable[..., Any]) -> None:
-    from rayul.sweep.samplers import grid
+    from rayul.sweep.search.samplers import grid
 
     spec = make_spec(
         method={"name": {"choice": ["ga", "gd", "npo"]}, "retain_weight": {"float": [0, 1], "step": 0.25}},

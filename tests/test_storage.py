@@ -11,7 +11,7 @@ import pytest
 from pyarrow import fs
 
 from rayul.errors import InputError, RayulError
-from rayul.storage import OWNER, Storage, joined, local
+from rayul.records.storage import OWNER, Storage, joined, local
 
 ROW = b'{"trial_id": "0000", "step": %d}\n'
 
@@ -105,7 +105,7 @@ def test_a_work_folder_that_is_ahead_stays_and_one_that_is_behind_is_replaced(
 def test_while_a_driver_runs_its_rows_arrive_and_another_machine_is_refused(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rayul.storage.EVERY", 0.05)
+    monkeypatch.setattr("rayul.records.storage.EVERY", 0.05)
     warnings: list[str] = []
     storage = Storage(url)
     with storage.synced(warnings.append):
@@ -132,7 +132,7 @@ def test_a_mark_that_nobody_renews_stands_in_nobodys_way(url: str, monkeypatch: 
         stream.write(json.dumps({"machine": "gone", "process": 1}).encode())
     with pytest.raises(RayulError, match="gone"), Storage(url).synced(print):
         pass
-    monkeypatch.setattr("rayul.storage.SILENT", 0.0)
+    monkeypatch.setattr("rayul.records.storage.SILENT", 0.0)
     with Storage(url).synced(print):
         pass
 
@@ -142,7 +142,7 @@ def test_a_store_that_is_away_for_a_while_is_told_once_and_gets_all_in_the_end(
 ) -> None:
     """The folder behind the URL becomes a file, which no copy can enter."""
     monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("rayul.storage.EVERY", 0.02)
+    monkeypatch.setattr("rayul.records.storage.EVERY", 0.02)
     warnings: list[str] = []
     storage = Storage(f"file://{tmp_path}/store/ga")
     with storage.synced(warnings.append):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import moocore
 import numpy as np
 
-from rayul.pareto.scale import Floats
+from rayul.records.objectives import Floats
 
 SURFACES = ("best", "median", "worst")
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from rayul.errors import InputError
 from rayul.pareto.front import values
 from rayul.pareto.hypervolume import unit_scores
-from rayul.pareto.results import Results
-from rayul.pareto.scale import Floats, Objectives
 from rayul.records import SPEC, Evaluation, adapter_folder
-from rayul.spec import SEARCH_SETS, load_spec
+from rayul.records.folder import SweepRecords
+from rayul.records.objectives import Floats, Objectives
+from rayul.spec import SEARCH_SETS, dump_yaml, load_spec
 
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=|[<>=!]+)?\s*(.*?)\s*")
 _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*\*\s*(baseline))?")
@@ -116,7 +115,7 @@ def scores_for_knee(
     return stretched
 
 
-def named(results: Results, front: Sequence[Evaluation], trial: str, step: int | None = None) -> Evaluation:
+def named(results: SweepRecords, front: Sequence[Evaluation], trial: str, step: int | None = None) -> Evaluation:
     """The point of the front that belongs to a trial (and step); of several the first, which forgot most.
 
     A trial may be written without its leading zeros. Raises InputError for a trial or step that the sweep does not
@@ -143,7 +142,7 @@ def named(results: Results, front: Sequence[Evaluation], trial: str, step: int |
     return found
 
 
-def rerun(results: Results, e: Evaluation) -> str:
+def rerun(results: SweepRecords, e: Evaluation) -> str:
     """The command that repeats the training behind one evaluation and keeps its adapter: one trial with these settings
     and this seed, evaluated at that step only; without the criteria where it breaks them."""
     spec = load_spec(results.folder / SPEC, check_files=False).at(e.params)
@@ -151,11 +150,11 @@ def rerun(results: Results, e: Evaluation) -> str:
     changes |= {"method": spec.resolved()["method"]} | {k: v for k, v in e.params.items() if "method" not in k}
     changes |= {"training.steps": e.step, "training.evaluate_every": e.step}
     changes |= {} if e.feasible else {"control.criteria": [], "control.tau": None}
-    sets = [f"--set {shlex.quote(f'{k}={_flow(v)}')}" for k, v in changes.items()]
+    sets = [f"--set {shlex.quote(f'{k}={dump_yaml(v, flow=True)}')}" for k, v in changes.items()]
     return f"rayul sweep {shlex.quote(str(results.folder / SPEC))} --trials 1 {' '.join(sets)}"
 
 
-def adapter_path(results: Results, e: Evaluation) -> Path:
+def adapter_path(results: SweepRecords, e: Evaluation) -> Path:
     """The adapter folder of a point of the front. Raises InputError where it is not there, with the way to get it."""
     path = adapter_folder(results.folder, e)
     if not (path / "adapter_config.json").is_file():
@@ -168,9 +167,3 @@ def adapter_path(results: Results, e: Evaluation) -> Path:
 
 def _place(e: Evaluation) -> str:
     return f"--trial {e.trial_id} --step {e.step}"
-
-
-def _flow(value: Any) -> str:
-    if isinstance(value, float):
-        return repr(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=1e9).removesuffix("...\n").strip()

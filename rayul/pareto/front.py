@@ -8,8 +8,9 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-from rayul.pareto.scale import Direction, Floats, Objectives, forget_objective, score
 from rayul.records import Evaluation
+from rayul.records.folder import SweepRecords
+from rayul.records.objectives import Direction, Floats, Objectives, forget_objective, score
 
 MIN_FORGOTTEN = 0.05
 """An evaluation that forgets less is the baseline in all but name, not a solution (DESIGN section 5)."""
@@ -71,6 +72,11 @@ def front(evaluations: Iterable[Evaluation], baseline: Evaluation, objectives: O
     first, direction = next(iter(objectives.items()))
     kept = [e for e, keep in zip(candidates, mask, strict=True) if keep]
     return sorted(kept, key=lambda e: e.metrics[first], reverse=direction == "maximize")
+
+
+def front_of(results: SweepRecords) -> list[Evaluation]:
+    """The front of one sweep."""
+    return front(results.evaluations, results.baseline, results.objectives)
 
 
 def least_violating(evaluations: Iterable[Evaluation], count: int = 10) -> list[Evaluation]:

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rayul.pareto.results import Results
-from rayul.pareto.scale import score
 from rayul.records import Evaluation
+from rayul.records.folder import SweepRecords
+from rayul.records.objectives import score
 
 CONTROL, REPORT = "retain.", "retain_report."
 
@@ -46,7 +46,7 @@ class HeldOut:
         return (self.control - self.report) / error if error > 0 else math.nan
 
 
-def held_out(results: Results, e: Evaluation) -> list[HeldOut]:
+def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
     """Of an evaluation's objectives and limited metrics those that were measured on retain-report too; empty for a
     point that was not exported."""
     adapter = results.adapters.get(e.key)
@@ -95,7 +95,7 @@ def held_out(results: Results, e: Evaluation) -> list[HeldOut]:
     return found
 
 
-def keeps_there(results: Results, e: Evaluation) -> bool:
+def keeps_there(results: SweepRecords, e: Evaluation) -> bool:
     """Whether every limit that could be judged on retain-report is kept there, at least one having been."""
     judged = [h.breaks for h in held_out(results, e) if h.breaks is not None]
     return bool(judged) and not any(judged)

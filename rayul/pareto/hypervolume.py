@@ -8,8 +8,8 @@ import moocore
 import numpy as np
 
 from rayul.pareto.front import solutions, values
-from rayul.pareto.scale import Floats, Objectives, is_forgetting, score
 from rayul.records import Evaluation
+from rayul.records.objectives import Floats, Objectives, is_forgetting, score
 
 
 def unit_scores(

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rayul.pareto.front import forgotten
-from rayul.pareto.results import Results
+from rayul.pareto.front import forgotten, front_of
 from rayul.records import Evaluation
+from rayul.records.folder import SweepRecords
 
 
 class Target(NamedTuple):
@@ -20,18 +20,19 @@ class Target(NamedTuple):
     forgotten: float
 
 
-def best_at_targets(results: Results) -> list[Target]:
+def best_at_targets(results: SweepRecords) -> list[Target]:
     """One entry for each share of control.tau, the largest first; empty where it is no list.
 
     Only points of the front are looked at: what forgets more within a target than a point of the front is on the front.
     """
-    gone = forgotten(results.front, results.baseline, results.objectives)
+    front = front_of(results)
+    gone = forgotten(front, results.baseline, results.objectives)
     found = []
     for share, limits in results.targets:
-        kept = [all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits) for e in results.front]
+        kept = [all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits) for e in front]
         if any(kept):
             place = int(np.where(kept, gone, -np.inf).argmax())
-            found.append(Target(share, results.front[place], float(gone[place])))
+            found.append(Target(share, front[place], float(gone[place])))
         else:
             found.append(Target(share, None, float("nan")))
     return found

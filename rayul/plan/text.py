@@ -29,7 +29,7 @@ def _spec(plan: Plan) -> Iterator[str]:
             continue
         if key in ("method", "evaluate"):
             value = {name: one for name, one in value.items() if name != "code"}
-        yield from _item(key, dump_yaml(value, flow=True).strip().removesuffix("\n..."))
+        yield from _item(key, dump_yaml(value, flow=True))
     for line in plan.spec.notices:
         yield f"  {line}"
 

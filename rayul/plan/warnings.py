@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from rayul.errors import InputError
+from rayul.plan.estimate import Estimate
 from rayul.plan.space import conditional, largest
 from rayul.spec import METRICS, Control, Criterion, Spec, Threshold, check_objectives, is_custom
-
-if TYPE_CHECKING:
-    from rayul.plan.plan import Plan
 
 MODELLING = ("tpe", "gp", "nsga2", "nsga3")
 """Samplers that learn from trials that ended."""
@@ -19,7 +16,7 @@ MODELLING = ("tpe", "gp", "nsga2", "nsga3")
 SATURATED = 0.9
 
 
-def warnings(plan: Plan) -> list[str]:
+def warnings(plan: Estimate) -> list[str]:
     spec = plan.spec
     return [
         *_batch(spec, plan.rows["forget"]),
@@ -115,7 +112,7 @@ def _fixed(spec: Spec) -> Iterator[Criterion]:
     yield from (c for c in spec.criteria if isinstance(c.at_least or c.at_most, Threshold))
 
 
-def _baseline(plan: Plan) -> Iterator[str]:
+def _baseline(plan: Estimate) -> Iterator[str]:
     values = {key: measured.value for key, measured in plan.cost.baseline.items()}
     try:
         check_objectives(plan.spec.objectives, values)
@@ -141,7 +138,7 @@ def _baseline(plan: Plan) -> Iterator[str]:
             )
 
 
-def _resolution(plan: Plan) -> Iterator[str]:
+def _resolution(plan: Estimate) -> Iterator[str]:
     """The error that matters is that of a model at the limit. A baseline below SATURATED has much the same; above it a
     memorised set has no spread until something is lost, and the bound of a mean m of values in [0, 1] takes its place:
     sqrt(m (1 - m) / n), reached where every row is 0 or 1."""
@@ -165,7 +162,7 @@ def _resolution(plan: Plan) -> Iterator[str]:
             )
 
 
-def _fits(plan: Plan) -> Iterator[str]:
+def _fits(plan: Estimate) -> Iterator[str]:
     if plan.at_once_on_a_device > plan.fit_on_a_device:
         yield (
             f"{plan.at_once_on_a_device} trials at a time on {plan.cost.device} need "

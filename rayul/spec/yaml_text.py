@@ -57,7 +57,10 @@ _Dumper.add_representer(str, _text)
 def dump_yaml(data: Any, *, flow: bool = False) -> str:
     """Plain data as YAML text that `read_yaml` reads back equal, keys in their order. flow: all in one line."""
     width = math.inf if flow else 120
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
+    text: str = yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow
+    )
+    return text.removesuffix("...\n").strip() if flow else text
 
 
 @dataclass

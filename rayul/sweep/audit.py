@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from rayul.audited import (
+from rayul.audit.choice import finalists, recalibrates, target_of
+from rayul.files import write_json
+from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, JsonLines
+from rayul.records.audited import (
     ASKED,
     AUDIT,
     BEFORE,
@@ -21,9 +24,9 @@ from rayul.audited import (
     audited_from_json,
     name_of,
 )
-from rayul.pareto import Results, Summary, load_results, summarise
-from rayul.pareto.audit.choice import finalists, recalibrates, target_of
-from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, Lines
+from rayul.records.folder import SweepRecords, load_records
+from rayul.report.summary import Summary
+from rayul.report.write import summarise
 from rayul.spec import Finalists, Spec, load_spec
 from rayul.sweep.cluster import connected, share  # before ray.tune: it silences Ray's own output
 
@@ -62,7 +65,7 @@ def audit_sweep(
     console = console or Console(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied):
-        results = load_results(work)
+        results = load_records(work)
         written = load_spec(work / SPEC)
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
@@ -80,7 +83,7 @@ def audit_sweep(
 def audit(
     spec: Spec,
     sets: Sets,
-    results: Results,
+    results: SweepRecords,
     wanted: Finalists,
     console: Console,
     *,
@@ -125,7 +128,7 @@ def audit(
 
 
 def _runs(
-    spec: Spec, results: Results, wanted: Finalists, chosen: list[Evaluation], journal: Lines[Audited]
+    spec: Spec, results: SweepRecords, wanted: Finalists, chosen: list[Evaluation], journal: JsonLines[Audited]
 ) -> Iterator[dict[str, Any]]:
     """The models that still lack a line: the references first, since everything is told against them."""
     seed = spec.search.seed
@@ -155,7 +158,7 @@ def _runs(
             yield run | {"done": list(rows), "mixing": mixing}
 
 
-def _write_asked(spec: Spec, sets: Sets, results: Results, wanted: Finalists, chosen: list[Evaluation]) -> None:
+def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalists, chosen: list[Evaluation]) -> None:
     """audit.json: what was asked for, by whom, and the author of every measured row as a number."""
     path = results.folder / AUDIT / ASKED
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
@@ -181,15 +184,13 @@ def _write_asked(spec: Spec, sets: Sets, results: Results, wanted: Finalists, ch
         "authors": authors,
         "provenance": provenance(),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, asked)
 
 
 class _Recorder(Callback):  # type: ignore[misc]
     """Each line is on disk before Tune goes on. A model that starts again repeats lines; the first of a key stays."""
 
-    def __init__(self, journal: Lines[Audited], attacks: Sequence[str], listener: Callable[[str], None]) -> None:
+    def __init__(self, journal: JsonLines[Audited], attacks: Sequence[str], listener: Callable[[str], None]) -> None:
         self.journal, self.attacks, self.listener = journal, attacks, listener
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from ray.tune import Trainable
 
-from rayul.audited import BEFORE, REFUSAL, Audited, audited_adapter, audited_to_json
 from rayul.errors import RayulError
 from rayul.records import BASELINE, ORACLE
+from rayul.records.audited import BEFORE, REFUSAL, Audited, audited_adapter, audited_to_json
 from rayul.spec import Finalists, Spec
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.worker import load_here
+from rayul.sweep.packs.worker import load_here
 from rayul.unlearn.data import Sets
 from rayul.unlearn.finalist import examine, retrain, standalone
 from rayul.unlearn.model import load_model

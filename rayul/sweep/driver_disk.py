@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
+from rayul.files import whole_folder
 from rayul.records import ADAPTERS
 from rayul.spec import Spec
 
@@ -197,14 +198,9 @@ class _Server:
             return source.read(BLOCK)
 
     def put(self, adapter: str, files: Mapping[str, bytes]) -> None:
-        target = self._adapter(adapter)
-        temporary = target.with_name(f"{adapter}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            _within(temporary, name).write_bytes(content)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        with whole_folder(self._adapter(adapter)) as temporary:
+            for name, content in files.items():
+                _within(temporary, name).write_bytes(content)
 
     def get(self, adapter: str) -> dict[str, bytes]:
         place = self._adapter(adapter)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayul.errors import InputError, RayulError
-from rayul.pareto.card import Forgotten, model_card, set_name
 from rayul.pareto.choose import adapter_path
-from rayul.pareto.results import Results
 from rayul.records import SPEC, Evaluation, to_json
+from rayul.records.folder import SweepRecords
+from rayul.report.card import Forgotten, model_card, set_name
 from rayul.spec import load_spec
 from rayul.sweep.folder import with_data
 from rayul.testbed import with_testbed
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 def export(
-    results: Results,
+    results: SweepRecords,
     e: Evaluation,
     out: Path,
     *,

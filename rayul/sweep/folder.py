@@ -20,9 +20,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rayul.errors import InputError, RayulError
+from rayul.files import write_text
 from rayul.records import ADAPTERS, SPEC
+from rayul.records.storage import Storage, is_url
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
-from rayul.storage import Storage, is_url
 from rayul.sweep.lock import lock_path
 
 MAY_CHANGE = (
@@ -102,11 +103,9 @@ def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
 def begin(folder: Path, spec: Spec) -> None:
     """Make the folder with its spec.yaml; RayulError where it cannot be written."""
     path = folder / SPEC
-    temporary = path.with_name(path.name + ".tmp")
     try:
         (folder / ADAPTERS).mkdir(parents=True, exist_ok=True)
-        temporary.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, dump_yaml(spec.resolved()))
     except OSError as error:
         raise _unwritable(folder, error) from error
 

@@ -16,8 +16,8 @@ from rayul.pareto.front import front
 from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_name, from_json, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import Deadline
-from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import OptunaSearcher
+from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.search.searcher import OptunaSearcher
 
 Listener = Callable[[Evaluation], None]
 

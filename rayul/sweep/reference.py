@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
+from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # a device imports this module, and no Tune
     from rayul.sweep.cluster import Share
 
 Ask = Callable[[str, Any], Any]
-"""ask("measure", name) and ask("verify", points): a reference to what `measured` and `verified` return."""
+"""ask("measure", name) and ask("verify", points): a reference to what `reference_row` and `verified` return."""
 
 
 def measure_references(names: Sequence[str], ask: Ask) -> dict[str, Evaluation]:
@@ -72,7 +72,7 @@ def result(pending: Any) -> Any:
         raise
 
 
-def measured(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> str:
+def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> str:
     """The row of the baseline or the oracle, as JSON. task: that of the spec, where this process has it."""
     if name == ORACLE:
         spec, task = spec.model_copy(update={"model": spec.oracle}), None
@@ -81,7 +81,7 @@ def measured(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | N
 
 
 def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: Task | None = None) -> list[str]:
-    """`verify_adapters` in the process that does it. points: as JSON. task: as for `measured`."""
+    """`verify_adapters` in the process that does it. points: as JSON. task: as for `reference_row`."""
     spec, folder = disk.with_models(spec), disk.adapters()
     task = task or load_task(spec, sets)
     problems = []
@@ -104,19 +104,16 @@ def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: 
             "report_metrics": {k: m.value for k, m in report.items()},
             "report_stderr": {k: m.stderr for k, m in report.items()},
             "verified": worst <= TOLERANCE,
-            "largest_difference": worst if math.isfinite(worst) else str(worst),
+            "largest_difference": worst,
         }
-        # Beside and renamed: a reader, or a driver killed here, must not meet half a note.
-        temporary = place / "rayul.json.tmp"
-        temporary.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(place / "rayul.json")
+        write_json(place / "rayul.json", note)
         disk.send(place)
     return problems
 
 
 def _alone(spec: Spec, sets: Sets, threads: int, disk: DriverDisk, method: str, argument: Any) -> Any:
     torch.set_num_threads(threads)
-    answers: dict[str, Callable[..., Any]] = {"measure": measured, "verify": verified}
+    answers: dict[str, Callable[..., Any]] = {"measure": reference_row, "verify": verified}
     return answers[method](spec, sets, disk, argument)
 
 

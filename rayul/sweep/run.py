@@ -13,9 +13,11 @@ from typing import Any, Literal
 from optuna import Study
 from rich.console import Console
 
-from rayul.pareto import Summary, load_results, summarise
 from rayul.pareto.front import front
 from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
+from rayul.records.folder import load_records
+from rayul.report.summary import Summary
+from rayul.report.write import summarise
 from rayul.spec import Spec, check_objectives, limits
 from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
 
@@ -24,24 +26,24 @@ from ray import tune
 from ray.tune import Callback
 
 from rayul.sweep.audit import audit
-from rayul.sweep.broker import broker
 from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
-from rayul.sweep.device_task import ask_a_device
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, opened, with_data
-from rayul.sweep.halving import HalvingScheduler
-from rayul.sweep.packed_trial import PackedTrial
-from rayul.sweep.packing import Packing, as_plain, choose
+from rayul.sweep.packs.broker import broker
+from rayul.sweep.packs.device_task import ask_a_device
+from rayul.sweep.packs.packed_trial import PackedTrial
+from rayul.sweep.packs.packing import Packing, as_plain, choose
 from rayul.sweep.progress import Progress, shown
+from rayul.sweep.pruning.halving import HalvingScheduler
+from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Ask, ask_a_process, measure_references, verify_adapters
-from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import OptunaSearcher, open_study
+from rayul.sweep.search.searcher import OptunaSearcher, open_study
+from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.sweep.tracking import trackers
 from rayul.sweep.trainable import UnlearningTrial
-from rayul.sweep.warm_start import earlier_trials
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
@@ -140,7 +142,7 @@ def _run(
                 for line in verify_adapters(points, ask):
                     console.print(f"warning: {line}", style="yellow", highlight=False)
         if stopped != CTRL_C and spec.finalists is not None and points:
-            results = load_results(folder)
+            results = load_records(folder)
             ended = audit(ready, sets, results, spec.finalists, console, remote=remote, ships=ships)
             stopped = ended or stopped
     summary = summarise(folder)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.tune.stopper import Stopper
 
-from rayul.pareto import Summary
+from rayul.report.summary import Summary
 
 CTRL_C = "Ctrl-C"
 """What stopped a run, where a person or a pre-emption did."""

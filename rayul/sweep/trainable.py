@@ -12,7 +12,7 @@ from rayul.records import FAILED, RUNNING, Evaluation, from_json, to_json, trial
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.worker import KeptAdapters, load_here
+from rayul.sweep.packs.worker import KeptAdapters, load_here
 from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Sets
 from rayul.unlearn.task import Task

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rayul.files import whole_folder
 from rayul.unlearn.model import check_safetensors
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def save_adapter(model: PeftModel, mixing: float, folder: Path) -> None:
     Written beside the target and renamed: the folder is whole or absent.
     """
     state = {k: v * mixing if "lora_B" in k else v for k, v in model.state_dict().items() if "lora_" in k}
-    with _whole(folder) as temporary:
+    with whole_folder(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state)
 
 
@@ -34,19 +33,9 @@ def write_adapter(pairs: Mapping[str, tuple[Tensor, Tensor]], config: LoraConfig
     for name, (a, b) in pairs.items():
         state[f"base_model.model.{name}.lora_A.weight"] = a
         state[f"base_model.model.{name}.lora_B.weight"] = b * mixing
-    with _whole(folder) as temporary:
+    with whole_folder(folder) as temporary:
         config.save_pretrained(temporary)
         save_file(state, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
 
 
 def load_adapter(base: Any, folder: Path) -> PeftModel:

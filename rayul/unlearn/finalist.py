@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rayul.audited import BEFORE, Audited, Scored
 from rayul.errors import RayulError
 from rayul.records import FAILED
+from rayul.records.audited import BEFORE, Audited, Scored
 from rayul.spec import CHEAP, Finalists, Spec
 from rayul.unlearn.adapters import load_adapter, save_adapter
 from rayul.unlearn.attacks.table import ATTACKS

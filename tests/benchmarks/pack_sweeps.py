@@ -46,8 +46,8 @@ def run_tune(arguments: argparse.Namespace) -> None:
     from ray import tune
 
     from rayul.spec import load_spec
-    from rayul.sweep.samplers import suggest
-    from rayul.sweep.search import open_study
+    from rayul.sweep.search.samplers import suggest
+    from rayul.sweep.search.searcher import open_study
     from rayul.testbed import with_testbed
 
     spec = with_testbed(load_spec(arguments.spec, overrides(arguments)))

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pareto"))
 
 from synthetic import sweep, write_folder
 
-COMMAND = "import sys, pathlib, rayul.pareto as p; p.summarise(pathlib.Path(sys.argv[1]))"
+COMMAND = "import sys, pathlib, rayul.report as p; p.summarise(pathlib.Path(sys.argv[1]))"
 
 
 def main(count: int, folder: Path) -> None:

@@ -35,10 +35,10 @@ from rayul.sweep import run
 from rayul.sweep.cluster import Share
 from rayul.sweep.driver_disk import served
 from rayul.sweep.folder import begin
-from rayul.sweep.packing import Packing
+from rayul.sweep.packs.packing import Packing
+from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
-from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import OptunaSearcher
+from rayul.sweep.search.searcher import OptunaSearcher
 
 # isort: split
 import ray

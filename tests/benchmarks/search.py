@@ -180,8 +180,8 @@ class Mine:
 
     def __init__(self, arm: Arm, seed: int, mixing: bool, space: dict[str, list[Any]]) -> None:
         from rayul.records import Evaluation
-        from rayul.sweep.halving import HalvingScheduler
-        from rayul.sweep.scheduler import ControlScheduler
+        from rayul.sweep.pruning.halving import HalvingScheduler
+        from rayul.sweep.pruning.scheduler import ControlScheduler
 
         self.spec, self.space = spec_of(arm, mixing, seed), space
         self.study = optuna.create_study(directions=["minimize", "maximize"])
@@ -192,7 +192,7 @@ class Mine:
         self.rows: dict[int, list[Any]] = {}
 
     def ask(self, number: int) -> dict[str, Any]:
-        from rayul.sweep.samplers import sampler
+        from rayul.sweep.search.samplers import sampler
 
         self.study.sampler = sampler(self.spec.search, number)
         self.trials[number] = self.study.ask()
@@ -208,7 +208,7 @@ class Mine:
         return bool(self.scheduler.on_trial_result(None, _Trial(rows[0].trial_id), result) == "STOP")
 
     def end(self, number: int) -> None:
-        from rayul.sweep.outcome import outcome
+        from rayul.sweep.search.outcome import outcome
 
         told = outcome(self.rows[number], self.spec, self.baseline)
         assert told is not None

@@ -49,7 +49,7 @@ def spec_of(sampler: str) -> Any:
 
 def ended(spec: Any, count: int) -> list[optuna.trial.FrozenTrial]:
     """Random configurations with an outcome that follows from them: half of them feasible."""
-    from rayul.sweep.samplers import distributions
+    from rayul.sweep.search.samplers import distributions
 
     rng, trials = np.random.default_rng(0), []
     for _ in range(count):
@@ -79,7 +79,7 @@ def ended(spec: Any, count: int) -> list[optuna.trial.FrozenTrial]:
 
 def measure(sampler: str, size: int, running: int) -> list[float]:
     from rayul.records import BASELINE, Evaluation, Journal
-    from rayul.sweep.search import OptunaSearcher, open_study
+    from rayul.sweep.search.searcher import OptunaSearcher, open_study
 
     spec = spec_of(sampler)
     baseline = Evaluation(BASELINE, 0, metrics={"forget.es": 1.0, "retain.es": 1.0})

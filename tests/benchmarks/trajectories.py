@@ -40,7 +40,7 @@ def space_spec() -> Any:
 
 def configurations(spec: Any) -> list[dict[str, Any]]:
     """All of the space: the small batches first, each half in an order shuffled with a fixed seed."""
-    from rayul.sweep.samplers import grid
+    from rayul.sweep.search.samplers import grid
 
     cells = grid(spec)
     random.Random(0).shuffle(cells)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from synthetic import BASE, baseline, evaluation, oracle, write_folder
 
-from rayul.audited import REFUSAL, Audited, Scored, audited_to_json
 from rayul.records import BASELINE, ORACLE
+from rayul.records.audited import REFUSAL, Audited, Scored, audited_to_json
 
 AUTHORS = {"forget": [0, 0, 1, 1, 2, 2, 3, 3], "retain": [0, 0, 1, 1, 2, 2], "retain_report": [0, 1, 2, 3, 4, 5]}
 NAME = "0003-40-1"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from synthetic import SPEC, baseline, evaluation, write_folder
 
+from rayul.audit.choice import finalists, recalibrates, target_of
 from rayul.errors import InputError
-from rayul.pareto import Results, load_results
-from rayul.pareto.audit.choice import finalists, recalibrates, target_of
+from rayul.report import Results, load_results
 from rayul.spec import Finalists, parse_spec
 
 ROWS = [

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from audits import NAME, SEEDS, audit_folder, lines, scored
 
-from rayul.audited import REFUSAL, Audited
+from rayul.audit.intervals import Means, over_seeds, over_seeds_and_authors
+from rayul.audit.judge import judge, powerless, returns
+from rayul.audit.read import Audit, read_audit
+from rayul.audit.robustness import correlations, robustness
+from rayul.audit.verdict import remarks, sentence, standing, verdict_lines
 from rayul.errors import RayulError
-from rayul.pareto import load_results, summarise
-from rayul.pareto.audit.intervals import Means, over_seeds, over_seeds_and_authors
-from rayul.pareto.audit.judge import judge, powerless, returns
-from rayul.pareto.audit.read import Audit, read_audit
-from rayul.pareto.audit.robustness import correlations, robustness
-from rayul.pareto.audit.verdict import remarks, sentence, standing, verdict_lines
+from rayul.records.audited import REFUSAL, Audited
+from rayul.report import load_results, summarise
 
 
 def audit_of(tmp_path: Path, rows: list[Audited] | None = None) -> Audit:

@@ -10,9 +10,8 @@ import pytest
 from synthetic import BASE, OBJECTIVES, baseline, evaluation, sweep, write_folder
 
 from rayul.errors import InputError
-from rayul.pareto import load_results
 from rayul.pareto.choose import Condition, adapter_path, best_at, knee, named, rerun
-from rayul.pareto.results import Results
+from rayul.report import Results, load_results
 from rayul.spec import load_spec
 
 

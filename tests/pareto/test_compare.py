@@ -13,9 +13,9 @@ from synthetic import BASE, SPEC, baseline, evaluation, oracle, sweep, write_fol
 
 from rayul.errors import InputError
 from rayul.pareto.attainment import attainment, outline
-from rayul.pareto.compare import Comparison, load_comparison, settings_of
-from rayul.pareto.compare_text import comparison_lines, headline, merged_front, sentences
 from rayul.records import Evaluation
+from rayul.report.compare import Comparison, load_comparison, settings_of
+from rayul.report.compare_text import comparison_lines, headline, merged_front, sentences
 from rayul.spec import parse_spec
 
 

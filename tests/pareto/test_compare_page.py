@@ -13,8 +13,8 @@ from synthetic import SPEC, baseline, sweep, write_folder
 from test_compare import comparison, spec
 from test_report_page import HOSTILE, Page, hostile_folder
 
-from rayul.pareto.compare import load_comparison
-from rayul.pareto.compare_page import write_comparison
+from rayul.report.compare import load_comparison
+from rayul.report.compare_page import write_comparison
 
 
 def folders(place: Path) -> list[Path]:

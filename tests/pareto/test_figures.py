@@ -11,7 +11,7 @@ import pytest
 from synthetic import BASE, baseline, evaluation, sweep, write_folder
 
 from rayul.errors import InputError
-from rayul.pareto import load_results, summarise, summary_of
+from rayul.report import load_results, summarise, summary_of
 
 pytest.importorskip("matplotlib", reason="the figures extra is not installed")
 MAGIC = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}
@@ -31,8 +31,8 @@ def test_every_format_is_written_and_equal_records_give_equal_files(tmp_path: Pa
 def test_the_front_is_drawn_at_the_parquet_files_numbers(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from rayul.pareto.axes import axes
-    from rayul.pareto.figures import draw_front, draw_history
+    from rayul.report.axes import axes
+    from rayul.report.figures import draw_front, draw_history
 
     folder = write_folder(tmp_path / "s", sweep(40))
     summary, results = summarise(folder), load_results(folder)

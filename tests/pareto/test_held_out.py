@@ -10,9 +10,9 @@ from synthetic import BASE, SPEC, baseline, evaluation, write_folder
 from test_pareto_summary import export
 from test_report_page import Page
 
-from rayul.pareto import load_results, summarise
 from rayul.pareto.held_out import held_out
 from rayul.records import COMPLETED, Evaluation
+from rayul.report import load_results, summarise
 
 POINTS = [evaluation(f"{i:04d}", 5, 0.3 + i / 10, 0.88 + i / 50, state=COMPLETED) for i in range(3)]
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 from synthetic import sweep, write_folder
 
-from rayul.pareto import load_results
-from rayul.pareto.importance import MIN_TRIALS, grouped, importance, importances, midranks, outcomes
+from rayul.report import load_results
+from rayul.report.importance import MIN_TRIALS, grouped, importance, importances, midranks, outcomes
 
 METHODS = ["ga", "gd", "npo"]
 

@@ -16,8 +16,8 @@ import pytest
 from synthetic import BASE, SPEC, baseline, evaluation, oracle, sweep, write_folder
 
 from rayul.errors import InputError, RayulError
-from rayul.pareto import front_lines, load_results, summarise, summary_of
 from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation, to_json
+from rayul.report import front_lines, load_results, summarise, summary_of
 
 DERIVED = {
     "evaluations.parquet",
@@ -269,7 +269,7 @@ def test_summary_of_writes_nothing(tmp_path: Path) -> None:
 def test_reading_results_needs_no_torch_and_no_ray(tmp_path: Path) -> None:
     folder = small(tmp_path / "s")
     code = (
-        "import sys, pathlib; from rayul.pareto import summarise; summarise(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from rayul.report import summarise; summarise(pathlib.Path(sys.argv[1]));"
         "print(sys.modules.keys() & {'torch', 'ray', 'transformers', 'peft', 'optuna', 'plotly.graph_objects'})"
     )
     run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from synthetic import sweep, write_folder
 from test_report_page import HOSTILE, hostile_folder
 
 import rayul
-from rayul.pareto import summarise
+from rayul.report import summarise
 
 
 def test_reading_results_loads_neither_ray_nor_torch(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from browser import browse, needs_browser
 from synthetic import baseline, evaluation, sweep, write_folder
 from test_report_page import hostile_folder
 
-from rayul.pareto import summarise
 from rayul.records import FAILED, Evaluation
+from rayul.report import summarise
 
 pytestmark = [needs_browser, pytest.mark.slow]
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from synthetic import SPEC, baseline, evaluation, oracle, sweep, write_folder
 
-from rayul.pareto import load_results, summarise, summary_of
-from rayul.pareto.axes import axes
-from rayul.pareto.listing import settings_yaml
-from rayul.pareto.report import MAX_TABLE_ROWS
 from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation
+from rayul.report import load_results, summarise, summary_of
+from rayul.report.axes import axes
+from rayul.report.listing import settings_yaml
+from rayul.report.page import MAX_TABLE_ROWS
 
 HOSTILE = "</script><script>document.documentElement.dataset.pwned=1</script><img src=x onerror=alert(1)>\"'&{{7*7}}"
 

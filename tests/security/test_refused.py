@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from rayul.errors import InputError, RayulError
 from rayul.records import Evaluation, adapter_folder
+from rayul.records.storage import Storage
 from rayul.spec import SpecError, parse_spec
 from rayul.spec.config import Model
-from rayul.storage import Storage
 from rayul.unlearn.adapters import load_adapter, save_adapter
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.model import attach_lora, detach_lora, load_model

@@ -15,8 +15,8 @@ from rayul.records import COMPLETED, PRUNED, RUNNING, Evaluation, Journal, to_js
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
 
 # isort: split
-from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import OptunaSearcher, open_study
+from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.search.searcher import OptunaSearcher, open_study
 
 Row = Callable[..., Evaluation]
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from driver import sweep, write_spec
 
-from rayul.audited import AUDIT, REFUSAL, Audited, audit_journal, audited_adapter
-from rayul.pareto import load_results
+from rayul.records.audited import AUDIT, REFUSAL, Audited, audit_journal, audited_adapter
+from rayul.report import load_results
 from rayul.sweep.audit import FRESH
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from study import Sweep, play
 from rayul.pareto.front import front, least_violating
 from rayul.pareto.hypervolume import hypervolume
 from rayul.records import COMPLETED, PRUNED, Evaluation
-from rayul.sweep.samplers import grid
+from rayul.sweep.search.samplers import grid
 
 Make = Callable[..., Any]
 Begin = Callable[..., Sweep]

@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
-from rayul.sweep.device import CHECKPOINTS, Device
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.packs.device import CHECKPOINTS, Device
 from rayul.sweep.reference import measured, verified
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.pack import Pack, Shape

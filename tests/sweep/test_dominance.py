@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rayul.records import Evaluation
-from rayul.sweep.dominance import Rivals, can_catch_up, front_at, is_behind
-from rayul.sweep.scheduler import ControlScheduler
+from rayul.sweep.pruning.dominance import Rivals, can_catch_up, front_at, is_behind
+from rayul.sweep.pruning.scheduler import ControlScheduler
 
 FRONT_GAINED, FRONT_KEPT = np.array([0.3, 0.5, 0.6]), np.array([1.0, 0.95, 0.91])
 

@@ -18,8 +18,8 @@ from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
 # isort: split
 from ray.tune.schedulers import TrialScheduler
 
-from rayul.sweep.halving import HalvingScheduler, merits, volume
-from rayul.sweep.scheduler import ControlScheduler
+from rayul.sweep.pruning.halving import HalvingScheduler, merits, volume
+from rayul.sweep.pruning.scheduler import ControlScheduler
 
 BASE = {"forget.es": 0.8, "retain.es": 0.5}
 Row = Callable[..., Evaluation]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rayul.records import FAILED, PRUNED, Evaluation
-from rayul.sweep.outcome import outcome
+from rayul.sweep.search.outcome import outcome
 
 BEST = {"tell": "best"}
 KEEP_90 = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]}

@@ -19,10 +19,10 @@ from ray import tune
 from test_faults import born, children_of, finished_is_kept, wait
 
 from rayul.records import BASELINE, Evaluation, to_json
-from rayul.sweep.broker import Broker
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.packed_trial import PackedTrial
-from rayul.sweep.packing import unpackable
+from rayul.sweep.packs.broker import Broker
+from rayul.sweep.packs.packed_trial import PackedTrial
+from rayul.sweep.packs.packing import unpackable
 from rayul.unlearn.pack import Shape
 
 TRIALS = 12

@@ -22,9 +22,9 @@ from rayul.records import (
     to_json,
 )
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
-from rayul.sweep.scheduler import ControlScheduler
-from rayul.sweep.search import OptunaSearcher, open_study
+from rayul.sweep.search.searcher import OptunaSearcher, open_study
 
 CONTROL = {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline", "patience": 1}]}
 Row = Callable[..., Evaluation]

@@ -19,7 +19,7 @@ from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from rayul.records import Evaluation, Journal, to_json
-from rayul.sweep.scheduler import STALL, ControlScheduler
+from rayul.sweep.pruning.scheduler import STALL, ControlScheduler
 
 BASE = {"forget.es": 0.8, "retain.es": 0.5}
 Row = Callable[..., Evaluation]

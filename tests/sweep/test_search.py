@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation
-from rayul.sweep.samplers import grid
+from rayul.sweep.search.samplers import grid
 
 Row = Callable[..., Evaluation]
 Make = Callable[..., Any]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from driver import ended, rows, sweep, write_spec
 
-from rayul.pareto import load_results, summary_of
+from rayul.report import load_results, summary_of
 
 TAUS = [0.92, 0.95, 0.98]
 

@@ -14,8 +14,8 @@ from study import Sweep
 from rayul.errors import InputError
 from rayul.records import Evaluation
 from rayul.spec import SpecError, dump_yaml
-from rayul.sweep.search import open_study
-from rayul.sweep.warm_start import earlier_trials
+from rayul.sweep.search.searcher import open_study
+from rayul.sweep.search.warm_start import earlier_trials
 
 Make = Callable[..., Any]
 Begin = Callable[..., Sweep]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rayul.audited import BASELINE, BEFORE, REFUSAL, Audited, Scored, audited_to_json
-from rayul.pareto import load_results
-from rayul.pareto.audit.judge import powerless, returns
-from rayul.pareto.audit.read import read_audit
+from rayul.audit.judge import powerless, returns
+from rayul.audit.read import read_audit
 from rayul.records import ORACLE, SPEC, Evaluation, to_json
+from rayul.records.audited import BASELINE, BEFORE, REFUSAL, Audited, Scored, audited_to_json
+from rayul.report import load_results
 from rayul.spec import Finalists, dump_yaml
 from rayul.spec.spec import from_plain
 

@@ -249,7 +249,7 @@ def test_fine_tuning_follows_the_loss_of_transformers_down(target: Target) -> No
 def test_an_attack_that_fails_is_a_line_with_its_reason(
     task: Any, make_spec: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rayul.audited import Audited
+    from rayul.records.audited import Audited
     from rayul.spec import Finalists
     from rayul.unlearn.finalist import examine
 

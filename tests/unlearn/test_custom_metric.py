@@ -320,7 +320,7 @@ def test_a_sweep_on_it_from_the_first_row_to_the_exported_card(
 
     from rich.console import Console
 
-    from rayul.pareto import load_results
+    from rayul.report import load_results
     from rayul.sweep.export import export
     from rayul.sweep.run import run_sweep
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rayul.spec import METHODS, load_spec
-from rayul.sweep.samplers import suggest
+from rayul.sweep.search.samplers import suggest
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.evaluate import evaluate

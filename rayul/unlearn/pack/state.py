@@ -9,6 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rayul.files import whole_file
+
 
 class SlotState(NamedTuple):
     """A trial between two steps: the step of its last report, and the row of its parameters and of both Adam moments,
@@ -27,11 +29,10 @@ class SlotState(NamedTuple):
     def save(self, path: Path) -> None:
         """Write it as safetensors; whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         tensors = {key: t for key in _TENSORS if (t := getattr(self, key)) is not None}
         numbers = {key: repr(getattr(self, key)) for key in ("step", "reported", "seconds")}
-        save_file(tensors, temporary, metadata=numbers)
-        temporary.replace(path)
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=numbers)
 
     @classmethod
     def load(cls, path: Path) -> SlotState:

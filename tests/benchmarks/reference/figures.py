@@ -19,7 +19,7 @@ import pandas as pd
 from sweeps import ROOT
 
 from rayul.pareto.attainment import attainment, outline
-from rayul.pareto.figures import BLUE, GREEN, GREY, ORANGE, SKY, STYLE, VERMILLION
+from rayul.report.figures import BLUE, GREEN, GREY, ORANGE, SKY, STYLE, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,111 @@
+"""An audit's files as objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayul.errors import RayulError
+from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation
+from rayul.records.audited import ASKED, AUDIT, BEFORE, CONTROLS, Audited, Scored, audited_from_json
+from rayul.records.folder import Limit, SweepRecords
+from rayul.records.json_lines import read_lines
+from rayul.records.objectives import forget_objective
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A point of the front that was audited. found: its row of the search. limits: what it was calibrated to,
+    or judged by. runs: its fresh seeds that were trained;
+    failed: the reasons of those that were not."""
+
+    name: str
+    found: Evaluation
+    recalibrated: bool
+    limits: tuple[Limit, ...]
+    runs: tuple[Audited, ...]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """rows: by subject, seed and attack."""
+
+    results: SweepRecords
+    confidence: float
+    attacks: tuple[str, ...]
+    authors: Mapping[str, Sequence[int]]
+    finalists: tuple[Finalist, ...]
+    rows: Mapping[tuple[str, int, str], Audited]
+
+    @cached_property
+    def controls(self) -> dict[str, Audited]:
+        """The unattacked line of baseline, oracle and refusal, of those that are there."""
+        return {row.subject: row for row in self.rows.values() if row.subject in CONTROLS and row.attack == BEFORE}
+
+    @property
+    def baseline(self) -> Scored:
+        return self.controls[BASELINE].scored[0]
+
+    @property
+    def oracle(self) -> Scored | None:
+        row = self.controls.get(ORACLE)
+        return row.scored[0] if row is not None and row.scored else None
+
+    @property
+    def metric(self) -> str:
+        """What forgetting is judged by: the sweep's forget objective where it has a value per row, else forget.es."""
+        objective = forget_objective(self.results.objectives)
+        return objective if objective in self.baseline.values else "forget.es"
+
+    def attacked(self, subject: str, attack: str) -> list[Audited]:
+        """The lines of an attack on every seed of a subject, in the seeds' order; without those that lack rows."""
+        return [row for key, row in sorted(self.rows.items()) if key[0] == subject and key[2] == attack and row.scored]
+
+    def before(self, row: Audited) -> Scored:
+        """The unattacked measurement of the same model."""
+        return self.rows[row.subject, row.seed, BEFORE].scored[0]
+
+    def authors_of(self, key: str, judged: Sequence[int] = ()) -> NDArray[np.int64]:
+        """The author of each row behind a metric "<set>.<metric>"."""
+        authors = np.asarray(self.authors[key.partition(".")[0]], dtype=np.int64)
+        return authors[list(judged)] if judged else authors
+
+
+def read_audit(results: SweepRecords) -> Audit | None:
+    """The audit of a sweep; None where there is none yet. Raises RayulError for files that are broken."""
+    folder = results.folder / AUDIT
+    if not (folder / JOURNAL).is_file() or not (folder / ASKED).is_file():
+        return None
+    try:
+        asked: dict[str, Any] = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+        names, authors = asked["finalists"], asked["authors"]
+    except (ValueError, KeyError) as error:
+        raise RayulError(f"{folder / ASKED}: not an audit: {error}", "delete the file and audit again") from error
+    rows = {row.key: row for row in read_lines(folder / JOURNAL, audited_from_json)}
+    found = {e.key: e for e in results.evaluations}
+    if not any(subject == BASELINE and row.scored for (subject, _, _), row in rows.items()):
+        return None  # everything is told against the baseline
+    finalists = []
+    for name, point in names.items():
+        mine = [row for key, row in sorted(rows.items()) if key[0] == name and key[2] == BEFORE]
+        if mine:
+            finalists.append(
+                Finalist(
+                    name,
+                    found[point["trial_id"], point["step"], point["mixing"]],
+                    point["recalibrated"],
+                    dict(results.targets).get(point["target"], results.limits),
+                    tuple(row for row in mine if row.scored),
+                    tuple(row.reason for row in mine if not row.scored),
+                )
+            )
+    return Audit(results, asked["confidence"], tuple(asked["attacks"]), authors, tuple(finalists), rows)

@@ -1,0 +1,192 @@
+"""A results folder, read: what the spec asked for and every evaluation in the journal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayul.errors import InputError, RayulError
+from rayul.records import (
+    ADAPTERS,
+    BASELINE,
+    COMPLETED,
+    FAILED,
+    JOURNAL,
+    ORACLE,
+    PRUNED,
+    RUNNING,
+    SPEC,
+    Evaluation,
+    Key,
+    from_json,
+    read_journal,
+)
+from rayul.records.objectives import Objectives, score
+from rayul.spec import Criterion, Distribution, Spec, Threshold, limits, load_spec
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A criterion with its number: `value` is a value of `metric`, `fraction` the same on the scale of `score`."""
+
+    metric: str
+    at_least: bool
+    value: float
+    fraction: float
+    relative: bool = False
+    """Whether the spec gave it as a percentage of the baseline."""
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:.4g}"
+
+    def keeps(self, value: float, limit: float | None = None) -> bool:
+        """Whether a value of the metric keeps the limit (or the given number in its place); False for NaN."""
+        at = self.value if limit is None else limit
+        return value >= at if self.at_least else value <= at
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder under adapters/, with what the sweep measured on retain-report after reloading it."""
+
+    path: str
+    report_metrics: dict[str, float] = field(default_factory=dict)
+    report_stderr: dict[str, float] = field(default_factory=dict)
+    verified: bool = False
+
+
+@dataclass(frozen=True)
+class SweepRecords:
+    """One sweep's folder. `evaluations` are in journal order and include the reference rows."""
+
+    folder: Path
+    name: str
+    objectives: Objectives
+    limits: tuple[Limit, ...]
+    """The criteria, but for those whose limit is searched: it differs from trial to trial."""
+    limit_values: Mapping[str, float]
+    """By metric the tighter limit, for the hypervolume."""
+    targets: tuple[tuple[float, tuple[Limit, ...]], ...]
+    """The shares of control.tau where it is a list, the largest first, each with all limits that hold at it."""
+    space: Mapping[str, Distribution]
+    provenance: Mapping[str, Any]
+    seed: int
+    """Of the search; each trial has its own in its rows."""
+    evaluations: tuple[Evaluation, ...]
+    baseline: Evaluation
+    oracle: Evaluation | None
+    adapters: Mapping[Key, Adapter]
+
+    @cached_property
+    def trials(self) -> dict[str, list[Evaluation]]:
+        """The evaluations of each trial, in journal order; the reference rows are no trials."""
+        by_trial: dict[str, list[Evaluation]] = {}
+        for e in self.evaluations:
+            if not e.is_reference:
+                by_trial.setdefault(e.trial_id, []).append(e)
+        return by_trial
+
+    @cached_property
+    def endings(self) -> dict[str, Evaluation]:
+        """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
+        return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
+
+    def with_report(self, e: Evaluation) -> Evaluation:
+        """The evaluation with what the sweep measured of its exported adapter on retain-report, where it did."""
+        adapter = self.adapters.get(e.key)
+        if adapter is None:
+            return e
+        return replace(e, metrics=e.metrics | adapter.report_metrics, stderr=e.stderr | adapter.report_stderr)
+
+    @cached_property
+    def states(self) -> dict[str, int]:
+        """Number of trials by state, the unfinished ("running") included only where there are any."""
+        counts = dict.fromkeys((COMPLETED, PRUNED, FAILED), 0)
+        for e in self.endings.values():
+            counts[e.state] = counts.get(e.state, 0) + 1
+        return {state: count for state, count in counts.items() if count or state != RUNNING}
+
+
+def load_records(folder: Path | str) -> SweepRecords:
+    """Read a results folder; needs its spec.yaml and evaluations.jsonl with the baseline's row, nothing else.
+
+    Raises InputError when a file is missing, RayulError when the journal is broken or has no baseline yet.
+    """
+    folder = Path(folder)
+    for name in (SPEC, JOURNAL):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
+            )
+    evaluations = read_journal(folder / JOURNAL)
+    reference = {e.trial_id: e for e in evaluations if e.is_reference}
+    if BASELINE not in reference:
+        raise RayulError(
+            f"{folder / JOURNAL}: no evaluation of the baseline yet, so nothing can be compared with it",
+            "continue the sweep with --resume",
+        )
+    # The model and the data of a finished sweep need not be on this machine.
+    spec = load_spec(folder / SPEC, check_files=False)
+    return SweepRecords(
+        folder=folder,
+        name=spec.name,
+        objectives=spec.objectives,
+        limits=_limits(spec, spec.criteria, reference[BASELINE]),
+        limit_values=limits(spec.criteria, reference[BASELINE].metrics),
+        targets=tuple((tau, _limits(spec, spec.criteria_at(tau), reference[BASELINE])) for tau in spec.targets),
+        space=spec.space,
+        provenance=spec.provenance or {},
+        seed=spec.search.seed,
+        evaluations=tuple(evaluations),
+        baseline=reference[BASELINE],
+        oracle=reference.get(ORACLE),
+        adapters=_adapters(folder),
+    )
+
+
+def _limits(spec: Spec, criteria: Iterable[Criterion], baseline: Evaluation) -> tuple[Limit, ...]:
+    found = []
+    for criterion in criteria:
+        threshold = criterion.at_least or criterion.at_most
+        if not isinstance(threshold, Threshold):
+            continue
+        value = criterion.limit(baseline.metrics)
+        at_least = criterion.at_least is not None
+        fraction = score(
+            criterion.metric,
+            spec.objectives.get(criterion.metric, "maximize" if at_least else "minimize"),
+            value,
+            baseline.metrics.get(criterion.metric, np.nan),
+        )
+        found.append(Limit(criterion.metric, at_least, value, float(fraction), threshold.relative))
+    return tuple(found)
+
+
+def _adapters(folder: Path) -> dict[Key, Adapter]:
+    """Adapter folders `<trial_id>-<step>-<mixing>` by key; a name that does not parse is somebody else's folder."""
+    found: dict[Key, Adapter] = {}
+    for path in sorted((folder / ADAPTERS).glob("*-*-*")):
+        relative = f"{ADAPTERS}/{path.name}"
+        try:
+            note = json.loads((path / "rayul.json").read_text(encoding="utf-8"))
+            found[from_json(json.dumps(note["evaluation"])).key] = Adapter(
+                path=relative,
+                report_metrics={k: float(v) for k, v in note.get("report_metrics", {}).items()},
+                report_stderr={k: float(v) for k, v in note.get("report_stderr", {}).items()},
+                verified=note.get("verified") is True,
+            )
+        except FileNotFoundError:
+            trial_id, step, mixing = path.name.rsplit("-", 2)
+            if path.is_dir() and step.isdigit() and mixing.replace(".", "", 1).isdigit():
+                found[(trial_id, int(step), float(mixing))] = Adapter(relative)
+        except (ValueError, TypeError, KeyError) as error:
+            raise RayulError(
+                f"{path / 'rayul.json'}: not a note about an adapter: {error}", "delete the folder and resume the sweep"
+            ) from error
+    return found

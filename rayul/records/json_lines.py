@@ -1,0 +1,80 @@
+"""Files of records, one a line, that only grow: each is on disk before it counts as written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rayul.errors import RayulError
+
+R = TypeVar("R")
+
+
+class JsonLines(Generic[R]):
+    """A file of records, one a line: by key, each on disk (fsync) before `append` returns.
+
+    Opening it drops a last line that was cut off by a crash (the record was never reported as written).
+    Raises RayulError for a broken line elsewhere, naming file and line.
+    """
+
+    def __init__(
+        self, path: Path, read: Callable[[str], R], write: Callable[[R], str], key: Callable[[R], Hashable]
+    ) -> None:
+        self.path, self.write, self.key = path, write, key
+        self.rows: dict[Any, R] = {}
+        for row in read_lines(path, read) if path.exists() else ():
+            self.rows.setdefault(key(row), row)
+        if path.exists():
+            truncate_torn_line(path)
+
+    def append(self, record: R) -> bool:
+        """Write a record; False, and nothing written, when its key is already there."""
+        if self.key(record) in self.rows:
+            return False
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "ab") as file:
+                file.write(self.write(record).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)  # a full disk takes half a row; the next row must not continue it
+            raise RayulError(
+                f"cannot write {self.path}: {error.strerror or error}",
+                "free the disk or fix the folder's permissions, then run the same command with --resume",
+            ) from error
+        self.rows[self.key(record)] = record
+        return True
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.rows.values())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def truncate_torn_line(path: Path) -> None:
+    """Cut off a last line without its newline: a crash left it, and nobody was told that it was written."""
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        with open(path, "r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+
+
+def read_lines(path: Path, read: Callable[[str], R]) -> list[R]:
+    """All whole lines of a file; RayulError for one that cannot be read, naming file and line."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(read(line.decode()))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RayulError(
+                f"{path}:{number}: not an evaluation: {error}", "restore the line, or delete it to drop that row"
+            ) from error
+    return rows

@@ -1,0 +1,166 @@
+"""The answer of a sweep in words: best forgetting within the limits, its cost, against what, and how sure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from rayul.pareto.front import forgotten
+from rayul.pareto.held_out import held_out, keeps_there
+from rayul.records import FAILED, Evaluation
+from rayul.records.folder import SweepRecords
+from rayul.report.axes import axes
+from rayul.report.summary import Summary
+from rayul.words import duration, measured, number, percent, plural
+
+
+def by_reason(ended: Iterable[Evaluation]) -> list[list[Evaluation]]:
+    """Endings with the same reason, most frequent first; reasons that differ in numbers only are one."""
+    groups: dict[str, list[Evaluation]] = {}
+    for e in ended:
+        groups.setdefault(re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", e.reason), []).append(e)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def headline(results: SweepRecords, summary: Summary) -> str:
+    """The answer in one line."""
+    if summary.best is None:
+        if not any(summary.states.values()):
+            return "No trial has been evaluated yet."
+        if summary.states["failed"] == sum(summary.states.values()):
+            return "Every trial failed."
+        if summary.least_violating:
+            return "Nothing was found within the limits."
+        return "Nothing was forgotten yet."
+    if not math.isfinite(summary.best_forgotten):
+        return f"{plural(len(summary.front), 'setting')} on the front."
+    if any(h.breaks for h in held_out(results, summary.best)):
+        return f"{summary.best_forgotten:.0%} forgotten, but the limit does not hold on unseen rows."
+    limits = "within the limits" if summary.limits else "with no limit on utility"
+    return f"{summary.best_forgotten:.0%} forgotten {limits}."
+
+
+def caution(results: SweepRecords, summary: Summary) -> list[str]:
+    """What retain-report says against the best point; empty where its limits hold there, or nothing was measured."""
+    best = summary.best
+    broken = [h for h in held_out(results, best) if h.breaks] if best else []
+    if best is None or not broken:
+        return []
+    sentences = [
+        f"On retain-report, rows that nothing was tuned on, trial {best.trial_id} keeps {percent(h.report)} of "
+        f"{h.metric} against {percent(h.control)} on retain-control: the limit does not hold there."
+        for h in broken
+    ]
+    sentences.append(
+        "The best of many evaluations looks better than it is on the rows that chose it (the winner's curse): "
+        "believe the lower number."
+    )
+    gone = forgotten(summary.front, summary.baseline, summary.objectives)
+    safe = [(f, e) for f, e in zip(gone.tolist(), summary.front, strict=True) if keeps_there(results, e)]
+    if safe:
+        fraction, e = max(safe, key=lambda pair: pair[0])
+        sentences.append(
+            f"The front's strongest point that keeps the limit on both sets is trial {e.trial_id} at step {e.step}, "
+            f"with {percent(fraction)} forgotten."
+        )
+    else:
+        sentences.append("No exported point of the front keeps the limit on both sets.")
+    return sentences
+
+
+def answer(results: SweepRecords, summary: Summary) -> list[str]:
+    """The answer in sentences: what is best, at which cost, against baseline and oracle, and how sure that is."""
+    best = summary.best
+    if best is None:
+        return _no_answer(results, summary)
+    sentences = [
+        f"Trial {best.trial_id} at step {best.step}"
+        + (f", mixed at {best.mixing:g}," if best.mixing != 1 else "")
+        + " brings "
+        + " and ".join(
+            f"{metric} from {number(results.baseline.metrics.get(metric))} to {measured(best, metric)}"
+            for metric in results.objectives
+        )
+        + f", after {duration(best.train_seconds)} of training and evaluation."
+    ]
+    if not results.limits:
+        sentences.append("No limit was set: this is the point of the front with the most of both, not the last word.")
+    for limit in results.limits:
+        value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
+        margin = abs(value - limit.value)
+        room = f"{margin:.2g} away" + (f", {margin / error:.1f} standard errors" if error > 0 else "")
+        sentences.append(f"The limit {limit} is {room}.")
+    sentences += [
+        f"On retain-report, rows that nothing was tuned on, it keeps {percent(h.report)} of {h.metric} against "
+        f"{percent(h.control)} on retain-control."
+        for h in held_out(results, best)
+        if not h.breaks
+    ]
+    forget = summary.forget_metric
+    if results.oracle is not None and forget in results.oracle.metrics:
+        base, ideal = results.baseline.metrics.get(forget, math.nan), results.oracle.metrics[forget]
+        way = (base - best.metrics[forget]) / (base - ideal) if base != ideal else math.nan
+        sentences.append(
+            f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
+            + (f": {way:.0%} of the way from the baseline." if math.isfinite(way) else ".")
+        )
+    rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
+    sentences.append(
+        f"Measured on {rows} rows; ± is one standard error over the rows. It is one run with one seed: "
+        "`rayul audit` repeats it over seeds, before you rely on it."
+        if rows
+        else "It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it."
+    )
+    return sentences
+
+
+def _no_answer(results: SweepRecords, summary: Summary) -> list[str]:
+    trained = sum(e.step > 0 for rows in results.trials.values() for e in rows)
+    counted = f"{plural(trained, 'evaluation')} of {plural(len(results.trials), 'trial')}"
+    failed = [e for e in results.endings.values() if e.state == FAILED]
+    if failed and len(failed) == len(results.trials):
+        return [
+            f"{plural(len(failed), 'trial')}, and none ran to its end. The first: {failed[0].reason or 'no reason'}."
+        ]
+    if not trained:
+        return ["The journal holds the reference models only."]
+    if not summary.least_violating:
+        return [f"{counted} kept the limits, and none of them forgot 5% or more." if results.limits else counted + "."]
+    nearest = summary.least_violating[0]
+    if nearest.total_violation == 0:
+        return [f"Of {counted}, none that kept the limits forgot 5% or more: search stronger settings."]
+    broken = ", ".join(
+        f"{metric} {measured(nearest, metric)}" for metric, violation in nearest.violation.items() if not violation <= 0
+    )
+    return [
+        f"None of {counted} kept every limit while forgetting 5% or more.",
+        f"The nearest is trial {nearest.trial_id} at step {nearest.step}: it breaks the limits by "
+        f"{nearest.total_violation:.3g} in total ({broken}).",
+        "The table ranks the trials by total violation, the smallest first.",
+    ]
+
+
+def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, str]]:
+    """(label, value, note, mark) of the few numbers worth a large font; the mark "broken" where a limit is."""
+    cost = sum(e.train_seconds for e in results.endings.values())
+    states = ", ".join(f"{count:,} {state}" for state, count in summary.states.items() if count)
+    shown = [
+        ("Front", f"{len(summary.front):,}", "non-dominated evaluations", ""),
+        ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better", ""),
+        ("Trials", f"{len(results.trials):,}", states or "none yet", ""),
+        ("Device time", duration(cost), plural(sum(map(len, results.trials.values())), "evaluation"), ""),
+    ]
+    chosen, best = axes(results), summary.best
+    if best is None or chosen is None:
+        return shown
+    kept = chosen[1]
+    first = [(f"{kept.short}: {kept.metric}", percent(float(kept.of([best])[0])), "of the baseline, at the best point")]
+    first += [
+        (f"{kept.short}: {h.twin}", percent(h.report), "of the baseline, on rows that nothing was tuned on")
+        for h in held_out(results, best)
+        if h.metric == kept.metric
+    ]
+    broken = any(h.breaks for h in held_out(results, best) if h.metric == kept.metric)
+    marks = ["", "broken" if broken else ""]
+    return [(*tile, mark) for tile, mark in zip(first, marks, strict=False)] + shown

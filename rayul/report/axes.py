@@ -1,0 +1,106 @@
+"""The two axes that the charts set against each other, and how numbers go onto them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayul.pareto.front import values
+from rayul.records import Evaluation
+from rayul.records.folder import Limit, SweepRecords
+from rayul.records.objectives import Direction, Floats, forget_objective, is_forgetting, score
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A metric on the scale of `score`: fraction forgotten, or fraction of the baseline kept."""
+
+    metric: str
+    direction: Direction
+    baseline: float
+
+    @property
+    def turned(self) -> bool:
+        """Whether `score` divides the baseline by the value, not the value by the baseline."""
+        return self.direction != ("minimize" if is_forgetting(self.metric) else "maximize")
+
+    @property
+    def title(self) -> str:
+        ratio = f"baseline / {self.metric}" if self.turned else f"{self.metric} / baseline"
+        return f"Forgotten: 1 − {ratio}" if is_forgetting(self.metric) else f"Kept: {ratio}"
+
+    @property
+    def short(self) -> str:
+        return "Forgotten" if is_forgetting(self.metric) else "Kept"
+
+    def of(self, evaluations: Sequence[Evaluation]) -> Floats:
+        return score(self.metric, self.direction, values(evaluations, [self.metric])[:, 0], self.baseline)
+
+    def error(self, evaluations: Sequence[Evaluation]) -> Floats:
+        """Standard error on the axis' scale, by the slope of `score` at the value; NaN where none was recorded."""
+        value = values(evaluations, [self.metric])[:, 0]
+        stderr = np.array([e.stderr.get(self.metric, np.nan) for e in evaluations], dtype=np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return stderr * (self.baseline / value**2 if self.turned else 1.0 / np.float64(self.baseline))
+
+
+def axes(results: SweepRecords) -> tuple[Axis, Axis] | None:
+    """What the charts show: forgetting across, utility upwards; None when there are no two metrics to set against.
+
+    With more than two objectives the first of each kind; with one, a criterion's metric is the other axis.
+    """
+    objectives = results.objectives
+    x = forget_objective(objectives) or next(iter(objectives))
+    limited = {limit.metric: "maximize" if limit.at_least else "minimize" for limit in results.limits}
+    y = next((metric for metric in [*objectives, *limited] if metric != x), None)
+    if y is None:
+        return None
+
+    def axis(metric: str) -> Axis:
+        direction: Any = objectives.get(metric) or limited[metric]
+        return Axis(metric, direction, results.baseline.metrics.get(metric, math.nan))
+
+    return axis(x), axis(y)
+
+
+def short(numbers: Iterable[float] | npt.NDArray[np.float64], digits: int = 5) -> list[float | None]:
+    """Five significant digits are more than a screen shows and half the file; what is not a number becomes null."""
+    return [float(f"{v:.{digits}g}") if math.isfinite(v) else None for v in numbers]
+
+
+def limit_shapes(limit: Limit, axis: Axis, letter: str) -> list[dict[str, Any]]:
+    """The side of the limit that breaks it as a tint, and the limit as a line."""
+    other = "y" if letter == "x" else "x"
+    breaks_below = limit.at_least == (axis.direction == "maximize")
+    line = {
+        "type": "line",
+        "name": "limit",
+        f"{letter}0": limit.fraction,
+        f"{letter}1": limit.fraction,
+        f"{other}ref": "paper",
+        f"{other}0": 0,
+        f"{other}1": 1,
+        "line": {"width": 1.5, "dash": "dash"},
+    }
+    tint = {
+        "type": "rect",
+        "name": "tint",
+        "layer": "below",
+        f"{letter}0": limit.fraction,
+        f"{letter}1": -9 if breaks_below else 9,  # beyond any fraction; `views` sets the range
+        f"{other}ref": "paper",
+        f"{other}0": 0,
+        f"{other}1": 1,
+        "line": {"width": 0},
+    }
+    return [tint, line]
+
+
+def escape(text: str) -> str:
+    """Plotly reads a small HTML in its texts: a metric's name must not become part of it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

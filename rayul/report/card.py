@@ -1,0 +1,160 @@
+"""The model card of an exported point: what was forgotten (never its content), how, how well, and what that shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jinja2
+
+from rayul.records import Evaluation
+from rayul.records.folder import SweepRecords
+from rayul.spec import TESTBED, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
+from rayul.spec.data import find, looks_local
+from rayul.words import measured, number
+
+ASSETS = Path(__file__).parent / "assets"
+METHOD_SECTIONS = ("method", "lora", "training", "control")
+"""The sections of a spec that say how a model was made."""
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What a card says of the forgotten rows: the set's name, their number, and the SHA-256 of them all."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+def set_name(data: Data) -> str:
+    """The forget set in words, without a path of this machine."""
+    if isinstance(data, TofuData):
+        return f"TOFU {data.forget}"
+    if isinstance(data, FolderData):
+        return (
+            "the forget set of rayul's testbed" if data.folder == TESTBED else f"{Path(data.folder).name}/forget.jsonl"
+        )
+    source: Source = data.forget
+    if looks_local(source.path):
+        return Path(source.path).name
+    return " ".join([source.path, *([source.name] if source.name else []), source.split])
+
+
+def model_card(
+    results: SweepRecords,
+    spec: Spec,
+    e: Evaluation,
+    forgotten: Forgotten,
+    *,
+    address: str,
+    after: Mapping[str, tuple[float, float]],
+    difference: float,
+    merged: bool,
+) -> str:
+    """The README.md of an exported adapter.
+
+    spec: the sweep's, as written. address: what `from_pretrained` is given. after: value and standard error by metric,
+    as measured after reloading; what was not measured again is taken from the record. difference: the largest one
+    between the two.
+    """
+    row = _with_report(results, e)
+    row = replace(
+        row,
+        metrics=row.metrics | {key: value for key, (value, _) in after.items()},
+        stderr=row.stderr | {key: error for key, (_, error) in after.items()},
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=False,  # Markdown; what could break a table goes through `cell`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
+    trial = spec.at(e.params).resolved()
+    return environment.get_template("card.md.j2").render(
+        title=Path(address).name,
+        e=e,
+        address=address,
+        base=model_name(spec),
+        base_on_hub=spec.model.path != TESTBED and not _is_folder(spec.model.path),
+        template=spec.model.template if spec.model.template != "chat" else None,
+        forgotten=forgotten,
+        metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
+        oracle=results.oracle is not None,
+        held_out=held_out(results, row),
+        counts=", ".join(f"{count} {name}" for name, count in (results.baseline.rows | e.rows).items()),
+        difference=difference,
+        merged=merged,
+        settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS}),
+        trials=len(results.trials),
+        evaluations=sum(map(len, results.trials.values())),
+        provenance=dump_yaml({"sweep": results.name, **results.provenance}),
+    )
+
+
+def model_name(spec: Spec) -> str:
+    """The base model as others know it: the Hub id with its revision, or the folder's name."""
+    model = spec.model
+    if model.path == TESTBED:
+        return "rayul's testbed model"
+    name = Path(model.path).expanduser().name if _is_folder(model.path) else model.path
+    return f"{name}@{model.revision}" if model.revision else name
+
+
+def _is_folder(path: str) -> bool:
+    return looks_local(path) or find(path) is not None
+
+
+def held_out(results: SweepRecords, e: Evaluation) -> list[str]:
+    """Whether the limits on retain rows also hold on the retain-report rows, which took no part in the search; one
+    sentence a limit, none where those rows were not measured."""
+    said = []
+    for limit in results.limits:
+        set_name, _, metric = limit.metric.partition(".")
+        twin = f"retain_report.{metric}"
+        if set_name != "retain" or twin not in e.metrics:
+            continue
+        kept = e.metrics[twin] >= limit.value if limit.at_least else e.metrics[twin] <= limit.value
+        said.append(
+            f"the limit {limit} is {'kept' if kept else '**not kept**'} on the retain-report rows: "
+            f"{twin} is {measured(e, twin)}"
+        )
+    return said
+
+
+def _row(results: SweepRecords, measures: Evaluate, e: Evaluation, key: str) -> dict[str, str]:
+    limits = [
+        f"{'≥' if limit.at_least else '≤'} {number(limit.value)}" for limit in results.limits if limit.metric == key
+    ]
+    return {
+        "metric": key,
+        "better": _better(measures, key),
+        "before": measured(results.baseline, key),
+        "after": measured(e, key),
+        "oracle": "" if results.oracle is None else measured(results.oracle, key),
+        "limit": ", ".join(limits),
+    }
+
+
+def _better(measures: Evaluate, key: str) -> str:
+    """Which way is better, as in `rayul.spec.Metric`: on forget rows the other way round, but for signs of a broken
+    model, and attacks should do no better than chance."""
+    set_name, _, metric = key.partition(".")
+    known = measures.of(metric)
+    if known is None:
+        return ""
+    if metric.startswith("mia_"):
+        return "0.5"
+    higher = known.direction_on_utility == "higher"
+    turned = set_name == "forget" and metric not in ("empty", "repetition", "distinct")
+    return "higher" if higher != turned else "lower"
+
+
+def _with_report(results: SweepRecords, e: Evaluation) -> Evaluation:
+    """The record with what the sweep measured of its adapter on the report rows."""
+    adapter = results.adapters.get(e.key)
+    if adapter is None:
+        return e
+    return replace(e, metrics=e.metrics | adapter.report_metrics, stderr=e.stderr | adapter.report_stderr)

@@ -1,0 +1,228 @@
+"""Several sweeps on one scale: their fronts under the same limits, who is ahead where, what they did differently."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayul.errors import InputError
+from rayul.pareto.front import forgotten, front, non_dominated, values
+from rayul.pareto.hypervolume import hypervolume_history
+from rayul.records import SPEC, Evaluation, Key
+from rayul.records.folder import Limit, SweepRecords, load_records
+from rayul.records.objectives import Floats, Objectives, is_forgetting, score
+from rayul.report.axes import Axis, axes
+from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
+from rayul.spec import Spec, dump_yaml, load_spec
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Fractions forgotten at which the utility that is left is compared."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sweep of a comparison, on the common objectives, limits and baseline.
+
+    judged: its evaluations, infeasible where they break a common limit. ahead: the points of its front that no
+    other sweep beats. best: the largest fraction forgotten on its front, NaN without one.
+    """
+
+    label: str
+    results: SweepRecords
+    spec: Spec
+    judged: list[Evaluation]
+    front: list[Evaluation]
+    ahead: frozenset[Key]
+    best: float
+    history: list[tuple[int, float]]
+
+    @property
+    def hypervolume(self) -> float:
+        return self.history[-1][1]
+
+
+@dataclass(frozen=True)
+class Level:
+    """The best utility, and its standard error, that each sweep keeps while forgetting at least `forgotten`; NaN where
+    its front does not get that far. winner: the number of the best; clear: whether it is ahead of the second by more
+    than one standard error of the difference."""
+
+    forgotten: float
+    kept: list[float]
+    errors: list[float]
+    winner: int
+    clear: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """common: the first sweep's results with the objectives, limits and baseline that all are measured by. notes: what
+    is not the same everywhere, and what was done about it. seeds: numbers of the sweeps that are runs of one spec."""
+
+    common: SweepRecords
+    entries: list[Entry]
+    notes: list[str]
+    seeds: list[list[int]]
+
+    @property
+    def objectives(self) -> Objectives:
+        return self.common.objectives
+
+    @property
+    def baseline(self) -> Evaluation:
+        return self.common.baseline
+
+    @cached_property
+    def axes(self) -> tuple[Axis, Axis] | None:
+        return axes(self.common)
+
+    @cached_property
+    def coverage(self) -> Floats:
+        """[k, k]: the share of the column's front that some point of the row's front equals or beats in every objective
+        (the C metric of Zitzler and Thiele 1999); NaN for an empty column."""
+        points = [_upwards(e.front, self.objectives) for e in self.entries]
+        table = np.full((len(points), len(points)), np.nan)
+        for i, ours in enumerate(points):
+            for j, theirs in enumerate(points):
+                if len(theirs):
+                    beaten = (ours[:, None, :] >= theirs[None, :, :]).all(axis=2)
+                    table[i, j] = beaten.any(axis=0).mean()
+        return table
+
+    @cached_property
+    def levels(self) -> list[Level]:
+        """Who keeps the most utility at which forgetting, as far as any gets; empty without a forget axis."""
+        if self.axes is None or not is_forgetting(self.axes[0].metric):
+            return []
+        x, y = self.axes
+        reached = [(x.of(e.front), y.of(e.front), y.error(e.front)) for e in self.entries]
+        found = []
+        for level in LEVELS:
+            kept, errors = [], []
+            for gone, utility, error in reached:
+                inside = np.flatnonzero(gone >= level)
+                best = inside[np.argmax(utility[inside])] if inside.size else None
+                kept.append(float("nan") if best is None else float(utility[best]))
+                errors.append(float("nan") if best is None else float(np.nan_to_num(error[best])))
+            order = sorted((i for i, v in enumerate(kept) if v == v), key=lambda i: -kept[i])
+            clear = True
+            if len(order) > 1:
+                first, second = order[:2]
+                clear = kept[first] - kept[second] > float(np.hypot(errors[first], errors[second]))
+            if order:
+                found.append(Level(level, kept, errors, order[0], clear))
+        return found
+
+    @cached_property
+    def settings(self) -> list[tuple[str, list[str]]]:
+        """(key, its value in each sweep) of every setting that is not the same in all specs; "–" where absent."""
+        flat = [settings_of(e.spec) for e in self.entries]
+        keys = dict.fromkeys(key for settings in flat for key in settings)
+        rows = [(key, [settings.get(key, "–") for settings in flat]) for key in keys]
+        return [(key, row) for key, row in rows if len(set(row)) > 1]
+
+
+def load_comparison(folders: Sequence[Path]) -> Comparison:
+    """Read the folders and compare them. Raises what `load_records` and `compare` raise."""
+    sweeps = [load_records(folder) for folder in folders]
+    return compare(sweeps, [load_spec(folder / SPEC, check_files=False) for folder in folders])
+
+
+def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison:
+    """Put sweeps on one scale: the objectives that all have, the tighter of their limits, the first one's baseline.
+
+    Raises InputError for fewer than two sweeps and for sweeps without a common objective.
+    """
+    if len(sweeps) < 2:
+        raise InputError("one sweep cannot be compared", "give two results folders or more")
+    notes: list[str] = []
+    first = sweeps[0]
+    names = labels(sweeps)
+    objectives = common_objectives(sweeps, names, notes)
+    limits = tuple(_on_scale(limit, objectives, first.baseline) for limit in common_limits(sweeps, names, notes))
+    common = replace(
+        first,
+        objectives=objectives,
+        limits=limits,
+        limit_values={limit.metric: limit.value for limit in limits},
+    )
+    compare_baselines(sweeps, names, [*objectives, *common.limit_values], notes)
+    judged = [[_judged(e, limits) for e in sweep.evaluations] for sweep in sweeps]
+    fronts = [front(rows, common.baseline, objectives) for rows in judged]
+    joint = np.split(
+        non_dominated(values([e for points in fronts for e in points], objectives), list(objectives.values())),
+        np.cumsum([len(points) for points in fronts])[:-1],
+    )
+    entries = [
+        Entry(
+            label=label,
+            results=sweep,
+            spec=spec,
+            judged=rows,
+            front=points,
+            ahead=frozenset(e.key for e, unbeaten in zip(points, mask, strict=True) if unbeaten),
+            best=float(forgotten(points, common.baseline, objectives).max()) if points else np.nan,
+            history=hypervolume_history(rows, common.baseline, objectives, common.limit_values),
+        )
+        for label, sweep, spec, rows, points, mask in zip(names, sweeps, specs, judged, fronts, joint, strict=True)
+    ]
+    counts = [len(sweep.trials) for sweep in sweeps]
+    if len(set(counts)) > 1:
+        notes.append(f"The budgets differ: {each(names, map(str, counts))} trials. More trials alone raise a front.")
+    return Comparison(common, entries, notes, _seeds(specs))
+
+
+def settings_of(spec: Spec) -> dict[str, str]:
+    """Every setting of a spec as text by dotted key; a search distribution is one setting. Without the name."""
+    space = spec.space
+    found: dict[str, str] = {}
+
+    def walk(value: Any, key: str) -> None:
+        if key not in space and isinstance(value, Mapping) and value:
+            for name, child in value.items():
+                walk(child, f"{key}.{name}" if key else str(name))
+        elif isinstance(value, list) and any(isinstance(child, Mapping) for child in value):
+            for i, child in enumerate(value):
+                walk(child, f"{key}.{i}")
+        else:
+            found[key] = dump_yaml(value, flow=True)
+
+    walk({k: v for k, v in spec.resolved().items() if k not in ("name", "provenance")}, "")
+    return found
+
+
+def _on_scale(limit: Limit, objectives: Objectives, baseline: Evaluation) -> Limit:
+    """The limit with its fraction of the common baseline."""
+    direction = objectives.get(limit.metric, "maximize" if limit.at_least else "minimize")
+    base = baseline.metrics.get(limit.metric, np.nan)
+    return replace(limit, fraction=float(score(limit.metric, direction, limit.value, base)))
+
+
+def _judged(e: Evaluation, limits: Sequence[Limit]) -> Evaluation:
+    """The evaluation, infeasible where a common limit is broken; what its own sweep found infeasible stays so."""
+    for limit in limits:
+        value = e.metrics.get(limit.metric, limit.value)
+        if not (value >= limit.value if limit.at_least else value <= limit.value):
+            return replace(e, feasible=False)
+    return e
+
+
+def _seeds(specs: Sequence[Spec]) -> list[list[int]]:
+    """Numbers of the specs that differ in nothing but name and search.seed, two or more together."""
+    groups: dict[str, list[int]] = {}
+    for i, spec in enumerate(specs):
+        settings = {k: v for k, v in settings_of(spec).items() if k != "search.seed"}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _upwards(evaluations: Sequence[Evaluation], objectives: Objectives) -> Floats:
+    signs = [1.0 if direction == "maximize" else -1.0 for direction in objectives.values()]
+    upwards: Floats = values(evaluations, objectives) * np.array(signs)
+    return upwards

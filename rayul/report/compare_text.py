@@ -1,0 +1,134 @@
+"""A comparison in words and plain tables: the terminal's view, and the sentences of the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from rayul.pareto.front import forgotten
+from rayul.records import Evaluation
+from rayul.report.compare import Comparison, Level
+from rayul.words import measured, percent
+
+FRONT_ROWS = 12
+CELL = 22
+"""Characters of a setting in the terminal; the page has it all."""
+
+
+def headline(c: Comparison) -> str:
+    """The answer in one line: who is ahead by hypervolume, and whether that is more than the seeds differ."""
+    volumes = [e.hypervolume for e in c.entries]
+    if not any(volumes):
+        return "None of the sweeps has found a solution."
+    if len(c.seeds) == 1 and len(c.seeds[0]) == len(c.entries):
+        return f"{len(c.entries)} seeds of one search: hypervolume {min(volumes):.3f} to {max(volumes):.3f}."
+    first, second = sorted(range(len(volumes)), key=lambda i: -volumes[i])[:2]
+    if volumes[first] == volumes[second]:
+        return "Equal hypervolume."
+    return (
+        f"{c.entries[first].label} covers most: hypervolume {volumes[first]:.3f}, "
+        f"{volumes[second]:.3f} for {c.entries[second].label}."
+    )
+
+
+def sentences(c: Comparison) -> list[str]:
+    """What the headline does not say: where who is ahead, how far the seeds differ, and what all are measured by."""
+    said = _spells(c)
+    for group in c.seeds:
+        volumes = sorted(c.entries[i].hypervolume for i in group)
+        names = ", ".join(c.entries[i].label for i in group)
+        said.append(
+            f"{names} are {len(group)} seeds of one search: hypervolume {volumes[0]:.3f} to {volumes[-1]:.3f}, "
+            f"median {float(np.median(volumes)):.3f}. A lead smaller than that range may be luck."
+        )
+    limits = ", ".join(map(str, c.common.limits))
+    said.append(
+        f"Hypervolume is on {' and '.join(c.objectives)} as fractions of {c.entries[0].label}'s baseline"
+        + (f", within {limits}" if limits else ", without any limit on utility")
+        + "; 1 is the ideal."
+    )
+    return said
+
+
+def _spells(c: Comparison) -> list[str]:
+    """Runs of neighbouring levels with one verdict, a sentence each."""
+    runs: list[tuple[str, list[float]]] = []
+    for level in c.levels:
+        label = c.entries[level.winner].label
+        reached = sum(not math.isnan(kept) for kept in level.kept)
+        verdict = f"only {label} gets there" if reached == 1 else f"{label} keeps most utility"
+        verdict += "" if level.clear else ", but by less than a standard error"
+        if runs and runs[-1][0] == verdict:
+            runs[-1][1].append(level.forgotten)
+        else:
+            runs.append((verdict, [level.forgotten]))
+    return [
+        f"At {levels[0]:.0%}{f' to {levels[-1]:.0%}' if len(levels) > 1 else ''} forgotten {verdict}."
+        for verdict, levels in runs
+    ]
+
+
+def comparison_lines(c: Comparison) -> list[str]:
+    """The comparison for a terminal or a log file."""
+    lines = [headline(c), *sentences(c), *(f"note: {note}" for note in c.notes), ""]
+    head = ["sweep", "trials", "pruned", "failed", "front", "unbeaten", "forgotten", "hypervolume"]
+    rows = []
+    for e in c.entries:
+        states = e.results.states
+        counts = [len(e.results.trials), states["pruned"], states["failed"], len(e.front), len(e.ahead)]
+        rows.append([e.label, *map(str, counts), percent(e.best), f"{e.hypervolume:.4f}"])
+    lines += aligned([head, *rows])
+    if c.levels and c.axes is not None:
+        lines += ["", f"{c.axes[1].title}, at least this much forgotten (* ahead, ~ ahead within a standard error)"]
+        head = ["sweep", *(f"{level.forgotten:.0%}" for level in c.levels)]
+        lines += aligned([head, *([e.label, *(_mark(c, i, k) for k in c.levels)] for i, e in enumerate(c.entries))])
+    points = merged_front(c)
+    if points:
+        lines += ["", "the fronts together, most forgotten first (* no other beats it)"]
+        head = ["sweep", "trial", "step", "forgotten", *c.objectives]
+        body = [
+            [("* " if ahead else "  ") + c.entries[i].label, e.trial_id, str(e.step), percent(gone)]
+            + [measured(e, metric) for metric in c.objectives]
+            for i, e, gone, ahead in points[:FRONT_ROWS]
+        ]
+        lines += aligned([["  " + head[0], *head[1:]], *body])
+        lines += [f"... and {len(points) - FRONT_ROWS} more on the page"] if len(points) > FRONT_ROWS else []
+    if c.settings:
+        lines += ["", "settings that differ"]
+        rows = [[key, *(_clip(value) for value in values)] for key, values in c.settings]
+        lines += aligned([["", *(e.label for e in c.entries)], *rows], left=True)
+    return lines
+
+
+def merged_front(c: Comparison) -> list[tuple[int, Evaluation, float, bool]]:
+    """(sweep, point, fraction forgotten, unbeaten) of all fronts, most forgotten first."""
+    found = []
+    for i, e in enumerate(c.entries):
+        gone = forgotten(e.front, c.baseline, c.objectives).tolist()
+        found += [(i, p, fraction, p.key in e.ahead) for p, fraction in zip(e.front, gone, strict=True)]
+    return sorted(found, key=lambda row: -row[2] if row[2] == row[2] else math.inf)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: bool = False) -> list[str]:
+    """Columns under each other, the first to the left, the others to the right unless `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if left or not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _mark(c: Comparison, i: int, level: Level) -> str:
+    if math.isnan(level.kept[i]):
+        return "– "
+    ahead = ("*" if level.clear else "~") if level.winner == i else " "
+    return f"{level.kept[i]:.1%}{ahead}"
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"

@@ -1,0 +1,189 @@
+"""Health checks of the trials themselves: how they ended, where in the space they lie, what was exported of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rayul.pareto.front import MIN_FORGOTTEN, solutions
+from rayul.pareto.held_out import HeldOut, held_out
+from rayul.records import FAILED, PRUNED, RUNNING, Evaluation
+from rayul.records.folder import SweepRecords
+from rayul.report.check import Check, Verdict
+from rayul.spec import Choice, Float, Int
+from rayul.words import plural
+
+EDGE = 0.02
+"""A parameter within this fraction of its range (in log space where the range is) of an end counts as on the edge."""
+
+
+def pruning(results: SweepRecords) -> Iterator[Check]:
+    pruned = [e for e in results.endings.values() if e.state == PRUNED]
+    if not pruned:
+        return
+    reached = {e.trial_id for e in solutions(results.evaluations, results.baseline, results.objectives, False)}
+    early = [e for e in pruned if e.trial_id not in reached]
+    sentence = (
+        f"{len(early):,} of {plural(len(pruned), 'pruned trial')} had forgotten less than {MIN_FORGOTTEN:.0%} at every "
+        "evaluation until then."
+    )
+    verdict: Verdict = "warning" if len(early) > len(pruned) / 2 else "good"
+    yield Check("Did pruning fire before anything was forgotten?", verdict, sentence)
+
+
+def calibration(results: SweepRecords) -> Iterator[Check]:
+    """Where mixing is on: how much of the update survives it, and whether the curves may be trusted."""
+    calibrated: dict[tuple[str, int], Evaluation] = {}
+    for e in results.evaluations:
+        if not e.is_reference and e.step and e.metrics:
+            calibrated[e.trial_id, e.step] = e  # the calibrated row of a step comes last
+    if all(e.mixing == 1 for e in results.evaluations if not e.is_reference):
+        return
+    last = {trial_id: e.mixing for (trial_id, _), e in calibrated.items()}
+    nothing = sum(mixing == 0 for mixing in last.values())
+    bent = {trial_id for (trial_id, _), e in calibrated.items() if "does not grow steadily" in e.reason}
+    sentence = (
+        f"At the last evaluation {nothing:,} of {plural(len(last), 'trial')} keep the limits at mixing 0 only, where "
+        f"nothing is unlearned; the median mixing is {statistics.median(last.values()):.2f}. In "
+        f"{plural(len(bent), 'trial')} a violation falls somewhere as the mixing grows, so a larger one may keep the "
+        "limits too."
+    )
+    yield Check(
+        "Does calibration leave something of the unlearning?",
+        "warning" if nothing > len(last) / 2 else "good",
+        sentence,
+    )
+
+
+def edges(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
+    title = "Is the front at the edge of the search space?"
+    on_edge = False
+    for name, space in results.space.items():
+        if not isinstance(space, Float | Int):
+            continue
+        low, high = (math.log(v) if space.log else float(v) for v in (space.low, space.high))
+        if not high > low:
+            continue
+        drawn = _numbers(e.params.get(name) for e in front)
+        places = [((math.log(v) if space.log else v) - low) / (high - low) for v in drawn]
+        for end, count in (
+            (space.low, sum(p <= EDGE for p in places)),
+            (space.high, sum(p >= 1 - EDGE for p in places)),
+        ):
+            if count:
+                on_edge = True
+                yield Check(
+                    title,
+                    "warning",
+                    f"{count} of {plural(len(front), 'front point')} {'has' if count == 1 else 'have'} {name} at the "
+                    f"end {end:g} of its range {space.low:g} to {space.high:g}: what lies beyond may be better.",
+                )
+    for name, space in results.space.items():
+        options = sorted(_numbers(space.options)) if isinstance(space, Choice) else []
+        if len(options) < 3 or len(front) < 3:
+            continue
+        drawn = _numbers(e.params.get(name) for e in front)
+        for end in (options[0], options[-1]):
+            # One point at an end says nothing where there are three options; most of the front does.
+            if drawn.count(end) > 2 * len(drawn) / 3:
+                on_edge = True
+                yield Check(
+                    title,
+                    "warning",
+                    f"{drawn.count(end)} of {plural(len(drawn), 'front point')} have {name} {end:g}, the end of its "
+                    f"options {', '.join(f'{o:g}' for o in options)}: what lies beyond may be better.",
+                )
+    if front and results.space and not on_edge:
+        yield Check(title, "good", "No: every number of every front point lies inside its range.")
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def duplicates(results: SweepRecords) -> Iterator[Check]:
+    seen: dict[str, list[str]] = {}
+    for trial, rows in results.trials.items():
+        if rows[0].params:
+            seen.setdefault(json.dumps([rows[0].params, rows[0].seed], sort_keys=True, default=str), []).append(trial)
+    repeated = [trials for trials in seen.values() if len(trials) > 1]
+    title = "Was anything tried twice?"
+    if repeated:
+        extra = sum(len(trials) - 1 for trials in repeated)
+        yield Check(
+            title,
+            "warning",
+            f"Yes: {plural(extra, 'trial')} of {len(results.trials):,} repeated the settings and seed of an earlier "
+            f"one, for example {', '.join(repeated[0][:4])}.",
+        )
+    elif seen:
+        yield Check(title, "good", f"No: all {plural(len(seen), 'trial')} differ in settings or seed.")
+
+
+def failures(results: SweepRecords) -> Iterator[Check]:
+    states = [e.state for e in results.endings.values()]
+    if not states:
+        return
+    failed, running = states.count(FAILED), states.count(RUNNING)
+    verdict: Verdict = "problem" if failed > len(states) / 2 else "warning" if failed or running else "good"
+    sentence = f"{failed:,} of {plural(len(states), 'trial')} failed."
+    if running:
+        sentence += f" {plural(running, 'trial')} did not finish: the sweep is running, or --resume goes on with it."
+    yield Check("Did every trial run to its end?", verdict, sentence)
+
+
+def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
+    """Whether the adapters were reloaded and gave the recorded numbers again."""
+    adapters = [results.adapters[e.key] for e in front if e.key in results.adapters]
+    unverified = [a.path for a in adapters if not a.verified]
+    title = "Do the exported adapters give the recorded numbers?"
+    if unverified:
+        yield Check(
+            title,
+            "warning",
+            f"{len(unverified)} of {plural(len(adapters), 'exported adapter')} "
+            f"{'was' if len(unverified) == 1 else 'were'} not reloaded and rescored, for example {unverified[0]}.",
+        )
+    elif adapters:
+        yield Check(title, "good", f"Yes: {plural(len(adapters), 'adapter')}, reloaded and scored again.")
+
+
+def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
+    """Retain-report, which nothing optimised, against retain-control, which everything did."""
+    by_metric: dict[str, list[tuple[HeldOut, Evaluation]]] = {}
+    for e in front:
+        for h in held_out(results, e):
+            by_metric.setdefault(h.metric, []).append((h, e))
+    for metric, found in by_metric.items():
+        points = plural(len(found), "exported point")
+        judged = [(h, e) for h, e in found if h.breaks is not None]
+        broken = [(h, e) for h, e in judged if h.breaks]
+        if judged:
+            kept = len(judged) - len(broken)
+            verdict: Verdict = "problem" if kept < len(broken) else "warning" if broken else "good"
+            yield Check(
+                f"Does the limit of {metric} hold on retain-report?",
+                verdict,
+                f"It holds for {kept} of {points}."
+                + (
+                    " The front was chosen on retain-control, where the best of many looks better than it is: prefer "
+                    "points that keep the limit on both sets."
+                    if broken
+                    else ""
+                ),
+            )
+        gaps = [(h.gap, h, e) for h, e in found if math.isfinite(h.gap)]
+        if gaps:
+            worst, h, e = max(gaps, key=lambda g: abs(g[0]))
+            apart = sum(abs(g[0]) > 2 for g in gaps)
+            yield Check(
+                f"Does {h.twin} agree with {metric}?",
+                "warning" if apart else "good",
+                f"{'No' if apart else 'Yes'}: for {apart} of {points} the two sets differ by more than two standard "
+                f"errors. {'The largest gap' if apart else 'Even the largest gap is small'}: trial {e.trial_id} at "
+                f"step {e.step} keeps {h.report:.1%} on retain-report against {h.control:.1%} on retain-control "
+                f"({abs(worst):.1f} standard errors).",
+            )

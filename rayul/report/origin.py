@@ -1,0 +1,55 @@
+"""Where a sweep's numbers come from: the provenance of spec.yaml and what the records add to it, in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rayul.records.folder import SweepRecords
+
+Facts = list[tuple[str, str]]
+
+
+def origin(results: SweepRecords) -> list[tuple[str, Facts]]:
+    """(group, facts): a group for each mapping of the provenance ("versions", "hardware", ...), the rest first."""
+    nested = {k: v for k, v in results.provenance.items() if isinstance(v, Mapping) and k not in ("data", "seeds")}
+    loose = {k: v for k, v in results.provenance.items() if not isinstance(v, Mapping) and k not in ("command", "data")}
+    groups = [("run", flat(loose)), *((str(k), flat(v)) for k, v in nested.items())]
+    seeds = sorted({e.seed for rows in results.trials.values() for e in rows})
+    known = results.provenance.get("seeds")
+    facts = flat(known) if isinstance(known, Mapping) else [("search", str(results.seed))]
+    if seeds and "trials" not in dict(facts):
+        facts.append(("trials", str(seeds[0]) if len(seeds) == 1 else f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"))
+    groups.append(("seeds", facts))
+    devices = sorted({e.device for rows in results.trials.values() for e in rows if e.device})
+    if devices:
+        groups.append(("devices of the trials", [(device, _trials_on(results, device)) for device in devices]))
+    return [(name, facts) for name, facts in groups if facts]
+
+
+def data_sets(results: SweepRecords) -> list[tuple[str, str, str]]:
+    """(set, rows, SHA-256 of its rows); of a sweep that recorded no hashes the rows that were measured."""
+    recorded = results.provenance.get("data")
+    if isinstance(recorded, Mapping):
+        return [
+            (str(name), str(facts.get("rows", "")), str(facts.get("sha256", "")))
+            for name, facts in recorded.items()
+            if isinstance(facts, Mapping)
+        ]
+    return [(name, str(count), "") for name, count in results.baseline.rows.items()]
+
+
+def flat(tree: Any, prefix: str = "") -> Facts:
+    """A nested mapping as (dotted key, text) pairs, without what is not known."""
+    if tree is None:
+        return []
+    if isinstance(tree, Mapping):
+        return [pair for k, v in tree.items() for pair in flat(v, f"{prefix}.{k}" if prefix else str(k))]
+    if isinstance(tree, list | tuple):
+        return [(prefix, " ".join(map(str, tree)))]
+    return [(prefix, str(tree))]
+
+
+def _trials_on(results: SweepRecords, device: str) -> str:
+    count = sum(any(e.device == device for e in rows) for rows in results.trials.values())
+    return f"{count:,} trials" if count != 1 else "1 trial"

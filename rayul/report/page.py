@@ -1,0 +1,99 @@
+"""report.html: one offline file that a colleague can open, written from the records alone."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from rayul.errors import RayulError
+from rayul.files import write_text
+from rayul.records import FAILED, PRUNED
+from rayul.records.folder import SweepRecords
+from rayul.report.answer import answer, by_reason, caution, headline, tiles
+from rayul.report.audit_section import AuditSection
+from rayul.report.axes import axes
+from rayul.report.charts import payload
+from rayul.report.importance import MIN_TRIALS, importances
+from rayul.report.listing import every_trial, listing, settings_yaml
+from rayul.report.origin import data_sets, origin
+from rayul.report.summary import Summary
+from rayul.words import measured, percent
+
+ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("report.js", "settings.js", "table.js", "theme.js", "start.js")
+MAX_TABLE_ROWS = 200
+"""Rows of the front in the page; the Parquet file has them all."""
+
+
+def write_report(results: SweepRecords, summary: Summary, audit: AuditSection | None = None) -> None:
+    """Render and write report.html into the results folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"yaml": settings_yaml, "measured": measured, "percent": percent}
+    listed = summary.front or summary.least_violating
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    data = payload(results, summary.front, summary.best, summary.history)
+    trials, left_out = every_trial(results)
+    data["listing"] = {"head": trials.head, "rows": trials.rows}
+    html = environment.get_template("report.html.j2").render(
+        summary=summary,
+        results=results,
+        headline=headline(results, summary),
+        answer=answer(results, summary),
+        caution=caution(results, summary),
+        tiles=tiles(results, summary),
+        table=listing(results, listed[:MAX_TABLE_ROWS]),
+        hidden=max(0, len(listed) - MAX_TABLE_ROWS),
+        left_out=left_out,
+        importances=importances(results),
+        min_trials=MIN_TRIALS,
+        pruned=grouped(results, PRUNED),
+        failed=grouped(results, FAILED),
+        unseen=results.with_report(summary.best) if summary.best else None,
+        audit=audit,
+        origin=origin(results),
+        data_sets=data_sets(results),
+        charts=axes(results) is not None,
+        moved=axes(results) is not None and any(e.metrics for rows in results.trials.values() for e in rows),
+        compares_settings=axes(results) is not None and len(results.trials) > 1 and bool(data["params"]),
+        css=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        plotly=Markup(plotly_js()),
+        data=embed(data),
+    )
+    write_text(results.folder / "report.html", html)
+
+
+def plotly_js() -> str:
+    """Plotly's own bundle from the installed package; finding the file is quicker than importing the package."""
+    found = find_spec("plotly")
+    if found is None or found.origin is None:
+        raise RayulError("plotly is not installed, so the report has no charts", "pip install plotly")
+    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def embed(data: Any) -> Markup:
+    """JSON that is safe inside <script>: no `<`, `>` or `&` survives, so no name can end the element."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def grouped(results: SweepRecords, state: str) -> list[dict[str, Any]]:
+    """Trials that ended in `state`, by reason."""
+    return [
+        {
+            "count": len(ended),
+            "example": ended[0].reason or "no reason was recorded",
+            "first": min(e.step for e in ended),
+            "last": max(e.step for e in ended),
+            "trials": [e.trial_id for e in ended[:50]],
+            "more": max(0, len(ended) - 50),
+        }
+        for ended in by_reason(e for e in results.endings.values() if e.state == state)
+    ]

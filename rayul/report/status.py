@@ -1,0 +1,150 @@
+"""What a sweep is doing, read from its folder: of one that runs elsewhere, was stopped, or has finished."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC, STUDY
+from rayul.records.folder import SweepRecords, load_records
+from rayul.report.answer import by_reason
+from rayul.report.summary import Summary, summary_of
+from rayul.report.terminal import front_lines
+from rayul.spec import load_spec
+from rayul.words import duration
+
+RECENT = 10
+"""Trials that the throughput is taken over: the last ones, so that an old pause does not count for long."""
+WIDTH = 80
+
+
+@dataclass(frozen=True)
+class Status:
+    """total: trials asked for. stopped: why the last run ended early, where it did. held: whether a driver holds the
+    folder now. silent: seconds since the last row.
+    seconds_per_trial: between the ends of the latest trials, all slots together; None before the second."""
+
+    results: SweepRecords
+    summary: Summary
+    total: int
+    held: bool
+    silent: float
+    seconds_per_trial: float | None
+    stopped: str = ""
+    budget: float | None = None
+    """Seconds that search.time_limit still allows, where there is one."""
+
+    @property
+    def ended(self) -> int:
+        return sum(count for state, count in self.summary.states.items() if state != RUNNING)
+
+    @property
+    def phase(self) -> str:
+        left = max(0, self.total - self.ended)
+        if self.held:
+            return "running" if left else "finishing: adapters are verified and the report is made"
+        why = f" ({self.stopped})" if self.stopped else ""
+        return f"stopped{why}, {left} to go: continue with --resume" if left else "finished"
+
+    @property
+    def seconds_left(self) -> float | None:
+        left = self.total - self.ended
+        if not self.held or self.seconds_per_trial is None or left <= 0:
+            return None
+        seconds = self.seconds_per_trial * left
+        return seconds if self.budget is None else max(0.0, min(seconds, self.budget))
+
+
+def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status:
+    """Read a folder whose journal may be growing; a last line that is half written is left for the next time.
+
+    Raises what `load_records` raises: no sweep's folder, or no baseline in it yet.
+    """
+    now = now or datetime.now(UTC)
+    results = load_records(folder)
+    spec = load_spec(folder / SPEC, check_files=False)
+    asked, ends = _study(folder / STUDY)
+    recent = ends[-RECENT - 1 :]
+    runs = list(results.provenance.get("runs", {}).values())
+    limit = spec.search.time_limit
+    return Status(
+        results=results,
+        summary=summary_of(results),
+        # A grid's cells stand in the study from the beginning, and may be fewer than search.trials.
+        total=min(spec.search.trials, asked) if spec.search.sampler == "grid" and asked else spec.search.trials,
+        held=held,
+        silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
+        seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,
+        stopped=runs[-1].get("stopped", "") if runs else "",
+        budget=None if limit is None else limit - _seconds(runs, now),
+    )
+
+
+def status_lines(status: Status) -> list[str]:
+    """The status as plain text of at most 80 columns, for a terminal or a log file."""
+    results, summary = status.results, status.summary
+    states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count)
+    lines = [
+        f"{results.name}: {status.phase}",
+        f"trials      {status.ended}/{status.total} ended" + (f" ({states})" if states else ""),
+        f"evaluations {sum(map(len, results.trials.values())):,}, the last {duration(status.silent)} ago",
+    ]
+    if status.seconds_per_trial is not None:
+        left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+        lines.append(f"throughput  a trial every {duration(status.seconds_per_trial)}{left}")
+    lines.append(f"front       {len(summary.front)} points, hypervolume {summary.hypervolume:.4f}")
+    for title, reasons in (("pruned by", pruned_by(results)), ("failed", failed(results))):
+        if reasons:
+            lines += [title, *(f"  {count:>4}  {reason}" for reason, count in reasons.most_common(5))]
+    lines += ["front so far" if status.held else "front", *front_lines(summary)]
+    return [line if len(line) <= WIDTH else line[: WIDTH - 1] + "…" for line in lines]
+
+
+def pruned_by(results: SweepRecords) -> Counter[str]:
+    """Number of pruned trials by the criteria that their last row breaks; by the rule that stopped it where it breaks
+    none ("dominance at step 20: ..." is dominance)."""
+    limits = {limit.metric: str(limit) for limit in results.limits}
+    counts: Counter[str] = Counter()
+    for e in results.endings.values():
+        if e.state == PRUNED:
+            broken = [limits.get(metric, metric) for metric, violation in e.violation.items() if not violation <= 0]
+            counts[" and ".join(broken) or re.split(r" at step |: | \(", e.reason)[0]] += 1
+    return counts
+
+
+def failed(results: SweepRecords) -> Counter[str]:
+    groups = by_reason(e for e in results.endings.values() if e.state == FAILED)
+    return Counter({" ".join(group[0].reason.split()): len(group) for group in groups})
+
+
+def _seconds(runs: Iterable[Mapping[str, str]], now: datetime) -> float:
+    """What the runs of a sweep have taken together, the one that still goes on included."""
+    spans = [(run["began"], run.get("ended", now.isoformat())) for run in runs]
+    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() for begin, end in spans)
+
+
+def _study(path: Path) -> tuple[int, list[datetime]]:
+    """Number of trials that Optuna's journal has, and when they ended, in order. The evaluations carry no clock, so
+    that a resumed sweep leaves the same rows as an undisturbed one; the study does. (0, []) where it is not there."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return 0, []
+    asked, ends = 0, []
+    for line in lines:
+        if b'"datetime_' in line:
+            try:
+                record = json.loads(line)
+                created = record["op_code"] == 4  # Optuna's JournalOperation.CREATE_TRIAL
+                asked += created
+                # One that was complete when it was created is another sweep's: search.warm_start.
+                if record.get("datetime_complete") and not created:
+                    ends.append(datetime.fromisoformat(record["datetime_complete"]).astimezone(UTC))
+            except (ValueError, KeyError, TypeError):
+                continue  # another version's line: no clock is better than no status
+    return asked, sorted(ends)

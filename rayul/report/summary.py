@@ -1,0 +1,83 @@
+"""What a sweep found: front, hypervolume, the best point, health checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayul.pareto.best import best_of
+from rayul.pareto.front import forgotten, front_of, least_violating
+from rayul.pareto.hypervolume import hypervolume_history
+from rayul.pareto.targets import Target, best_at_targets
+from rayul.records import Evaluation
+from rayul.records.folder import Limit, SweepRecords
+from rayul.records.objectives import Objectives, forget_objective
+from rayul.report.check import Check
+from rayul.report.health import health_checks
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep found.
+
+    states: number of trials by state. front: non-dominated solutions, best in the first objective first.
+    least_violating: the trials nearest to feasible, only when the front is empty. best: the point of the front that
+    forgot most; where no limit protects utility, the one that spans the largest volume alone. best_forgotten: its
+    fraction of the baseline, NaN without a forget objective. hypervolume: in [0, 1]; history: its growth, as
+    (evaluations so far, hypervolume). targets: the best at each share of control.tau, where it is a list. checks: the
+    health checks, worst first.
+    """
+
+    folder: Path
+    name: str
+    objectives: Objectives
+    limits: tuple[Limit, ...]
+    states: dict[str, int]
+    baseline: Evaluation
+    oracle: Evaluation | None
+    front: list[Evaluation]
+    least_violating: list[Evaluation]
+    best: Evaluation | None
+    best_forgotten: float
+    hypervolume: float
+    history: list[tuple[int, float]]
+    targets: list[Target]
+    checks: list[Check]
+
+    @property
+    def forget_metric(self) -> str | None:
+        return forget_objective(self.objectives)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The health checks that are not good, as question and answer."""
+        return [f"{check.title} {check.sentence}" for check in self.checks if check.verdict != "good"]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+
+def summary_of(results: SweepRecords) -> Summary:
+    """The summary of results already read; writes nothing."""
+    points = front_of(results)
+    history = hypervolume_history(results.evaluations, results.baseline, results.objectives, results.limit_values)
+    best = best_of(points, results)
+    return Summary(
+        folder=results.folder,
+        name=results.name,
+        objectives=results.objectives,
+        limits=results.limits,
+        states=results.states,
+        baseline=results.baseline,
+        oracle=results.oracle,
+        front=points,
+        least_violating=[] if points else least_violating(results.evaluations),
+        best=best,
+        best_forgotten=float(forgotten([best], results.baseline, results.objectives)[0]) if best else math.nan,
+        hypervolume=history[-1][1],
+        history=history,
+        targets=best_at_targets(results),
+        checks=health_checks(results, points),
+    )

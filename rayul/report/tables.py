@@ -1,0 +1,73 @@
+"""The tables that a sweep leaves behind: one row per evaluation, per trial, and per point of the front."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from rayul.files import write_json, write_text
+from rayul.pareto.best import best_of_trials
+from rayul.pareto.front import forgotten
+from rayul.records import Evaluation, to_table, write_table
+from rayul.records.folder import SweepRecords
+
+
+def trials_table(results: SweepRecords) -> pa.Table:
+    """trial_id, state, reason, seed, params.*, steps, evaluations, best_step, best_mixing, forgotten, seconds.
+
+    best_* and `forgotten` (at that evaluation) are null for a trial without a solution. `seconds` is training and
+    evaluation until the trial ended. A trial that never ended keeps the state "running".
+    """
+    best = best_of_trials(results)
+    columns: dict[str, list[Any]] = {}
+    endings = results.endings
+    steps = {trial: max(e.step for e in rows) for trial, rows in results.trials.items()}
+    columns["steps"] = list(steps.values())
+    columns["evaluations"] = [len(rows) for rows in results.trials.values()]
+    columns["best_step"] = [best[trial][0].step if trial in best else None for trial in steps]
+    columns["best_mixing"] = [best[trial][0].mixing if trial in best else None for trial in steps]
+    columns["forgotten"] = [best[trial][1] if trial in best else None for trial in steps]
+    columns["seconds"] = [e.train_seconds for e in endings.values()]
+    types = {"best_mixing": pa.float64(), "forgotten": pa.float64(), "seconds": pa.float64()}
+
+    # The parameter columns, and their types, are those of evaluations.parquet.
+    flat = to_table(replace(e, metrics={}, stderr={}, violation={}, rows={}) for e in endings.values())
+    names = ["trial_id", "state", "reason", "seed", *(n for n in flat.column_names if n.startswith("params."))]
+    table = flat.select(names)
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column, type=types.get(name, pa.int64())))
+    return table
+
+
+def front_table(front: Sequence[Evaluation], results: SweepRecords) -> pa.Table:
+    """The front with every column of evaluations.parquet, `forgotten`, and `adapter`: the exported folder, or null.
+
+    The retain-report values of an exported point are metrics.retain_report.* (and stderr.*), as in the other rows.
+    """
+    rows = [results.with_report(e) for e in front]
+    adapters = [results.adapters[e.key].path if e.key in results.adapters else None for e in front]
+    table = to_table(rows)
+    gone = forgotten(front, results.baseline, results.objectives)
+    table = table.append_column("forgotten", pa.array(gone, type=pa.float64()))
+    return table.append_column("adapter", pa.array(adapters, type=pa.string()))
+
+
+def write_tables(results: SweepRecords, front: Sequence[Evaluation]) -> None:
+    """Write evaluations.parquet, trials.parquet and pareto.parquet/.csv/.json into the results folder, each whole."""
+    folder = results.folder
+    write_table(to_table(results.evaluations), folder / "evaluations.parquet")
+    write_table(trials_table(results), folder / "trials.parquet")
+    pareto = front_table(front, results)
+    write_table(pareto, folder / "pareto.parquet")
+    rows = pareto.to_pylist()
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, pareto.column_names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "pareto.csv", buffer.getvalue())
+    write_json(folder / "pareto.json", rows)

@@ -1,0 +1,45 @@
+"""The front as plain text, for a terminal or a log file."""
+
+from __future__ import annotations
+
+from rayul.pareto.front import forgotten
+from rayul.pareto.targets import Target
+from rayul.report.summary import Summary
+from rayul.words import measured, number, percent
+
+
+def front_lines(summary: Summary, count: int = 10) -> list[str]:
+    """The front as an aligned plain-text table for a terminal or a log file, at most `count` rows.
+
+    When nothing is feasible: the trials nearest to it, with their total violation.
+    """
+    listed = summary.front or summary.least_violating
+    if not listed:
+        return ["no evaluation after step 0 yet"]
+    shown = listed[:count]
+    gone = forgotten(shown, summary.baseline, summary.objectives)
+    head = ["trial", "step", "forgotten", *summary.objectives, *([] if summary.front else ["violation"])]
+    if any(e.mixing != 1 for e in shown):
+        head.insert(2, "mixing")
+    body = []
+    for e, fraction in zip(shown, gone.tolist(), strict=True):
+        row = [e.trial_id, str(e.step), percent(fraction), *(measured(e, metric) for metric in summary.objectives)]
+        if "mixing" in head:
+            row.insert(2, f"{e.mixing:g}")
+        body.append(row if summary.front else [*row, number(e.total_violation)])
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *body]]
+    if not summary.front:
+        lines.insert(0, "no solution: the trials nearest to the limits, by total violation")
+    if len(listed) > count:
+        lines.append(f"... and {len(listed) - count} more in {summary.folder / 'pareto.csv'}")
+    return lines + [_target_line(target) for target in summary.targets]
+
+
+def _target_line(target: Target) -> str:
+    if target.best is None:
+        return f"{percent(target.share)} kept: nothing was found"
+    e = target.best
+    return f"{percent(target.share)} kept: {percent(target.forgotten)} forgotten by {e.trial_id} at step {e.step}" + (
+        f", mixed at {e.mixing:g}" if e.mixing != 1 else ""
+    )

@@ -1,0 +1,1 @@
+"""Trials that share a device: who is on which device, and what runs there."""

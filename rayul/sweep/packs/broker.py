@@ -1,0 +1,186 @@
+"""The broker: one actor that owns the device actors, so that they live as long as the driver and no longer.
+
+An actor that a trial made would die with that trial; a detached one would outlive a killed driver.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+if TYPE_CHECKING:
+    from rayul.sweep.cluster import Share
+
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
+"""glibc keeps freed memory: without it the activations of every step go back to the system, and come again a page fault
+at a time (on the testbed a third of the time)."""
+
+IDLE_SECONDS = 60.0
+"""A device that nobody holds ends after it: on a GPU it has memory, and its node could be given back. Longer than the
+clients of a full machine take to start, for whom it waits when it has measured the references."""
+
+Holder = int | str
+"""Who is on a device: a trial by its number, or a task by its id."""
+
+
+class DeviceActor:
+    """A `Device` as Ray's actor. Every client that holds its handle imports this module, which therefore knows nothing
+    of torch (a second and 150 MB for each of them) or Tune."""
+
+    def __init__(self, arguments: dict[str, Any], threads: int) -> None:
+        from rayul.sweep.packs.device import Device
+
+        self.device = Device(**arguments, threads=threads)
+
+    def measure(self, name: str) -> str:
+        return self.device.measure(name)
+
+    def verify(self, points: list[str]) -> list[str]:
+        return self.device.verify(points)
+
+    def join(self, number: int, params: dict[str, Any], baseline: str) -> None:
+        self.device.join(number, params, baseline)
+
+    def next(self, number: int) -> dict[str, Any]:
+        return self.device.next(number)
+
+    def leave(self, number: int) -> None:
+        self.device.leave(number)
+
+
+@dataclass
+class Held:
+    """A device actor and who is on it."""
+
+    actor: Any
+    holders: set[Holder] = field(default_factory=set)
+    since: float = field(default_factory=time.monotonic)
+    """When somebody last came or left."""
+
+
+@contextmanager
+def broker(share: Share, arguments: dict[str, Any]) -> Iterator[Any]:
+    """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    cores = share.cpu * share.pack
+    actor = (
+        ray.remote(Broker)
+        .options(num_cpus=0, scheduling_strategy=here)
+        .remote(cores, share.pack, share.threads, [ray.put(arguments)])
+    )
+    try:
+        yield actor
+    finally:
+        ray.get(actor.close.remote())
+        ray.kill(actor)
+
+
+def device_here(broker: Any, holder: Holder, lost: str | None = None) -> Any:
+    """The broker's reference to the device actor of this process's place: the GPU that it holds (a share of), or, on
+    CPU, a place on its node. lost: as for `Broker.device`."""
+    gpus = ray.get_gpu_ids()
+    node = ray.get_runtime_context().get_node_id()
+    return broker.device.remote(holder, node, str(gpus[0]) if gpus else None, lost)
+
+
+class Broker:
+    """Gives each holder the device actor of its place: a GPU of a node, or, on CPU, the emptiest of the node's.
+
+    cores: of a device where no GPUs are used. slots: trials a device takes. arguments: a reference to those of `Device`
+    in a list, in which Ray leaves it a reference: whoever unpickles them imports torch, and all devices wait for it.
+    """
+
+    def __init__(
+        self,
+        cores: float,
+        slots: int,
+        threads: int,
+        arguments: Sequence[Any],
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self.cores, self.slots, self.threads, self.arguments = cores, slots, threads, arguments
+        self.idle_seconds = idle_seconds
+        self.held: dict[tuple[str, str], Held] = {}
+        self.lock = threading.Lock()
+        threading.Thread(target=self._end_idle, daemon=True).start()
+
+    def device(self, holder: Holder, node: str, gpu: str | None, lost: str | None = None) -> Any:
+        """The actor for a holder who is on `node` and has a share of `gpu`.
+
+        lost: id of an actor that the holder found dead; it is replaced.
+        """
+        with self.lock:
+            before = [held for held in self.held.values() if holder in held.holders]
+            for place, held in list(self.held.items()):
+                held.holders.discard(holder)
+                if held.actor._actor_id.hex() == lost:
+                    del self.held[place]
+            place = (node, gpu) if gpu is not None else self._emptiest(node)
+            if place not in self.held:
+                self.held[place] = Held(self._start(*place, on_gpu=gpu is not None))
+            held = self.held[place]
+            for other in before:
+                if other is not held:  # from its own the trial must not be sent away: that could come after its join
+                    self._free(other, holder)
+            held.holders.add(holder)
+            held.since = time.monotonic()
+            return held.actor
+
+    def release(self, holder: Holder) -> None:
+        """The trial has ended, or the task."""
+        with self.lock:
+            for held in self.held.values():
+                if holder in held.holders:
+                    self._free(held, holder)
+
+    def close(self) -> None:
+        """End all device actors."""
+        with self.lock:
+            for held in self.held.values():
+                ray.kill(held.actor)
+            self.held.clear()
+
+    def _free(self, held: Held, holder: Holder) -> None:
+        held.holders.discard(holder)
+        held.since = time.monotonic()
+        if isinstance(holder, int):  # a task has no slot
+            held.actor.leave.remote(holder)
+
+    def _emptiest(self, node: str) -> tuple[str, str]:
+        there = next(n["Resources"].get("CPU", 1.0) for n in ray.nodes() if n["NodeID"] == node)
+        places = [(node, f"cpu {i}") for i in range(max(1, int(there // self.cores)))]
+        # Of empty places one that has an actor: it need not load the model.
+        count = {place: len(self.held[place].holders) if place in self.held else 0.5 for place in places}
+        return min(places, key=lambda place: count[place])
+
+    def _start(self, node: str, name: str, on_gpu: bool) -> Any:
+        # It asks for no GPU (its trials hold the shares of it), so Ray would not show it the right one.
+        environment = MALLOC | {"OMP_NUM_THREADS": str(self.threads)}
+        if on_gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = name
+        return (
+            ray.remote(DeviceActor)
+            .options(
+                num_cpus=0,
+                max_concurrency=2 * self.slots + 4,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+                runtime_env={"env_vars": environment},
+            )
+            .remote(*self.arguments, threads=self.threads)
+        )
+
+    def _end_idle(self) -> None:
+        while True:
+            time.sleep(self.idle_seconds / 4)
+            with self.lock:
+                for place, held in list(self.held.items()):
+                    if not held.holders and time.monotonic() - held.since > self.idle_seconds:
+                        ray.kill(held.actor)
+                        del self.held[place]

@@ -1,0 +1,219 @@
+"""The device actor: one process per GPU (or per share of the cores) that trains a pack, whoever its trials are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from rayul.errors import RayulError
+from rayul.records import CHECKPOINTS, RUNNING, Evaluation, from_json, to_json, trial_id
+from rayul.spec import Spec
+from rayul.sweep.deadline import arm
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.packs.worker import KeptAdapters, load_here
+from rayul.sweep.reference import reference_row, verified
+from rayul.unlearn.data import Sets
+from rayul.unlearn.pack import Packs, Report, Shape
+from rayul.unlearn.pack.state import SlotState
+from rayul.unlearn.trial import failed_row
+
+
+class Seat:
+    """A trial on the device. `ready`: reports that its client has not asked for; `given`: the one it has now."""
+
+    def __init__(self, number: int, params: dict[str, Any], kept: KeptAdapters) -> None:
+        self.number, self.params, self.kept = number, params, kept
+        self.ready: deque[Report] = deque()
+        self.given: Report | None = None
+        self.saved = time.monotonic()
+        self.left = False
+
+
+class Device:
+    """Trials join, ask for their next result again and again, and leave; a thread trains all of them meanwhile.
+
+    A trial trains on while Tune judges its result, up to the next one: its slot would idle otherwise. What it computed
+    in vain when the verdict is to stop it is never seen.
+
+    shape: of the pack. checkpoint_every: seconds between two checkpoints of a trial, which its next incarnation goes
+    on from where the results folder is seen.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        sets: Sets,
+        disk: DriverDisk,
+        shape: Shape,
+        threads: int,
+        checkpoint_every: float,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.spec, self.sets, self.threads, self.checkpoint_every = spec, sets, threads, checkpoint_every
+        # Only the training thread touches the packs; the others leave word here, under the lock.
+        self.changed = threading.Condition()
+        self.base = threading.Lock()
+        """Of whoever calls the base model, or changes it."""
+        self.seats: dict[int, Seat] = {}
+        self.joining: list[Seat] = []
+        self.leaving: list[Seat] = []
+        self.news = False
+        self.error: Exception | None = None
+        try:
+            self.disk, self.folder = disk, disk.adapters()
+            self.packs = Packs(load_here(spec, sets, disk), spec, shape)
+        except RayulError as error:  # for whoever asks: an actor that dies of it tells no type
+            self.error = error
+        else:
+            threading.Thread(target=self._train, daemon=True).start()
+
+    # --- before and after the trials ---------------------------------------------------------------------------------
+
+    def measure(self, name: str) -> str:
+        """`reference.reference_row` in this process."""
+        with self._between_steps():
+            return reference_row(self.spec, self.sets, self.disk, name, self.packs.task)
+
+    def verify(self, points: list[str]) -> list[str]:
+        """`reference.verified` in this process."""
+        with self._between_steps():
+            return verified(self.spec, self.sets, self.disk, points, self.packs.task)
+
+    @contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """The base without adapters, in any thread."""
+        if self.error is not None:
+            raise self.error
+        torch.set_num_threads(self.threads)  # OpenMP counts by thread
+        with self.base:
+            yield
+            if self.packs.task.device.type == "cuda":
+                torch.cuda.empty_cache()  # an oracle was loaded
+
+    # --- what clients and the broker call ----------------------------------------------------------------------------
+
+    def join(self, number: int, params: dict[str, Any], baseline: str) -> None:
+        """Seat a trial as soon as a slot is free. One that is seated already starts again: its client died."""
+        self.leave(number)
+        with self.changed:
+            self._wait(lambda: len(self.seats) < self.packs.shape.slots)
+            kept = KeptAdapters(self.spec, self.disk, self.folder, from_json(baseline))
+            seat = self.seats[number] = Seat(number, params, kept)
+            self.joining.append(seat)
+            self._tell()
+
+    def next(self, number: int) -> dict[str, Any]:
+        """The trial's next result. Its last one is in the journal, then: Tune asks when its callbacks are done."""
+        seat = self.seats[number]
+        self._save_checkpoint(seat)
+        with self.changed:
+            self._wait(lambda: bool(seat.ready or seat.left))
+            if seat.left:
+                raise RuntimeError(f"trial {number} has left this device")
+            report = seat.given = seat.ready.popleft()
+            self._tell()
+        if report.state is not None:
+            seat.kept.add(report.rows, partial(self.packs.save_adapter, report))
+        last = report.rows[-1]
+        return {
+            "evaluations": [to_json(row) for row in report.rows],
+            "number": number,
+            "step": last.step,
+            **last.metrics,  # what another scheduler may ask for
+            "done": last.state != RUNNING,
+        }
+
+    def leave(self, number: int) -> None:
+        """Free the trial's slot, whatever it is doing."""
+        with self.changed:
+            seat = self.seats.pop(number, None)
+            if seat is not None:
+                seat.left = True
+                self.leaving.append(seat)
+                self._tell()
+
+    def _tell(self) -> None:
+        self.news = True
+        self.changed.notify_all()
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        self.changed.wait_for(lambda: self.error is not None or until())
+        if self.error is not None:
+            raise self.error
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def _train(self) -> None:
+        torch.set_num_threads(self.threads)  # OpenMP counts by thread
+        training: dict[str, Seat] = {}
+        limit = self.spec.search.trial_time_limit
+        try:
+            while True:
+                with self.changed:
+                    joining, leaving, self.joining, self.leaving = self.joining, self.leaving, [], []
+                    self.news = False
+                with self.base:
+                    # A step that takes as long as a trial may hangs, and would hang for every trial to come.
+                    arm(limit)
+                    for seat in leaving:
+                        if training.get(trial_id(seat.number)) is seat:
+                            self.packs.leave(trial_id(seat.number))
+                            del training[trial_id(seat.number)]
+                    for seat in joining:
+                        if not seat.left:
+                            training[trial_id(seat.number)] = seat
+                            self._admit(seat)
+                    # Whose report is taken from here on is news.
+                    waiting = {name for name, seat in training.items() if seat.ready}
+                    reports = self.packs.turn(waiting)
+                    arm(None)
+                with self.changed:
+                    for report in reports or ():
+                        training[report.trial_id].ready.append(report)
+                    self.changed.notify_all()
+                    if reports is None:
+                        self.changed.wait_for(lambda: self.news)
+        except Exception as error:  # for everyone who waits
+            arm(None)
+            with self.changed:
+                self.error = error
+                self.changed.notify_all()
+
+    def _admit(self, seat: Seat) -> None:
+        name, seed = trial_id(seat.number), self.spec.search.seed + seat.number
+        try:
+            state, baseline = self._checkpoint(seat.number), seat.kept.baseline
+            self.packs.join(name, self.spec.at(seat.params), seed, seat.params, baseline.metrics, state)
+        except Exception as error:  # any failure of one trial is a row
+            shared = Evaluation(name, 0, seed=seed, params=seat.params)
+            with self.changed:
+                seat.ready.append(Report(name, [failed_row(shared, error)], None))
+                self.changed.notify_all()
+
+    # --- what outlives the actor -------------------------------------------------------------------------------------
+
+    def _path(self, number: int) -> Path:
+        return self.folder / CHECKPOINTS / f"{trial_id(number)}.safetensors"
+
+    def _save_checkpoint(self, seat: Seat) -> None:
+        if seat.given is None or seat.given.state is None or time.monotonic() - seat.saved < self.checkpoint_every:
+            return
+        seat.given.state.save(self._path(seat.number))
+        seat.saved = time.monotonic()
+
+    def _checkpoint(self, number: int) -> SlotState | None:
+        path = self._path(number)
+        try:
+            state = SlotState.load(path)
+        except (OSError, SafetensorError):  # there is none, or no whole one: from the start
+            return None
+        return state if state.values.numel() == self.packs.row_size else None

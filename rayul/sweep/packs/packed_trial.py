@@ -1,0 +1,66 @@
+"""A trial in a pack as Ray Tune sees it: a thin client of its device actor. It holds the trial's share of the device
+and imports no torch, so that many fit beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.tune import Trainable
+
+from rayul.sweep.deadline import arm
+from rayul.sweep.packs.broker import device_here
+
+
+class PackedTrial(Trainable):  # type: ignore[misc]
+    """Config as of `UnlearningTrial`; its results are those of `Device.next`.
+
+    The trial joins with its first step. Tune starts a process for each, and gives the trial to another that is free
+    before that one is up: a process that is never to step must not take the trial's seat.
+    """
+
+    def setup(self, config: dict[str, Any], broker: Any, baseline: str, limit: float | None = None) -> None:
+        self.broker, self.baseline, self.limit = broker, baseline, limit
+        self.device: Any = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial in the same process. The driver has released the one before."""
+        self.config, self.device = new_config, None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self.device is None:
+            self._join()
+        try:
+            result: dict[str, Any] = ray.get(self.device.next.remote(self.config["number"]))
+        except RayActorError:
+            # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
+            ray.get(self._place(lost=self.device._actor_id.hex()))
+            raise
+        if result["done"]:
+            arm(None)  # the process waits for its next trial
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the device writes checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        pass
+
+    def cleanup(self) -> None:
+        arm(None)
+
+    def _join(self) -> None:
+        trial = self.config["number"], self.config["params"], self.baseline
+        device = ray.get(self._place())
+        try:
+            ray.get(device.join.remote(*trial))
+        except RayActorError:  # it died while nobody was looking
+            device = ray.get(self._place(lost=device._actor_id.hex()))
+            ray.get(device.join.remote(*trial))
+        self.device = device
+        arm(self.limit)  # only now: it may have waited for the device to load the model
+
+    def _place(self, lost: str | None = None) -> Any:
+        return device_here(self.broker, self.config["number"], lost)

@@ -1,0 +1,129 @@
+"""How many trials share a device, and why: the pack of a sweep is chosen once and kept by its resumes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from rayul.spec import Choice, Spec
+from rayul.sweep.cluster import device_count, on_cpu, share
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.packs.broker import MALLOC
+from rayul.sweep.reference import result
+from rayul.unlearn.compiled import require_compiler
+from rayul.unlearn.data import Sets
+from rayul.unlearn.pack import Shape
+from rayul.unlearn.pack.throughput import Throughput, measure_packs
+
+MOST = 32
+"""Slots of a pack that `auto` tries at most."""
+
+MODELLED = ("tpe", "gp")
+WORTH = 1.1
+"""A larger pack must be so much faster: it takes memory, and tells the search less."""
+
+PER_GENERATION = 8
+"""`auto` keeps at most 1/8 of a modelled search in flight: what runs beside a trial, its proposal knows nothing of."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """shape: of the pack of every device; None: each trial has a process of its own. why: in words."""
+
+    shape: Shape | None
+    why: str
+
+    @property
+    def slots(self) -> int:
+        """Trials on a device."""
+        return self.shape.slots if self.shape else 1
+
+
+def unpackable(spec: Spec) -> str | None:
+    """Why the trials of this sweep cannot share packs, or None."""
+    if not spec.resources.packs:
+        return "resources.packs is false"
+    if spec.resources.gpu > 1:
+        return "a trial spans several GPUs"
+    if spec.method.parameters.get("gru") not in (False, None):
+        return "method.gru needs two gradients of every step"
+    if spec.training.gradient_checkpointing:
+        return "training.gradient_checkpointing computes a layer twice, once without its adapters' pack"
+    if spec.model.quantize:
+        return "model.quantize: the weights are not those of linear modules"
+    if 0 < spec.resources.gpu < 1:
+        return f"a trial's device is {spec.resources.gpu:g} of a GPU"
+    if isinstance(spec.lora.target_modules, Choice):
+        return "lora.target_modules differs between trials"
+    return None
+
+
+def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] | None) -> Packing:
+    """What `resources.trials_per_gpu` says, or, for auto, what is fastest here by a measurement on one device.
+
+    before: `as_plain` of the run that this one resumes: results hang on it to the last bit, so it stays.
+    """
+    if spec.resources.compile and on_cpu(spec.resources):
+        require_compiler()
+    if before is not None:
+        slots = before.get("slots", 1)
+        shape = Shape(**{key: value for key, value in before.items() if key in Shape._fields}) if slots > 1 else None
+        return Packing(shape, "as it began")
+    reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
+    devices = device_count(spec.resources)
+    most = math.ceil(spec.search.trials / devices)
+    if reason is not None:
+        return Packing(None, f"no packs: {reason}" if wanted != 1 else "")
+    if wanted != "auto":
+        slots = min(wanted, most)
+        return Packing(Shape.of(spec, slots, cpu=on_cpu(spec.resources)) if slots > 1 else None, "")
+    if spec.search.sampler in MODELLED:
+        most = spec.search.trials // (PER_GENERATION * devices)
+    sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
+    if len(sizes) <= 1:
+        return Packing(
+            None, f"one trial a device: {spec.search.trials} trials are too few for the search to learn from more"
+        )
+    return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
+
+
+def as_plain(packing: Packing, dtype: str, threads: int) -> dict[str, Any]:
+    """For the provenance."""
+    shape = packing.shape._asdict() if packing.shape else {"slots": 1}
+    return {**shape, "dtype": dtype, "threads": threads}
+
+
+def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
+    if not measured:
+        return Packing(None, "one trial a device: a pack of one does not fit into its memory")
+    best = measured[0]
+    for one in measured[1:]:
+        if one.rows >= WORTH * best.rows:
+            best = one
+    rates = ", ".join(f"{one.slots}: {one.rows:.0f}" for one in measured)
+    why = f"measured rows a second by trials on a device: {rates}"
+    shape = Shape.of(spec, best.slots, cpu=on_cpu(spec.resources)) if best.slots > 1 else None
+    return Packing(shape, why)
+
+
+def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int) -> list[Throughput]:
+    """On one device, the others idle."""
+    alone = spec.resources.model_copy(update={"trials_per_gpu": 1})
+    place = share(alone)
+    task = ray.remote(num_cpus=place.cpu, num_gpus=place.gpu, runtime_env={"env_vars": MALLOC})(_measure)
+    found: list[Throughput] = result(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
+    return found
+
+
+def _measure(
+    spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int, threads: int
+) -> list[Throughput]:
+    torch.set_num_threads(threads)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
+    return measure_packs(disk.with_models(spec), sets, sizes, memory)

@@ -1,0 +1,190 @@
+"""The searcher: Optuna proposes through ask/tell, Ray Tune asks and reports.
+
+Ray's own OptunaSearch tells scheduler-stopped trials complete with their last values, has no constraints, and leaves
+NaN trials running; this one tells what `outcome` says, with the criteria as constraints.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+
+from rayul.files import whole_file
+from rayul.records import RUNNING, Evaluation, Journal, trial_id, truncate_torn_line
+from rayul.spec import Spec
+from rayul.sweep.search.outcome import outcome
+from rayul.sweep.search.samplers import grid, sampler, suggest
+
+CONSTRAINTS = "constraints"
+"""The system attribute that Optuna's samplers read violations from."""
+
+WARM_START = "warm_start"
+"""The attribute of a trial in the study that another sweep has run: that sweep's folder and the trial's id there."""
+
+
+class StudyFile(JournalFileBackend):
+    """Optuna's journal without its lock and its fsync: one driver writes, and the rows, which are on disk before they
+    are told, are enough to make good what a machine that loses its power may lose of it (`OptunaSearcher`). A trial
+    costs some ten writes; an fsync takes 7 ms on the disk that this was measured on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with open(self.path, "ab") as file:
+            file.write(lines.encode())
+
+
+def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
+    """Open or create the study of a sweep in its journal file; a new one begins with the `earlier` trials
+    (warm_start.py), which take the first numbers.
+
+    Only the driver that holds the results folder calls this, so half a line that a killed driver left is removed
+    (Optuna would refuse the file at the next line).
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if path.exists():
+        truncate_torn_line(path)
+    if earlier and not path.exists():
+        # Whole or not at all: a study with half of them would pass for one that has begun.
+        with whole_file(path) as temporary:
+            _study(temporary, spec).add_trials(earlier)
+    study = _study(path, spec)
+    if spec.search.sampler == "grid":
+        for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
+            study.enqueue_trial(cell)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(spec.objectives))  # what optuna-dashboard shows
+    return study
+
+
+def _study(path: Path, spec: Spec) -> optuna.Study:
+    storage = JournalStorage(StudyFile(path))
+    return optuna.create_study(
+        storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
+    )
+
+
+class OptunaSearcher(Searcher):  # type: ignore[misc]
+    """Proposes configurations {"number", "params"}; `journal` is where it reads what became of them.
+
+    limit: how many trials of this sweep the study may hold in the end. On a resume the trials that a killed driver left
+    are proposed first, under their own numbers; those that the journal knows as ended are told, not run.
+    enough: why no new trial is worth its cost, "" while one is.
+
+    Optuna hears of a trial through `tell`, which the recorder calls once the trial's last row is on disk. Tune's own
+    notice, `on_trial_complete`, comes too early for a trial that failed and also for one that was only interrupted.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        spec: Spec,
+        journal: Journal,
+        baseline: Evaluation,
+        limit: int,
+        enough: Callable[[], str] = lambda: "",
+    ) -> None:
+        super().__init__()
+        self.enough = enough
+        self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
+        self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
+        self.asked: dict[int, optuna.Trial] = {}
+        self.unfinished: list[int] = []
+        self._restore_trials()
+        ended = {row.trial_id for row in journal if row.state != RUNNING}
+        self.asked_for = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if trial_id(trial.number) in ended:
+                self.tell(trial.number)
+            else:
+                self.unfinished.append(trial.number)
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole sweep: the limit, or the cells of a grid that has fewer."""
+        if self.spec.search.sampler == "grid":
+            return min(self.limit, len(self.study.get_trials(deepcopy=False)))
+        return self.limit
+
+    @property
+    def remaining(self) -> int:
+        """Trials still to run, those left unfinished included."""
+        finished = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
+        return max(0, self.total - (finished - self.earlier))
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        left = self.unfinished.pop(0) if self.unfinished else None
+        if left is None and self.enough():
+            finished: str = Searcher.FINISHED
+            return finished
+        number = self.asked_for if left is None else left
+        self.study.sampler = sampler(self.spec.search, number)
+        trial = self.study.ask() if left is None else self._trial(left)
+        self.asked_for = max(self.asked_for, trial.number + 1)
+        self.asked[trial.number] = trial
+        return {"number": trial.number, "params": suggest(trial, self.spec)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def tell(self, number: int) -> None:
+        """Tell Optuna how a trial ended: its `outcome`, or a failure where it has none. Its last row says so."""
+        rows = self.journal.of(trial_id(number))
+        # Making an optuna.Trial anew samples: seconds with GP, for nothing here.
+        trial = self.asked.pop(number, None) or self._trial(number)
+        told = outcome(rows, self.spec.at(rows[-1].params), self.baseline)
+        if told is None:
+            trial.set_user_attr("state", rows[-1].state)
+            trial.set_user_attr("reason", rows[-1].reason)
+            self.study.tell(number, state=TrialState.FAIL)
+            return
+        for key, value in told.attributes(rows[-1]).items():
+            trial.set_user_attr(key, value)
+        if told.constraints:
+            # As samplers with a `constraints_func` keep them. `Trial.set_constraint` keeps them by name, where
+            # optuna-dashboard 0.21 does not look: it would show trials that broke a limit among the best.
+            self.study._storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, list(told.constraints.values()))
+        self.study.tell(number, told.values)
+
+    def _restore_trials(self) -> None:
+        """Give the study what only the journal has, under the same numbers: trials, or some of their parameters. The
+        rows may be ahead of it after a loss of power, or where both were copied to a bucket one after the other."""
+        params = {int(row.trial_id): row.params for row in self.journal if not row.is_reference}
+        known = self.study.get_trials(deepcopy=False)
+        for number in range(max(params, default=-1) + 1):
+            drawn = params.get(number, {})
+            if number >= len(known):
+                self.study.enqueue_trial(drawn)
+            if number >= len(known) or known[number].state == TrialState.WAITING:
+                suggest(self.study.ask(), self.spec)
+            elif known[number].state == TrialState.RUNNING and drawn.keys() - known[number].params:
+                # What `enqueue_trial` does for a trial that waits.
+                self.study._storage.set_trial_system_attr(known[number]._trial_id, "fixed_params", drawn)
+                suggest(self._trial(number), self.spec)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        frozen = self.study.get_trials(deepcopy=False)[number]
+        return optuna.Trial(self.study, frozen._trial_id)
+
+    # All state is in the study's journal and ours; Tune's own snapshots need none of it.
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("resume with `rayul sweep FILE --resume`")

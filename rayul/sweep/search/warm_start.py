@@ -1,0 +1,64 @@
+"""Trials of earlier sweeps of the same space, for a study to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from rayul.errors import InputError
+from rayul.records import BASELINE, JOURNAL, RUNNING, SPEC, Evaluation, read_journal
+from rayul.spec import Spec, difference, load_spec
+from rayul.sweep.search.outcome import outcome
+from rayul.sweep.search.samplers import distributions
+from rayul.sweep.search.searcher import CONSTRAINTS, WARM_START
+
+MAY_DIFFER = ("name: ", "search.", "pruning.", "resources.", "oracle", "evaluate.final", "evaluate.batch_size")
+"""What may be different in the earlier sweep: it does not change what a configuration is worth."""
+
+
+def earlier_trials(spec: Spec) -> list[FrozenTrial]:
+    """Every trial of search.warm_start that has an outcome, as this sweep would have told it to Optuna.
+
+    spec: with its data's hashes in the provenance. Raises InputError for a folder that is no sweep's or has no trial
+    that ended, and for one whose space, model, rows, criteria or objectives differ, naming each difference.
+    """
+    return [trial for folder in spec.search.warm_start for trial in _trials_of(Path(folder), spec)]
+
+
+def _trials_of(folder: Path, spec: Spec) -> list[FrozenTrial]:
+    place = f"search.warm_start: {folder}"
+    if not (folder / SPEC).is_file() or not (folder / JOURNAL).is_file():
+        raise InputError(f"{place} is not the folder of a sweep", "name one that `rayul sweep` has written")
+    before = load_spec(folder / SPEC, check_files=False)
+    changed = [line for line in difference(before, spec) if not line.startswith(MAY_DIFFER)]
+    facts, now = ((one.provenance or {}).get("data") or {} for one in (before, spec))
+    changed += [f"the rows of {name} have changed" for name in now if name in facts and facts[name] != now[name]]
+    if changed:
+        hint = "begin with a sweep that differs in none of these"
+        raise InputError(f"{place} was another search:\n  " + "\n  ".join(changed), hint)
+    rows = read_journal(folder / JOURNAL)
+    baseline = next((row for row in rows if row.trial_id == BASELINE), None)
+    ended = {row.trial_id: row for row in rows if row.state != RUNNING and not row.is_reference}
+    trials = [] if baseline is None else [_trial(folder, spec, rows, last, baseline) for last in ended.values()]
+    found = [trial for trial in trials if trial is not None]
+    if not found:
+        raise InputError(f"{place} has no trial to learn from", "finish it first with --resume")
+    return found
+
+
+def _trial(
+    folder: Path, spec: Spec, rows: list[Evaluation], last: Evaluation, baseline: Evaluation
+) -> FrozenTrial | None:
+    mine = [row for row in rows if row.trial_id == last.trial_id]
+    found = outcome(mine, spec.at(last.params), baseline)
+    if found is None:
+        return None
+    return optuna.create_trial(
+        values=found.values,
+        params=last.params,
+        distributions=distributions(spec, last.params),
+        system_attrs={CONSTRAINTS: list(found.constraints.values())} if found.constraints else {},
+        user_attrs=found.attributes(last) | {WARM_START: f"{folder}/{last.trial_id}"},
+    )

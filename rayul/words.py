@@ -1,0 +1,50 @@
+"""Numbers and counts as people read them: in the terminal, the report, the model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Measured(Protocol):
+    """What has metrics with standard errors, by "<set>.<metric>": an evaluation, an attack's scores."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def stderr(self) -> Mapping[str, float]: ...
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; "–" for what is not known."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def percent(fraction: float | None) -> str:
+    """0.917 -> "91.7%"; "–" for what is not known."""
+    return "–" if fraction is None or not math.isfinite(fraction) else f"{fraction:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 -> "1 trial", 1200 -> "1,200 trials"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def measured(evaluation: Measured, metric: str) -> str:
+    """The value with its standard error, both to the error's second digit: "0.412 ± 0.031"."""
+    value, error = evaluation.metrics.get(metric, math.nan), evaluation.stderr.get(metric, math.nan)
+    if not (math.isfinite(value) and 0 < error < math.inf):
+        return number(value)
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
