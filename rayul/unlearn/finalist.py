@@ -22,6 +22,7 @@ from rayul.unlearn.forward import Model
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
+from rayul.unlearn.template import Template
 from rayul.unlearn.trial import REPORTED, device_name, run_trial
 
 
@@ -86,7 +87,7 @@ def examine(
         scored = measured(model, task, spec, wanted.metrics, oracle)
         yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
     sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
-    target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
+    target = Target(model, task.tokenizer, sets, Template.of(spec.model), spec.evaluate.batch_size)
     for name in (name for name in wanted.attacks if name not in done):
         started = time.perf_counter()
         attacked = replace(row, attack=name)
@@ -109,7 +110,7 @@ def measured(
     measured = dict(cheap.measured)
     if further:
         compared = oracle() if "forget_quality" in further else None
-        options = (spec.model.template, compared, further, spec.evaluate.batch_size)
+        options = (Template.of(spec.model), compared, further, spec.evaluate.batch_size)
         measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},

@@ -23,6 +23,7 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import Model
 from rayul.unlearn.metrics import Measured, RowMetric, mean, measure
 from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe
+from rayul.unlearn.template import AnyTemplate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -171,7 +172,7 @@ def evaluate_model(
     model: Model,
     tokenizer: Any,
     sets: Sets,
-    template: str | None = None,
+    template: AnyTemplate = None,
     oracle: Model | None = None,
     metrics: Collection[str] | None = None,
     batch_size: int = 64,

@@ -19,6 +19,7 @@ from rayul.unlearn.metrics import Measured
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
+from rayul.unlearn.template import Template
 from rayul.unlearn.train import Diverged, train
 
 REPORTED = (*EVALUATED, "retain_report")
@@ -133,7 +134,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
         model,
         task.tokenizer,
         task.sets,
-        spec.model.template,
+        Template.of(spec.model),
         oracle,
         wanted,
         spec.evaluate.batch_size,
