@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -53,7 +53,7 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
             with warnings.catch_warnings():
                 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-                base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
+                base = merged(AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights))
         else:
             base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights)
     except (OSError, ValueError) as error:
@@ -63,7 +63,8 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
             "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
         ) from error
     base.requires_grad_(False)
-    base.generation_config.pad_token_id = base.generation_config.eos_token_id
+    ends = base.generation_config.eos_token_id
+    base.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends
     if not spread and model.quantize is None:  # those are where they belong
         base = base.to(device)
     return base.eval(), load_tokenizer(model)
@@ -155,13 +156,47 @@ def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
         target_modules=targets,
     )
     try:
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise InputError(
-            f"lora.target_modules: {targets!r}: {_first_line(error)}",
-            f'linear modules of this model: {", ".join(names)}; or "all-linear"',
-        ) from error
+        raise InputError(f"lora.target_modules: {targets!r}: {_first_line(error)}", _linear_modules(base)) from error
+    problem = _untargeted(model, [] if isinstance(targets, str) else targets)
+    if problem is not None:
+        raise InputError(f"lora.target_modules: {problem}", _linear_modules(detach_lora(model)))
+    return model
+
+
+def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
+    """What PEFT leaves out without a word, or adapts in a way that nothing here knows; None where all is well."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)}
+    for name, module in adapted.items():
+        if isinstance(module.get_base_layer(), torch.nn.Embedding):
+            return f"{name} is an embedding; adapt linear modules"
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in adapted):
+            return f"no module is named {target!r}"
+    return None
+
+
+def _linear_modules(base: Any) -> str:
+    names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
+    return f'linear modules of this model: {", ".join(names)}; or "all-linear"'
+
+
+def merged(model: PeftModel) -> Any:
+    """The base with its adapter merged into the weights. A head that shares its weights with the embedding (tied) gets
+    its own where it has an adapter, and the configuration says so: merged into both, the input would change, too."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = model.get_base_model()
+    shared = base.get_input_embeddings().weight
+    for module in base.modules():
+        if isinstance(module, BaseTunerLayer) and module.get_base_layer().weight is shared:
+            module.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+            base.config.get_text_config().tie_word_embeddings = False
+            base.config.tie_word_embeddings = False
+    return model.merge_and_unload()
 
 
 def detach_lora(model: PeftModel) -> Any:
