@@ -36,8 +36,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to fill, which takes its place when the block ends without an error, its files on disk
-    by then."""
+    """A new folder beside `folder` to fill, which takes its place when the block ends without an error. By then all of
+    its files are on disk."""
     temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
     temporary.mkdir(parents=True)
     try:
