@@ -60,7 +60,8 @@ def load_adapter(base: Any, folder: Path) -> PeftModel:
             warnings.simplefilter("ignore", FutureWarning)
             model = PeftModel.from_pretrained(base, folder)
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-            missing = sorted(set(get_peft_model_state_dict(model)) - set(file.keys()))
+            wanted = {key for key in get_peft_model_state_dict(model) if "lora_" in key}
+            missing = sorted(wanted - set(file.keys()))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"adapter {folder} cannot be loaded: {error}", "restore it, or export the point again"
