@@ -244,6 +244,9 @@ def write_testbed_folder(
     ] = None,
     authors: Annotated[int | None, typer.Option(help="Of TOFU's 200 authors, use so many.")] = None,
     forget: Annotated[str, typer.Option(help="TOFU's forget split.")] = "forget10",
+    allow_unmemorised: Annotated[
+        bool, typer.Option("--allow-unmemorised", help="Keep a target that did not memorise the rows to forget.")
+    ] = False,
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
     from rayul.testbed import write_testbed, write_testbed_from_data
@@ -251,7 +254,9 @@ def write_testbed_folder(
     console = Console(stderr=True)
     with _ProgressBar(console) as bar:
         if data:
-            write_testbed_from_data(folder, data, bar.update, authors=authors, forget=forget)
+            write_testbed_from_data(
+                folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
+            )
         else:
             write_testbed(folder, bar.update)
     print(folder)

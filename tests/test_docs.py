@@ -63,7 +63,7 @@ def test_a_method_is_on_its_page_with_its_parameters(name: str) -> None:
 def test_gru_is_described_with_its_default() -> None:
     text = (DOCS / "methods.md").read_text()
     assert "`gru: true`" in text
-    assert f"`gru_smoothing` {GRU['gru_smoothing'].default}" in text
+    assert f"`gru_gamma` {GRU['gru_gamma'].default}" in text
 
 
 def test_every_control_is_on_the_page_with_its_default() -> None:

@@ -233,7 +233,7 @@ def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
             {"control": {"mixing": True, "criteria": [{"metric": "retain.es", "at_least": 0.5, "patience": 3}]}},
             "criteria.0.patience has no effect with control.mixing",
         ),
-        ({"method": {"name": "ga", "gru_smoothing": 0.5}}, "gru_smoothing has no effect"),
+        ({"method": {"name": "ga", "gru_gamma": 0.5}}, "gru_gamma has no effect"),
         ({"training": {"micro_batch_size": 8}}, "micro_batch_size 8 has no effect"),
         ({"search": {"sampler": "random", "startup_trials": 3}}, "startup_trials has no effect on sampler random"),
         (

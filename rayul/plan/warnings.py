@@ -96,8 +96,8 @@ def _unused(spec: Spec) -> Iterator[str]:
                 if getattr(criterion, key) != Criterion.model_fields[key].default:
                     yield f"control.criteria.{i}.{key} has no effect with control.mixing, which repairs a violation"
     parameters = spec.method.parameters
-    if parameters.get("gru") is False and parameters.get("gru_smoothing", 0.8) != 0.8:
-        yield "method.gru_smoothing has no effect without method.gru"
+    if parameters.get("gru") is False and parameters.get("gru_gamma", 0.8) != 0.8:
+        yield "method.gru_gamma has no effect without method.gru"
     if parameters.get("retain_weight") == 0 and parameters.get("retain_loss", "nll") != "nll":
         yield "method.retain_loss has no effect with method.retain_weight 0"
     micro, batch = spec.training.micro_batch_size, largest(spec.training.batch_size)

@@ -27,6 +27,7 @@ from rayul.records import (
     from_json,
     read_journal,
 )
+from rayul.records.inside import check_inside
 from rayul.records.objectives import Objectives, score
 from rayul.spec import Criterion, Distribution, Spec, Threshold, limits, load_spec
 
@@ -124,6 +125,7 @@ def load_records(folder: Path | str) -> SweepRecords:
             raise InputError(
                 f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
             )
+    check_inside(folder)
     evaluations = read_journal(folder / JOURNAL)
     reference = {e.trial_id: e for e in evaluations if e.is_reference}
     if BASELINE not in reference:

@@ -26,7 +26,9 @@ from pyarrow import fs
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
-from rayul.records import CHECKPOINTS, JOURNAL, STUDY
+from rayul.files import whole_file
+from rayul.records import CHECKPOINTS, JOURNAL, SPEC, STUDY
+from rayul.records.inside import RECORD_BYTES, is_sweeps
 
 EVERY = 5.0
 """Seconds between two copies. After one that takes long it is ten times its own time, so that journals that have grown
@@ -34,6 +36,8 @@ large take a tenth of a driver at most; but no more than a third of SILENT."""
 
 SILENT = 180.0
 """Seconds after which the mark of a driver that no longer renews it counts as that of a dead one."""
+
+BLOCK, OWNER_BYTES = 2**20, 10_000
 
 OWNER = "driver.json"
 """Beside the results at the URL while a driver writes to them: its machine and process."""
@@ -75,10 +79,17 @@ class Storage:
     def fetch(self) -> None:
         """Bring the work folder up to what is at the URL, unless it is ahead of it (this machine wrote it last).
 
-        Raises InputError where both went on apart from each other.
+        Only files that a sweep has (`inside.NAMES`), where there is a sweep: any bucket may be named here, and what it
+        holds goes into this machine's cache. Raises InputError where there is none, and where both went on apart from
+        each other.
         """
         with self._reaching(RayulError):
             found = self._listed()
+            if found and not {SPEC, JOURNAL, STUDY} & set(found):
+                raise InputError(
+                    f"{self.url} holds no sweep ({SPEC}, {JOURNAL})",
+                    "give the URL of one sweep, as `rayul sweep` printed it",
+                )
             here = _whole_lines(_read(self.folder / JOURNAL))
             there = _whole_lines(self._read(JOURNAL)) if JOURNAL in found else b""
             if here.startswith(there) and here:
@@ -94,9 +105,14 @@ class Storage:
                 list(pool.map(self._download, found))
 
     def _download(self, name: str) -> None:
+        """For this user's eyes only: what was private there is private here."""
         target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(f"{self.root}/{name}", str(target), self.filesystem, fs.LocalFileSystem())
+        for folder in reversed([target.parent, *target.parent.parents]):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        with whole_file(target) as temporary:
+            temporary.chmod(0o600)
+            with self.filesystem.open_input_stream(f"{self.root}/{name}") as source, open(temporary, "wb") as copy:
+                shutil.copyfileobj(source, copy, BLOCK)
         self.there[name] = _stamp(target)
 
     # --- from here to there ---------------------------------------------------------------------------------------
@@ -142,9 +158,8 @@ class Storage:
                 stream.write(content)
             return
         self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with self.filesystem.open_output_stream(f"{path}.tmp") as stream:
-            stream.write(content)
-        self.filesystem.move(f"{path}.tmp", path)
+        with whole_file(Path(path)) as temporary:
+            temporary.write_bytes(content)
 
     # --- while a driver runs --------------------------------------------------------------------------------------
 
@@ -155,9 +170,10 @@ class Storage:
         A copy that fails is told once through `warn` and tried again; one that fails at the end raises RayulError.
         Raises RayulError where another machine's driver has written within the last SILENT seconds.
         """
-        self._claim()
+        me = _me()
+        self._claim(me)
         over = threading.Event()
-        thread = threading.Thread(target=self._keep_pushing, args=(over, warn), daemon=True)
+        thread = threading.Thread(target=self._keep_pushing, args=(me, over, warn), daemon=True)
         thread.start()
         try:
             yield
@@ -177,12 +193,12 @@ class Storage:
                 f"{error.message}; everything is in {self.folder}", "the same command with --resume copies it again"
             ) from error
 
-    def _keep_pushing(self, over: threading.Event, warn: Callable[[str], None]) -> None:
+    def _keep_pushing(self, me: bytes, over: threading.Event, warn: Callable[[str], None]) -> None:
         pause, failed = EVERY, False
         while not over.wait(pause):
             began = time.monotonic()
             try:
-                self._write(OWNER, _me())
+                self._write(OWNER, me)
                 self.push()
                 failed = False
             except (OSError, pa.ArrowException, RayulError) as error:
@@ -191,7 +207,7 @@ class Storage:
                 failed = True
             pause = min(max(EVERY, 10 * (time.monotonic() - began)), SILENT / 3)
 
-    def _claim(self) -> None:
+    def _claim(self, me: bytes) -> None:
         owner = self.owner()
         if owner is not None and owner["machine"] != socket.gethostname():
             raise RayulError(
@@ -199,7 +215,7 @@ class Storage:
                 f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
             )
         with self._reaching(RayulError):
-            self._write(OWNER, _me())
+            self._write(OWNER, me)
 
     def owner(self) -> dict[str, Any] | None:
         """The driver that writes to the URL now: machine, process, seconds since it last did; None where none does.
@@ -210,19 +226,49 @@ class Storage:
             mark = self.filesystem.get_file_info(f"{self.root}/{OWNER}")
             if mark.type != fs.FileType.File:
                 return None
-            owner: dict[str, Any] = json.loads(self._read(OWNER))
+            if mark.size > OWNER_BYTES:
+                raise InputError(f"{self.url}/{OWNER} is not a driver's mark", "remove it")
+            owner = self._mark()
             self._write(".clock", b"")
             now = self.filesystem.get_file_info(f"{self.root}/.clock")
             self.filesystem.delete_file(f"{self.root}/.clock")
         owner["silent"] = (now.mtime - mark.mtime).total_seconds()
         return owner if owner["silent"] < SILENT else None
 
+    def _mark(self) -> dict[str, Any]:
+        try:
+            mark = json.loads(self._read(OWNER))
+            return {"machine": str(mark["machine"]), "process": int(mark["process"])}
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"{self.url}/{OWNER} is not a driver's mark", "remove it") from None
+
     # --- reaching it ----------------------------------------------------------------------------------------------
 
     def _listed(self) -> list[str]:
+        """Paths of a sweep's files at the URL, without links. Raises InputError where they are too large."""
         infos = self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True, allow_not_found=True))
-        names = [info.path[len(self.root) + 1 :] for info in infos if info.type == fs.FileType.File]
-        return [name for name in names if name not in (OWNER, ".clock")]
+        files = {info.path[len(self.root) + 1 :]: info for info in infos if info.type == fs.FileType.File}
+        names = [name for name in files if is_sweeps(name) and not self._is_link(name)]
+        large = [name for name in names if "/" not in name and files[name].size > RECORD_BYTES]
+        if large:
+            raise InputError(
+                f"{self.url}: {large[0]} has {files[large[0]].size / 2**30:.1f} GiB, more than any record",
+                "remove it there",
+            )
+        needed, free = sum(files[name].size for name in names), shutil.disk_usage(_existing(self.folder)).free
+        if needed > free:
+            raise RayulError(
+                f"{self.url} holds {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free for {self.folder}",
+                "free the disk, or set RAYUL_CACHE to a larger one",
+            )
+        return names
+
+    def _is_link(self, name: str) -> bool:
+        """On a local file system: whether the path leads through a link."""
+        if self.filesystem.type_name != "local":
+            return False
+        parts = Path(name).parts
+        return any(Path(self.root, *parts[: i + 1]).is_symlink() for i in range(len(parts)))
 
     def _read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
@@ -264,6 +310,10 @@ def owned(url: str) -> bool:
 def _is_kept(name: str) -> bool:
     """Not what is half written, nor the states of running trials: large, and worth minutes of one trial."""
     return not name.endswith((".tmp", ".lock")) and ".tmp/" not in name and not name.startswith(f"{CHECKPOINTS}/")
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _me() -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayul.errors import InputError
+from rayul.files import whole_file
 from rayul.pareto.held_out import held_out
 from rayul.records import PRUNED, Evaluation
 from rayul.records.folder import SweepRecords
@@ -89,7 +90,8 @@ def write_figures(results: SweepRecords, summary: Summary, formats: Sequence[str
             for kind in formats:
                 path = folder / f"{name}.{kind}"
                 dateless: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-                figure.savefig(path, metadata=dateless)
+                with whole_file(path) as temporary:
+                    figure.savefig(temporary, format=kind, metadata=dateless)
                 written.append(path)
     return written
 

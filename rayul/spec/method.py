@@ -56,6 +56,7 @@ class MethodChoice:
             raise refuse("expected a mapping, got a distribution", "search the name: {name: {choice: [ga, gd]}}")
         if not isinstance(value, dict):
             raise expected("a mapping", value)
+        value = _with_gamma(value)
         if "name" not in value:
             raise refuse_all([(("name",), refuse("is missing", "for example `name: gd`"))])
         code = _check_code(value.get(CODE, {}))
@@ -82,6 +83,21 @@ class MethodChoice:
 
 def _method(name: str, code: Mapping[str, str]) -> Method:
     return custom_method(name, code[split(name)[0]]) if is_custom(name) else METHODS[name]
+
+
+def _with_gamma(section: dict[str, Any]) -> dict[str, Any]:
+    """`gru_smoothing`, by which specs of before gave gru the weight of the past, as `gru_gamma`: 1 minus it. Where gru
+    is off it had no effect, and its written-out default goes."""
+    if "gru_smoothing" not in section:
+        return section
+    old = section["gru_smoothing"]
+    rest = {key: value for key, value in section.items() if key != "gru_smoothing"}
+    if section.get("gru", False) is False:
+        return rest
+    if isinstance(old, bool) or not isinstance(old, (int, float)):
+        text = "is now gru_gamma, the weight of the newest gradient"
+        raise refuse_all([(("gru_smoothing",), refuse(text, "search gru_gamma, which is 1 - gru_smoothing"))])
+    return rest | {"gru_gamma": round(1 - old, 9)}
 
 
 def _check_name(name: Any, code: dict[str, str]) -> str:

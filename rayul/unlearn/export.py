@@ -15,7 +15,7 @@ from rayul import spec as specs
 from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.metrics import Measured
-from rayul.unlearn.model import detach_lora, load_model
+from rayul.unlearn.model import detach_lora, load_model, merged
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED
 
@@ -45,13 +45,21 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
     from transformers import AutoConfig
 
     model, _ = load_model(base.model_copy(update={"dtype": "float32", "quantize": None}), device="cpu")
-    merged = load_adapter(model, adapter).merge_and_unload()
+    whole = merged(load_adapter(model, adapter))
+    settle_generation(whole.generation_config)
     dtype: Any = base.dtype
     if dtype == "auto":
         config = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=base.trust_remote_code)
         dtype = config.dtype or torch.float32
-    merged.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).save_pretrained(folder)
+    whole.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def settle_generation(config: Any) -> None:
+    """Drop what a greedy generation does not read: saving it beside `do_sample: false` is an error in transformers."""
+    if not config.do_sample:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(config, name, None)
 
 
 def score_adapter(task: Task, spec: specs.Spec, adapter: Path) -> dict[str, Measured]:

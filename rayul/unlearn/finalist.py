@@ -19,6 +19,7 @@ from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
 from rayul.unlearn.forward import Model
+from rayul.unlearn.model import merged
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
@@ -65,7 +66,7 @@ def standalone(base: Model, adapter: Path | None = None) -> Model:
     A copy, because the base is shared by what comes after (and its weights possibly with other processes).
     """
     model = copy.deepcopy(base).float()
-    return model if adapter is None else load_adapter(model, adapter).merge_and_unload()
+    return model if adapter is None else merged(load_adapter(model, adapter))
 
 
 def examine(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rayul.unlearn.fits import positions
 from rayul.unlearn.forward import Model, TokenScores
 from rayul.unlearn.metrics import extraction_strength
 from rayul.unlearn.tokens import Example
@@ -17,12 +18,6 @@ Ids = Sequence[int]
 
 SIMILAR = 0.5
 """A continuation is similar when its common subsequence with the truth is more than this share of it."""
-
-
-def positions(model: Model) -> int | None:
-    """Tokens that the model can read at once; None where its configuration names no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit is not None and limit > 0 else None
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
 from rayul.errors import InputError
+from rayul.unlearn.adapters import check_safetensors, load_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,7 +29,6 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
     spread: over all GPUs that this process sees, layer by layer, by accelerate.
     Raises InputError for a path that holds no model or no tokenizer, and for 4 bits without what they need.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()  # "Loading weights" once per process would drown our own progress
@@ -41,32 +40,88 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
         options["quantization_config"] = _four_bits(dtype)
     if spread:
         options["device_map"] = "auto"
-    adapter = (Path(place) / "adapter_config.json").is_file()
-    if adapter:
-        check_safetensors(Path(place))
-    # A pickle runs code when it is read: weights come as safetensors or not at all.
-    weights = options | {"use_safetensors": True}
-    try:
-        if adapter:
-            from peft import AutoPeftModelForCausalLM
-
-            with warnings.catch_warnings():
-                # PEFT 0.21 asks transformers 5.23 for an attribute by its old name.
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-                base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
-        else:
-            base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {model.path!r} cannot be loaded: {_first_line(error)}",
-            "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
-            "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
-        ) from error
+    if (Path(place) / "adapter_config.json").is_file():
+        base = _with_adapter(model, Path(place), device, spread)
+    else:
+        base = _weights(model, place, dtype, options)
     base.requires_grad_(False)
-    base.generation_config.pad_token_id = base.generation_config.eos_token_id
+    ends = base.generation_config.eos_token_id
+    base.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends
     if not spread and model.quantize is None:  # those are where they belong
         base = base.to(device)
     return base.eval(), load_tokenizer(model)
+
+
+def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]) -> Any:
+    """The model with every weight from its safetensors files: a weight that no file has would be drawn at random, and
+    its scores with it."""
+    from transformers import AutoModelForCausalLM
+
+    _check_index(place, model)
+    try:
+        # A pickle runs code when it is read: weights come as safetensors or not at all.
+        base, found = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a config, a header, a shape that lies: each library has errors of its own
+        raise _unloadable(model, _first_line(error)) from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise _unloadable(model, f"its files lack {len(missing)} weights, {missing[0]} among them")
+    return base
+
+
+def _with_adapter(model: specs.Model, adapter: Path, device: str, spread: bool) -> Any:
+    """A folder with a PEFT adapter: its base, with the adapter merged into it."""
+    check_safetensors(adapter)
+    path = _base_of(adapter)
+    base, _ = load_model(model.model_copy(update={"path": path, "revision": None}), device, spread)
+    return merged(load_adapter(base, adapter))
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{adapter / 'adapter_config.json'} names no base model: {_first_line(error)}", "save the adapter again"
+        ) from None
+
+
+def _check_index(place: str, model: specs.Model) -> None:
+    """Raises InputError where an index names a file that is not safetensors (transformers would unpickle it), or that
+    is not beside it."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+
+    try:
+        index = cached_file(
+            place,
+            SAFE_WEIGHTS_INDEX_NAME,
+            revision=model.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if index is None:
+            return
+        files = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unloadable(model, f"{SAFE_WEIGHTS_INDEX_NAME}: {_first_line(error)}") from None
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise _unloadable(
+                model, f"{SAFE_WEIGHTS_INDEX_NAME} names {file!r}, which is no safetensors file beside it"
+            )
+
+
+def _unloadable(model: specs.Model, why: str) -> InputError:
+    return InputError(
+        f"model {model.path!r} cannot be loaded: {why}",
+        "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
+        "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
+    )
 
 
 def _four_bits(dtype: Any) -> Any:
@@ -105,15 +160,6 @@ def gradient_checkpointing(model: Any, on: bool) -> Iterator[None]:
             layer.gradient_checkpointing, layer.training = False, False
 
 
-def check_safetensors(adapter: Path) -> None:
-    """Raises InputError for an adapter folder that PEFT would read a pickle from."""
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(
-            f"adapter {adapter} has no adapter_model.safetensors",
-            "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
-        )
-
-
 def load_tokenizer(model: specs.Model) -> Tokenizer:
     """The tokenizer of a model folder or Hub id, of its base for an adapter without one; InputError where there is
     none."""
@@ -121,10 +167,8 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
 
     place = _place(model)
     if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")) and not (Path(place) / "vocab.json").exists():
-        adapter = Path(place) / "adapter_config.json"
-        if adapter.is_file():
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            return load_tokenizer(model.model_copy(update={"path": base, "revision": None}))
+        if (Path(place) / "adapter_config.json").is_file():
+            return load_tokenizer(model.model_copy(update={"path": _base_of(Path(place)), "revision": None}))
         raise InputError(
             f"model folder {place} has no tokenizer (no tokenizer.json or tokenizer_config.json)",
             "save it there with tokenizer.save_pretrained(folder)",
@@ -133,7 +177,7 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             place, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the same of tokenizers
         raise InputError(
             f"the tokenizer of {model.path!r} cannot be loaded: {_first_line(error)}", "check the folder or the id"
         ) from error
@@ -155,13 +199,47 @@ def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
         target_modules=targets,
     )
     try:
-        return get_peft_model(base, config)
+        model = get_peft_model(base, config)
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise InputError(
-            f"lora.target_modules: {targets!r}: {_first_line(error)}",
-            f'linear modules of this model: {", ".join(names)}; or "all-linear"',
-        ) from error
+        raise InputError(f"lora.target_modules: {targets!r}: {_first_line(error)}", _linear_modules(base)) from error
+    problem = _untargeted(model, [] if isinstance(targets, str) else targets)
+    if problem is not None:
+        raise InputError(f"lora.target_modules: {problem}", _linear_modules(detach_lora(model)))
+    return model
+
+
+def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
+    """What PEFT leaves out without a word, or adapts in a way that nothing here knows; None where all is well."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)}
+    for name, module in adapted.items():
+        if isinstance(module.get_base_layer(), torch.nn.Embedding):
+            return f"{name} is an embedding; adapt linear modules"
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in adapted):
+            return f"no module is named {target!r}"
+    return None
+
+
+def _linear_modules(base: Any) -> str:
+    names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
+    return f'linear modules of this model: {", ".join(names)}; or "all-linear"'
+
+
+def merged(model: PeftModel) -> Any:
+    """The base with its adapter merged into the weights. A head that shares its weights with the embedding (tied) gets
+    its own where it has an adapter, and the configuration says so: merged into both, the input would change, too."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = model.get_base_model()
+    shared = base.get_input_embeddings().weight
+    for module in base.modules():
+        if isinstance(module, BaseTunerLayer) and module.get_base_layer().weight is shared:
+            module.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+            base.config.get_text_config().tie_word_embeddings = False
+            base.config.tie_word_embeddings = False
+    return model.merge_and_unload()
 
 
 def detach_lora(model: PeftModel) -> Any:

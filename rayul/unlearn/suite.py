@@ -20,6 +20,7 @@ from rayul.errors import InputError
 from rayul.spec import metric_name
 from rayul.unlearn import membership, text_quality, tofu
 from rayul.unlearn.data import Sets
+from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model
 from rayul.unlearn.metrics import Measured, RowMetric, mean, measure
 from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe
@@ -187,7 +188,7 @@ def evaluate_model(
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
     measured. Costs a forward per answer, paraphrase and wrong answer, and one generation per question; es_similar
     generates once more per wrong token until a continuation is similar, so leave it out while searching.
-    Raises InputError for an unknown metric.
+    Raises InputError for an unknown metric, and for rows that do not fit into the model.
     """
     own = own or {}
     chosen = NAMES if metrics is None else tuple(map(metric_name, metrics))
@@ -200,6 +201,8 @@ def evaluate_model(
 
     scored = {key: probe(model, key) for key, rows in sets.items() if rows and key not in NOT_SCORED}
     probes = Probes(scored, probe(oracle, "forget") if oracle is not None and "forget" in scored else None)
+    check_fits(model, {key: one.examples for key, one in scored.items()})
+    check_fits(model, {f"reworded {key}": reworded(tokenizer, template, sets[key]) for key in scored})
     result = SuiteResult({}, {})
 
     def record(key: str, measured: Callable[[], Measured]) -> None:

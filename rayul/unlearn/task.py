@@ -13,6 +13,7 @@ from torch import Tensor
 from rayul.errors import InputError
 from rayul.spec import Spec
 from rayul.unlearn.data import Row, Sets
+from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
@@ -32,7 +33,7 @@ EVALUATED = ("forget", "retain", "general")
 
 class Task:
     """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the metrics of
-    one's own, by name."""
+    one's own, by name. Raises InputError for rows that do not fit into the model."""
 
     def __init__(
         self,
@@ -55,6 +56,8 @@ class Task:
             encode(tokenizer, template_for(row, template), row.question, in_reply(row, REFUSALS[i % len(REFUSALS)]))
             for i, row in enumerate(sets["forget"])
         ]
+        check_fits(base, self.examples)
+        check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
         self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}

@@ -47,7 +47,7 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
     order = row_order(task, spec, seed)
-    rule = GradientSurgery(spec.method.parameters["gru_smoothing"]) if spec.method.parameters["gru"] else None
+    rule = GradientSurgery(spec.method.parameters["gru_gamma"]) if spec.method.parameters["gru"] else None
     direction = steering_direction(task, spec, seed)
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
@@ -132,10 +132,11 @@ def accumulate_gradient(
 
 class GradientSurgery:
     """GRU (arXiv 2503.09117): where the unlearning gradient g_u works against the retain gradient g_r, <g_u, g_r> < 0,
-    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is smoothed: smoothing * old + (1 - smoothing) * new."""
+    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is a moving average: gamma * new + (1 - gamma) * old, as in the
+    authors' code."""
 
-    def __init__(self, smoothing: float) -> None:
-        self.smoothing = smoothing
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
         self.retain: list[Tensor] | None = None
 
     def __call__(self, parameters: Sequence[Tensor], unlearning: Sequence[Tensor | None]) -> None:
@@ -143,9 +144,7 @@ class GradientSurgery:
         fresh = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         old = self.retain
         self.retain = (
-            fresh
-            if old is None
-            else [self.smoothing * o + (1 - self.smoothing) * n for o, n in zip(old, fresh, strict=True)]
+            fresh if old is None else [self.gamma * n + (1 - self.gamma) * o for o, n in zip(old, fresh, strict=True)]
         )
         wanted = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, unlearning, strict=True)]
         inner = sum(float((u * r).sum()) for u, r in zip(wanted, self.retain, strict=True))
@@ -183,7 +182,7 @@ def _side(
 
 def loss_keywords(spec: Spec) -> dict[str, Any]:
     """The method's parameters as its loss takes them."""
-    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_smoothing")}
+    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_gamma")}
 
 
 def needs(spec: Spec, what: str) -> bool:

@@ -116,17 +116,17 @@ def test_gradient_surgery_projects_only_what_conflicts() -> None:
     u, r = torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0])
     parameter = torch.zeros(2)
     parameter.grad = r.clone()
-    GradientSurgery(0.0)([parameter], [u])
+    GradientSurgery(1.0)([parameter], [u])
     # <u, r> = -1 < 0: u - (-1 / 2) r
     assert parameter.grad.tolist() == [1.5, -1.5]
     assert float(parameter.grad @ r) == 0.0
     parameter.grad = r.clone()
-    GradientSurgery(0.0)([parameter], [torch.tensor([3.0, -1.0])])
+    GradientSurgery(1.0)([parameter], [torch.tensor([3.0, -1.0])])
     assert parameter.grad.tolist() == [3.0, -1.0]
 
 
 def test_gradient_surgery_smooths_the_retain_gradient() -> None:
-    rule, parameter = GradientSurgery(0.75), torch.zeros(1)
+    rule, parameter = GradientSurgery(0.25), torch.zeros(1)
     for value, expected in ((4.0, 4.0), (0.0, 3.0)):
         parameter.grad = torch.tensor([value])
         rule([parameter], [torch.tensor([1.0])])

@@ -29,6 +29,7 @@ from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Part, Slot, on_device
 from rayul.unlearn.pack.state import SlotState
+from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
 
@@ -49,6 +50,7 @@ class Pack:
         self.task, self.spec, self.shape = task, spec, shape
         self.slots: dict[int, Slot] = {}
         linears, self._config = targets(task.base, spec.lora)
+        check_whole_input(task.base, [one.name for one in linears])
         self.layout = Layout(linears, shape.rank)
         self.parameters = Parameters(self.layout, shape.slots, task.device)
         self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)
