@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core.core_schema import ValidationInfo
@@ -40,6 +40,7 @@ def _check_model_path(path: str, info: ValidationInfo) -> str:
 
 
 def _check_template(template: str) -> str:
+    template = template.replace("\\n", "\n")  # as a shell passes "\n", and YAML in single quotes
     if template != "chat":
         question, answer = template.find("{question}"), template.find("{answer}")
         if question < 0 or answer < question:
@@ -55,17 +56,8 @@ def _check_day(day: str) -> str:
         raise refuse(f"{show(day)} is not a date", "write year, month and day, as in 2026-07-31") from None
 
 
-_ALWAYS_GIVEN = (
-    "conversation messages chat_template tokenize add_generation_prompt continue_final_message padding truncation "
-    "max_length sanitize_control_tokens return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs"
-).split()
-"""Arguments of `apply_chat_template` that say how rows are rendered, so that they are not the user's to give."""
-
-
 def _check_chat_args(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, value in arguments.items():
-        if name in _ALWAYS_GIVEN:
-            raise refuse(f"{name} is not for the chat template to read", "leave it out")
         if looks_searched(value):
             raise refuse(f"{name} cannot be searched", "write one value: all trials of a sweep share it")
     return arguments
@@ -73,6 +65,8 @@ def _check_chat_args(arguments: dict[str, Any]) -> dict[str, Any]:
 
 class Model(Section):
     """A causal language model. A plain text in the YAML is its `path`."""
+
+    TEXT: ClassVar[tuple[str, ...]] = ("template", "system", "chat_template_args", "date")
 
     path: Annotated[str, AfterValidator(_check_model_path)] = Field(examples=[TESTBED])
     """ "testbed" for the embedded one, a folder, or a Hub id"""
@@ -83,7 +77,7 @@ class Model(Section):
     and {answer}; null for the chat template where the tokenizer has one and a plain text where not."""
     system: str | None = None
     """The system message of a chat template."""
-    chat_template_args: Annotated[dict[str, Any], AfterValidator(_check_chat_args)] = {}
+    chat_template_args: Annotated[dict[str, Any], AfterValidator(_check_chat_args)] = Field(default={})
     """What else a chat template reads, such as {enable_thinking: false}."""
     date: Annotated[str, AfterValidator(_check_day)] | None = None
     """The day that a chat template is told where it asks for the date, such as 2026-07-31; null for the day on which
@@ -91,6 +85,11 @@ class Model(Section):
     trust_remote_code: bool = False
     quantize: Literal["4bit"] | None = None
     """Load the frozen weights as 4-bit NormalFloat (arXiv 2305.14314); needs a CUDA GPU and bitsandbytes."""
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The settings that say how a row becomes text."""
+        return {name: getattr(self, name) for name in self.TEXT}
 
     @model_validator(mode="after")
     def _check_chat(self) -> Model:

@@ -69,7 +69,7 @@ def audit_sweep(
         written = load_spec(work / SPEC)
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
-        ready = with_testbed(written, testbed_progress)
+        ready = with_testbed(written, testbed_progress, (written.provenance or {}).get("date"))
         sets = load_sets(ready.data)
         with_data(written, sets)
         with connected(address) as remote:

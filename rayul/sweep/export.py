@@ -56,7 +56,7 @@ def export(
     refuse_existing(out)
     source = adapter_path(results, e)
     written = load_spec(results.folder / SPEC)
-    spec = with_testbed(written, testbed_progress)
+    spec = with_testbed(written, testbed_progress, (written.provenance or {}).get("date"))
     sets = load_sets(spec.data)
     rows = (with_data(written, sets).provenance or {})["data"]["forget"]
     task = load_task(spec, sets)

@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, from_json, to_json
+from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.adapters import load_adapter
@@ -106,7 +107,7 @@ def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: 
             "verified": worst <= TOLERANCE,
             "largest_difference": worst,
         }
-        write_json(place / "rayul.json", note)
+        write_json(place / NOTE, note | text_note(spec.model))
         disk.send(place)
     return problems
 

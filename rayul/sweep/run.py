@@ -48,6 +48,7 @@ from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
+from rayul.unlearn.template import Template, text_notices
 
 
 def run_sweep(
@@ -84,7 +85,7 @@ def _run(
     spec = checked(folder, spec, (folder / SPEC).exists() if resume == "if any" else resume)
     began = time.monotonic()
     spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
-    ready = with_testbed(spec, testbed_progress)
+    ready = with_testbed(spec, testbed_progress, (spec.provenance or {}).get("date"))
     sets = load_sets(ready.data)
     spec = with_data(spec, sets)
     check_needs(ready, sets)
@@ -93,12 +94,10 @@ def _run(
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
-    if not missing:  # else a model that cannot be loaded is refused by whoever measures it
-        load_tokenizer(ready.model)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if earlier:
         say(f"the search begins with {len(earlier)} trials of {', '.join(spec.search.warm_start)}")
-    for line in spec.notices:
+    for line in (*spec.notices, *text_notices(load_tokenizer(ready.model), Template.of(ready.model))):
         say(line)
     callbacks = trackers(spec, folder, say)
     with (

@@ -22,7 +22,7 @@ def content_hash(recipe: Recipe) -> str:
     """Of the sources that decide what the testbed is, and of its recipe."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     here = Path(__file__)
-    text = (Path(module.__file__) for module in (template, tokens))
+    text = map(Path, (template.__file__, tokens.__file__))
     for source in (*map(here.with_name, ("authors.py", "train.py", "build.py")), *text):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

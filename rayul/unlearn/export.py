@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from rayul import spec as specs
+from rayul.files import write_json
+from rayul.records.text_note import NOTE, text_note
 from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.metrics import Measured
@@ -35,6 +37,7 @@ def copy_adapter(source: Path, base: specs.Model, folder: Path, tokenizer: Any) 
     config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
+    write_json(folder / NOTE, text_note(base))
 
 
 def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any) -> None:
@@ -53,6 +56,7 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
         dtype = config.dtype or torch.float32
     whole.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_json(folder / NOTE, text_note(base))
 
 
 def settle_generation(config: Any) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
-from os.path import commonprefix
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayul import spec as specs
@@ -24,7 +24,7 @@ CHAT = "chat"
 _MARK = "\ue000"
 """Stands for a text while its place in a rendered chat is found: a private character, which no template writes."""
 
-_DATE = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,27 @@ def text_after_answer(tokenizer: Tokenizer, template: AnyTemplate) -> str:
     return "" if text == CHAT else text.partition("{answer}")[2]
 
 
-def prompt_difference(tokenizer: Tokenizer, template: AnyTemplate) -> str | None:
-    """How the prompt that a chat template writes for an answer differs from what it writes before one; None if it does
-    not. Rows are scored as the latter has it: it is what a model is trained on."""
+def text_notices(tokenizer: Tokenizer, template: AnyTemplate) -> Iterator[str]:
+    """What to know about the texts of a chat template: that its prompt for an answer is not what it writes before one
+    (rows are read as the latter has it: it is what a model is trained on), and that it tells the date."""
     template = _template(template)
     if _text(tokenizer, template) != CHAT:
-        return None
-    prompt = _chat(tokenizer, template, "Who?", None)
-    whole, begin, _ = _place(lambda answer: _chat(tokenizer, template, "Who?", answer), "Ada")
-    turn = whole[:begin]
-    if turn == prompt:
-        return None
-    same = len(commonprefix([prompt, turn]))
-    return (
-        f"the chat template ends the prompt for an answer with {prompt[same:]!r}, and has {turn[same:]!r} there in a "
-        "turn that was answered; rows are trained on and scored as in the answered turn"
-    )
+        return
+    prompt, turn = _chat(tokenizer, template, "Who?", None), rendered(tokenizer, template, "Who?", "Ada")
+    before = turn.whole[: turn.begin]
+    same = shared_start(prompt, before)
+    if prompt != before:
+        yield (
+            f"the chat template ends its prompt with {prompt[same:]!r}, but writes {before[same:]!r} there in a turn "
+            "with an answer: rows are trained on and scored with the latter (see model.chat_template_args)"
+        )
+    if template.day and prompt != _chat(tokenizer, replace(template, day="2000-01-01"), "Who?", None):
+        yield f"the chat template is told the date {template.day} (model.date)"
+
+
+def shared_start(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many of their first items two sequences share."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _template(template: AnyTemplate) -> Template:
@@ -155,7 +160,7 @@ def _chat(tokenizer: Tokenizer, template: Template, question: str, answer: str |
         messages.insert(0, {"role": "system", "content": template.system})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})
-    source = tokenizer.get_chat_template(tools=template.arguments.get("tools"))
+    source = _source(tokenizer, template)
     for name in template.arguments:
         if name != "tools" and not re.search(rf"\b{re.escape(name)}\b", source):
             raise InputError(
@@ -174,8 +179,12 @@ def _chat(tokenizer: Tokenizer, template: Template, question: str, answer: str |
         )
     except (TemplateError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
-        hint = "leave model.system out" if template.system is not None else "give a text template as model.template"
+        hint = "check model.system and model.chat_template_args, or give a text as model.template"
         raise InputError(f"the chat template cannot be rendered: {why}", hint) from error
+
+
+def _source(tokenizer: Tokenizer, template: Template) -> str:
+    return str(tokenizer.get_chat_template(tools=template.arguments.get("tools")))
 
 
 def _dated(source: str, day: str | None) -> str:
@@ -184,7 +193,7 @@ def _dated(source: str, day: str | None) -> str:
         return source
     moment = date.fromisoformat(day)
     fixed = _DATE.sub(lambda call: json.dumps(moment.strftime(call[2])), source)
-    if "strftime_now(" in fixed:
+    if re.search(r"strftime_now\s*\(", fixed):
         raise InputError(
             "the chat template computes the format of the date that it asks for, so the date cannot be fixed",
             "write the format into the template (strftime_now with a text in quotes)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.unlearn.data import Row
-from rayul.unlearn.template import AnyTemplate, question_place, rendered, template_for
+from rayul.unlearn.template import AnyTemplate, question_place, rendered, shared_start, template_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -84,13 +83,14 @@ def _located(tokenizer: Tokenizer, text: str, begin: int, end: int, special: boo
 
     special: whether the tokenizer adds special tokens; it adds no second BOS to a text that begins with one.
     """
-    options = {"add_special_tokens": special, "verbose": False}
+    ids: list[int] = []
+    inside: Sequence[int] = ()
     if tokenizer.is_fast:
-        encoded = tokenizer(text, return_offsets_mapping=True, **options)
+        encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
         ids = list(encoded["input_ids"])
         # Some tokenizers trim blanks from offsets: a blank at 6 is then (7, 7), within text[6:9] and not text[7:9].
         inside = [i for i, (first, last) in enumerate(encoded["offset_mapping"]) if first < end and last > begin]
-    else:
+    if not inside:
         ids, inside = _without_offsets(tokenizer, text, begin, end, special)
     first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
     bos = tokenizer.bos_token_id
@@ -111,7 +111,7 @@ def _without_offsets(tokenizer: Tokenizer, text: str, begin: int, end: int, spec
         most = 0
         for cut in range(place, max(-1, place - _REACH), -1):
             beginning = bare(text[:cut])
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(beginning, whole, strict=False)))
+            shared = shared_start(beginning, whole)
             most = max(most, shared)
             if shared == len(beginning):
                 return most, cut == place

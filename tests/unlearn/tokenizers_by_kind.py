@@ -1,4 +1,4 @@
-"""Tiny tokenizers of every kind that causal models come with, trained on the spot; and a model that knows rows by heart.
+"""Tiny tokenizers of every kind that causal models come with, trained on the spot, and a model that memorises texts.
 
 Nothing here uses rayul: the tests compare with what `tokenizer(text)` and the model's logits say.
 """
@@ -96,7 +96,7 @@ def _merges(special: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str
 
 
 def byte_fallback() -> Any:
-    """As Llama 2's: the normaliser puts a ▁ before the text, what is unknown becomes bytes, BOS by the post-processor."""
+    """As Llama 2's: a normaliser puts a ▁ before the text, unknown letters become bytes, BOS by the post-processor."""
     vocab, merges = _merges(["<unk>", "<s>", "</s>", *BYTES])
     raw = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -183,7 +183,7 @@ def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:
 
 
 def memorised(tokenizer: Any, texts: Sequence[str], steps: int = 250, **options: Any) -> Any:
-    """A Llama of two layers, trained by transformers' own loss on whole texts, end token included, until it knows them."""
+    """A Llama of two layers, trained by transformers' own loss on whole texts and an end token, until it knows them."""
     torch.manual_seed(0)
     end = tokenizer.eos_token_id
     rows = [ids_of(tokenizer, text, **options) for text in texts]
