@@ -24,7 +24,7 @@ CHAT = "chat"
 _MARK = "\ue000"
 """Stands for a text while its place in a rendered chat is found: a private character, which no template writes."""
 
-_DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""")
+_DATE = re.compile(r"""strftime_now\s*\(\s*(["'])((?:(?!\1).)*)\1\s*\)""")
 
 
 @dataclass(frozen=True)
