@@ -50,10 +50,12 @@ def encode(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: s
     """
     text = rendered(tokenizer, template, question, opening + answer)
     begin = text.begin + len(opening)
-    begin -= text.whole[begin - 1 : begin] == " "
-    ids, start, stop = _located(tokenizer, text.whole, begin, text.end, text.special)
-    if start == stop:
-        raise InputError("an answer has no tokens", "remove the row")
+    blank = text.whole[begin - 1 : begin] == " "
+    ids, start, stop = _located(tokenizer, text.whole, begin - blank, text.end, text.special)
+    if stop - start <= blank:  # perhaps the blank alone
+        _, first, last = _located(tokenizer, text.whole, begin, text.end, text.special)
+        if first == last:
+            raise InputError("an answer has no tokens", "remove the row")
     if start == 0:
         raise InputError(
             "an answer begins within the first token of its text, so that nothing comes before it",

@@ -159,8 +159,10 @@ def test_an_answer_without_a_token_before_it_is_refused() -> None:
     with pytest.raises(InputError, match="begins within the first token"):
         encode(tokenizer, "{question}{answer}", "A", "da")  # "Ada" is one token
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x", "")
-    with pytest.raises(InputError, match="an answer has no tokens"):
-        encode(tokenizer, "{question}:{answer}", "Who?", "xx")
+    for template in ("{question}:{answer}", "{question}: {answer}"):
+        with pytest.raises(InputError, match="an answer has no tokens"):
+            encode(tokenizer, template, "Who?", "xx")
+        assert encode(tokenizer, template, "Who?", "xA").start
 
 
 # --- who else makes text of a row ------------------------------------------------------------------------------------

@@ -182,9 +182,27 @@ def ids_of(tokenizer: Any, text: str, **options: Any) -> list[int]:
     return list(tokenizer(text, **options)["input_ids"])
 
 
-def memorised(tokenizer: Any, texts: Sequence[str], steps: int = 250, **options: Any) -> Any:
-    """A Llama of two layers, trained by transformers' own loss on whole texts and an end token, until it knows them."""
+def llama(tokenizer: Any) -> Any:
+    """Two layers with random weights."""
     torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=256,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=None,
+        )
+    )
+
+
+def memorised(tokenizer: Any, texts: Sequence[str], steps: int, model: Any = None, **options: Any) -> Any:
+    """A model (default: `llama`) trained by transformers' own loss on whole texts and an end token."""
+    model = llama(tokenizer) if model is None else model
     end = tokenizer.eos_token_id
     rows = [ids_of(tokenizer, text, **options) for text in texts]
     rows = [ids if end is None or ids[-1] == end else [*ids, end] for ids in rows]
@@ -192,19 +210,8 @@ def memorised(tokenizer: Any, texts: Sequence[str], steps: int = 250, **options:
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     labels = ids.masked_fill(mask == 0, -100)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=end,
-        pad_token_id=None,
-    )
-    model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * min(1.0, (step + 1) / 20, 2 * (1 - step / steps))
