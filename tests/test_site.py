@@ -76,7 +76,7 @@ def test_a_link_to_nothing_stops_the_build(site: Any) -> None:
 
 def test_a_table_of_keys_has_every_key_with_its_default() -> None:
     page = (ROOT / "docs" / "spec.md").read_text()
-    table = hook("keys").on_page_markdown(page[page.index("::: keys rayul.spec.config.Training") :])
+    table = hook("keys").on_page_markdown(page[page.index("::: keys Training") :])
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     own = {row[0].strip("| `"): row[1:] for row in rows[: len(Training.model_fields)]}
     assert own.keys() == Training.model_fields.keys()
@@ -87,7 +87,7 @@ def test_a_table_of_keys_has_every_key_with_its_default() -> None:
 
 def test_a_key_that_nothing_explains_stops_the_build() -> None:
     with pytest.raises(PluginError, match=r"rayul\.spec\.config\.Training\.lr has no docstring"):
-        hook("keys").on_page_markdown("::: keys rayul.spec.config.Training\n")
+        hook("keys").on_page_markdown("::: keys Training\n")
 
 
 def test_docstrings_become_markdown(tmp_path: Path) -> None:
