@@ -155,9 +155,10 @@ class Storage:
         A copy that fails is told once through `warn` and tried again; one that fails at the end raises RayulError.
         Raises RayulError where another machine's driver has written within the last SILENT seconds.
         """
-        self._claim()
+        me = _me()
+        self._claim(me)
         over = threading.Event()
-        thread = threading.Thread(target=self._keep_pushing, args=(over, warn), daemon=True)
+        thread = threading.Thread(target=self._keep_pushing, args=(me, over, warn), daemon=True)
         thread.start()
         try:
             yield
@@ -177,12 +178,12 @@ class Storage:
                 f"{error.message}; everything is in {self.folder}", "the same command with --resume copies it again"
             ) from error
 
-    def _keep_pushing(self, over: threading.Event, warn: Callable[[str], None]) -> None:
+    def _keep_pushing(self, me: bytes, over: threading.Event, warn: Callable[[str], None]) -> None:
         pause, failed = EVERY, False
         while not over.wait(pause):
             began = time.monotonic()
             try:
-                self._write(OWNER, _me())
+                self._write(OWNER, me)
                 self.push()
                 failed = False
             except (OSError, pa.ArrowException, RayulError) as error:
@@ -191,7 +192,7 @@ class Storage:
                 failed = True
             pause = min(max(EVERY, 10 * (time.monotonic() - began)), SILENT / 3)
 
-    def _claim(self) -> None:
+    def _claim(self, me: bytes) -> None:
         owner = self.owner()
         if owner is not None and owner["machine"] != socket.gethostname():
             raise RayulError(
@@ -199,7 +200,7 @@ class Storage:
                 f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
             )
         with self._reaching(RayulError):
-            self._write(OWNER, _me())
+            self._write(OWNER, me)
 
     def owner(self) -> dict[str, Any] | None:
         """The driver that writes to the URL now: machine, process, seconds since it last did; None where none does.

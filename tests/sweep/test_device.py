@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.device import CHECKPOINTS, Device
-from rayul.sweep.reference import measured, verified
+from rayul.sweep.reference import reference_row, verified
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.pack import Pack, Shape
 
@@ -85,7 +85,7 @@ def test_what_is_measured_between_steps_is_what_a_process_of_its_own_measures(
     found = []
     for name in (BASELINE, ORACLE, BASELINE):
         found += reported(device, 0, 1)
-        alone = measured(device.spec, device.sets, device.disk, name)
+        alone = reference_row(device.spec, device.sets, device.disk, name)
         assert from_json(device.measure(name)).metrics == from_json(alone).metrics
     assert from_json(device.measure(BASELINE)).metrics != from_json(device.measure(ORACLE)).metrics
     lines = [to_json(row) for row in points]
