@@ -1,4 +1,5 @@
-"""The pages on metrics and methods name all there is and nothing else, with the directions and defaults of the code."""
+"""The pages on metrics, methods and design name all there is and nothing else, with the directions and defaults of the
+code."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_imports import FLOORS
 
 from rayul.spec import METHODS, METRICS, SETS, Control, load_spec
 from rayul.spec.methods import GRU
@@ -72,6 +74,15 @@ def test_every_control_is_on_the_page_with_its_default() -> None:
     for name, (default, _) in table.items():
         value: Any = Control.model_fields[name].default
         assert default == ("none" if value == () else "null" if value is None else str(value).lower()), name
+
+
+def test_the_design_has_every_room_on_its_floor() -> None:
+    """As tests/test_imports.py checks the imports."""
+    found: dict[int, set[str]] = {}
+    for line in (DOCS / "design.md").read_text().splitlines():
+        if floor := re.match(r"\| (\d+) \| (.*?) \|", line):
+            found.setdefault(int(floor[1]), set()).update(re.findall(r"`(\w+)`", floor[2]))
+    assert found == {number: set(rooms) for number, rooms in enumerate(FLOORS)}
 
 
 def test_links_lead_somewhere() -> None:
