@@ -75,7 +75,7 @@ def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., An
 def test_the_probe_measures_the_baseline_and_the_adapter(make_spec: Callable[..., Any], sets: Any, task: Any) -> None:
     from rayul.unlearn.cost import measure_cost
     from rayul.unlearn.evaluate import evaluate
-    from rayul.unlearn.model import attach_lora
+    from rayul.unlearn.update.lora import attach_lora
 
     spec = make_spec(method="npo", training={"steps": 10, "evaluate_every": 4})
     cost = measure_cost(spec, sets)
@@ -86,7 +86,7 @@ def test_the_probe_measures_the_baseline_and_the_adapter(make_spec: Callable[...
     assert {k: m.value for k, m in cost.baseline.items()} == pytest.approx(expected, rel=1e-5)
     assert 0 < cost.memory < cost.device_memory
     model = attach_lora(task.base, spec.lora, 0)
-    assert cost.adapter == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert cost.saved == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.unload()
 
 
@@ -111,7 +111,9 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             evaluations=5,
             memory=2**30,
             device_memory=2**34,
-            adapter=1000,
+            base=1000,
+            trained=1000,
+            saved=1000,
             baseline={key: Measured(value, error, 100) for key, (value, error) in known.items()},
         )
         combinations, continuous = size(made)
@@ -256,7 +258,7 @@ def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
         ),
         ({"baseline": {"forget.es": (0.05, 0.01)}}, "there is little to forget"),
         ({"slots": 4, "cost": {"memory": 5 * 2**30}}, "20.0 of 16.0 GiB"),
-        ({"search": {"trials": 10_000}, "cost": {"adapter": 10**10}}, "GiB are needed"),
+        ({"search": {"trials": 10_000}, "cost": {"saved": 10**10}}, "GiB are needed"),
     ],
 )
 def test_warnings(make_plan: Callable[..., Plan], sections: dict[str, Any], said: str) -> None:

@@ -1,9 +1,8 @@
-"""The frozen base, its tokenizer, and the LoRA adapter on top; the reference model is the adapter disabled."""
+"""The frozen base and its tokenizer, from a folder or a Hub id."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
 from rayul.errors import InputError
+from rayul.unlearn.update.saved import is_adapter, load_merged
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
@@ -41,24 +40,16 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
         options["quantization_config"] = _four_bits(dtype)
     if spread:
         options["device_map"] = "auto"
-    adapter = (Path(place) / "adapter_config.json").is_file()
-    if adapter:
-        check_safetensors(Path(place))
     # A pickle runs code when it is read: weights come as safetensors or not at all.
     weights = options | {"use_safetensors": True}
     try:
-        if adapter:
-            from peft import AutoPeftModelForCausalLM
-
-            with warnings.catch_warnings():
-                # PEFT 0.21 asks transformers 5.23 for an attribute by its old name.
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-                base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
+        if is_adapter(Path(place)):
+            base = load_merged(Path(place), dtype=dtype, **weights)
         else:
             base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model {model.path!r} cannot be loaded: {_first_line(error)}",
+            f"model {model.path!r} cannot be loaded: {first_line(error)}",
             "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
             "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
         ) from error
@@ -105,15 +96,6 @@ def gradient_checkpointing(model: Any, on: bool) -> Iterator[None]:
             layer.gradient_checkpointing, layer.training = False, False
 
 
-def check_safetensors(adapter: Path) -> None:
-    """Raises InputError for an adapter folder that PEFT would read a pickle from."""
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(
-            f"adapter {adapter} has no adapter_model.safetensors",
-            "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
-        )
-
-
 def load_tokenizer(model: specs.Model) -> Tokenizer:
     """The tokenizer of a model folder or Hub id, of its base for an adapter without one; InputError where there is
     none."""
@@ -135,42 +117,9 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
         )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"the tokenizer of {model.path!r} cannot be loaded: {_first_line(error)}", "check the folder or the id"
+            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}", "check the folder or the id"
         ) from error
     return tokenizer
-
-
-def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
-    """A fresh adapter on the base (B = 0, so the model is unchanged until the first step), in float32 whatever the
-    base's dtype is. `seed` fixes the initial A and the dropout."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    torch.manual_seed(seed)
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=_fixed(lora.r),
-        lora_alpha=_fixed(lora.alpha),
-        lora_dropout=_fixed(lora.dropout),
-        target_modules=targets,
-    )
-    try:
-        return get_peft_model(base, config)
-    except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise InputError(
-            f"lora.target_modules: {targets!r}: {_first_line(error)}",
-            f'linear modules of this model: {", ".join(names)}; or "all-linear"',
-        ) from error
-
-
-def detach_lora(model: PeftModel) -> Any:
-    """Take the adapter off; returns the untouched base."""
-    base = model.unload()
-    # PEFT leaves its config on the base, and warns at the next `get_peft_model`.
-    if hasattr(base, "peft_config"):
-        del base.peft_config
-    return base
 
 
 def _place(model: specs.Model) -> str:
@@ -178,11 +127,5 @@ def _place(model: specs.Model) -> str:
     return str(local) if local.exists() else model.path
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _fixed(value: Any) -> Any:
-    if isinstance(value, specs.Float | specs.Int | specs.Choice):
-        raise TypeError(f"{value} is a search distribution; call spec.at(params) first")
-    return value
