@@ -132,12 +132,13 @@ class Storage:
                 del self.there[name]
 
     def _upload(self, name: str, stamp: Any) -> None:
-        with (
-            suppress(FileNotFoundError),
-            open(self.folder / name, "rb") as source,
-        ):  # or it has left the front meanwhile
+        try:
+            source = open(self.folder / name, "rb")  # noqa: SIM115
+        except FileNotFoundError:  # an adapter that has left the front meanwhile
+            return
+        with source:
             self._write(name, iter(partial(source.read, BLOCK), b""))
-            self.there[name] = stamp
+        self.there[name] = stamp
 
     def _write(self, name: str, blocks: Iterable[bytes]) -> None:
         path = f"{self.root}/{name}"
