@@ -291,7 +291,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
 ) -> None:
-    """Write a point of the front as an adapter to load: tokenizer and model card with it, scored again to be sure."""
+    """Write a point of the front, an adapter or a whole model: tokenizer and model card with it, scored again."""
     from rayul.pareto import choose
     from rayul.pareto.best import best_point
     from rayul.pareto.front import front_of

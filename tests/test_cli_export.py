@@ -31,14 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
     import torch
 
     from rayul.spec import dump_yaml
-    from rayul.unlearn.adapters import save_adapter
-    from rayul.unlearn.calibrate import mixed
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.export import score
-    from rayul.unlearn.model import attach_lora, detach_lora
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import train
     from rayul.unlearn.trial import reference_evaluation
+    from rayul.unlearn.update import attach
 
     torch.set_num_threads(1)
     spec = from_plain(
@@ -63,12 +61,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
     for number, lr in enumerate((5e-3, 1e-2)):
         mixing = (1.0, 0.5)[number]
         trial = spec.at({"training.lr": lr})
-        model = attach_lora(task.base, trial.lora, number)
-        for step in train(model, task, trial, number):
+        update = attach(task, trial, number)
+        for step in train(update, task, trial, number):
             if not step:
                 continue
-            with mixed(model, mixing):
-                measured = score(task, trial, model)
+            with update.mixed(mixing):
+                measured = score(task, trial, update.model)
             searched = {key: m for key, m in measured.items() if not key.startswith("retain_report.")}
             row = Evaluation(
                 f"{number:04d}",
@@ -81,8 +79,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
                 rows={key.split(".")[0]: m.rows for key, m in searched.items()},
             )
             rows.append(row)
-            save_adapter(model, mixing, place / "adapters" / f"{row.trial_id}-{row.step}-{row.mixing:g}")
-        detach_lora(model)
+            update.save(mixing, place / "adapters" / f"{row.trial_id}-{row.step}-{row.mixing:g}")
+        update.detach()
     (place / "evaluations.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
     return place
 

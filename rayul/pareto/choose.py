@@ -14,7 +14,7 @@ import numpy as np
 from rayul.errors import InputError
 from rayul.pareto.front import values
 from rayul.pareto.hypervolume import unit_scores
-from rayul.records import SPEC, Evaluation, adapter_folder
+from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Floats, Objectives
 from rayul.spec import SEARCH_SETS, dump_yaml, load_spec
@@ -155,11 +155,13 @@ def rerun(results: SweepRecords, e: Evaluation) -> str:
 
 
 def adapter_path(results: SweepRecords, e: Evaluation) -> Path:
-    """The adapter folder of a point of the front. Raises InputError where it is not there, with the way to get it."""
+    """The folder of a point of the front, with its adapter or whole model. Raises InputError where it is not there,
+    with the way to get it."""
     path = adapter_folder(results.folder, e)
-    if not (path / "adapter_config.json").is_file():
+    if not holds_model(path):
         raise InputError(
-            f"{path}: no adapter (its node was lost before it was saved, or the folder was copied without adapters/)",
+            f"{path}: no adapter or model (its node was lost before it was saved, or the folder was copied without "
+            "adapters/)",
             f"run that configuration again: {rerun(results, e)}",
         )
     return path

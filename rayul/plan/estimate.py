@@ -99,7 +99,7 @@ class Estimate:
 
     @property
     def disk(self) -> int:
-        """Bytes, at the most: each running trial keeps the adapters of its own front, the sweep those of its front,
-        which more than one point a trial seldom is."""
-        kept = min(self.slots, self.trials) * self.measurements + self.trials
-        return kept * self.cost.adapter + self.trials * self.measurements * _ROW_BYTES
+        """Bytes, at the most: each running trial keeps the adapters (or whole models) of its own front, the sweep those
+        of its front, which more than one point a trial seldom is, and the audit those that it trains again."""
+        kept = min(self.slots, self.trials) * self.measurements + self.trials + self.retrained
+        return kept * self.cost.saved + self.trials * self.measurements * _ROW_BYTES

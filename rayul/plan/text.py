@@ -71,6 +71,11 @@ def _cost(plan: Plan) -> Iterator[str]:
         "memory",
         f"{_bytes(cost.memory)} a trial with its model; {plan.fit_on_a_device} fit into {_bytes(cost.device_memory)}",
     )
+    yield from _item(
+        "of that",
+        f"{_bytes(4 * cost.trained)} for what update: {plan.spec.update} trains (weights, gradient and Adam's two "
+        f"moments, {_bytes(cost.trained)} each), {_bytes(cost.base)} for the model before unlearning",
+    )
     yield from _item("at a time", share.line)
     sharing = share.gpu and share.gpu < 1
     best = f" ({_seconds(plan.seconds() * share.gpu)} if sharing a GPU slowed no trial down)" if sharing else ""
@@ -93,7 +98,9 @@ def _cost(plan: Plan) -> Iterator[str]:
             "them and metrics that generate come on top, unmeasured",
         )
     yield from _item(
-        "disk", f"up to {_bytes(plan.disk)} (an adapter has {_bytes(cost.adapter)}); {_bytes(plan.disk_free)} are free"
+        "disk",
+        f"up to {_bytes(plan.disk)} ({'an adapter' if plan.spec.update_kind.adapter else 'a saved model'} has "
+        f"{_bytes(cost.saved)}); {_bytes(plan.disk_free)} are free",
     )
     yield "  Upper bounds: every trial is taken to cost what the most expensive one does."
 

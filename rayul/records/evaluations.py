@@ -98,8 +98,13 @@ def adapter_name(evaluation: Evaluation) -> str:
 
 
 def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
-    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
+    """adapters/<trial_id>-<step>-<mixing>/ of a results folder: a PEFT adapter, or of `update: full` a whole model."""
     return folder / ADAPTERS / adapter_name(evaluation)
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds what `save_pretrained` writes: a PEFT adapter, or a whole model."""
+    return any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
 
 
 _FLOAT_MAPS = ("metrics", "stderr", "violation")

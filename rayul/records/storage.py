@@ -13,9 +13,10 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ large take a tenth of a driver at most; but no more than a third of SILENT."""
 SILENT = 180.0
 """Seconds after which the mark of a driver that no longer renews it counts as that of a dead one."""
 
-BLOCK, OWNER_BYTES = 2**20, 10_000
+BLOCK = 32 * 2**20
+"""Bytes of a file that are in memory at a time: with `update: full` it is a whole model."""
+
+OWNER_BYTES = 10_000
 
 OWNER = "driver.json"
 """Beside the results at the URL while a driver writes to them: its machine and process."""
@@ -136,7 +140,7 @@ class Storage:
             list(pool.map(lambda name: self._upload(name, stamps[name]), set(changed) - set(journals)))
             for name in (JOURNAL, STUDY):
                 if name in changed:
-                    self._write(name, journals[name][1])
+                    self._write(name, [journals[name][1]])
                     self.there[name] = stamps[name]
             for name in set(self.there) - set(stamps) - {OWNER}:
                 with suppress(FileNotFoundError):
@@ -145,21 +149,24 @@ class Storage:
 
     def _upload(self, name: str, stamp: Any) -> None:
         try:
-            content = (self.folder / name).read_bytes()
+            source = open(self.folder / name, "rb")  # noqa: SIM115
         except FileNotFoundError:  # an adapter that has left the front meanwhile
             return
-        self._write(name, content)
+        with source:
+            self._write(name, iter(partial(source.read, BLOCK), b""))
         self.there[name] = stamp
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, blocks: Iterable[bytes]) -> None:
         path = f"{self.root}/{name}"
         if self.filesystem.type_name != "local":  # an object appears whole, when its stream is closed
             with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+                for block in blocks:
+                    stream.write(block)
             return
         self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with whole_file(Path(path)) as temporary:
-            temporary.write_bytes(content)
+        with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+            for block in blocks:
+                file.write(block)
 
     # --- while a driver runs --------------------------------------------------------------------------------------
 
@@ -198,7 +205,7 @@ class Storage:
         while not over.wait(pause):
             began = time.monotonic()
             try:
-                self._write(OWNER, me)
+                self._write(OWNER, [me])
                 self.push()
                 failed = False
             except (OSError, pa.ArrowException, RayulError) as error:
@@ -215,7 +222,7 @@ class Storage:
                 f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
             )
         with self._reaching(RayulError):
-            self._write(OWNER, me)
+            self._write(OWNER, [me])
 
     def owner(self) -> dict[str, Any] | None:
         """The driver that writes to the URL now: machine, process, seconds since it last did; None where none does.
@@ -229,7 +236,7 @@ class Storage:
             if mark.size > OWNER_BYTES:
                 raise InputError(f"{self.url}/{OWNER} is not a driver's mark", "remove it")
             owner = self._mark()
-            self._write(".clock", b"")
+            self._write(".clock", [])
             now = self.filesystem.get_file_info(f"{self.root}/.clock")
             self.filesystem.delete_file(f"{self.root}/.clock")
         owner["silent"] = (now.mtime - mark.mtime).total_seconds()

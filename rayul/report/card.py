@@ -10,13 +10,13 @@ import jinja2
 
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.spec import TESTBED, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
+from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
 from rayul.spec.data import find, looks_local
 from rayul.words import measured, number
 
 ASSETS = Path(__file__).parent / "assets"
-METHOD_SECTIONS = ("method", "lora", "training", "control")
-"""The sections of a spec that say how a model was made."""
+METHOD_SECTIONS = ("method", "update", *UPDATES, "training", "control")
+"""The sections of a spec that say how a model was made; it has that of its own update."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ def model_card(
     address: str,
     after: Mapping[str, tuple[float, float]],
     difference: float,
+    adapter: bool,
     merged: bool,
 ) -> str:
-    """The README.md of an exported adapter.
+    """The README.md of an exported adapter or whole model.
 
     spec: the sweep's, as written. address: what `from_pretrained` is given. after: value and standard error by metric,
     as measured after reloading; what was not measured again is taken from the record. difference: the largest one
@@ -86,8 +87,9 @@ def model_card(
         held_out=held_out(results, row),
         counts=", ".join(f"{count} {name}" for name, count in (results.baseline.rows | e.rows).items()),
         difference=difference,
+        adapter=adapter,
         merged=merged,
-        settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS}),
+        settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),
         evaluations=sum(map(len, results.trials.values())),
         provenance=dump_yaml({"sweep": results.name, **results.provenance}),

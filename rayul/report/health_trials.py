@@ -136,19 +136,21 @@ def failures(results: SweepRecords) -> Iterator[Check]:
 
 
 def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
-    """Whether the adapters were reloaded and gave the recorded numbers again."""
+    """Whether what was saved was reloaded and gave the recorded numbers again."""
     adapters = [results.adapters[e.key] for e in front if e.key in results.adapters]
     unverified = [a.path for a in adapters if not a.verified]
-    title = "Do the exported adapters give the recorded numbers?"
+    whole = any((results.folder / a.path / "config.json").is_file() for a in adapters)
+    what = "model" if whole else "adapter"
+    title = f"Do the exported {what}s give the recorded numbers?"
     if unverified:
         yield Check(
             title,
             "warning",
-            f"{len(unverified)} of {plural(len(adapters), 'exported adapter')} "
+            f"{len(unverified)} of {plural(len(adapters), f'exported {what}')} "
             f"{'was' if len(unverified) == 1 else 'were'} not reloaded and rescored, for example {unverified[0]}.",
         )
     elif adapters:
-        yield Check(title, "good", f"Yes: {plural(len(adapters), 'adapter')}, reloaded and scored again.")
+        yield Check(title, "good", f"Yes: {plural(len(adapters), what)}, reloaded and scored again.")
 
 
 def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:

@@ -19,6 +19,7 @@ from rayul.spec.problems import Problem, SpecError
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
 from rayul.spec.tracking import Tracking
+from rayul.spec.update import UPDATES
 from rayul.spec.yaml_text import dump_yaml
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "SEARCH_SETS",
     "SETS",
     "TESTBED",
+    "UPDATES",
     "Choice",
     "Control",
     "Criterion",

@@ -22,6 +22,7 @@ from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, r
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.tracking import Tracking
+from rayul.spec.update import UPDATES, UpdateKind, check_update
 
 SHORTHAND = {"model": "path", "oracle": "path", "data": "folder", "method": "name", "control": "criteria"}
 """What a text or list means that stands directly under one of these keys."""
@@ -51,7 +52,10 @@ class Spec(Section):
     """A model trained without the forget rows, where there is one; the testbed brings its own."""
     data: AnyData = Field(examples=["testbed"])
     method: Annotated[MethodChoice, PlainValidator(MethodChoice.parse)] = Field(examples=["ga"])
+    update: Annotated[str, PlainValidator(check_update)] = "lora"
+    """What a trial trains: "lora", an adapter, or "full", all weights."""
     lora: Lora = Lora()
+    """Of `update: lora` only."""
     training: Training = Field(examples=["{lr: 1e-3}"])
     control: Control = Control()
     objectives: dict[MetricKey, Literal["minimize", "maximize"]] = Field(
@@ -74,7 +78,13 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        problems = [*self._unmeasured(), *self._untargeted(), *self._ungriddable(), *self._uncompilable()]
+        problems = [
+            *self._unmeasured(),
+            *self._untargeted(),
+            *self._ungriddable(),
+            *self._uncompilable(),
+            *self._untrainable(),
+        ]
         if problems:
             raise refuse_all(problems)
         return self
@@ -101,6 +111,9 @@ class Spec(Section):
         # For the sweep and not forward by forward: a trial would hang on who is in its pack.
         if self.resources.compile:
             hint = "set resources.compile: false"
+            if self.update_kind.alone:
+                text = f"only packs are compiled, and update: {self.update} is for trials alone"
+                yield ("resources", "compile"), refuse(text, f"{hint}: {self.update_kind.alone}")
             hidden = [name for name in self.method.names if "hidden" in self.method.of(name).needs]
             if hidden:
                 text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
@@ -109,11 +122,29 @@ class Spec(Section):
                 text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
                 yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
 
+    def _untrainable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        for name in UPDATES:
+            if name != self.update and name in self.model_fields_set:
+                text = f"has no meaning with update: {self.update}"
+                yield (name,), refuse(text, f"leave it out, or set update: {name}")
+        if not self.update_kind.adapter:
+            adapter = "or train an adapter beside them (update: lora)"
+            if self.model.quantize is not None:
+                text = f"weights in {self.model.quantize} cannot be trained, which update: {self.update} does"
+                yield ("model", "quantize"), refuse(text, f"leave it out, {adapter}")
+            if self.resources.gpu > 1:
+                text = f"weights that update: {self.update} trains are not spread over GPUs"
+                yield ("resources", "gpu"), refuse(text, f"set 1, {adapter}")
+
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.search.sampler == "grid":
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
+
+    @property
+    def update_kind(self) -> UpdateKind:
+        return UPDATES[self.update]
 
     @property
     def notices(self) -> list[str]:
@@ -186,13 +217,14 @@ class Spec(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Plain data with every default written out; `load_spec` of its YAML is this spec again. A parameter of the
-        method is left out only where the name is searched and the methods' defaults differ."""
+        method is left out only where the name is searched and the methods' defaults differ; so are the sections of
+        other updates."""
         plain: dict[str, Any] = _plain(self)
         if self.provenance is None:
             del plain["provenance"]
         if not self.evaluate.code:
             del plain["evaluate"]["code"]
-        return plain
+        return {key: value for key, value in plain.items() if key not in UPDATES or key == self.update}
 
 
 def from_plain(data: Mapping[str, Any]) -> Spec:

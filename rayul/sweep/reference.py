@@ -1,4 +1,4 @@
-"""What is measured outside of trials: baseline and oracle before them, the exported adapters after them."""
+"""What is measured outside of trials: baseline and oracle before them, the saved points after them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, from_json, to_json
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
-from rayul.unlearn.model import detach_lora
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
+from rayul.unlearn.update.saved import loaded
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
     from rayul.sweep.cluster import Share
@@ -36,9 +35,9 @@ def measure_references(names: Sequence[str], ask: Ask) -> dict[str, Evaluation]:
 
 
 def verify_adapters(points: Sequence[Evaluation], ask: Ask) -> list[str]:
-    """Reload each exported adapter with PEFT, score it again, and note what the report sets say beside it.
+    """Reload each point of the front from its folder, score it again, and note what the report sets say beside it.
 
-    Writes rayul.json into each adapter's folder. Returns a line for each adapter whose scores differ from its record.
+    Writes rayul.json into each folder. Returns a line for each point whose scores differ from its record.
     """
     lines: list[str] = result(ask("verify", [to_json(p) for p in points])) if points else []
     return lines
@@ -88,13 +87,10 @@ def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: 
     for point in map(from_json, points):
         place = adapter_folder(folder, point)
         if not disk.get(place):
-            problems.append(f"{place.name}: the adapter is missing (its node was lost before it was saved)")
+            problems.append(f"{place.name}: it is missing (its node was lost before it was saved)")
             continue
-        model = load_adapter(task.base, place)
-        try:
+        with loaded(task.base, place) as model:
             found = final_measurement(model, task, spec)
-        finally:
-            detach_lora(model)
         worst = largest_difference(found, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")

@@ -13,7 +13,6 @@ from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.worker import KeptAdapters, load_here
-from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Sets
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import Snapshot, run_trial
@@ -37,7 +36,7 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial in the same process: the base model stays, its adapter goes."""
+        """The next trial in the same process: the base model stays, its update goes."""
         self.snapshots.close()  # type: ignore[attr-defined]
         self._begin(new_config)
         return True
@@ -45,8 +44,9 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         snapshot = next(self.snapshots)
         last = snapshot.evaluations[-1]
-        if last.state != FAILED:
-            self.kept.add(snapshot.evaluations, lambda e, place: save_adapter(snapshot.model, e.mixing, place))
+        update = snapshot.update
+        if update is not None:
+            self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
         elif last.step == 0:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
         if last.state != RUNNING:

@@ -9,12 +9,12 @@ of its mask, so they work with every method of `losses.py`. A token out of the m
 | token_cap | a token whose NLL has reached the cap stops pushing (likelihood capping) |
 | select_fraction, select_by | only that share of a sequence's answer tokens, those of smallest or largest NLL |
 | loss_cap, loss_cap_of | a sequence whose mean or summed NLL has reached delta stops pushing (hinge) |
-| ball, ball_norm | after the step, the adapter's effective update is projected into a radius |
+| ball, ball_norm | after the step, each matrix's change is projected into a radius (`Update.project_into_ball`) |
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -55,36 +55,3 @@ def _selected(nll: Tensor, mask: Tensor, fraction: float, by: str) -> Tensor:
     count = torch.ceil(fraction * mask.sum(-1, keepdim=True) - 1e-6).clamp(min=1)
     selected: Tensor = rank < count
     return selected
-
-
-@torch.no_grad()
-def project_into_ball(model: Any, radius: float, norm: str) -> None:
-    """Scale every LoRA pair back so that its effective update W = scale * B A lies within `radius`.
-
-    norm "frobenius": ||W||_F <= radius per matrix. "elementwise": max |W_ij| <= radius; the pair is scaled, since
-    clipping single elements would leave the low-rank set. Both factors shrink by the same square root.
-    """
-    for layer in lora_layers(model):
-        for name in layer.active_adapters:
-            project_pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], radius, norm)
-
-
-@torch.no_grad()
-def project_pair(a: Tensor, b: Tensor, scale: float, radius: float, norm: str) -> None:
-    """`project_into_ball` of one pair, in place: A [r, d], B [o, r]."""
-    if norm == "frobenius":
-        # ||B A||_F^2 = trace((B^T B)(A A^T)): r x r products, W itself is never formed.
-        size = scale * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
-    else:
-        size = scale * (b @ a).abs().max()
-    if size > radius:
-        shrink = (radius / size).sqrt()
-        a.mul_(shrink)
-        b.mul_(shrink)
-
-
-def lora_layers(model: Any) -> list[Any]:
-    """The PEFT layers of a model that carry a LoRA pair."""
-    from peft.tuners.lora import LoraLayer
-
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
@@ -14,12 +13,10 @@ from rayul.errors import RayulError
 from rayul.records import FAILED
 from rayul.records.audited import BEFORE, Audited, Scored
 from rayul.spec import CHEAP, Finalists, Spec
-from rayul.unlearn.adapters import load_adapter, save_adapter
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
 from rayul.unlearn.forward import Model
-from rayul.unlearn.model import merged
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
@@ -37,7 +34,7 @@ def retrain(
     baseline: Mapping[str, float],
     folder: Path,
 ) -> float:
-    """Train a finalist's configuration until its step and save the adapter; returns the mixing baked into it.
+    """Train a finalist's configuration until its step and save what it trained; returns the mixing baked into it.
 
     mixing: fixed, or None to find the largest that keeps the criteria of `spec` on the retain-control rows anew; where
     the spec has several utility targets, those of `target`.
@@ -54,18 +51,10 @@ def retrain(
                 raise RayulError(last.reason)
             if last.step == step:
                 kept = last.mixing if mixing is None else mixing
-                save_adapter(snapshot.model, kept, folder)
+                assert snapshot.update is not None
+                snapshot.update.save(kept, folder)
                 return kept
     raise AssertionError(f"a trial of {step} steps ends at that step or with a failed row")
-
-
-def standalone(base: Model, adapter: Path | None = None) -> Model:
-    """A copy of the base in float32, with an adapter merged into it: in fewer bits a small update is rounded away.
-
-    A copy, because the base is shared by what comes after (and its weights possibly with other processes).
-    """
-    model = copy.deepcopy(base).float()
-    return model if adapter is None else merged(load_adapter(model, adapter))
 
 
 def examine(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from rayul.errors import InputError
 from rayul.spec import Spec
 from rayul.unlearn.data import Sets
 from rayul.unlearn.fits import check_fits, reworded
-from rayul.unlearn.forward import TokenScores, score
+from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_metrics
@@ -69,12 +70,14 @@ class Task:
         """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
 
-    def reference_logp(self, name: str, indices: Sequence[int], mask: Tensor, model: Any) -> Tensor:
+    def reference_logp(
+        self, name: str, indices: Sequence[int], mask: Tensor, reference: Callable[[], AbstractContextManager[Model]]
+    ) -> Tensor:
         """The base's log-probabilities [B, S] of the answer tokens of these examples, aligned with `mask` [B, S], the
         full answer mask of their batch. Computed once per process, a whole set at a time: in other batches the last
-        bits would depend on which trial came first."""
+        bits would depend on which trial came first. reference: the base for the length of a block."""
         if name not in self._reference:
-            with model.disable_adapter():
+            with reference() as model:
                 scores: list[TokenScores] = score(model, self.examples[name], self.pad)
             self._reference[name] = [s.logp for s in scores]
         aligned = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)

@@ -13,22 +13,24 @@ import torch
 
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
 from rayul.spec import Spec, violations
-from rayul.unlearn.calibrate import calibrations, mixed
+from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.metrics import Measured
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
 from rayul.unlearn.train import Diverged, train
+from rayul.unlearn.update import Update, attach
 
 REPORTED = (*EVALUATED, "retain_report")
 
 
 class Snapshot(NamedTuple):
-    """The evaluations of one step (several where mixing is on) and the model as it is at that step."""
+    """The evaluations of one step (several where mixing is on) and the update as it is at that step; None with the row
+    of a failure."""
 
     evaluations: list[Evaluation]
-    model: Any
+    update: Update | None
 
 
 def run_trial(
@@ -42,7 +44,7 @@ def run_trial(
     """Unlearn with one configuration, evaluation by evaluation.
 
     spec: the sweep's spec with `params` filled in (`spec.at(params)`). baseline: metrics of the model before
-    unlearning; step 0 is a row of these, since a fresh adapter changes nothing. A trial that diverges, runs out of
+    unlearning; step 0 is a row of these, since a fresh update changes nothing. A trial that diverges, runs out of
     memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
 
     The first time that memory runs out it begins again, with half as many rows a forward: the same gradients, and so
@@ -84,20 +86,20 @@ def run_trial(
 def _attempt(
     task: Task, spec: Spec, shared: Evaluation, baseline: Mapping[str, float], started: float
 ) -> Generator[Snapshot, None, None]:
-    model = None
+    update = None
     try:
-        model = attach_lora(task.base, spec.lora, shared.seed)
-        for step in train(model, task, spec, shared.seed):
+        update = attach(task, spec, shared.seed)
+        for step in train(update, task, spec, shared.seed):
             row = replace(shared, step=step)
-            rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(model, task, spec, row, baseline)
+            rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(update, task, spec, row, baseline)
             seconds = time.perf_counter() - started
             rows = [replace(r, train_seconds=seconds) for r in rows]
             if step == spec.training.steps:
                 rows[-1] = replace(rows[-1], state=COMPLETED)
-            yield Snapshot(rows, model)
+            yield Snapshot(rows, update)
     finally:
-        if model is not None:
-            detach_lora(model)
+        if update is not None:
+            update.detach()
 
 
 def halved_forwards(spec: Spec) -> Spec:
@@ -189,14 +191,16 @@ def evaluation_rows(
     return [*rows.values(), replace(best, reason=note)]
 
 
-def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:
+def _evaluated(
+    update: Update, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]
+) -> list[Evaluation]:
     rounds = evaluation_rows(task, spec, row, baseline)
     wanted = next(rounds)
     while True:
         measurements = []
         for a in wanted:
-            with mixed(model, a):
-                measurements.append(evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
+            with update.mixed(a):
+                measurements.append(evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
         try:
             wanted = rounds.send(measurements)
         except StopIteration as end:

@@ -32,10 +32,11 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     from rayul.testbed import with_testbed
     from rayul.unlearn.data import load_sets
-    from rayul.unlearn.finalist import examine, standalone
+    from rayul.unlearn.finalist import examine
     from rayul.unlearn.model import load_model
     from rayul.unlearn.refusal import train_refusal
     from rayul.unlearn.task import load_task
+    from rayul.unlearn.update.saved import standalone
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("controls")

@@ -241,8 +241,9 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
 def test_an_audit_has_it_with_its_values_per_row(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
-    from rayul.unlearn.finalist import measured, standalone
+    from rayul.unlearn.finalist import measured
     from rayul.unlearn.task import load_task
+    from rayul.unlearn.update.saved import standalone
 
     write(MINE)
     spec = make_spec(evaluate={"metrics": ["es", "./mine.py:weakest"]}, objectives={"forget.weakest": "minimize"})

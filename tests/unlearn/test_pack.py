@@ -13,12 +13,13 @@ from peft import PeftModel
 
 from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation
 from rayul.spec import METHODS
-from rayul.unlearn.calibrate import mixed
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter
 
 MakeSpec = Callable[..., Any]
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -35,8 +36,8 @@ def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights]:
     weights: Weights = {}
     for snapshot in run_trial(task, spec, "t", seed, {}, baseline_of(task, spec)):
         rows += snapshot.evaluations
-        if snapshot.model is not None:
-            state = {k: v.detach().clone() for k, v in snapshot.model.named_parameters() if "lora_" in k}
+        if snapshot.update is not None:
+            state = {k: v.detach().clone() for k, v in snapshot.update.model.named_parameters() if "lora_" in k}
             names = [k.removeprefix("base_model.model.").split(".lora_A")[0] for k in state if "lora_A" in k]
             weights = {
                 n: tuple(state[f"base_model.model.{n}.lora_{x}.default.weight"] for x in "AB")  # type: ignore[misc]
@@ -190,9 +191,9 @@ def test_an_exported_adapter_gives_the_same_logits_through_peft(
         layer = model.get_submodule(f"base_model.model.{name}")
         layer.lora_A.default.weight.data.copy_(a)
         layer.lora_B.default.weight.data.copy_(b)
-    with mixed(model, mixing):
+    with LoraUpdate(model).mixed(mixing):
         expected = score(model, task.examples["retain"], task.pad)
-    detach_lora(model)
+    detach_adapter(model)
     loaded = PeftModel.from_pretrained(load_model(spec.model)[0], tmp_path / "adapter")
     assert loaded.peft_config["default"].r == 4
     for ours, theirs in zip(score(loaded, task.examples["retain"], task.pad), expected, strict=True):

@@ -13,15 +13,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import write_merged
-from rayul.unlearn.finalist import standalone
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter, standalone
 
 MakeSpec = Callable[..., Any]
 LORA = {"r": 4, "alpha": 32, "target_modules": ["q_proj", "lm_head"]}
@@ -82,8 +82,8 @@ def trained_adapter(tied: Task, make_spec: MakeSpec, folder: Path) -> dict[str, 
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=generator)
     values: dict[str, float] = evaluate(model, tied, spec.evaluate.metrics, 64).values
-    save_adapter(model, 1.0, folder)
-    detach_lora(model)
+    LoraUpdate(model).save(1.0, folder)
+    detach_adapter(model)
     return values
 
 

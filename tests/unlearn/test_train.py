@@ -13,24 +13,24 @@ from peft import PeftModel
 
 from rayul.records import COMPLETED, FAILED, RUNNING
 from rayul.spec import METHODS
-from rayul.unlearn.adapters import load_adapter, save_adapter
-from rayul.unlearn.calibrate import mixed
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
 from rayul.unlearn.tokens import batches
 from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, row_order, train
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter, load_adapter
 
 MakeSpec = Callable[..., Any]
 
 
 def trained(task: Any, spec: Any, seed: int = 3) -> dict[str, torch.Tensor]:
     model = attach_lora(task.base, spec.lora, seed)
-    for _ in train(model, task, spec, seed):
+    for _ in train(LoraUpdate(model), task, spec, seed):
         pass
     state = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
-    detach_lora(model)
+    detach_adapter(model)
     return state
 
 
@@ -56,7 +56,7 @@ def test_equals_a_plain_peft_and_adamw_loop_with_transformers_own_loss(task: Any
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     theirs = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
-    detach_lora(model)
+    detach_adapter(model)
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.allclose(ours[name], theirs[name], atol=1e-5), name
@@ -105,10 +105,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str, task: Any
             if "lora_B" in parameter_name:
                 torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
         direction = torch.ones(32) if name == "rmu" else None
-        accumulate_gradient(model, task, spec, [0, 1, 2, 3], [0, 1, 2, 3], direction)
+        accumulate_gradient(LoraUpdate(model), task, spec, [0, 1, 2, 3], [0, 1, 2, 3], direction)
         # rmu reads a middle layer, so the layers above it have no gradient at all
         gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad and p.grad is not None])
-        detach_lora(model)
+        detach_adapter(model)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
@@ -174,7 +174,7 @@ def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any,
     # and a fresh adapter does change nothing, which is why the baseline may stand for step 0
     model = attach_lora(task.base, spec.lora, 5)
     assert evaluate(model, task, spec.evaluate.metrics, 64).values == pytest.approx(baseline, rel=1e-6)
-    detach_lora(model)
+    detach_adapter(model)
 
 
 def test_a_trial_that_diverges_ends_with_one_failed_row(task: Any, make_spec: MakeSpec) -> None:
@@ -251,12 +251,12 @@ def test_a_saved_adapter_gives_the_same_scores_through_peft(
 ) -> None:
     spec = make_spec(training={"lr": 1e-2})
     model = attach_lora(task.base, spec.lora, 0)
-    for _ in train(model, task, spec, 0):
+    for _ in train(LoraUpdate(model), task, spec, 0):
         pass
-    with mixed(model, mixing):
+    with LoraUpdate(model).mixed(mixing):
         expected = score(model, task.examples["retain"], task.pad)
-    save_adapter(model, mixing, tmp_path / "adapter")
-    detach_lora(model)
+    LoraUpdate(model).save(mixing, tmp_path / "adapter")
+    detach_adapter(model)
     fresh, _ = load_model(spec.model)
     loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
     ours = load_adapter(load_model(spec.model)[0], tmp_path / "adapter")

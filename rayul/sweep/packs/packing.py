@@ -49,6 +49,8 @@ def unpackable(spec: Spec) -> str | None:
     """Why the trials of this sweep cannot share packs, or None."""
     if not spec.resources.packs:
         return "resources.packs is false"
+    if spec.update_kind.alone:
+        return f"update: {spec.update}: {spec.update_kind.alone}"
     if spec.resources.gpu > 1:
         return "a trial spans several GPUs"
     if spec.method.parameters.get("gru") not in (False, None):

@@ -16,7 +16,6 @@ from torch import Tensor
 from rayul.errors import InputError, RayulError
 from rayul.records import COMPLETED, Evaluation
 from rayul.spec import Spec
-from rayul.unlearn.adapters import write_adapter
 from rayul.unlearn.forward import Answers
 from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
@@ -32,6 +31,7 @@ from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
+from rayul.unlearn.update.lora import write_adapter
 
 TRAINED = ("forget", "retain_train", "idk")
 

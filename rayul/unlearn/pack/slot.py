@@ -13,7 +13,7 @@ from torch import Tensor
 from rayul.errors import RayulError
 from rayul.records import Evaluation
 from rayul.spec import Spec, is_custom
-from rayul.unlearn.controls import controlled, project_pair
+from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.losses import Side, loss_of
 from rayul.unlearn.pack.parameters import Pair
@@ -31,6 +31,7 @@ from rayul.unlearn.train import (
     row_order,
     steering_direction,
 )
+from rayul.unlearn.update.lora import project_pair
 
 Part = dict[str, list[int]]
 """Rows of one micro-batch by set: "forget", "retain_train", "idk" (one refusal for each forget row)."""
