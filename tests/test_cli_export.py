@@ -17,6 +17,7 @@ import pytest
 
 from rayul.errors import InputError, RayulError
 from rayul.records import BASELINE, Evaluation, to_json
+from rayul.records.manifest import Manifest, write_manifest
 from rayul.report import Results, load_results
 from rayul.report.card import held_out, set_name
 from rayul.spec.data import SourceData, TofuData
@@ -48,7 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
             "training": {"lr": {"choice": [5e-3, 1e-2]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},
             "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
             "control": [{"metric": "retain.prob", "at_least": "10% of baseline"}],
-            "provenance": {"command": "rayul sweep tiny.yaml", "versions": {"rayul": "0.1.0"}},
         }
     )
     task = load_task(spec, load_sets(spec.data))
@@ -56,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
     place = tmp_path_factory.mktemp("export") / "tiny"
     place.mkdir()
     (place / "spec.yaml").write_text(dump_yaml(spec.resolved()))
+    write_manifest(place, Manifest(command="rayul sweep tiny.yaml", versions={"rayul": "0.1.0"}))
     rows = [baseline]
 
     for number, lr in enumerate((5e-3, 1e-2)):

@@ -136,7 +136,7 @@ print(cost.memory, cost.base, cost.trained)
 @pytest.fixture
 def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Plan]:
     """make_plan(spec sections, slots=1, gpu=0.0, baseline={...}, cost={...}) -> a plan as if it had been measured."""
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
     from rayul.unlearn.cost import Cost
 
     def make(
@@ -169,7 +169,7 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             samples={"retain": ["a sample"]},
             probed=heaviest(made),
             cost=measured._replace(**(cost or {})),
-            share=Share(1.0, gpu, slots, f"{slots} at a time"),
+            allocation=Allocation(1.0, gpu, slots, f"{slots} at a time"),
             saved=None,
             disk_free=10**12,
         )

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from rayul.records import (
     read_journal,
 )
 from rayul.records.inside import check_inside
+from rayul.records.manifest import Manifest, read_manifest
 from rayul.records.objectives import Objectives, score
 from rayul.spec import Criterion, Distribution, Spec, Threshold, limits, load_spec
 
@@ -76,7 +76,7 @@ class SweepRecords:
     targets: tuple[tuple[float, tuple[Limit, ...]], ...]
     """The shares of control.tau where it is a list, the largest first, each with all limits that hold at it."""
     space: Mapping[str, Distribution]
-    provenance: Mapping[str, Any]
+    manifest: Manifest
     seed: int
     """Of the search; each trial has its own in its rows."""
     evaluations: tuple[Evaluation, ...]
@@ -143,7 +143,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         limit_values=limits(spec.criteria, reference[BASELINE].metrics),
         targets=tuple((tau, _limits(spec, spec.criteria_at(tau), reference[BASELINE])) for tau in spec.targets),
         space=spec.space,
-        provenance=spec.provenance or {},
+        manifest=read_manifest(folder),
         seed=spec.search.seed,
         evaluations=tuple(evaluations),
         baseline=reference[BASELINE],

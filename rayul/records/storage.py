@@ -30,6 +30,7 @@ from rayul.errors import InputError, RayulError
 from rayul.files import whole_file
 from rayul.records import CHECKPOINTS, JOURNAL, SPEC, STUDY
 from rayul.records.inside import RECORD_BYTES, is_sweeps
+from rayul.records.manifest import MANIFEST
 
 EVERY = 5.0
 """Seconds between two copies. After one that takes long it is ten times its own time, so that journals that have grown
@@ -96,7 +97,7 @@ class Storage:
                 )
             here = _whole_lines(_read(self.folder / JOURNAL))
             there = _whole_lines(self._read(JOURNAL)) if JOURNAL in found else b""
-            if here.startswith(there) and here:
+            if here.startswith(there) and (here or not found):
                 self.there = dict.fromkeys(found)
                 return
             if not there.startswith(here):
@@ -126,7 +127,7 @@ class Storage:
 
         Whatever is at the URL at any moment can be resumed: the journals are read first, the study before the rows,
         and written last, the rows before the study. So an adapter is there before its row, and a row before Optuna
-        was told of it.
+        was told of it. run.json comes before all else, as in `rayul.sweep.folder.begin`.
         """
         journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in (STUDY, JOURNAL)}
         stamps = {
@@ -137,7 +138,10 @@ class Storage:
         stamps |= {name: stamp for name, (stamp, _) in journals.items() if stamp}
         with self._reaching(RayulError), ThreadPoolExecutor(8) as pool:
             changed = [name for name, stamp in stamps.items() if self.there.get(name) != stamp]
-            list(pool.map(lambda name: self._upload(name, stamps[name]), set(changed) - set(journals)))
+            if MANIFEST in changed:
+                self._upload(MANIFEST, stamps[MANIFEST])
+            others = set(changed) - {MANIFEST, *journals}
+            list(pool.map(lambda name: self._upload(name, stamps[name]), others))
             for name in (JOURNAL, STUDY):
                 if name in changed:
                     self._write(name, [journals[name][1]])

@@ -92,7 +92,7 @@ def model_card(
         settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),
         evaluations=sum(map(len, results.trials.values())),
-        provenance=dump_yaml({"sweep": results.name, **results.provenance}),
+        provenance=dump_yaml({"sweep": results.name, **results.manifest.plain()}),
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -70,9 +69,8 @@ def compare_baselines(
         notes.append(f"The sweeps were measured on different rows ({listed}): their numbers do not compare.")
 
 
-def _hashes(sweep: SweepRecords) -> dict[str, Any]:
-    data = sweep.provenance.get("data")
-    return {k: v.get("sha256") for k, v in data.items() if isinstance(v, Mapping)} if isinstance(data, Mapping) else {}
+def _hashes(sweep: SweepRecords) -> dict[str, str]:
+    return {name: rows.sha256 for name, rows in sweep.manifest.data.items()}
 
 
 def _measures(sweep: SweepRecords, metric: str) -> bool:

@@ -193,7 +193,7 @@ def settings_of(spec: Spec) -> dict[str, str]:
         else:
             found[key] = dump_yaml(value, flow=True)
 
-    walk({k: v for k, v in spec.resolved().items() if k not in ("name", "provenance")}, "")
+    walk({k: v for k, v in spec.resolved().items() if k != "name"}, "")
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +69,7 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
     spec = load_spec(folder / SPEC, check_files=False)
     asked, ends = _study(folder / STUDY)
     recent = ends[-RECENT - 1 :]
-    runs = list(results.provenance.get("runs", {}).values())
+    runs = results.manifest.runs
     limit = spec.search.time_limit
     return Status(
         results=results,
@@ -80,8 +79,8 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
         held=held,
         silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
         seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,
-        stopped=runs[-1].get("stopped", "") if runs else "",
-        budget=None if limit is None else limit - _seconds(runs, now),
+        stopped=runs[-1].stopped if runs else "",
+        budget=None if limit is None else limit - results.manifest.seconds(now),
     )
 
 
@@ -120,12 +119,6 @@ def pruned_by(results: SweepRecords) -> Counter[str]:
 def failed(results: SweepRecords) -> Counter[str]:
     groups = by_reason(e for e in results.endings.values() if e.state == FAILED)
     return Counter({" ".join(group[0].reason.split()): len(group) for group in groups})
-
-
-def _seconds(runs: Iterable[Mapping[str, str]], now: datetime) -> float:
-    """What the runs of a sweep have taken together, the one that still goes on included."""
-    spans = [(run["began"], run.get("ended", now.isoformat())) for run in runs]
-    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() for begin, end in spans)
 
 
 def _study(path: Path) -> tuple[int, list[datetime]]:

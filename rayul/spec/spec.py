@@ -68,8 +68,6 @@ class Spec(Section):
     finalists: AnyFinalists | None = None
     """At the end of the sweep; without it, `rayul audit` does the same later."""
     tracking: Tracking = Tracking()
-    provenance: dict[str, Any] | None = None
-    """Versions, commit and hardware, written beside the results; nothing reads it back."""
 
     @model_validator(mode="before")
     @classmethod
@@ -220,8 +218,6 @@ class Spec(Section):
         method is left out only where the name is searched and the methods' defaults differ; so are the sections of
         other updates."""
         plain: dict[str, Any] = _plain(self)
-        if self.provenance is None:
-            del plain["provenance"]
         if not self.evaluate.code:
             del plain["evaluate"]["code"]
         return {key: value for key, value in plain.items() if key not in UPDATES or key == self.update}
@@ -241,10 +237,8 @@ def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
 
 
 def difference(a: Spec, b: Spec) -> list[str]:
-    """What changed from `a` to `b`, a line each: "training.lr: 0.001 -> 0.002". Provenance does not count."""
-    before, after = (
-        {dotted(loc): _show(value) for loc, value in _leaves(spec) if loc[0] != "provenance"} for spec in (a, b)
-    )
+    """What changed from `a` to `b`, a line each: "training.lr: 0.001 -> 0.002"."""
+    before, after = ({dotted(loc): _show(value) for loc, value in _leaves(spec)} for spec in (a, b))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from rayul.pareto.hypervolume import hypervolume_history
 from rayul.records import RUNNING, Evaluation
+from rayul.records.manifest import Manifest, Run
 from rayul.spec import Spec, limits
 
 
@@ -73,41 +73,21 @@ class Budget:
         return f"search.stagnation: hypervolume {before:.4f} -> {now:.4f} over the last {trials} trials"
 
 
-def run_begins(provenance: Mapping[str, Any], journal: Path) -> dict[str, Any]:
-    """The provenance with a run more in its `runs`. One that was killed, and so has no end, gets the time of the
-    journal's last row. Call it before the journal is opened."""
-    runs = dict(provenance.get("runs", {}))
-    for key, run in runs.items():
-        if "ended" not in run:
-            last = datetime.fromtimestamp(journal.stat().st_mtime, UTC) if journal.exists() else _date(run["began"])
-            runs[key] = run | {"ended": _text(max(last, _date(run["began"]))), "stopped": "killed"}
-    return {**provenance, "runs": runs | {str(len(runs) + 1): {"began": _text(datetime.now(UTC))}}}
+def run_begins(manifest: Manifest, journal: Path) -> Manifest:
+    """The manifest with one more run. A run that was killed, and so has no end, gets the time of the journal's last
+    row. Call it before the journal is opened, which may cut off half a row and so change that time."""
+    runs = [run if run.ended else _killed(run, journal) for run in manifest.runs]
+    return manifest.model_copy(update={"runs": (*runs, Run(began=datetime.now(UTC)))})
 
 
-def run_ends(provenance: Mapping[str, Any], stopped: str, seconds: float) -> dict[str, Any]:
-    """The provenance with the end of its last run, which took so many seconds (of a clock that nobody sets); `stopped`
-    says why that came early, "" where all trials ran."""
-    runs = dict(provenance["runs"])
-    key, run = runs.popitem()
-    runs[key] = (
-        run
-        | {"ended": _text(_date(run["began"]) + timedelta(seconds=seconds))}
-        | ({"stopped": stopped} if stopped else {})
-    )
-    return {**provenance, "runs": runs}
+def run_ends(manifest: Manifest, stopped: str, seconds: float) -> Manifest:
+    """The manifest with the end of its last run, which took so many seconds (of a clock that nobody sets); `stopped`
+    says why it ended early, "" where all trials ran."""
+    *earlier, run = manifest.runs
+    last = Run(began=run.began, ended=run.began + timedelta(seconds=seconds), stopped=stopped)
+    return manifest.model_copy(update={"runs": (*earlier, last)})
 
 
-def seconds_spent(provenance: Mapping[str, Any]) -> float:
-    """Seconds of all runs, the one that still goes on included."""
-    now = datetime.now(UTC)
-    runs = provenance.get("runs", {}).values()
-    spans = [(_date(r["ended"]) if "ended" in r else now) - _date(r["began"]) for r in runs]
-    return sum(max(0.0, span.total_seconds()) for span in spans)  # a clock may have been set back
-
-
-def _date(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _text(date: datetime) -> str:
-    return date.isoformat(timespec="milliseconds")
+def _killed(run: Run, journal: Path) -> Run:
+    last = datetime.fromtimestamp(journal.stat().st_mtime, UTC) if journal.exists() else run.began
+    return Run(began=run.began, ended=max(last, run.began), stopped="killed")

@@ -38,14 +38,14 @@ Files = Mapping[str, tuple[int, int]]
 class DriverDisk:
     """Sent to every worker. folder: of the results. mark: a file beside it, by whose content a worker knows that it
     sees the driver's disk. models: local model folders by path. server: the actor, None where Ray runs on this machine
-    alone. ships: whether a worker that does not see the folder may send its adapters."""
+    alone. uploads_adapters: whether a worker that does not see the folder may send its adapters."""
 
     folder: Path
     mark: Path
     word: str
     models: Mapping[str, Files]
     server: Any = None
-    ships: bool = False
+    uploads_adapters: bool = False
 
     @property
     def is_seen(self) -> bool:
@@ -86,7 +86,7 @@ class DriverDisk:
         """
         if self.is_seen:
             return self.folder
-        if not self.ships:
+        if not self.uploads_adapters:
             raise RayulError(unseen(self.folder, [_here()]), UNSEEN_HINT)
         return Path(tempfile.mkdtemp(prefix="rayul-"))
 
@@ -116,7 +116,7 @@ class DriverDisk:
 
 
 @contextmanager
-def served(folder: Path, spec: Spec, *, remote: bool, ships: bool = False) -> Iterator[DriverDisk]:
+def served(folder: Path, spec: Spec, *, remote: bool, uploads_adapters: bool = False) -> Iterator[DriverDisk]:
     """The disk of this driver for its workers while the block runs. remote: whether there may be other nodes."""
     folder = folder.absolute()
     mark, word = folder.parent / f".{folder.name}.driver", uuid.uuid4().hex
@@ -129,7 +129,7 @@ def served(folder: Path, spec: Spec, *, remote: bool, ships: bool = False) -> It
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Server)
     server = actor.remote(folder, list(models))
     try:
-        yield DriverDisk(folder, mark, word, models, server, ships)
+        yield DriverDisk(folder, mark, word, models, server, uploads_adapters)
     finally:
         ray.kill(server)
 
@@ -145,7 +145,7 @@ def marked(disk: DriverDisk) -> Iterator[None]:
         return
     try:
         disk.mark.write_text(disk.word)
-        if not disk.ships and (blind := blind_nodes(disk)):
+        if not disk.uploads_adapters and (blind := blind_nodes(disk)):
             raise InputError(unseen(disk.folder, blind), UNSEEN_HINT)
         yield
     finally:

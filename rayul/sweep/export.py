@@ -15,7 +15,7 @@ from rayul.records import SPEC, Evaluation, to_json
 from rayul.records.folder import SweepRecords
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.spec import load_spec
-from rayul.sweep.folder import with_data
+from rayul.sweep.folder import checked_rows
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
@@ -62,7 +62,7 @@ def export(
     written = load_spec(results.folder / SPEC)
     spec = with_testbed(written, testbed_progress)
     sets = load_sets(spec.data)
-    rows = (with_data(written, sets).provenance or {})["data"]["forget"]
+    forget = checked_rows(sets, results.manifest)["forget"]
     task = load_task(spec, sets)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -85,7 +85,7 @@ def export(
             results,
             written,
             e,
-            Forgotten(set_name(written.data), rows["rows"], rows["sha256"]),
+            Forgotten(set_name(written.data), forget.rows, forget.sha256),
             address=address or out.name,
             after={key: (m.value, m.stderr) for key, m in measured.items()},
             difference=difference,

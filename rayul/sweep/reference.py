@@ -23,7 +23,7 @@ from rayul.unlearn.trial import final_measurement, reference_evaluation
 from rayul.unlearn.update.saved import loaded
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
 
 Ask = Callable[[str, Any], Any]
 """ask("measure", name) and ask("verify", points): a reference to what `reference_row` and `verified` return."""
@@ -43,16 +43,16 @@ def verify_adapters(points: Sequence[Evaluation], ask: Ask) -> list[str]:
     return lines
 
 
-def ask_a_process(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Ask:
+def ask_a_process(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Ask:
     """Each question has a process of its own, which loads the model and takes a trial's share of the device."""
-    task = ray.remote(**_options(share))(_alone)
+    task = ray.remote(**_options(allocation))(_alone)
     shipped = ray.put(sets)
-    return lambda method, argument: task.remote(spec, shipped, share.threads, disk, method, argument)
+    return lambda method, argument: task.remote(spec, shipped, allocation.threads, disk, method, argument)
 
 
-def measure_trial_cost(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Cost:
+def measure_trial_cost(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Cost:
     """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = result(ray.remote(**_options(share))(_cost).remote(spec, sets, share.threads, disk))
+    cost: Cost = result(ray.remote(**_options(allocation))(_cost).remote(spec, sets, allocation.threads, disk))
     return cost
 
 
@@ -113,5 +113,5 @@ def _alone(spec: Spec, sets: Sets, threads: int, disk: DriverDisk, method: str, 
     return answers[method](spec, sets, disk, argument)
 
 
-def _options(share: Share) -> dict[str, Any]:
-    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2}
+def _options(allocation: Allocation) -> dict[str, Any]:
+    return {"num_cpus": allocation.cpu, "num_gpus": allocation.gpu, "max_retries": 2}

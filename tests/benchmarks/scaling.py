@@ -30,12 +30,12 @@ import psutil
 from rich.console import Console
 
 from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, STUDY, Evaluation, Journal, to_json
+from rayul.records.manifest import Manifest
 from rayul.spec.spec import from_plain
 from rayul.sweep import run
-from rayul.sweep.cluster import Share
+from rayul.sweep.cluster import Allocation
 from rayul.sweep.driver_disk import served
 from rayul.sweep.folder import begin
-from rayul.sweep.packs.packing import Packing
 from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.search.searcher import OptunaSearcher
@@ -115,7 +115,7 @@ def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> 
     """One sweep of null trials; seconds and driver CPU seconds that it took, and all of its rows."""
     spec = null_spec(trials, sampler)
     folder = Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
-    begin(folder, spec)
+    begin(folder, spec, Manifest())
     journal = Journal(folder / JOURNAL)
     baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
     journal.append(baseline)
@@ -128,13 +128,12 @@ def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> 
 
     run.Progress.add = listen  # type: ignore[method-assign]
     run.UnlearningTrial = type("Null", (NullTrial,), {"pause": pause, "reports": reports})  # type: ignore[misc]
-    share = Share(0.01, 1.0, slots, "")
+    allocation = Allocation(0.01, 1.0, slots, "")
     began, cpu = time.monotonic(), time.process_time()
     try:
         with served(folder, spec, remote=False) as disk:
-            alone = Packing(None, "")
             study, quiet = run.open_study(folder / STUDY, spec), Console(file=io.StringIO())
-            run._search(spec, {}, share, alone, disk, journal, study, baseline, quiet, [])
+            run._search(run.Sweep(spec, {}, disk, Manifest(), allocation, None, journal, study, baseline, [], quiet))
     finally:
         run.Progress.add = add  # type: ignore[method-assign]
     took = time.monotonic() - began, time.process_time() - cpu
@@ -194,7 +193,7 @@ def ours(trials: int, reports: int, sampler: str) -> None:
     print(f"{trials} trials, {reports} reports each, sampler {sampler}: ms of CPU per trial")
     print("trials so far  suggest  scheduler  recorder (with journal and tell)")
     spec, folder = null_spec(trials, sampler), Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
-    begin(folder, spec)
+    begin(folder, spec, Manifest())
     journal = Journal(folder / JOURNAL)
     baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
     journal.append(baseline)

@@ -30,7 +30,6 @@ provenance:
   versions: {rayul: 0.1.0, python: 3.11.9, torch: 2.13.0, ray: 2.60.0, optuna: 5.0.0}
   commit: af7f511
   hardware: {cpu: 2 cores, gpu: none, memory_gb: 24}
-  seeds: {search: 0, trials: 0 to 63}
 """
 
 
@@ -76,7 +75,9 @@ def sweep(
         if fail_every and number % fail_every == fail_every - 1:
             reason = f"OutOfMemoryError: tried to allocate {draw.integers(20, 90)} MiB at step 5"
             rows.append(
-                Evaluation(trial, 5, params=params, feasible=False, state=FAILED, reason=reason, train_seconds=1.5)
+                Evaluation(
+                    trial, 5, seed=number, params=params, feasible=False, state=FAILED, reason=reason, train_seconds=1.5
+                )
             )
             continue
         speed = lr * (0.75 + 0.5 * draw.random()) * 40
@@ -86,7 +87,7 @@ def sweep(
             depth = 1 - math.exp(-speed * step / 3)
             forget = float(np.clip(0.98 * (1 - depth) + draw.normal(0, 0.01), 0, 1))
             retain = float(np.clip(0.96 * (1 - depth**hold * 0.98) + draw.normal(0, 0.008), 0, 1))
-            row = evaluation(trial, step, forget, retain, params=params, train_seconds=0.4 * step)
+            row = evaluation(trial, step, forget, retain, seed=number, params=params, train_seconds=0.4 * step)
             extra = {"general.es": retain * 0.93, "forget.prob": forget * 0.9, "retain.prob": retain * 0.97}
             stderr = {
                 k: math.sqrt(max(v * (1 - v), 1e-4) / ROWS[k.split(".")[0]]) for k, v in (row.metrics | extra).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 
 from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation, read_journal
-from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
+from rayul.records.manifest import Manifest, Run
+from rayul.sweep.budget import Budget, run_begins, run_ends
 
 BASELINE = Evaluation("baseline", 0, metrics={"forget.es": 1.0, "retain.es": 1.0})
 
@@ -99,17 +100,23 @@ def test_a_killed_run_lasted_until_its_last_record(tmp_path: Path) -> None:
     began = datetime(2026, 1, 1, 12, tzinfo=UTC)
     last = (began + timedelta(minutes=10)).timestamp()
     os.utime(journal, (last, last))
-    first = {"began": began.isoformat(), "ended": (began + timedelta(minutes=5)).isoformat(), "stopped": "Ctrl-C"}
-    killed = {"began": began.isoformat()}
-    provenance = run_begins({"command": "rayul", "runs": {"1": first, "2": killed}}, journal)
-    assert provenance["command"] == "rayul"
-    assert list(provenance["runs"]) == ["1", "2", "3"]
-    assert provenance["runs"]["1"] == first
-    assert provenance["runs"]["2"]["stopped"] == "killed"
-    ended = run_ends(provenance, "", 60.0)
-    assert "stopped" not in ended["runs"]["3"]
-    present = datetime.fromisoformat(ended["runs"]["3"]["ended"]) - datetime.fromisoformat(ended["runs"]["3"]["began"])
-    assert seconds_spent(ended) == pytest.approx((5 + 10) * 60 + present.total_seconds(), abs=0.01)
+    first = Run(began=began, ended=began + timedelta(minutes=5), stopped="Ctrl-C")
+    manifest = run_begins(Manifest(command="rayul", runs=(first, Run(began=began))), journal)
+    assert manifest.command == "rayul"
+    assert len(manifest.runs) == 3
+    assert manifest.runs[0] == first
+    assert manifest.runs[1].stopped == "killed"
+    ended = run_ends(manifest, "", 60.0)
+    assert not ended.runs[2].stopped
+    assert ended.runs[2].ended == ended.runs[2].began + timedelta(seconds=60)
+    assert ended.seconds(datetime.now(UTC)) == pytest.approx((5 + 10) * 60 + 60, abs=0.01)
+
+
+def test_a_run_that_goes_on_counts_until_now_and_none_counts_less_than_nothing() -> None:
+    began = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    set_back = Run(began=began, ended=began - timedelta(days=1))
+    manifest = Manifest(runs=(set_back, Run(began=began, ended=began + timedelta(seconds=5)), Run(began=began)))
+    assert manifest.seconds(began + timedelta(seconds=30)) == 35
 
 
 def sweep(spec: Any, folder: Path, resume: bool = False) -> str:
@@ -121,7 +128,8 @@ def sweep(spec: Any, folder: Path, resume: bool = False) -> str:
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]["runs"].values())
+    found: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["runs"]
+    return found
 
 
 @pytest.mark.slow

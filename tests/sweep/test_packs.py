@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import ray
-import yaml
 from driver import ended, key, rows, start, sweep, write_spec
 from ray import tune
 from test_faults import born, children_of, finished_is_kept, wait
@@ -257,7 +256,8 @@ def test_auto_measures_and_says_why(make_spec_file: Callable[..., Path], tmp_pat
     done = sweep(make_spec_file(trials_per_gpu="auto"), tmp_path / "results")
     assert done.returncode == 0, done.stderr
     assert "measured rows a second by trials on a device: 1: " in done.stderr
-    written = yaml.safe_load((tmp_path / "results" / "tiny" / "spec.yaml").read_text())["provenance"]["pack"]
+    recorded = json.loads((tmp_path / "results" / "tiny" / "run.json").read_text())["pack"]
+    written = recorded["shape"] or {"slots": 1}
     slots = {row["numerics"].split(",")[0] for row in rows(tmp_path / "results" / "tiny") if row["step"]}
     assert slots == {f"{written['slots']} slots of {written.get('rows')} rows" if written["slots"] > 1 else "alone"}
 

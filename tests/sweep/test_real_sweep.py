@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {
     "spec.yaml",
+    "run.json",
     "evaluations.jsonl",
     "evaluations.parquet",
     "trials.parquet",
@@ -131,12 +132,14 @@ def test_nothing_dominates_a_point_of_the_front(folder: Path) -> None:
             assert not (g <= f and s >= r and (g < f or s > r))
 
 
-def test_spec_yaml_is_the_resolved_spec_and_names_where_the_numbers_come_from(folder: Path, spec_file: Path) -> None:
+def test_spec_yaml_is_the_resolved_spec_and_run_json_names_where_the_numbers_come_from(
+    folder: Path, spec_file: Path
+) -> None:
     from rayul.spec import difference
 
     assert difference(load_spec(folder / "spec.yaml"), load_spec(spec_file)) == []
-    provenance = yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]
-    assert {"command", "versions", "commit", "hardware"} <= set(provenance)
+    assert "provenance" not in yaml.safe_load((folder / "spec.yaml").read_text())
+    assert {"command", "versions", "commit", "hardware"} <= set(json.loads((folder / "run.json").read_text()))
 
 
 def test_the_report_is_made_again_from_the_records_alone(folder: Path, tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def test_a_sweep_ships_it_and_notes_what_ran(
     from rich.console import Console
 
     from rayul.records import COMPLETED, read_journal
+    from rayul.records.manifest import read_manifest
     from rayul.sweep.run import run_sweep
 
     folder = write(GD).parent / "results"
@@ -207,8 +208,6 @@ def test_a_sweep_ships_it_and_notes_what_ran(
     method = {"name": "./my_loss.py:mine", "retain_weight": {"float": [0.5, 1.0]}}
     run_sweep(make_spec(method=method, search={"trials": 2}), folder, console=Console(file=said, width=200))
     assert "code of ./my_loss.py will run" in said.getvalue()
-    spec = load_spec(folder / "spec.yaml")
-    assert spec.provenance is not None
-    assert spec.provenance["code"] == {"./my_loss.py": f"sha256 {hashlib.sha256(GD.encode()).hexdigest()}"}
+    assert read_manifest(folder).code == {"./my_loss.py": f"sha256 {hashlib.sha256(GD.encode()).hexdigest()}"}
     ended = [e for e in read_journal(folder / "evaluations.jsonl") if e.state == COMPLETED and not e.is_reference]
     assert len(ended) == 2

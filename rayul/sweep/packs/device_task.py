@@ -10,17 +10,21 @@ from ray.exceptions import RayActorError
 from rayul.sweep.packs.broker import device_here
 
 if TYPE_CHECKING:
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
 
 RETRIES = 2
 """Times that a question is asked again when its device, or the node, was lost."""
 
 
-def ask_a_device(broker: Any, share: Share, method: str, argument: Any) -> Any:
+def ask_a_device(broker: Any, allocation: Allocation, method: str, argument: Any) -> Any:
     """A reference to the answer of a method of `DeviceActor`, on a device that no other task is on: of the cluster as
     it is or grows. Its actor is started where there is none, and stays for the trials."""
     # SPREAD: on CPU the task asks for little, and several would meet on one node.
-    options = {"num_cpus": share.cpu, "num_gpus": share.gpu * share.pack, "scheduling_strategy": "SPREAD"}
+    options = {
+        "num_cpus": allocation.cpu,
+        "num_gpus": allocation.gpu * allocation.pack,
+        "scheduling_strategy": "SPREAD",
+    }
     return ray.remote(max_retries=RETRIES, **options)(_ask).remote(broker, method, argument)
 
 

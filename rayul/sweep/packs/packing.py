@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
 
+from rayul.records.manifest import Pack, PackShape
 from rayul.spec import Choice, Spec
-from rayul.sweep.cluster import device_count, on_cpu, share
+from rayul.sweep.cluster import allocate, device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.broker import MALLOC
 from rayul.sweep.reference import result
@@ -66,17 +66,15 @@ def unpackable(spec: Spec) -> str | None:
     return None
 
 
-def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] | None) -> Packing:
+def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: Pack | None) -> Packing:
     """What `resources.trials_per_gpu` says, or, for auto, what is fastest here by a measurement on one device.
 
-    before: `as_plain` of the run that this one resumes: results hang on it to the last bit, so it stays.
+    before: of the run that this one resumes: results depend on it to the last bit, so it stays.
     """
     if spec.resources.compile and on_cpu(spec.resources):
         require_compiler()
     if before is not None:
-        slots = before.get("slots", 1)
-        shape = Shape(**{key: value for key, value in before.items() if key in Shape._fields}) if slots > 1 else None
-        return Packing(shape, "as it began")
+        return Packing(Shape(**before.shape.model_dump()) if before.shape else None, "as it began")
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
     most = math.ceil(spec.search.trials / devices)
@@ -95,10 +93,10 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
     return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
 
 
-def as_plain(packing: Packing, dtype: str, threads: int) -> dict[str, Any]:
-    """For the provenance."""
-    shape = packing.shape._asdict() if packing.shape else {"slots": 1}
-    return {**shape, "dtype": dtype, "threads": threads}
+def as_recorded(packing: Packing, dtype: str, threads: int) -> Pack:
+    """The packing as the manifest has it."""
+    shape = PackShape(**packing.shape._asdict()) if packing.shape else None
+    return Pack(shape=shape, dtype=dtype, threads=threads)
 
 
 def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
@@ -117,7 +115,7 @@ def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
 def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int) -> list[Throughput]:
     """On one device, the others idle."""
     alone = spec.resources.model_copy(update={"trials_per_gpu": 1})
-    place = share(alone)
+    place = allocate(alone)
     task = ray.remote(num_cpus=place.cpu, num_gpus=place.gpu, runtime_env={"env_vars": MALLOC})(_measure)
     found: list[Throughput] = result(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
@@ -9,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from rayul.errors import InputError
 from rayul.records import BASELINE, JOURNAL, RUNNING, SPEC, Evaluation, read_journal
+from rayul.records.manifest import RowSet, read_manifest
 from rayul.spec import Spec, difference, load_spec
 from rayul.sweep.search.outcome import outcome
 from rayul.sweep.search.samplers import distributions
@@ -18,23 +20,23 @@ MAY_DIFFER = ("name: ", "search.", "pruning.", "resources.", "oracle", "evaluate
 """What may be different in the earlier sweep: it does not change what a configuration is worth."""
 
 
-def earlier_trials(spec: Spec) -> list[FrozenTrial]:
+def earlier_trials(spec: Spec, data: Mapping[str, RowSet]) -> list[FrozenTrial]:
     """Every trial of search.warm_start that has an outcome, as this sweep would have told it to Optuna.
 
-    spec: with its data's hashes in the provenance. Raises InputError for a folder that is no sweep's or has no trial
-    that ended, and for one whose space, model, rows, criteria or objectives differ, naming each difference.
+    data: the rows of this sweep. Raises InputError for a folder that is no sweep's or has no trial that ended, and for
+    one whose space, model, rows, criteria or objectives differ, naming each difference.
     """
-    return [trial for folder in spec.search.warm_start for trial in _trials_of(Path(folder), spec)]
+    return [trial for folder in spec.search.warm_start for trial in _trials_of(Path(folder), spec, data)]
 
 
-def _trials_of(folder: Path, spec: Spec) -> list[FrozenTrial]:
+def _trials_of(folder: Path, spec: Spec, data: Mapping[str, RowSet]) -> list[FrozenTrial]:
     place = f"search.warm_start: {folder}"
     if not (folder / SPEC).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"{place} is not the folder of a sweep", "name one that `rayul sweep` has written")
     before = load_spec(folder / SPEC, check_files=False)
     changed = [line for line in difference(before, spec) if not line.startswith(MAY_DIFFER)]
-    facts, now = ((one.provenance or {}).get("data") or {} for one in (before, spec))
-    changed += [f"the rows of {name} have changed" for name in now if name in facts and facts[name] != now[name]]
+    then = read_manifest(folder).data
+    changed += [f"the rows of {name} have changed" for name in data if name in then and then[name] != data[name]]
     if changed:
         hint = "begin with a sweep that differs in none of these"
         raise InputError(f"{place} was another search:\n  " + "\n  ".join(changed), hint)
