@@ -113,15 +113,15 @@ def _run(
 ) -> Summary:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
-    # --- Check and prepare: what cannot work is refused here, and nothing is written yet ---------------------------
+    # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
     resumes = (folder / SPEC).exists() if resume == "if any" else resume
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
     ready = with_testbed(asked, testbed_progress)
     sets = load_sets(ready.data)
-    rows = checked_rows(sets, recorded)
+    data = checked_rows(sets, recorded)
     check_needs(ready, sets)
-    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, rows)
+    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
@@ -144,7 +144,7 @@ def _run(
         packing = choose_packing(ready, sets, disk, recorded.pack)
         allocation = allocate(ready.resources, packing.slots)
         pack = as_recorded(packing, ready.model.dtype, allocation.threads)
-        manifest = recorded.model_copy(update={"data": rows, "pack": pack})
+        manifest = recorded.model_copy(update={"data": data, "pack": pack})
         for line in filter(None, (allocation.line, packing.why)):
             say(f"{asked.name}: {line}")
         if unmodelled := _unmodelled(asked):
@@ -216,6 +216,7 @@ def _devices(
 def _search(sweep: Sweep) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
     spec, journal, baseline, allocation = sweep.spec, sweep.journal, sweep.baseline, sweep.allocation
+    broker = sweep.broker  # `listen` is pickled with its surroundings by Tune: it must not see the console
     budget = Budget(spec, baseline, journal, spent=sweep.manifest.seconds(datetime.now(UTC)), devices=allocation.device)
     searcher = OptunaSearcher(sweep.study, spec, journal, baseline, spec.search.trials, budget.stagnant)
     progress = Progress(spec, baseline, list(journal), searcher.total)
@@ -225,8 +226,8 @@ def _search(sweep: Sweep) -> str:
     def listen(row: Evaluation) -> None:
         budget.add(row)
         progress.add(row)
-        if row.state != RUNNING and sweep.broker is not None:
-            sweep.broker.release.remote(int(row.trial_id))
+        if row.state != RUNNING and broker is not None:
+            broker.release.remote(int(row.trial_id))
 
     recorder = Recorder(sweep.disk.folder, spec, journal, baseline, scheduler, searcher, listen)
     recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
