@@ -15,7 +15,7 @@ def origin(results: SweepRecords) -> list[tuple[str, Facts]]:
     nested = {k: v for k, v in results.provenance.items() if isinstance(v, Mapping) and k not in ("data", "seeds")}
     loose = {k: v for k, v in results.provenance.items() if not isinstance(v, Mapping) and k not in ("command", "data")}
     groups = [("run", flat(loose)), *((str(k), flat(v)) for k, v in nested.items())]
-    seeds = sorted({e.seed for rows in results.trials.values() for e in rows})
+    seeds = sorted({end.seed for end in results.endings.values()})
     known = results.provenance.get("seeds")
     facts = flat(known) if isinstance(known, Mapping) else [("search", str(results.seed))]
     if seeds and "trials" not in dict(facts):
