@@ -118,5 +118,6 @@ def test_the_loss_of_ones_own_trains(
     (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
     Path("my_loss.py").write_text(source)
     spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5})
-    rows = [e for s in run_trial(task, spec, "0", 0, {}, {}) for e in s.evaluations]
-    assert (rows[-1].state, rows[-1].step) == ("completed", spec.training.steps)
+    *_, last = run_trial(task, spec, "0", 0, {}, {})
+    assert last.ending is not None
+    assert (last.ending.state, last.evaluations[-1].step) == ("completed", spec.training.steps)
