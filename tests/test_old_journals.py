@@ -117,7 +117,8 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append({name: value for name, value in row.items() if "." not in name} | nested)
     folder = tmp_path_factory.mktemp("results") / "ga"
     write(folder / "evaluations.jsonl", lines)
-    (folder / "spec.yaml").write_text((ROOT / "search_spaces" / "ga.yaml").read_text())
+    provenance = "\nprovenance: {command: rayul sweep search_spaces/ga.yaml}\n"
+    (folder / "spec.yaml").write_text((ROOT / "search_spaces" / "ga.yaml").read_text() + provenance)
     return folder
 
 
@@ -125,7 +126,7 @@ def test_of_a_real_folder_every_trial_ends_as_its_table_says(testbed: Path) -> N
     then = {row["trial_id"]: row for row in pq.read_table(TESTBED / "trials.parquet").to_pylist()}
     results = load_records(testbed)
     assert len(results.evaluations) == pq.read_metadata(TESTBED / "evaluations.parquet").num_rows
-    assert results.states == {state: 0 for state in (COMPLETED, PRUNED, FAILED)} | Counter(
+    assert results.states == dict.fromkeys((COMPLETED, PRUNED, FAILED), 0) | Counter(
         row["state"] for row in then.values()
     )
     summarise(testbed)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from rayul.errors import RayulError
 from rayul.files import json_line, whole_file
-from rayul.records.endings import Ending
+from rayul.records.endings import COMPLETED, RUNNING, Ending
 
 BASELINE, ORACLE = "baseline", "oracle"
 """Trial ids of the two reference rows; every other row belongs to a trial of the search."""
@@ -117,7 +117,10 @@ def from_json(line: str) -> Evaluation:
 def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
     known = {f.name: row[f.name] for f in fields(Evaluation) if f.name in row}
     floats = {name: {k: float(v) for k, v in row[name].items()} for name in _FLOAT_MAPS}
-    return Evaluation(**known | floats | {"notes": tuple(row.get("notes", ()))})
+    # Earlier versions wrote a note as the `reason` of a row that had no reason to end for.
+    noted = row.get("state") in (RUNNING, COMPLETED) and row["reason"] != ""
+    notes = (row["reason"],) if noted else row.get("notes", ())
+    return Evaluation(**known | floats | {"notes": tuple(notes)})
 
 
 _PLAIN = ("trial_id", "step", "mixing", "seed", "feasible", "train_seconds", "device", "numerics")

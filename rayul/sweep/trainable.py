@@ -54,7 +54,6 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         return {
             "evaluations": [to_json(e) for e in snapshot.evaluations],
             "ending": None if snapshot.ending is None else to_json(snapshot.ending),
-            "number": self.config["number"],
             "done": snapshot.ending is not None,
         }
 

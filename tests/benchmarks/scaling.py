@@ -78,7 +78,7 @@ class NullTrial(Trainable):
         )
         done = self.at == self.reports
         ending = to_json(row.ended(COMPLETED)) if done else None
-        return {"evaluations": [to_json(row)], "ending": ending, "number": number, "done": done}
+        return {"evaluations": [to_json(row)], "ending": ending, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass

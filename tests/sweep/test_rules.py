@@ -89,7 +89,7 @@ def test_a_rule_that_is_asked_late_knows_what_one_that_was_always_asked_knows(
     stops = 0
     for step in range(0, 41, 4):
         for trial, speed in enumerate((0.019, 0.0, 0.009, 0.001, 0.015)):
-            history.add(evaluation(f"{trial:04d}", step, 0.8 - speed * step, 0.5 - 0.01 * speed * step))
+            history.add(evaluation(f"{trial:04d}", step, 0.8 - speed * step, 0.49))
             late = rule(spec)
             assert late is not None
             found = always(history, f"{trial:04d}", step)

@@ -251,7 +251,7 @@ def test_an_error_inside_a_trial_is_a_failure_with_its_reason(task: Any, make_sp
     (only,) = run_trial(task, spec, "0000", 0, {}, {})
     assert only.evaluations == []
     assert only.ending is not None
-    assert (only.ending.state, only.ending.rule) == (FAILED, "ValueError")
+    assert (only.ending.state, only.ending.rule) == (FAILED, "InputError")
     assert "no_such_layer" in only.ending.reason
 
 

@@ -126,7 +126,6 @@ class Device:
         return {
             "evaluations": [to_json(row) for row in report.rows],
             "ending": None if report.ending is None else to_json(report.ending),
-            "number": number,
             "done": report.ending is not None,
         }
 
