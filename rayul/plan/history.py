@@ -34,7 +34,7 @@ def saved_by_pruning(spec: Spec, results: Path) -> Saved | None:
             continue
         ends = [end for end in endings.values() if end.state in (COMPLETED, PRUNED)]
         last = {row.trial_id: row.step for row in rows}
-        made += sum(last[end.trial_id] for end in ends)
+        made += sum(last.get(end.trial_id, 0) for end in ends)
         planned += sum(earlier.at(end.params).training.steps for end in ends)
         sweeps, trials = sweeps + bool(ends), trials + len(ends)
     return Saved(1 - made / planned, sweeps, trials) if planned else None

@@ -20,7 +20,7 @@ from rayul.records.evaluations import (
     trial_id,
     write_table,
 )
-from rayul.records.journal import Journal, Record, Recorded, read_journal
+from rayul.records.journal import Journal, Record, read_journal
 from rayul.records.json_lines import JsonLines, truncate_torn_line
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "JsonLines",
     "Key",
     "Record",
-    "Recorded",
     "adapter_folder",
     "adapter_name",
     "ending_from_json",

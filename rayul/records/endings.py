@@ -38,6 +38,7 @@ def ending_from_json(line: str) -> Ending:
 
 
 def ending_from(row: Mapping[str, Any]) -> Ending:
+    """`ending_from_json` of a line that is read already."""
     known = {f.name for f in fields(Ending)}
     return Ending(**{name: value for name, value in row.items() if name in known})
 

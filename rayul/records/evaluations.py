@@ -115,11 +115,12 @@ def from_json(line: str) -> Evaluation:
 
 
 def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
+    """`from_json` of a line that is read already."""
     known = {f.name: row[f.name] for f in fields(Evaluation) if f.name in row}
     floats = {name: {k: float(v) for k, v in row[name].items()} for name in _FLOAT_MAPS}
-    # Earlier versions wrote a note as the `reason` of a row that had no reason to end for.
-    noted = row.get("state") in (RUNNING, COMPLETED) and row["reason"] != ""
-    notes = (row["reason"],) if noted else row.get("notes", ())
+    notes = row.get("notes", ())
+    if row.get("state") in (RUNNING, COMPLETED) and row.get("reason"):
+        notes = (row["reason"],)  # where earlier versions wrote a note, on a row that no rule and no failure ended
     return Evaluation(**known | floats | {"notes": tuple(notes)})
 
 

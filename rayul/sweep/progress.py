@@ -125,7 +125,7 @@ class _PlainLines:
             where = " before its first evaluation"
             if last is not None:
                 values = " ".join(f"{m} {last.metrics[m]:.3f}" for m in self.progress.spec.objectives)
-                where = f" at step {last.step} ({values})"
+                where = f" {'after' if record.state == FAILED else 'at'} step {last.step} ({values})"
             reason = f": {record.reason}" if record.reason else ""
             self._print(f"trial {record.trial_id} {record.state}{where}{reason}")
         if time.monotonic() - self.last > PLAIN_EVERY:
