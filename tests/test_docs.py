@@ -12,6 +12,7 @@ from test_imports import FLOORS
 
 from rayul.spec import METHODS, METRICS, SETS, Control, load_spec
 from rayul.spec.methods import GRU
+from rayul.spec.pruning import Pruning
 from rayul.unlearn.suite import NAMES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -91,7 +92,9 @@ def test_links_lead_somewhere() -> None:
             assert (DOCS / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize(("page", "file"), [("metrics.md", "my_metric.py"), ("methods.md", "my_loss.py")])
+@pytest.mark.parametrize(
+    ("page", "file"), [("metrics.md", "my_metric.py"), ("methods.md", "my_loss.py"), ("pruning.md", "my_rule.py")]
+)
 def test_the_example_of_ones_own_is_a_spec_that_holds(
     page: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +123,35 @@ def test_the_metric_of_ones_own_measures(
     assert 0 < found["forget.weakest"] < found["forget.prob"] < 1
 
 
+def test_every_pruning_key_is_on_the_page_with_its_default() -> None:
+    table = rows("pruning.md", "`pruning.`")
+    assert table.keys() == Pruning.model_fields.keys() - {"code"}
+    for name, (default, *_) in table.items():
+        value = getattr(Pruning(), name)
+        said = {"none": (), "false": None, "true": value or None}
+        assert value == said[default], name
+
+
+def test_the_rule_of_ones_own_stops_a_trial_when_it_says(
+    make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rayul.records import Evaluation
+    from rayul.sweep.pruning.history import History
+    from rayul.sweep.pruning.rules import rules_of
+
+    monkeypatch.chdir(tmp_path)
+    (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "pruning.md").read_text(), re.DOTALL)
+    Path("my_rule.py").write_text(source)
+    spec = make_spec(pruning={"rules": ["./my_rule.py:slow"]})
+    rows = [Evaluation("0000", step, metrics={"forget.es": 0.77, "retain.es": 0.5}) for step in (15, 20)]
+    history = History(spec, {"forget.es": 0.8, "retain.es": 0.5}, rows)
+    *_, rule = rules_of(spec)
+    assert rule(history, "0000", 15) is None
+    stop = rule(history, "0000", 20)
+    assert stop is not None
+    assert (stop.rule, stop.reason) == ("./my_rule.py:slow", "forget.es is still 0.770 at step 20")
+
+
 def test_the_loss_of_ones_own_trains(
     task: Any, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,5 +161,6 @@ def test_the_loss_of_ones_own_trains(
     (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
     Path("my_loss.py").write_text(source)
     spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5})
-    rows = [e for s in run_trial(task, spec, "0", 0, {}, {}) for e in s.evaluations]
-    assert (rows[-1].state, rows[-1].step) == ("completed", spec.training.steps)
+    *_, last = run_trial(task, spec, "0", 0, {}, {})
+    assert last.ending is not None
+    assert (last.ending.state, last.evaluations[-1].step) == ("completed", spec.training.steps)

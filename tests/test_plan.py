@@ -16,7 +16,7 @@ import pytest
 from rayul.plan import Plan, plan_text
 from rayul.plan.history import saved_by_pruning
 from rayul.plan.space import conditional, size
-from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation, Journal
+from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal
 from rayul.spec import dump_yaml, heaviest
 from rayul.unlearn.metrics import Measured
 
@@ -225,12 +225,13 @@ def test_pruning_of_earlier_sweeps_of_the_same_space(make_spec: Callable[..., An
         journal = Journal(tmp_path / name / "evaluations.jsonl")
         for number, (state, step) in enumerate(ends):
             params = {"training.lr": 1e-3}
-            journal.append(Evaluation(f"{number:04d}", step, params=params, state=state, metrics={"forget.es": 0.5}))
+            last = Evaluation(f"{number:04d}", step, params=params, metrics={"forget.es": 0.5})
+            journal.append(last, *([last.ended(state)] if state != RUNNING else []))
 
     spec = make_spec(training={"lr": {"float": [1e-4, 1e-2]}, "steps": 20}, search={"trials": 500})
     assert saved_by_pruning(spec, tmp_path) is None
     assert saved_by_pruning(spec, tmp_path / "absent") is None
-    sweep("first", [(COMPLETED, 20), (PRUNED, 5), ("running", 2), (FAILED, 1)])
+    sweep("first", [(COMPLETED, 20), (PRUNED, 5), (RUNNING, 2), (FAILED, 1)])
     sweep("second", [(PRUNED, 5)], search={"seed": 3}, resources={"trials_per_gpu": 2})
     sweep("other", [(COMPLETED, 20)], lora={"r": 4})
     (tmp_path / "notes").mkdir()

@@ -125,6 +125,9 @@ def named(results: SweepRecords, front: Sequence[Evaluation], trial: str, step: 
     name = known.get(trial.lstrip("0") or "0")
     if name is None:
         raise InputError(f"no trial {trial} in {results.folder}", f"it has {len(known)}, see trials.parquet")
+    if not results.trials[name]:
+        reason = results.endings[name].reason
+        raise InputError(f"trial {name} failed before its first evaluation: {reason}", "choose one of the front")
     rows = [e for e in results.trials[name] if step is None or e.step == step]
     if not rows:
         steps = ", ".join(str(s) for s in dict.fromkeys(e.step for e in results.trials[name]))

@@ -21,6 +21,7 @@ from rayul.records import (
     PRUNED,
     RUNNING,
     SPEC,
+    Ending,
     Evaluation,
     Key,
     from_json,
@@ -80,23 +81,25 @@ class SweepRecords:
     seed: int
     """Of the search; each trial has its own in its rows."""
     evaluations: tuple[Evaluation, ...]
+    endings: Mapping[str, Ending]
+    """How each trial ended. One that still runs, or was cut off, has the state RUNNING here."""
     baseline: Evaluation
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
 
     @cached_property
     def trials(self) -> dict[str, list[Evaluation]]:
-        """The evaluations of each trial, in journal order; the reference rows are no trials."""
-        by_trial: dict[str, list[Evaluation]] = {}
+        """The evaluations of each trial in journal order, none of one that failed before its first. Trials are in the
+        order of `endings`; the reference rows are no trials."""
+        by_trial: dict[str, list[Evaluation]] = {trial: [] for trial in self.endings}
         for e in self.evaluations:
             if not e.is_reference:
-                by_trial.setdefault(e.trial_id, []).append(e)
+                by_trial[e.trial_id].append(e)
         return by_trial
 
-    @cached_property
-    def endings(self) -> dict[str, Evaluation]:
-        """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
-        return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
+    def steps(self, trial: str) -> int:
+        """Optimiser steps that a trial had taken at its last evaluation; 0 without one."""
+        return max((e.step for e in self.trials[trial]), default=0)
 
     def with_report(self, e: Evaluation) -> Evaluation:
         """The evaluation with what the sweep measured of its exported adapter on retain-report, where it did."""
@@ -109,8 +112,8 @@ class SweepRecords:
     def states(self) -> dict[str, int]:
         """Number of trials by state, the unfinished ("running") included only where there are any."""
         counts = dict.fromkeys((COMPLETED, PRUNED, FAILED), 0)
-        for e in self.endings.values():
-            counts[e.state] = counts.get(e.state, 0) + 1
+        for ending in self.endings.values():
+            counts[ending.state] = counts.get(ending.state, 0) + 1
         return {state: count for state, count in counts.items() if count or state != RUNNING}
 
 
@@ -126,7 +129,7 @@ def load_records(folder: Path | str) -> SweepRecords:
                 f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
             )
     check_inside(folder)
-    evaluations = read_journal(folder / JOURNAL)
+    evaluations, ended = read_journal(folder / JOURNAL)
     reference = {e.trial_id: e for e in evaluations if e.is_reference}
     if BASELINE not in reference:
         raise RayulError(
@@ -135,6 +138,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         )
     # The model and the data of a finished sweep need not be on this machine.
     spec = load_spec(folder / SPEC, check_files=False)
+    running = {e.trial_id: e.ended(RUNNING) for e in evaluations if not e.is_reference}
     return SweepRecords(
         folder=folder,
         name=spec.name,
@@ -146,6 +150,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         manifest=read_manifest(folder),
         seed=spec.search.seed,
         evaluations=tuple(evaluations),
+        endings=running | ended,
         baseline=reference[BASELINE],
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),

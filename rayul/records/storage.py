@@ -126,8 +126,9 @@ class Storage:
         """Copy what changed since the last time, and remove there what is gone here.
 
         Whatever is at the URL at any moment can be resumed: the journals are read first, the study before the rows,
-        and written last, the rows before the study. So an adapter is there before its row, and a row before Optuna
-        was told of it. run.json comes before all else, as in `rayul.sweep.folder.begin`.
+        and written last, the rows before the study. So an adapter is there before its row, a row before its trial's
+        ending (which stands behind it in the same file), and an ending before Optuna was told of it. run.json comes
+        before all else, as in `rayul.sweep.folder.begin`.
         """
         journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in (STUDY, JOURNAL)}
         stamps = {

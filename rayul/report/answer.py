@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 from rayul.pareto.front import forgotten
 from rayul.pareto.held_out import held_out, keeps_there
-from rayul.records import FAILED, Evaluation
+from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
 from rayul.report.summary import Summary
 from rayul.words import duration, measured, number, percent, plural
 
 
-def by_reason(ended: Iterable[Evaluation]) -> list[list[Evaluation]]:
-    """Endings with the same reason, most frequent first; reasons that differ in numbers only are one."""
-    groups: dict[str, list[Evaluation]] = {}
-    for e in ended:
-        groups.setdefault(re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", e.reason), []).append(e)
+def by_rule(endings: Iterable[Ending]) -> list[list[Ending]]:
+    """Endings by the rule that they end by, the most frequent first."""
+    groups: dict[str, list[Ending]] = {}
+    for ending in endings:
+        groups.setdefault(ending.rule, []).append(ending)
     return sorted(groups.values(), key=len, reverse=True)
 
 

@@ -18,7 +18,7 @@ def origin(results: SweepRecords) -> list[tuple[str, Facts]]:
         *((key, flat(manifest.get(key))) for key in ("versions", "hardware", "code", "pack")),
         ("runs", flat({str(number): run for number, run in enumerate(manifest.get("runs", ()), 1)})),
     ]
-    seeds = sorted({e.seed for rows in results.trials.values() for e in rows})
+    seeds = sorted({end.seed for end in results.endings.values()})
     facts = [("search", str(results.seed))]
     if seeds:
         facts.append(("trials", str(seeds[0]) if len(seeds) == 1 else f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"))

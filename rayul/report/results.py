@@ -76,7 +76,7 @@ class Frames:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial: state, reason, params.*, its best step, the fraction forgotten there, seconds."""
+        """One row per trial: state, rule, reason, params.*, its best step, the fraction forgotten there, seconds."""
         return _frame(trials_table(self._results))
 
     @cached_property

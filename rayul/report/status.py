@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC, STUDY
 from rayul.records.folder import SweepRecords, load_records
-from rayul.report.answer import by_reason
+from rayul.report.answer import by_rule
 from rayul.report.summary import Summary, summary_of
 from rayul.report.terminal import front_lines
 from rayul.spec import load_spec
@@ -105,19 +104,14 @@ def status_lines(status: Status) -> list[str]:
 
 
 def pruned_by(results: SweepRecords) -> Counter[str]:
-    """Number of pruned trials by the criteria that their last row breaks; by the rule that stopped it where it breaks
-    none ("dominance at step 20: ..." is dominance)."""
+    """Number of pruned trials by the limit that they broke, or by the other rule that stopped them."""
     limits = {limit.metric: str(limit) for limit in results.limits}
-    counts: Counter[str] = Counter()
-    for e in results.endings.values():
-        if e.state == PRUNED:
-            broken = [limits.get(metric, metric) for metric, violation in e.violation.items() if not violation <= 0]
-            counts[" and ".join(broken) or re.split(r" at step |: | \(", e.reason)[0]] += 1
-    return counts
+    return Counter(limits.get(e.rule, e.rule) for e in results.endings.values() if e.state == PRUNED)
 
 
 def failed(results: SweepRecords) -> Counter[str]:
-    groups = by_reason(e for e in results.endings.values() if e.state == FAILED)
+    """Number of failed trials by kind of failure, each told by the reason of the first."""
+    groups = by_rule(e for e in results.endings.values() if e.state == FAILED)
     return Counter({" ".join(group[0].reason.split()): len(group) for group in groups})
 
 

@@ -186,40 +186,6 @@ class Search(Section):
         return self
 
 
-class Dominance(Section):
-    """Stops a trial that, at the utility it has spent, is behind the front and will not catch up."""
-
-    margin: float = Field(default=0.05, ge=0)
-    """How much more the front must have forgotten, as a fraction of the baseline."""
-    patience: int = Field(default=2, ge=1)
-    """At so many evaluations in a row."""
-
-
-class Halving(Section):
-    """Successive halving: stops a trial that adds less to the hypervolume than the best of those that got as far."""
-
-    reduction: int = Field(default=3, ge=2)
-    """One in so many goes on at a rung."""
-    first: float = Field(default=0.25, gt=0, lt=1)
-    """The first rung, as a share of a trial's steps; each further one is `reduction` times as far."""
-
-
-def _switched(value: Any) -> Any:
-    return {} if value is True else None if value is False else value
-
-
-class Pruning(Section):
-    """Which rules stop a trial before its last step; a stopped trial keeps its solutions."""
-
-    criteria: bool = True
-    """Stop at a broken criterion. Off: trials run on, and only their feasible evaluations count."""
-    dominance: Annotated[Dominance | None, BeforeValidator(_switched)] = Dominance()
-    """true, false, or its margin and patience."""
-    budget: Annotated[Halving | None, BeforeValidator(_switched)] = None
-    """true, false, or its reduction and first rung. In results/search it saves a further tenth of the steps and finds
-    neither more nor less, so it is off."""
-
-
 def _check_trials_per_gpu(value: Any) -> Any:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise expected("a whole number from 1, or auto", value)

@@ -1,4 +1,4 @@
-"""Losses and metrics of one's own, read off the source text, which is never run here.
+"""Losses, metrics and pruning rules of one's own, read off the source text, which is never run here.
 
 A loss, `method: {name: ./my_loss.py:fn}`, with the contract of `rayul/unlearn/losses.py`. Its keyword-only parameters
 with their defaults are the method's parameters in the spec:
@@ -12,6 +12,12 @@ and objectives name it forget.fn or retain.fn:
     def fn(scores) -> float: ...
     fn.better = "higher"       # or "lower": on rows that are to be kept
 
+A pruning rule, `pruning: {rules: [./my_rule.py:fn]}`, asked after every evaluation. It is given the trial's evaluations
+so far, in order (a list of `rayul.records.Evaluation`), those of all other trials, by trial, and the baseline's
+metrics, by name. All of that is to be read, not changed. It returns None, or why the trial must stop, in a sentence:
+
+    def fn(trial, others, baseline) -> str | None: ...
+
 The spec carries the text, so that every worker has it and a finished sweep keeps it: the file is one module, and
 imports nothing but installed packages.
 """
@@ -20,7 +26,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -82,9 +89,7 @@ def custom_metric(name: str, source: str) -> Metric:
     """The metric that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
     tree, node, place = _function(name, source)
     _check_arguments(node.args, place, ("scores",))
-    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        if default is None:
-            raise refuse(f"{place}: {argument.arg} has no default", "a metric is given the scores of a row alone")
+    _check_no_settings(node.args, place, "a metric is given the scores of a row alone")
     better = _attribute(tree, node, "better")
     if better is None:
         hint = f'add below it: {node.name}.better = "higher" (or "lower"), as it is on rows that are to be kept'
@@ -93,6 +98,32 @@ def custom_metric(name: str, source: str) -> Metric:
     if direction not in ("higher", "lower"):
         raise refuse(f"{place}: better is {ast.unparse(better)}", 'write "higher" or "lower"')
     return Metric(direction, _summary(node, name))
+
+
+def check_rule(name: str, source: str) -> None:
+    """Raises `refuse(...)` unless the function of the source text keeps the contract of a pruning rule."""
+    _, node, place = _function(name, source)
+    _check_arguments(node.args, place, ("trial", "others", "baseline"))
+    _check_no_settings(node.args, place, "a rule is given trial, others and baseline alone")
+
+
+def with_code(section: Any, names: Iterable[Any]) -> Any:
+    """The plain data of a section with a `code` that has the source text of each file among these names: what it has
+    already, or else what is on the disk. A file that cannot be read is left out here, and refused where it is named."""
+    given = section.get("code", {}) if isinstance(section, Mapping) else None
+    if not isinstance(given, Mapping):
+        return section
+    code = {}
+    for path in dict.fromkeys(split(name)[0] for name in names if isinstance(name, str) and is_custom(name)):
+        with suppress(PydanticCustomError):
+            code[path] = read_source(path) if given.get(path) is None else given[path]
+    return {**section, "code": code}
+
+
+def _check_no_settings(arguments: ast.arguments, place: str, hint: str) -> None:
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if default is None:
+            raise refuse(f"{place}: {argument.arg} has no default", hint)
 
 
 def _function(name: str, source: str) -> tuple[ast.Module, ast.FunctionDef, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, Training
+from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
 from rayul.spec.custom import notices, source_hash
 from rayul.spec.data import AnyData, SourceData
@@ -19,6 +19,7 @@ from rayul.spec.finalists import AnyFinalists
 from rayul.spec.method import CODE, MethodChoice
 from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
+from rayul.spec.pruning import Pruning
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.tracking import Tracking
@@ -152,8 +153,9 @@ class Spec(Section):
 
     @property
     def code(self) -> dict[str, str]:
-        """The source texts of losses and metrics of one's own, by path: they run where trials do."""
-        return self.method.code | self.evaluate.code
+        """The source texts of losses, metrics and pruning rules of one's own, by path. Losses and metrics run where
+        trials do, rules in the driver."""
+        return self.method.code | self.evaluate.code | self.pruning.code
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -218,8 +220,9 @@ class Spec(Section):
         method is left out only where the name is searched and the methods' defaults differ; so are the sections of
         other updates."""
         plain: dict[str, Any] = _plain(self)
-        if not self.evaluate.code:
-            del plain["evaluate"]["code"]
+        for section in ("evaluate", "pruning"):
+            if not plain[section]["code"]:
+                del plain[section]["code"]
         return {key: value for key, value in plain.items() if key not in UPDATES or key == self.update}
 
 

@@ -8,20 +8,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rayul.pareto.hypervolume import hypervolume_history
-from rayul.records import RUNNING, Evaluation
+from rayul.records import Evaluation, Record
 from rayul.records.manifest import Manifest, Run
 from rayul.spec import Spec, limits
 
 
 class Budget:
-    """The limits of `search` besides its number of trials, fed row by row.
+    """The limits of `search` besides its number of trials, fed record by record.
 
-    spent: seconds of earlier runs. devices: of one trial, a fraction of a GPU or a number of cores. rows: what the
+    spent: seconds of earlier runs. devices: of one trial, a fraction of a GPU or a number of cores. records: what the
     journal has already.
     """
 
     def __init__(
-        self, spec: Spec, baseline: Evaluation, rows: Iterable[Evaluation], *, spent: float, devices: float
+        self, spec: Spec, baseline: Evaluation, records: Iterable[Record], *, spent: float, devices: float
     ) -> None:
         self.spec, self.baseline, self.devices = spec, baseline, devices
         self.started = time.monotonic() - spent
@@ -29,16 +29,18 @@ class Budget:
         self.ends: list[int] = []  # rows there were when a trial ended, in the order of the ends
         self.train_seconds: dict[str, float] = {}
         self.grown = (-1, "")
-        for row in rows:
-            self.add(row)
+        for record in records:
+            self.add(record)
 
-    def add(self, row: Evaluation) -> None:
-        if row.is_reference:
-            return
-        self.rows.append(row)
-        self.train_seconds[row.trial_id] = max(row.train_seconds, self.train_seconds.get(row.trial_id, 0.0))
-        if row.state != RUNNING:
+    def add(self, record: Record) -> None:
+        if not isinstance(record, Evaluation):
             self.ends.append(len(self.rows))
+        elif record.is_reference:
+            return
+        else:
+            self.rows.append(record)
+        before = self.train_seconds.get(record.trial_id, 0.0)
+        self.train_seconds[record.trial_id] = max(record.train_seconds, before)
 
     @property
     def device_hours(self) -> float:

@@ -37,6 +37,8 @@ MAY_CHANGE = (
     "resources.",  # another machine, or a cluster
     "finalists",
     "tracking.",
+    "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation
+    "pruning.code",
 )
 
 

@@ -16,7 +16,19 @@ from optuna import Study
 from rich.console import Console
 
 from rayul.pareto.front import front
-from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
+from rayul.records import (
+    BASELINE,
+    CHECKPOINTS,
+    JOURNAL,
+    ORACLE,
+    SPEC,
+    STUDY,
+    Ending,
+    Evaluation,
+    Journal,
+    Record,
+    to_json,
+)
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
 from rayul.report.summary import Summary
@@ -43,8 +55,8 @@ from rayul.sweep.packs.device_task import ask_a_device
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import Packing, as_recorded, choose_packing
 from rayul.sweep.progress import Progress, shown
-from rayul.sweep.pruning.halving import HalvingScheduler
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.rules import rules_of
+from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Ask, ask_a_process, measure_references, verify_adapters
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
@@ -121,6 +133,7 @@ def _run(
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
+    rules_of(ready)  # refuses a rule of the user's own that cannot be run
     earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
@@ -217,20 +230,20 @@ def _search(sweep: Sweep) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
     spec, journal, baseline, allocation = sweep.spec, sweep.journal, sweep.baseline, sweep.allocation
     broker = sweep.broker  # `listen` is pickled with its surroundings by Tune: it must not see the console
-    budget = Budget(spec, baseline, journal, spent=sweep.manifest.seconds(datetime.now(UTC)), devices=allocation.device)
+    spent = sweep.manifest.seconds(datetime.now(UTC))
+    budget = Budget(spec, baseline, journal.records, spent=spent, devices=allocation.device)
     searcher = OptunaSearcher(sweep.study, spec, journal, baseline, spec.search.trials, budget.stagnant)
-    progress = Progress(spec, baseline, list(journal), searcher.total)
-    halving = HalvingScheduler(spec, baseline.metrics, journal) if spec.pruning.budget else None
-    scheduler = ControlScheduler(spec, baseline.metrics, journal, halving)
+    progress = Progress(spec, baseline, journal.records, searcher.total)
+    scheduler = PruningScheduler(spec, baseline.metrics, journal)
 
-    def listen(row: Evaluation) -> None:
-        budget.add(row)
-        progress.add(row)
-        if row.state != RUNNING and broker is not None:
-            broker.release.remote(int(row.trial_id))
+    def listen(record: Record) -> None:
+        budget.add(record)
+        progress.add(record)
+        if isinstance(record, Ending) and broker is not None:
+            broker.release.remote(int(record.trial_id))
 
     recorder = Recorder(sweep.disk.folder, spec, journal, baseline, scheduler, searcher, listen)
-    recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
+    recorder.collect_adapters()  # a driver that was killed right after a trial's ending has not
     if searcher.remaining <= 0 or budget.exhausted():
         return budget.exhausted() if searcher.remaining else ""
     stop = StopSignal(budget.exhausted)

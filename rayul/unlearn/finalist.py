@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rayul.errors import RayulError
-from rayul.records import FAILED
 from rayul.records.audited import BEFORE, Audited, Scored
 from rayul.spec import CHEAP, Finalists, Spec
 from rayul.unlearn.attacks.table import ATTACKS
@@ -46,15 +45,15 @@ def retrain(
     at = at.model_copy(update={"training": training, "control": control})
     with closing(run_trial(task, at, "finalist", seed, params, baseline)) as snapshots:  # type: ignore[type-var]
         for snapshot in snapshots:
+            if not snapshot.evaluations and snapshot.ending is not None:
+                raise RayulError(snapshot.ending.reason)
             last = snapshot.evaluations[-1]
-            if last.state == FAILED:
-                raise RayulError(last.reason)
             if last.step == step:
                 kept = last.mixing if mixing is None else mixing
                 assert snapshot.update is not None
                 snapshot.update.save(kept, folder)
                 return kept
-    raise AssertionError(f"a trial of {step} steps ends at that step or with a failed row")
+    raise AssertionError(f"a trial of {step} steps ends at that step or with a failure")
 
 
 def examine(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
+from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending, Evaluation
 from rayul.spec import Spec, violations
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
@@ -26,11 +26,12 @@ REPORTED = (*EVALUATED, "retain_report")
 
 
 class Snapshot(NamedTuple):
-    """The evaluations of one step (several where mixing is on) and the update as it is at that step; None with the row
-    of a failure."""
+    """The evaluations of one step (several where mixing is on), the update as it is at that step, and at the end of the
+    trial how it ended. Where it failed there are no evaluations and no update."""
 
     evaluations: list[Evaluation]
     update: Update | None
+    ending: Ending | None = None
 
 
 def run_trial(
@@ -45,10 +46,10 @@ def run_trial(
 
     spec: the sweep's spec with `params` filled in (`spec.at(params)`). baseline: metrics of the model before
     unlearning; step 0 is a row of these, since a fresh update changes nothing. A trial that diverges, runs out of
-    memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
+    memory or raises ends with an ending of state FAILED that says why.
 
     The first time that memory runs out it begins again, with half as many rows a forward: the same gradients, and so
-    the same evaluations, in less memory. The rows from there on say so.
+    the same evaluations, in less memory. The notes of those from there on say so.
     """
     row = Evaluation(
         trial_id,
@@ -69,16 +70,16 @@ def run_trial(
                     yield snapshot
         except Exception as error:  # any failure of one trial is a row, never the end of a sweep
             out_of_memory = is_out_of_memory(error) and not halved
-            failed = failed_row(replace(row, step=reached + 1), error)
+            failed = failure(replace(row, train_seconds=time.perf_counter() - started), error)
         else:
             return
         # Only here: the frames of the error hold what did not fit.
         if not out_of_memory:
-            yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
+            yield Snapshot([], None, failed)
             return
         spec, halved = halved_forwards(spec), True
         rows = f"{spec.training.micro_batch_size} rows a forward"
-        row = replace(row, reason=f"out of memory at step {reached + 1}: begun again with {rows}")
+        row = replace(row, notes=(f"out of memory after step {max(reached, 0)}: begun again with {rows}",))
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -94,9 +95,7 @@ def _attempt(
             rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(update, task, spec, row, baseline)
             seconds = time.perf_counter() - started
             rows = [replace(r, train_seconds=seconds) for r in rows]
-            if step == spec.training.steps:
-                rows[-1] = replace(rows[-1], state=COMPLETED)
-            yield Snapshot(rows, update)
+            yield Snapshot(rows, update, rows[-1].ended(COMPLETED) if step == spec.training.steps else None)
     finally:
         if update is not None:
             update.detach()
@@ -149,8 +148,15 @@ def first_row(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> Eva
     return _judged(row, spec, dict(baseline), baseline, dict(baseline))
 
 
-def failed_row(row: Evaluation, error: Exception) -> Evaluation:
-    return replace(row, feasible=False, state=FAILED, reason=_reason(error))
+def failure(row: Evaluation, error: Exception) -> Ending:
+    """The ending of a trial that this error broke. row: what all its evaluations share, with its seconds so far."""
+    if is_out_of_memory(error):
+        way_out = "lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
+        return row.ended(FAILED, "out of memory", f"out of memory: {way_out}")
+    if isinstance(error, Diverged):
+        return row.ended(FAILED, "diverged", f"diverged: {error.message}")
+    kind = type(error).__name__
+    return row.ended(FAILED, kind, f"{kind}: {error}")
 
 
 def evaluation_rows(
@@ -187,8 +193,7 @@ def evaluation_rows(
         best = rows.pop(found.mixing)
     else:  # nothing of the update may be kept: the baseline, which satisfies any criterion by definition
         best = replace(first_row(replace(row, mixing=0.0), spec, baseline), feasible=True)
-    note = "" if found.monotone else "the violation does not grow steadily with the mixing"
-    return [*rows.values(), replace(best, reason=note)]
+    return [*rows.values(), best if found.monotone else replace(best, notes=(*best.notes, UNSTEADY))]
 
 
 def _evaluated(
@@ -247,14 +252,6 @@ def _with_metrics(row: Evaluation, measured: Mapping[str, Measured]) -> Evaluati
 def is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _reason(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "out of memory: lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
-    if isinstance(error, Diverged):
-        return f"diverged: {error.message}"
-    return f"{type(error).__name__}: {error}"
 
 
 def numerics(task: Task) -> str:

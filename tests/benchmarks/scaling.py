@@ -29,14 +29,14 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, STUDY, Evaluation, Journal, to_json
+from rayul.records import BASELINE, COMPLETED, JOURNAL, STUDY, Evaluation, Journal, Record, to_json
 from rayul.records.manifest import Manifest
 from rayul.spec.spec import from_plain
 from rayul.sweep import run
 from rayul.sweep.cluster import Allocation
 from rayul.sweep.driver_disk import served
 from rayul.sweep.folder import begin
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.search.searcher import OptunaSearcher
 
@@ -74,10 +74,11 @@ class NullTrial(Trainable):
                 "retain.es": BASE["retain.es"] * (1 - 0.3 * forgotten**2 - 0.1 * luck),
             },
             violation={"retain.es": -0.1},
-            state=COMPLETED if self.at == self.reports else RUNNING,
             train_seconds=self.pause * self.at,
         )
-        return {"evaluations": [to_json(row)], "number": number, "step": self.at, "done": row.state != RUNNING}
+        done = self.at == self.reports
+        ending = to_json(row.ended(COMPLETED)) if done else None
+        return {"evaluations": [to_json(row)], "ending": ending, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
@@ -102,13 +103,14 @@ def null_spec(trials: int, sampler: str) -> Any:
 
 
 class Watch:
-    """Wall-clock and driver CPU at every row."""
+    """Wall-clock and driver CPU at every evaluation."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[float, float, str, str]] = []
+        self.rows: list[tuple[float, float, str]] = []
 
-    def listen(self, row: Evaluation) -> None:
-        self.rows.append((time.monotonic(), time.process_time(), row.trial_id, row.state))
+    def listen(self, record: Record) -> None:
+        if isinstance(record, Evaluation):
+            self.rows.append((time.monotonic(), time.process_time(), record.trial_id))
 
 
 def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> tuple[float, float, Watch]:
@@ -122,9 +124,9 @@ def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> 
     watch = Watch()
     add = run.Progress.add
 
-    def listen(self: Any, row: Evaluation) -> None:
-        watch.listen(row)
-        add(self, row)
+    def listen(self: Any, record: Record) -> None:
+        watch.listen(record)
+        add(self, record)
 
     run.Progress.add = listen  # type: ignore[method-assign]
     run.UnlearningTrial = type("Null", (NullTrial,), {"pause": pause, "reports": reports})  # type: ignore[misc]
@@ -137,9 +139,9 @@ def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> 
     finally:
         run.Progress.add = add  # type: ignore[method-assign]
     took = time.monotonic() - began, time.process_time() - cpu
-    states = Counter(row.state for row in journal if row.trial_id != BASELINE and row.state != RUNNING)
+    states = Counter(ending.state for ending in journal.endings.values())
     assert states == {COMPLETED: trials}, states
-    assert len(journal) == 1 + trials * reports
+    assert len(list(journal)) == 1 + trials * reports
     shutil.rmtree(folder)
     return *took, watch
 
@@ -161,7 +163,7 @@ def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int) -> None
         ray.shutdown()
         # In full flight: from the first report of the last worker to start to that of the last trial to start. Before
         # it some workers are not there yet, after it some have nothing left to do.
-        firsts = sorted({name: at for at, _, name, _ in reversed(watch.rows)}.values())
+        firsts = sorted({name: at for at, _, name in reversed(watch.rows)}.values())
         first, last = firsts[slots - 1], firsts[-1]
         steady = sum(first < at <= last for at, *_ in watch.rows) * every / slots / (last - first)
         rss = psutil.Process().memory_info().rss / 2**20
@@ -198,7 +200,7 @@ def ours(trials: int, reports: int, sampler: str) -> None:
     baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
     journal.append(baseline)
     searcher = OptunaSearcher(run.open_study(folder / STUDY, spec), spec, journal, baseline, trials)
-    progress, scheduler = run.Progress(spec, baseline, list(journal), trials), ControlScheduler(spec, BASE, journal)
+    progress, scheduler = run.Progress(spec, baseline, journal.records, trials), PruningScheduler(spec, BASE, journal)
     recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, progress.add)
     spent = [0.0, 0.0, 0.0]
     for count in range(1, trials + 1):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
+from rayul.records import BASELINE, COMPLETED, ORACLE, Evaluation, adapter_folder, ending_from_json, from_json, to_json
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.device import CHECKPOINTS, Device
 from rayul.sweep.reference import reference_row, verified
@@ -40,19 +40,21 @@ def join(device: Device, number: int, params: dict[str, Any] | None = None) -> N
 
 
 def reported(device: Device, number: int, count: int | None = None) -> list[Evaluation]:
-    """Rows of the trial's next results, to its end without a count."""
+    """Rows of the trial's next results, without a count to its end, which has to be that it completed."""
     rows: list[Evaluation] = []
     while count is None or count > 0:
         result = device.next(number)
         rows += [from_json(line) for line in result["evaluations"]]
+        assert result["done"] is (result["ending"] is not None)
         if result["done"]:
+            assert ending_from_json(result["ending"]) == rows[-1].ended(COMPLETED)
             break
         count = None if count is None else count - 1
     return rows
 
 
-def of(rows: list[Evaluation]) -> list[tuple[int, str, dict[str, float]]]:
-    return [(row.step, row.state, row.metrics) for row in rows]
+def of(rows: list[Evaluation]) -> list[tuple[int, dict[str, float]]]:
+    return [(row.step, row.metrics) for row in rows]
 
 
 def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any) -> None:
@@ -130,7 +132,6 @@ def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device:
     join(device, 0)
     again = reported(device, 0)
     assert of(again)[:2] == of(seen)
-    assert again[-1].state == "completed"
 
 
 def test_it_starts_again_though_its_last_report_is_still_to_be_taken(make_device: Callable[..., Device]) -> None:
@@ -194,14 +195,17 @@ def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device],
     assert [row.step for row in reported(second, 0)] == [0, 2, 4, 6]
 
 
-def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) -> None:
+def test_a_trial_that_cannot_begin_fails(make_device: Callable[..., Device]) -> None:
     device = make_device(method={"name": "rmu", "layer": {"choice": [1, 99]}})
     for number, layer in ((0, 99), (1, 1)):
         join(device, number, {"method.layer": layer})
-    (failed,) = reported(device, 0)
+    result = device.next(0)
+    assert (result["evaluations"], result["done"]) == ([], True)
+    failed = ending_from_json(result["ending"])
     assert failed.state == "failed"
     assert failed.reason
-    assert reported(device, 1)[-1].state == "completed"
+    assert failed.params == {"method.layer": 99}
+    assert reported(device, 1)[-1].step == STEPS["steps"]
 
 
 def test_adapters_of_the_trials_own_front_are_in_the_results(
@@ -235,11 +239,10 @@ for seed in range(8):
 packs.turn()  # step 0 of all
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))
-rows = {}
+ends = []
 while (reports := packs.turn()) is not None:
-    for report in reports:
-        rows.setdefault(report.trial_id, []).extend(report.rows)
-print(len(packs.splits), sorted((name, [r.state for r in found][-1], found[-1].reason) for name, found in rows.items()))
+    ends += [(r.trial_id, r.ending.state, r.ending.reason) for r in reports if r.ending is not None]
+print(len(packs.splits), sorted(ends))
 """
 
 

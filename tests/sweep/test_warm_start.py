@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from driver import rows, sweep, write_spec
 from study import Sweep
 
 from rayul.errors import InputError
-from rayul.records import Evaluation
+from rayul.records import FAILED, Ending
 from rayul.records.manifest import Manifest, RowSet, write_manifest
 from rayul.spec import SpecError, dump_yaml
 from rayul.sweep.search.searcher import open_study
@@ -179,8 +178,7 @@ def test_a_sampler_that_would_not_listen_is_refused(make_spec: Make, sampler: st
 def test_trials_that_failed_are_left_out(make_spec: Make, begin: Begin) -> None:
     before = finished(begin, make_spec, trials=4)
     number, params = before.ask()
-    failed = Evaluation(f"{number:04d}", 0, params=params, feasible=False, state="failed", reason="out of memory")
-    before.journal.append(replace(failed))
+    before.journal.append(Ending(f"{number:04d}", FAILED, "out of memory", params=params))
     assert len(earlier_trials(continuing(make_spec, before), {})) == 4
 
 

@@ -166,7 +166,7 @@ def test_it_trains_as_the_built_in_loss_of_the_same_formula(
     rows = []
     for spec in (own, built_in):
         run = [e for s in run_trial(task, spec, "0000", 0, {}, {}) for e in s.evaluations]
-        rows.append([(e.step, e.state, e.metrics) for e in run])
+        rows.append([(e.step, e.metrics) for e in run])
     assert rows[0] == rows[1]
     assert len(rows[0]) > 2
 
@@ -177,8 +177,10 @@ def test_an_error_of_its_own_ends_the_trial_with_its_words(
     from rayul.unlearn.trial import run_trial
 
     write("def mine(forget, retain, idk): raise ValueError('not today')")
-    rows = [e for s in run_trial(task, make_spec(method="./my_loss.py:mine"), "0", 0, {}, {}) for e in s.evaluations]
-    assert (rows[-1].state, rows[-1].reason) == ("failed", "ValueError: not today")
+    *_, last = run_trial(task, make_spec(method="./my_loss.py:mine"), "0", 0, {}, {})
+    assert last.ending is not None
+    assert (last.ending.state, last.ending.rule) == ("failed", "ValueError")
+    assert last.ending.reason == "ValueError: not today"
 
 
 def test_a_module_that_cannot_be_run_is_named(write: Callable[[str], Path]) -> None:
@@ -209,5 +211,5 @@ def test_a_sweep_ships_it_and_notes_what_ran(
     run_sweep(make_spec(method=method, search={"trials": 2}), folder, console=Console(file=said, width=200))
     assert "code of ./my_loss.py will run" in said.getvalue()
     assert read_manifest(folder).code == {"./my_loss.py": f"sha256 {hashlib.sha256(GD.encode()).hexdigest()}"}
-    ended = [e for e in read_journal(folder / "evaluations.jsonl") if e.state == COMPLETED and not e.is_reference]
+    ended = [e for e in read_journal(folder / "evaluations.jsonl").endings.values() if e.state == COMPLETED]
     assert len(ended) == 2

@@ -228,9 +228,9 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     alone = [e for s in run_trial(task, spec, "0000", 0, {}, baseline) for e in s.evaluations]
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
-    pack.join("0000", spec, 0, {}, baseline)
+    slot = pack.join("0000", spec, 0, {}, baseline)
     packed: list[Any] = []
-    while not packed or packed[-1].state == "running":
+    while not pack.slots[slot].ended:
         packed += [row for _, rows in pack.advance() for row in rows]
     assert [e.step for e in packed] == [e.step for e in alone]
     for ours, theirs in zip(packed, alone, strict=True):

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from rayul.errors import RayulError
-from rayul.records import CHECKPOINTS, RUNNING, Evaluation, from_json, to_json, trial_id
+from rayul.records import CHECKPOINTS, Evaluation, from_json, to_json, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
@@ -24,7 +24,7 @@ from rayul.sweep.reference import reference_row, verified
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Packs, Report, Shape
 from rayul.unlearn.pack.state import SlotState
-from rayul.unlearn.trial import failed_row
+from rayul.unlearn.trial import failure
 
 
 class Seat:
@@ -123,13 +123,10 @@ class Device:
             self._tell()
         if report.state is not None:
             seat.kept.add(report.rows, partial(self.packs.save_adapter, report))
-        last = report.rows[-1]
         return {
             "evaluations": [to_json(row) for row in report.rows],
-            "number": number,
-            "step": last.step,
-            **last.metrics,  # what another scheduler may ask for
-            "done": last.state != RUNNING,
+            "ending": None if report.ending is None else to_json(report.ending),
+            "done": report.ending is not None,
         }
 
     def leave(self, number: int) -> None:
@@ -193,10 +190,10 @@ class Device:
         try:
             state, baseline = self._checkpoint(seat.number), seat.kept.baseline
             self.packs.join(name, self.spec.at(seat.params), seed, seat.params, baseline.metrics, state)
-        except Exception as error:  # any failure of one trial is a row
-            shared = Evaluation(name, 0, seed=seed, params=seat.params)
+        except Exception as error:  # any failure of one trial is its ending
+            failed = failure(Evaluation(name, 0, seed=seed, params=seat.params), error)
             with self.changed:
-                seat.ready.append(Report(name, [failed_row(shared, error)], None))
+                seat.ready.append(Report(name, [], None, failed))
                 self.changed.notify_all()
 
     # --- what outlives the actor -------------------------------------------------------------------------------------

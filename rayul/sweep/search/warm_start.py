@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from rayul.errors import InputError
-from rayul.records import BASELINE, JOURNAL, RUNNING, SPEC, Evaluation, read_journal
+from rayul.records import BASELINE, JOURNAL, SPEC, Ending, Evaluation, read_journal
 from rayul.records.manifest import RowSet, read_manifest
 from rayul.spec import Spec, difference, load_spec
 from rayul.sweep.search.outcome import outcome
@@ -40,10 +40,9 @@ def _trials_of(folder: Path, spec: Spec, data: Mapping[str, RowSet]) -> list[Fro
     if changed:
         hint = "begin with a sweep that differs in none of these"
         raise InputError(f"{place} was another search:\n  " + "\n  ".join(changed), hint)
-    rows = read_journal(folder / JOURNAL)
+    rows, endings = read_journal(folder / JOURNAL)
     baseline = next((row for row in rows if row.trial_id == BASELINE), None)
-    ended = {row.trial_id: row for row in rows if row.state != RUNNING and not row.is_reference}
-    trials = [] if baseline is None else [_trial(folder, spec, rows, last, baseline) for last in ended.values()]
+    trials = [] if baseline is None else [_trial(folder, spec, rows, end, baseline) for end in endings.values()]
     found = [trial for trial in trials if trial is not None]
     if not found:
         raise InputError(f"{place} has no trial to learn from", "finish it first with --resume")
@@ -51,16 +50,16 @@ def _trials_of(folder: Path, spec: Spec, data: Mapping[str, RowSet]) -> list[Fro
 
 
 def _trial(
-    folder: Path, spec: Spec, rows: list[Evaluation], last: Evaluation, baseline: Evaluation
+    folder: Path, spec: Spec, rows: list[Evaluation], ending: Ending, baseline: Evaluation
 ) -> FrozenTrial | None:
-    mine = [row for row in rows if row.trial_id == last.trial_id]
-    found = outcome(mine, spec.at(last.params), baseline)
+    mine = [row for row in rows if row.trial_id == ending.trial_id]
+    found = outcome(mine, spec.at(ending.params), baseline)
     if found is None:
         return None
     return optuna.create_trial(
         values=found.values,
-        params=last.params,
-        distributions=distributions(spec, last.params),
+        params=ending.params,
+        distributions=distributions(spec, ending.params),
         system_attrs={CONSTRAINTS: list(found.constraints.values())} if found.constraints else {},
-        user_attrs=found.attributes(last) | {WARM_START: f"{folder}/{last.trial_id}"},
+        user_attrs=found.attributes(ending) | {WARM_START: f"{folder}/{ending.trial_id}"},
     )

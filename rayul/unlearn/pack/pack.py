@@ -30,7 +30,7 @@ from rayul.unlearn.pack.slot import Part, Slot, on_device
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
-from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
+from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
 
 TRAINED = ("forget", "retain_train", "idk")
@@ -259,17 +259,15 @@ class Pack:
         slot.reported = slot.step
         rows = [replace(row, train_seconds=slot.seconds) for row in rows]
         if slot.step == slot.spec.training.steps:
-            slot.ended = True
-            rows[-1] = replace(rows[-1], state=COMPLETED)
+            slot.ending = rows[-1].ended(COMPLETED)
         return k, rows
 
     def fail(self, k: int, error: Exception) -> Event:
-        """End the trial in slot k with a row that says why."""
+        """End the trial in slot k; its ending says why."""
         slot = self.slots[k]
-        slot.ended = True
+        slot.ending = failure(replace(slot.evaluation, train_seconds=slot.seconds), error)
         self.parameters.clear(k)
-        row = failed_row(replace(slot.evaluation, step=slot.reported + 1), error)
-        return k, [replace(row, train_seconds=slot.seconds)]
+        return k, []
 
     def _share(self, slots: Mapping[int, Slot], started: float) -> None:
         """A trial's seconds are its share of the device's."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rayul.errors import RayulError
-from rayul.records import Evaluation
+from rayul.records import Ending, Evaluation
 from rayul.spec import Spec, is_custom
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
@@ -40,7 +40,7 @@ Part = dict[str, list[int]]
 class Slot:
     """evaluation: what all its rows of the record share. row: its parameters [P] with their gradient. size: rows of a
     part where the loss can be taken apart; None: the trial's own micro-batch. seconds: its share of the device's time
-    so far. ended: it takes no further step."""
+    so far. ending: how it ended; it takes no further step then."""
 
     def __init__(
         self,
@@ -68,7 +68,11 @@ class Slot:
         self.step = 0
         self.reported = -1
         self.seconds = 0.0
-        self.ended = False
+        self.ending: Ending | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.ending is not None
 
     def state(self) -> SlotState:
         adam: dict[str, Tensor] = self.optimizer.state.get(self.row, {})
