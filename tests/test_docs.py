@@ -112,11 +112,12 @@ def test_the_metric_of_ones_own_measures(
 def test_the_loss_of_ones_own_trains(
     task: Any, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.trial import run_trial
 
     monkeypatch.chdir(tmp_path)
     (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
     Path("my_loss.py").write_text(source)
     spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5})
-    rows = [e for s in run_trial(task, spec, "0", 0, {}, {}) for e in s.evaluations]
+    rows = [e for s in run_trial(task, TrialJob("0", spec, 0, {}, {})) for e in s.evaluations]
     assert (rows[-1].state, rows[-1].step) == ("completed", spec.training.steps)

@@ -13,10 +13,11 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rayul.pareto.front import front
-from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_name, from_json, trial_id
+from rayul.records import ADAPTERS, FAILED, PRUNED, RUNNING, Evaluation, Journal, adapter_name, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import Deadline
 from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
 
 Listener = Callable[[Evaluation], None]
@@ -57,7 +58,7 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        rows = [from_json(line) for line in result["evaluations"]]
+        rows = [*TrialResult.from_ray(result).evaluations]
         reason = self.scheduler.reasons.get(rows[0].trial_id)
         if reason is not None and rows[-1].state == RUNNING:
             rows[-1] = replace(rows[-1], state=PRUNED, reason=reason)

@@ -14,7 +14,7 @@ from optuna import Study
 from rich.console import Console
 
 from rayul.pareto.front import front
-from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal, to_json
+from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal
 from rayul.records.folder import load_records
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
@@ -31,14 +31,14 @@ from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, opened, with_data
 from rayul.sweep.packs.broker import broker
-from rayul.sweep.packs.device_task import ask_a_device
+from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import Packing, as_plain, choose
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.pruning.halving import HalvingScheduler
 from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
-from rayul.sweep.reference import Ask, ask_a_process, measure_references, verify_adapters
+from rayul.sweep.reference import Measurer, ProcessMeasurer
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -120,8 +120,8 @@ def _run(
         if conditional and spec.search.sampler == "gp":
             line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
             console.print(line, highlight=False, soft_wrap=True)
-        with _devices(ready, sets, mine, packing, disk) as (shop, ask):
-            references |= measure_references(missing, ask)
+        with _devices(ready, sets, mine, packing, disk) as (shop, measurer):
+            references |= measurer.measure(missing)
             baseline = references[BASELINE]
             limits(spec.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
             check_objectives(spec.objectives, baseline.metrics)
@@ -138,8 +138,8 @@ def _run(
             if not stopped:
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             points = front(journal, baseline, spec.objectives)
-            if stopped != CTRL_C:
-                for line in verify_adapters(points, ask):
+            if stopped != CTRL_C and points:
+                for line in measurer.verify(points):
                     console.print(f"warning: {line}", style="yellow", highlight=False)
         if stopped != CTRL_C and spec.finalists is not None and points:
             results = load_records(folder)
@@ -154,15 +154,15 @@ def _run(
 @contextmanager
 def _devices(
     spec: Spec, sets: Sets, mine: Share, packing: Packing, disk: DriverDisk
-) -> Iterator[tuple[Any | None, Ask]]:
-    """The broker of the packs' devices, None without packs; and whom to ask for what is measured outside of trials."""
+) -> Iterator[tuple[Any | None, Measurer]]:
+    """The broker of the packs' devices, None without packs; and who measures outside of trials."""
     if packing.shape is None:
-        yield None, ask_a_process(spec, sets, mine, disk)
+        yield None, ProcessMeasurer(spec, sets, mine, disk)
         return
     every = spec.resources.checkpoint_every
     arguments = {"spec": spec, "sets": sets, "disk": disk, "shape": packing.shape, "checkpoint_every": every}
     with broker(mine, arguments) as shop:
-        yield shop, partial(ask_a_device, shop, mine)
+        yield shop, DeviceMeasurer(shop, mine)
 
 
 def _search(
@@ -214,10 +214,10 @@ def _search(
 
 def _trainable(spec: Spec, sets: Sets, mine: Share, shop: Any | None, baseline: Evaluation, disk: DriverDisk) -> Any:
     """What Tune runs as a trial."""
-    line = to_json(baseline)
     if shop is not None:
-        return tune.with_parameters(PackedTrial, broker=shop, baseline=line, limit=spec.search.trial_time_limit)
-    return tune.with_parameters(UnlearningTrial, spec=spec, sets=sets, baseline=line, disk=disk, threads=mine.threads)
+        return tune.with_parameters(PackedTrial, broker=shop, baseline=baseline, limit=spec.search.trial_time_limit)
+    more = {"baseline": baseline, "disk": disk, "threads": mine.threads}
+    return tune.with_parameters(UnlearningTrial, spec=spec, sets=sets, **more)
 
 
 def _directory(trial: Any) -> str:

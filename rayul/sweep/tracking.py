@@ -12,8 +12,9 @@ from ray.tune.experiment import Trial
 from ray.tune.logger import LoggerCallback
 
 from rayul.errors import InputError
-from rayul.records import FAILED, Evaluation, from_json
+from rayul.records import FAILED, Evaluation
 from rayul.spec import Spec, Tracking
+from rayul.sweep.result import TrialResult
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 
@@ -94,7 +95,7 @@ class Tracker(LoggerCallback):  # type: ignore[misc]
         self._tell("log_trial_start", trial)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        row = from_json(result["evaluations"][-1])
+        row = TrialResult.from_ray(result).evaluations[-1]
         if row.state == FAILED:
             self.failed.add(trial.trial_id)
         if row.metrics:

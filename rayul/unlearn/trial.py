@@ -15,6 +15,7 @@ from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
 from rayul.spec import Spec, violations
 from rayul.unlearn.calibrate import calibrations, mixed
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.metrics import Measured
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
 from rayul.unlearn.suite import evaluate_model
@@ -31,37 +32,22 @@ class Snapshot(NamedTuple):
     model: Any
 
 
-def run_trial(
-    task: Task,
-    spec: Spec,
-    trial_id: str,
-    seed: int,
-    params: Mapping[str, Any],
-    baseline: Mapping[str, float],
-) -> Iterator[Snapshot]:
+def run_trial(task: Task, job: TrialJob) -> Iterator[Snapshot]:
     """Unlearn with one configuration, evaluation by evaluation.
 
-    spec: the sweep's spec with `params` filled in (`spec.at(params)`). baseline: metrics of the model before
-    unlearning; step 0 is a row of these, since a fresh adapter changes nothing. A trial that diverges, runs out of
-    memory or raises ends with one row of state FAILED that says why, at the step after its last evaluation.
+    A trial that diverges, runs out of memory or raises ends with one row of state FAILED that says why, at the step
+    after its last evaluation.
 
     The first time that memory runs out it begins again, with half as many rows a forward: the same gradients, and so
     the same evaluations, in less memory. The rows from there on say so.
     """
-    row = Evaluation(
-        trial_id,
-        0,
-        seed=seed,
-        params=dict(params),
-        device=device_name(task.device),
-        numerics=f"alone, {numerics(task)}",
-    )
+    spec, row = job.spec, job.row(device_name(task.device), f"alone, {numerics(task)}")
     started = time.perf_counter()
     reached, halved = -1, False
     while True:
         out_of_memory = False
         try:
-            with closing(_attempt(task, spec, row, baseline, started)) as attempt:
+            with closing(_attempt(task, spec, row, job.baseline, started)) as attempt:
                 for snapshot in attempt:
                     reached = snapshot.evaluations[-1].step
                     yield snapshot

@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, STUDY, Evaluation, Journal, to_json
+from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, STUDY, Evaluation, Journal
 from rayul.spec.spec import from_plain
 from rayul.sweep import run
 from rayul.sweep.cluster import Share
@@ -38,6 +38,7 @@ from rayul.sweep.folder import begin
 from rayul.sweep.packs.packing import Packing
 from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
+from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
 
 # isort: split
@@ -77,7 +78,7 @@ class NullTrial(Trainable):
             state=COMPLETED if self.at == self.reports else RUNNING,
             train_seconds=self.pause * self.at,
         )
-        return {"evaluations": [to_json(row)], "number": number, "step": self.at, "done": row.state != RUNNING}
+        return TrialResult([row]).to_ray()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 from peft import PeftModel
 
 from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation
@@ -16,6 +17,7 @@ from rayul.spec import METHODS
 from rayul.unlearn.calibrate import mixed
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.trial import run_trial
@@ -33,7 +35,7 @@ def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights]:
     """Rows and last adapter of a trial without a pack."""
     rows: list[Evaluation] = []
     weights: Weights = {}
-    for snapshot in run_trial(task, spec, "t", seed, {}, baseline_of(task, spec)):
+    for snapshot in run_trial(task, TrialJob("t", spec, seed, {}, baseline_of(task, spec))):
         rows += snapshot.evaluations
         if snapshot.model is not None:
             state = {k: v.detach().clone() for k, v in snapshot.model.named_parameters() if "lora_" in k}
@@ -49,7 +51,7 @@ def finish(pack: Pack, slot: int) -> list[Evaluation]:
     """Advance until the trial in `slot` has ended; its rows."""
     rows: list[Evaluation] = []
     while not rows or rows[-1].state == RUNNING:
-        for k, found in pack.advance():
+        for k, found in advance(pack):
             if k == slot:
                 rows += found
             elif found[-1].state != RUNNING:
@@ -88,8 +90,8 @@ def test_a_packed_trial_equals_the_trial_alone(
     spec = make_spec(method=method, lora={"r": 4}, training=training, resources=resources)
     neighbour = make_spec(method="gd", training=TWENTY, resources=resources)
     pack = Pack(task, spec, Shape(slots=3, rank=8, rows=2, group=group, compiled=compiled))
-    pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
-    slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+    pack.join(TrialJob("n", neighbour, 0, {}, baseline_of(task, spec)))
+    slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
     assert_equal_trials(pack, slot, rows, task, spec, 7)
 
@@ -98,8 +100,8 @@ def test_an_adapter_on_the_head_acts_as_alone(task: Any, make_spec: MakeSpec) ->
     lora = {"r": 4, "target_modules": ["q_proj", "lm_head"]}
     spec = make_spec(method="gd", lora=lora, training=TWENTY)
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
-    pack.join("n", spec, 0, {}, baseline_of(task, spec))
-    slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+    pack.join(TrialJob("n", spec, 0, {}, baseline_of(task, spec)))
+    slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
     assert_equal_trials(pack, slot, finish(pack, slot), task, spec, 7)
 
 
@@ -120,7 +122,7 @@ def test_controls_and_accumulation_act_as_alone(
 ) -> None:
     spec = make_spec(method=method, training=TWENTY | training, control=control)
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    slot = pack.join("t", spec, 1, {}, baseline_of(task, spec))
+    slot = pack.join(TrialJob("t", spec, 1, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
     assert_equal_trials(pack, slot, rows, task, spec, 1)
 
@@ -136,8 +138,8 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
     assert len({r.mixing for r in expected}) > 3, "the criterion must bind, or there is nothing to calibrate"
     for lanes in (1, 3):
         pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4, lanes=lanes))
-        pack.join("other", spec, 6, {}, baseline_of(task, spec))
-        rows = finish(pack, pack.join("t", spec, 5, {}, baseline_of(task, spec)))
+        pack.join(TrialJob("other", spec, 6, {}, baseline_of(task, spec)))
+        rows = finish(pack, pack.join(TrialJob("t", spec, 5, {}, baseline_of(task, spec))))
         assert [r.key for r in rows] == [r.key for r in expected]
         for ours, theirs in zip(rows, expected, strict=True):
             assert (ours.state, ours.reason, ours.feasible) == (theirs.state, theirs.reason, theirs.feasible)
@@ -150,15 +152,15 @@ def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: An
     spec = make_spec(training={"lr": 1e25})
     expected, _ = alone(task, spec, 0)
     pack = Pack(task, spec, Shape(slots=1, rank=8, rows=4))
-    slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+    slot = pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
     assert [(r.key, r.state, r.feasible) for r in rows] == [(r.key, r.state, r.feasible) for r in expected]
     assert rows[-1].state == FAILED
     assert "diverged" in rows[-1].reason
-    assert pack.advance() == []
+    assert advance(pack) == []
     pack.leave(slot)
     fresh = make_spec()
-    again = finish(pack, pack.join("u", fresh, 3, {}, baseline_of(task, spec)))
+    again = finish(pack, pack.join(TrialJob("u", fresh, 3, {}, baseline_of(task, spec))))
     assert again[-1].state == COMPLETED
 
 
@@ -167,9 +169,9 @@ def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) 
     broken = make_spec(method={"name": "rmu", "layer": 0})
     spec = make_spec()
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    bad = pack.join("b", broken, 0, {}, baseline_of(task, spec))
-    good = pack.join("g", spec, 0, {}, baseline_of(task, spec))
-    events = [pack.advance(), pack.advance()]
+    bad = pack.join(TrialJob("b", broken, 0, {}, baseline_of(task, spec)))
+    good = pack.join(TrialJob("g", spec, 0, {}, baseline_of(task, spec)))
+    events = [advance(pack), advance(pack)]
     assert [k for k, _ in events[0]] == [bad, good]
     assert [(k, rows[-1].state) for k, rows in events[1]] == [(bad, FAILED)]
     assert finish(pack, good)[-1].state == COMPLETED
@@ -181,7 +183,7 @@ def test_an_exported_adapter_gives_the_same_logits_through_peft(
 ) -> None:
     spec = make_spec(lora={"r": 4, "alpha": 12}, training={"lr": 1e-2})
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+    slot = pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec)))
     finish(pack, slot)
     pack.write_adapter(spec, pack.state(slot).values, mixing, tmp_path / "adapter")
     _, weights = alone(task, spec, 0)
@@ -205,7 +207,7 @@ def test_the_base_stays_the_base(task: Any, make_spec: MakeSpec) -> None:
     ids = torch.tensor([task.examples["forget"][0].ids])
     logits = task.base(ids).logits
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    finish(pack, pack.join("t", spec, 0, {}, baseline_of(task, spec)))
+    finish(pack, pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec))))
     assert torch.equal(task.base(ids).logits, logits), "outside of the pack's own forwards"
     assert task.base.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in task.base.state_dict().items())
@@ -225,9 +227,9 @@ def test_on_the_testbed_a_pack_of_four_methods_equals_four_trials() -> None:
     specs = [with_testbed(from_plain(plain | {"method": name})) for name in ("ga", "npo", "kl", "dpo")]
     task = load_task(specs[1], load_sets(specs[1].data))
     pack = Pack(task, specs[0], Shape(slots=4, rank=8, rows=4))
-    slots = [pack.join("t", spec, i, {}, baseline_of(task, spec)) for i, spec in enumerate(specs)]
+    slots = [pack.join(TrialJob("t", spec, i, {}, baseline_of(task, spec))) for i, spec in enumerate(specs)]
     rows: dict[int, list[Evaluation]] = {slot: [] for slot in slots}
-    while events := pack.advance():
+    while events := advance(pack):
         for slot, found in events:
             rows[slot] += found
     for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):

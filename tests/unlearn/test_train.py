@@ -17,6 +17,7 @@ from rayul.unlearn.adapters import load_adapter, save_adapter
 from rayul.unlearn.calibrate import mixed
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import attach_lora, detach_lora, load_model
 from rayul.unlearn.tokens import batches
 from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, row_order, train
@@ -164,7 +165,9 @@ def test_batches_are_permutations_and_never_repeat_a_row_within_one() -> None:
 def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(control={"criteria": [{"metric": "retain.prob", "at_least": 0.0}]})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    rows = [e for s in run_trial(task, spec, "0000", 5, {"training.lr": 1e-3}, baseline) for e in s.evaluations]
+    rows = [
+        e for s in run_trial(task, TrialJob("0000", spec, 5, {"training.lr": 1e-3}, baseline)) for e in s.evaluations
+    ]
     assert [r.step for r in rows] == [0, 2, 4, 6]
     assert [r.state for r in rows] == [RUNNING] * 3 + [COMPLETED]
     assert rows[0].metrics == baseline
@@ -180,7 +183,7 @@ def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any,
 def test_a_trial_that_diverges_ends_with_one_failed_row(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(training={"lr": 1e25})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    rows = [e for s in run_trial(task, spec, "0000", 0, {}, baseline) for e in s.evaluations]
+    rows = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, baseline)) for e in s.evaluations]
     assert [r.state for r in rows[:-1]] == [RUNNING] * (len(rows) - 1)
     assert rows[-1].state == FAILED
     assert "diverged" in rows[-1].reason
@@ -210,10 +213,10 @@ def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and
     task: Any, make_spec: MakeSpec
 ) -> None:
     spec = make_spec(method="gd", training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
-    calm = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+    calm = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
     memory = Memory(task.base, fits=2)
     try:
-        rows = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+        rows = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
     finally:
         memory.handle.remove()
     assert [r.step for r in rows] == [0, 0, 2, 4], "it begins again"
@@ -229,7 +232,7 @@ def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeS
     spec = make_spec(training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
     memory = Memory(task.base, fits=1)
     try:
-        rows = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+        rows = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
     finally:
         memory.handle.remove()
     assert [r.state for r in rows[:-1]] == [RUNNING] * (len(rows) - 1)
@@ -240,7 +243,7 @@ def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeS
 
 def test_an_error_inside_a_trial_is_a_failed_row_with_its_reason(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(lora={"target_modules": ["no_such_layer"]})
-    rows = [e for s in run_trial(task, spec, "0000", 0, {}, {}) for e in s.evaluations]
+    rows = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
     assert [r.state for r in rows] == [FAILED]
     assert "no_such_layer" in rows[0].reason
 

@@ -18,9 +18,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayul.pareto.front import solutions
 from rayul.pareto.hypervolume import unit_scores
-from rayul.records import BASELINE, Evaluation, from_json
+from rayul.records import BASELINE, Evaluation
 from rayul.records.objectives import Floats
 from rayul.spec import Spec, limits
+from rayul.sweep.result import TrialResult
 
 Merit = tuple[float, float]
 
@@ -77,7 +78,7 @@ class HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
             self._remember(evaluation)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        rows = [from_json(line) for line in result["evaluations"]]
+        rows = TrialResult.from_ray(result).evaluations
         for row in rows:
             self._remember(row)
         reason = self.verdict(rows[0])

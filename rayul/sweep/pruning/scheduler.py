@@ -10,10 +10,11 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from rayul.records import Evaluation, from_json
+from rayul.records import Evaluation
 from rayul.records.objectives import score, trade_off
 from rayul.spec import Control, Criterion, Spec, limits, violations
 from rayul.sweep.pruning.dominance import Floats, Rivals, can_catch_up, front_at, is_behind
+from rayul.sweep.result import TrialResult
 
 
 class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -50,7 +51,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
             self._remember([evaluation])
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        evaluations = [from_json(line) for line in result["evaluations"]]
+        evaluations = TrialResult.from_ray(result).evaluations
         self._remember(evaluations)
         reason = self.verdict(evaluations[0].trial_id, evaluations[0].step)
         decision: str = TrialScheduler.CONTINUE
@@ -161,7 +162,7 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
     def _keeps(self, row: Evaluation, criteria: Iterable[Criterion]) -> bool:
         return all(v <= 0 for v in violations(criteria, row.metrics, self.baseline).values())
 
-    def _remember(self, evaluations: list[Evaluation]) -> None:
+    def _remember(self, evaluations: Sequence[Evaluation]) -> None:
         axes = trade_off(self.spec.objectives)
         for e in evaluations:
             if e.is_reference or not e.metrics:
