@@ -155,12 +155,13 @@ def test_the_rule_of_ones_own_stops_a_trial_when_it_says(
 def test_the_loss_of_ones_own_trains(
     task: Any, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.trial import run_trial
 
     monkeypatch.chdir(tmp_path)
     (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
     Path("my_loss.py").write_text(source)
     spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5})
-    *_, last = run_trial(task, spec, "0", 0, {}, {})
+    *_, last = run_trial(task, TrialJob("0", spec, 0, {}, {}))
     assert last.ending is not None
     assert (last.ending.state, last.evaluations[-1].step) == ("completed", spec.training.steps)

@@ -21,7 +21,6 @@ from rayul.records.audited import (
     REFUSAL,
     Audited,
     audit_journal,
-    audited_from_json,
     name_of,
 )
 from rayul.records.folder import SweepRecords, load_records
@@ -38,6 +37,7 @@ from rayul.sweep.audit_trial import AuditTrial
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
+from rayul.sweep.result import AuditResult
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
@@ -198,8 +198,9 @@ class _Recorder(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if result["row"] is not None:
-            self._append(audited_from_json(result["row"]))
+        row = AuditResult.from_ray(result).row
+        if row is not None:
+            self._append(row)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Its process died more often than Tune restarts it: what it was at is a line with the reason."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,11 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from rayul.pareto.front import front
-from rayul.records import (
-    ADAPTERS,
-    FAILED,
-    PRUNED,
-    Ending,
-    Evaluation,
-    Journal,
-    Record,
-    adapter_name,
-    ending_from_json,
-    from_json,
-    trial_id,
-)
+from rayul.records import ADAPTERS, FAILED, PRUNED, Ending, Evaluation, Journal, Record, adapter_name, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import Deadline
 from rayul.sweep.pruning.scheduler import PruningScheduler
+from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
 
 Listener = Callable[[Record], None]
@@ -67,12 +56,12 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        rows = [from_json(line) for line in result["evaluations"]]
-        ending = None if result["ending"] is None else ending_from_json(result["ending"])
+        reported = TrialResult.from_ray(result)
+        ending = reported.ending
         stop = self.scheduler.stops.get(trial_id(trial.config["number"]))
         if ending is None and stop is not None:
-            ending = rows[-1].ended(PRUNED, stop.rule, stop.reason)
-        self._record(rows, ending)
+            ending = reported.evaluations[-1].ended(PRUNED, stop.rule, stop.reason)
+        self._record(reported.evaluations, ending)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It failed more often than Tune restarts it: an ending, as for every failure of one trial."""
@@ -90,7 +79,7 @@ class Recorder(Callback):  # type: ignore[misc]
         seed = self.spec.search.seed + number
         self._record([], Ending(trial_id(number), FAILED, rule, reason, seed, params, seconds))
 
-    def _record(self, rows: list[Evaluation], ending: Ending | None) -> None:
+    def _record(self, rows: Sequence[Evaluation], ending: Ending | None) -> None:
         for record in self.journal.append(*rows, *([] if ending is None else [ending])):
             if isinstance(record, Evaluation):
                 # Never over all rows again: they grow with the sweep, and this is called for every one of them.

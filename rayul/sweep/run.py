@@ -27,7 +27,6 @@ from rayul.records import (
     Evaluation,
     Journal,
     Record,
-    to_json,
 )
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
@@ -51,14 +50,14 @@ from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
 from rayul.sweep.packs.broker import broker
-from rayul.sweep.packs.device_task import ask_a_device
+from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import Packing, as_recorded, choose_packing
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.pruning.rules import rules_of
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
-from rayul.sweep.reference import Ask, ask_a_process, measure_references, verify_adapters
+from rayul.sweep.reference import Measurer, ProcessMeasurer
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -163,9 +162,9 @@ def _run(
         if unmodelled := _unmodelled(asked):
             say(f"gp draws {', '.join(unmodelled)} at random: it has no model for what only some methods have")
 
-        with _devices(ready, sets, allocation, packing, disk) as (broker, ask):
+        with _devices(ready, sets, allocation, packing, disk) as (broker, measurer):
             # --- References: the models that everything is compared with -------------------------------------------
-            references |= measure_references(missing, ask)
+            references |= measurer.measure(missing)
             baseline = references[BASELINE]
             limits(asked.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
             check_objectives(asked.objectives, baseline.metrics)
@@ -186,8 +185,8 @@ def _run(
 
             # --- Adapters: those of the front, loaded again and measured on rows that took no part in the search ---
             points = front(journal, baseline, asked.objectives)
-            if stopped != CTRL_C:
-                for line in verify_adapters(points, ask):
+            if stopped != CTRL_C and points:
+                for line in measurer.verify(points):
                     say(f"warning: {line}", style="yellow")
 
         # --- Audit: the finalists, where the spec asks for it -------------------------------------------------------
@@ -215,15 +214,15 @@ def _unmodelled(spec: Spec) -> list[str]:
 @contextmanager
 def _devices(
     spec: Spec, sets: Sets, allocation: Allocation, packing: Packing, disk: DriverDisk
-) -> Iterator[tuple[Any | None, Ask]]:
-    """The broker of the packs' devices, None without packs; and whom to ask for what is measured outside of trials."""
+) -> Iterator[tuple[Any | None, Measurer]]:
+    """The broker of the packs' devices, None without packs; and who measures outside of trials."""
     if packing.shape is None:
-        yield None, ask_a_process(spec, sets, allocation, disk)
+        yield None, ProcessMeasurer(spec, sets, allocation, disk)
         return
     every = spec.resources.checkpoint_every
     arguments = {"spec": spec, "sets": sets, "disk": disk, "shape": packing.shape, "checkpoint_every": every}
     with broker(allocation, arguments) as devices:
-        yield devices, partial(ask_a_device, devices, allocation)
+        yield devices, DeviceMeasurer(devices, allocation)
 
 
 def _search(sweep: Sweep) -> str:
@@ -265,7 +264,7 @@ def _search(sweep: Sweep) -> str:
 
 def _trainable(sweep: Sweep) -> Any:
     """What Tune runs as a trial."""
-    spec, baseline = sweep.spec, to_json(sweep.baseline)
+    spec, baseline = sweep.spec, sweep.baseline
     if sweep.broker is not None:
         limit = spec.search.trial_time_limit
         return tune.with_parameters(PackedTrial, broker=sweep.broker, baseline=baseline, limit=limit)

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from ray.tune import Trainable
 
-from rayul.records import Evaluation, from_json, to_json, trial_id
+from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.worker import KeptAdapters, load_here
+from rayul.sweep.result import TrialResult
 from rayul.unlearn.data import Sets
+from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import Snapshot, failure, run_trial
 
@@ -21,17 +23,16 @@ from rayul.unlearn.trial import Snapshot, failure, run_trial
 class UnlearningTrial(Trainable):  # type: ignore[misc]
     """Config: {"number": n, "params": {...}} as the searcher proposed it; everything else comes once, through `setup`.
 
-    Each result carries its evaluations, and at the trial's end its ending, as JSON lines. Adapters of the trial's own
-    front are in the results folder while it runs, before their rows are; the driver keeps those of the sweep's front.
+    Its results are `TrialResult`s. Adapters of the trial's own front are in the results folder while it runs, before
+    their rows are; the driver keeps those of the sweep's front.
     """
 
     def setup(
-        self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: str, disk: DriverDisk, threads: int
+        self, config: dict[str, Any], spec: Spec, sets: Sets, baseline: Evaluation, disk: DriverDisk, threads: int
     ) -> None:
         torch.set_num_threads(threads)
         self.spec, self.disk, self.folder = spec, disk, disk.adapters()
-        self.baseline: Evaluation = from_json(baseline)
-        self.sets = sets
+        self.baseline, self.sets = baseline, sets
         self.unlearning_task: Task | None = None
         self._begin(config)
 
@@ -49,13 +50,10 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
             self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
         elif not self.evaluated:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
-        if snapshot.ending is not None:
+        result = TrialResult(snapshot.evaluations, snapshot.ending)
+        if result.ended:
             arm(None)  # the process waits for its next trial
-        return {
-            "evaluations": [to_json(e) for e in snapshot.evaluations],
-            "ending": None if snapshot.ending is None else to_json(snapshot.ending),
-            "done": snapshot.ending is not None,
-        }
+        return result.to_ray()
 
     def cleanup(self) -> None:
         arm(None)
@@ -75,12 +73,11 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         self.snapshots: Generator[Snapshot, None, None] = self._run(config["number"], config["params"])
 
     def _run(self, number: int, params: dict[str, Any]) -> Generator[Snapshot, None, None]:
-        name, seed = trial_id(number), self.spec.search.seed + number
         try:
             if self.unlearning_task is None:
                 self.unlearning_task = load_here(self.spec, self.sets, self.disk)
-            spec = self.spec.at(params)
-        except Exception as error:
-            yield Snapshot([], None, failure(Evaluation(name, 0, seed=seed, params=params), error))
+            job = TrialJob.of(self.spec, number, params, self.baseline.metrics)
+        except Exception as error:  # any failure of one trial is its ending
+            yield Snapshot([], None, failure(shared_row(self.spec, number, params), error))
             return
-        yield from run_trial(self.unlearning_task, spec, name, seed, params, self.baseline.metrics)
+        yield from run_trial(self.unlearning_task, job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,34 +16,25 @@ from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
 from rayul.unlearn.forward import Model
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
 from rayul.unlearn.trial import REPORTED, device_name, run_trial
 
 
-def retrain(
-    task: Task,
-    spec: Spec,
-    params: Mapping[str, Any],
-    step: int,
-    mixing: float | None,
-    target: float | None,
-    seed: int,
-    baseline: Mapping[str, float],
-    folder: Path,
-) -> float:
+def retrain(task: Task, job: TrialJob, step: int, mixing: float | None, target: float | None, folder: Path) -> float:
     """Train a finalist's configuration until its step and save what it trained; returns the mixing baked into it.
 
-    mixing: fixed, or None to find the largest that keeps the criteria of `spec` on the retain-control rows anew; where
-    the spec has several utility targets, those of `target`.
+    job: of its trial, with a seed of its own. mixing: fixed, or None to find the largest that keeps the job's criteria
+    on the retain-control rows anew; where it has several utility targets, those of `target`.
     Raises RayulError with the reason where the training fails.
     """
-    at = spec.at(params)
-    training = at.training.model_copy(update={"steps": step, "evaluate_every": step})
-    control = at.control.model_copy(update={"mixing": mixing is None} | ({} if target is None else {"tau": target}))
-    at = at.model_copy(update={"training": training, "control": control})
-    with closing(run_trial(task, at, "finalist", seed, params, baseline)) as snapshots:  # type: ignore[type-var]
+    training = job.spec.training.model_copy(update={"steps": step, "evaluate_every": step})
+    tau = {} if target is None else {"tau": target}
+    control = job.spec.control.model_copy(update={"mixing": mixing is None} | tau)
+    spec = job.spec.model_copy(update={"training": training, "control": control})
+    with closing(run_trial(task, replace(job, spec=spec))) as snapshots:  # type: ignore[type-var]
         for snapshot in snapshots:
             if not snapshot.evaluations and snapshot.ending is not None:
                 raise RayulError(snapshot.ending.reason)

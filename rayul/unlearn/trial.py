@@ -15,6 +15,7 @@ from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending,
 from rayul.spec import Spec, violations
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.metrics import Measured
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
@@ -34,37 +35,21 @@ class Snapshot(NamedTuple):
     ending: Ending | None = None
 
 
-def run_trial(
-    task: Task,
-    spec: Spec,
-    trial_id: str,
-    seed: int,
-    params: Mapping[str, Any],
-    baseline: Mapping[str, float],
-) -> Iterator[Snapshot]:
+def run_trial(task: Task, job: TrialJob) -> Iterator[Snapshot]:
     """Unlearn with one configuration, evaluation by evaluation.
 
-    spec: the sweep's spec with `params` filled in (`spec.at(params)`). baseline: metrics of the model before
-    unlearning; step 0 is a row of these, since a fresh update changes nothing. A trial that diverges, runs out of
-    memory or raises ends with an ending of state FAILED that says why.
+    A trial that diverges, runs out of memory or raises ends with an ending of state FAILED that says why.
 
     The first time that memory runs out it begins again, with half as many rows a forward: the same gradients, and so
     the same evaluations, in less memory. The notes of those from there on say so.
     """
-    row = Evaluation(
-        trial_id,
-        0,
-        seed=seed,
-        params=dict(params),
-        device=device_name(task.device),
-        numerics=f"alone, {numerics(task)}",
-    )
+    spec, row = job.spec, job.row(device_name(task.device), f"alone, {numerics(task)}")
     started = time.perf_counter()
     reached, halved = -1, False
     while True:
         out_of_memory = False
         try:
-            with closing(_attempt(task, spec, row, baseline, started)) as attempt:
+            with closing(_attempt(task, spec, row, job.baseline, started)) as attempt:
                 for snapshot in attempt:
                     reached = snapshot.evaluations[-1].step
                     yield snapshot

@@ -90,6 +90,7 @@ def main() -> None:
     from rayul.spec.spec import from_plain
     from rayul.testbed import with_testbed
     from rayul.unlearn.data import load_sets
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.pack import Pack, Shape
     from rayul.unlearn.task import load_task
 
@@ -104,7 +105,7 @@ def main() -> None:
         spec = spec_of(batch, arm.compiled)
         pack = Pack(task, spec, Shape.of(spec, arm.slots, cpu=True)._replace(lanes=lanes))
         for seed in range(arm.slots):
-            pack.join(str(seed), spec, seed, {}, {})
+            pack.join(TrialJob(str(seed), spec, seed, {}, {}))
         return pack
 
     sets = load_sets(spec_of(2).data)
@@ -127,12 +128,16 @@ def main() -> None:
     evaluators = [(Arm(8, compiled), lanes) for compiled in ways for lanes in arguments.lanes]
     for arm, lanes in evaluators:
         pack = pack_of(arm, 2, lanes)
-        measure = partial(pack.evaluator.measure, pack.parameters.values, [2.0] * 8)
-        works[arm._replace(slots=lanes)] = partial(per_second, 8, measure)
+        works[arm._replace(slots=lanes)] = partial(per_second, 8, partial(evaluations_of, pack))
     print("\nevaluations per second, of all sets")
     print("| PEFT alone |" + "".join(f" {arm}, {lanes} in a forward |" for arm, lanes in evaluators))
     print("| --- |" + " --- |" * len(evaluators))
     print("|" + cells(in_turn(works, arguments.rounds)))
+
+
+def evaluations_of(pack: Any) -> None:
+    for scores in pack.evaluator.score(pack.parameters.values, [2.0] * 8):
+        pack.evaluator.measure(scores)
 
 
 def in_turn(works: dict[Arm, Callable[[], float]], rounds: int) -> dict[Arm, list[float]]:

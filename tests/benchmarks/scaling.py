@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from rayul.records import BASELINE, COMPLETED, JOURNAL, STUDY, Evaluation, Journal, Record, to_json
+from rayul.records import BASELINE, COMPLETED, JOURNAL, STUDY, Evaluation, Journal, Record
 from rayul.records.manifest import Manifest
 from rayul.spec.spec import from_plain
 from rayul.sweep import run
@@ -38,6 +38,7 @@ from rayul.sweep.driver_disk import served
 from rayul.sweep.folder import begin
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
+from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
 
 # isort: split
@@ -76,9 +77,7 @@ class NullTrial(Trainable):
             violation={"retain.es": -0.1},
             train_seconds=self.pause * self.at,
         )
-        done = self.at == self.reports
-        ending = to_json(row.ended(COMPLETED)) if done else None
-        return {"evaluations": [to_json(row)], "ending": ending, "done": done}
+        return TrialResult([row], row.ended(COMPLETED) if self.at == self.reports else None).to_ray()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass

@@ -198,11 +198,12 @@ class Mine:
         return propose(self.trials[number], self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:
-        from rayul.records import to_json
 
         rows = [evaluation(number, point) for point in points]
         self.rows[number] += rows
-        result = {"evaluations": [to_json(row) for row in rows]}
+        from rayul.sweep.result import TrialResult
+
+        result = TrialResult(rows).to_ray()
         return bool(self.scheduler.on_trial_result(None, _Trial(rows[0].trial_id), result) == "STOP")
 
     def end(self, number: int) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from rayul.records import COMPLETED, PRUNED, Evaluation, Journal, to_json
+from rayul.records import COMPLETED, PRUNED, Evaluation, Journal
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
 from rayul.sweep.pruning.scheduler import PruningScheduler
@@ -79,7 +80,7 @@ def play(sweep: Sweep, course: Callable[[dict[str, Any]], list[tuple[float, floa
         for i, point in enumerate(points):
             row = sweep.row(sweep.spec, number, 5 * i, *point, params=params)
             sweep.journal.append(row)
-            result = {"evaluations": [to_json(row)]}
+            result = TrialResult([row]).to_ray()
             if scheduler.on_trial_result(None, SimpleNamespace(trial_id="tune's"), result) == "STOP":  # type: ignore[arg-type]
                 sweep.journal.append(row.ended(PRUNED, *scheduler.stops[row.trial_id]))
                 break

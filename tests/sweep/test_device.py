@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packed import advance
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, COMPLETED, ORACLE, Evaluation, adapter_folder, ending_from_json, from_json, to_json
+from rayul.records import BASELINE, COMPLETED, ORACLE, Evaluation, adapter_folder
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.device import CHECKPOINTS, Device
 from rayul.sweep.reference import reference_row, verified
 from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
 
 STEPS = {"lr": 1e-2, "steps": 6, "evaluate_every": 2, "batch_size": 4}
@@ -44,10 +46,9 @@ def reported(device: Device, number: int, count: int | None = None) -> list[Eval
     rows: list[Evaluation] = []
     while count is None or count > 0:
         result = device.next(number)
-        rows += [from_json(line) for line in result["evaluations"]]
-        assert result["done"] is (result["ending"] is not None)
-        if result["done"]:
-            assert ending_from_json(result["ending"]) == rows[-1].ended(COMPLETED)
+        rows += result.evaluations
+        if result.ended:
+            assert result.ending == rows[-1].ended(COMPLETED)
             break
         count = None if count is None else count - 1
     return rows
@@ -62,8 +63,8 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     join(device, 0)
     found = reported(device, 0)
     pack, expected = Pack(task, device.spec, SHAPE), []
-    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
-    while events := pack.advance():
+    pack.join(TrialJob("0000", device.spec, 0, {}, device.measure(BASELINE).metrics))
+    while events := advance(pack):
         expected += [row for _, rows in events for row in rows]
     assert [row.step for row in found] == [0, 2, 4, 6]
     assert of(found) == of(expected)
@@ -88,12 +89,11 @@ def test_what_is_measured_between_steps_is_what_a_process_of_its_own_measures(
     for name in (BASELINE, ORACLE, BASELINE):
         found += reported(device, 0, 1)
         alone = reference_row(device.spec, device.sets, device.disk, name)
-        assert from_json(device.measure(name)).metrics == from_json(alone).metrics
-    assert from_json(device.measure(BASELINE)).metrics != from_json(device.measure(ORACLE)).metrics
-    lines = [to_json(row) for row in points]
-    assert device.verify(lines) == []
+        assert device.measure(name).metrics == alone.metrics
+    assert device.measure(BASELINE).metrics != device.measure(ORACLE).metrics
+    assert device.verify(points) == []
     notes = [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
-    assert verified(device.spec, device.sets, device.disk, lines) == []
+    assert verified(device.spec, device.sets, device.disk, points) == []
     assert notes == [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
     assert of(found + reported(device, 0)) == of(expected)
 
@@ -200,8 +200,9 @@ def test_a_trial_that_cannot_begin_fails(make_device: Callable[..., Device]) -> 
     for number, layer in ((0, 99), (1, 1)):
         join(device, number, {"method.layer": layer})
     result = device.next(0)
-    assert (result["evaluations"], result["done"]) == ([], True)
-    failed = ending_from_json(result["ending"])
+    assert (result.evaluations, result.ended) == ([], True)
+    failed = result.ending
+    assert failed is not None
     assert failed.state == "failed"
     assert failed.reason
     assert failed.params == {"method.layer": 99}
@@ -216,9 +217,9 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
     join(device, 0)
     rows = reported(device, 0, 2)
     pack = Pack(task, device.spec, SHAPE)
-    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
-    pack.advance()
-    pack.advance()
+    pack.join(TrialJob("0000", device.spec, 0, {}, device.measure(BASELINE).metrics))
+    advance(pack)
+    advance(pack)
     pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")
     assert rows[-1].step == 2
     saved = load_file(tmp_path / "adapters" / "0000-2-1" / "adapter_model.safetensors")
@@ -230,12 +231,13 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
 OUT_OF_MEMORY = """
 import resource, sys, pickle
 import torch
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Packs, Shape
 torch.set_num_threads(1)
 task, spec, baseline = pickle.loads(sys.stdin.buffer.read())
 packs = Packs(task, spec, Shape(slots=8, rank=4, rows=4))
 for seed in range(8):
-    packs.join(str(seed), spec, seed, {}, baseline)
+    packs.join(TrialJob(str(seed), spec, seed, {}, baseline))
 packs.turn()  # step 0 of all
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from driver import endings, rows, sweep, write_spec
 
-from rayul.records import Evaluation, to_json
+from rayul.records import Evaluation
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
 from ray.tune.schedulers import TrialScheduler
@@ -55,7 +56,7 @@ def scheduler_of(spec: Any, history: list[Evaluation] | None = None) -> PruningS
 
 def decide(scheduler: PruningScheduler, *rows: Evaluation) -> str:
     trial = SimpleNamespace(trial_id="tune's")
-    return scheduler.on_trial_result(None, trial, {"evaluations": [to_json(r) for r in rows]})  # type: ignore[arg-type]
+    return scheduler.on_trial_result(None, trial, TrialResult(rows).to_ray())  # type: ignore[arg-type]
 
 
 @pytest.fixture

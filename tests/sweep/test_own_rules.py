@@ -12,10 +12,11 @@ import pytest
 from driver import ended, endings, rows, sweep, write_spec
 
 from rayul.errors import InputError
-from rayul.records import Evaluation, to_json
+from rayul.records import Evaluation
 from rayul.spec import SpecError, difference, dump_yaml, load_spec
 from rayul.spec.load import parse_spec
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
 from rayul.sweep.folder import MAY_CHANGE
@@ -74,7 +75,7 @@ def test_built_in_rules_are_asked_before_it(write: Callable[[str], Path]) -> Non
     scheduler = PruningScheduler(spec, BASE)
     for trial, retain in enumerate((0.5, 0.1)):
         last = row(trial, 4, 0.75, retain)
-        assert scheduler.on_trial_result(None, SimpleNamespace(), {"evaluations": [to_json(last)]}) == "STOP"  # type: ignore[arg-type]
+        assert scheduler.on_trial_result(None, SimpleNamespace(), TrialResult([last]).to_ray()) == "STOP"  # type: ignore[arg-type]
     assert [stop.rule for stop in scheduler.stops.values()] == ["./mine.py:slow", "retain.es"]
 
 

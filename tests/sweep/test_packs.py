@@ -17,11 +17,12 @@ from driver import ended, key, rows, start, sweep, write_spec
 from ray import tune
 from test_faults import born, children_of, finished_is_kept, wait
 
-from rayul.records import BASELINE, Evaluation, to_json
+from rayul.records import BASELINE, Evaluation
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.broker import Broker
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import unpackable
+from rayul.sweep.result import TrialResult
 from rayul.unlearn.pack import Shape
 
 TRIALS = 12
@@ -295,7 +296,7 @@ def device_arguments(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -
     }
 
 
-BEFORE = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0}))
+BEFORE = Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0})
 
 
 @pytest.mark.slow
@@ -313,9 +314,14 @@ def test_an_idle_device_ends(device_arguments: dict[str, Any]) -> None:
         time.sleep(0.1)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(first.next.remote(0))
-    assert ray.get(second.next.remote(1))["step"] == 0, "one that has a trial stays"
+    assert ray.get(second.next.remote(1)).evaluations[-1].step == 0, "one that has a trial stays"
     assert broker.device(2, node, None) != second
     assert broker.device(3, node, None) != broker.device(1, node, None)
+
+
+def step_of(client: Any) -> int:
+    """Of a client's next result."""
+    return TrialResult.from_ray(ray.get(client.train.remote())).evaluations[-1].step
 
 
 @pytest.mark.slow
@@ -327,11 +333,11 @@ def test_of_two_clients_of_a_trial_the_one_that_steps_has_the_seat(device_argume
     client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=shop, baseline=BEFORE))
     config = {"number": 0, "params": {}}
     first = client.remote(config=config)
-    assert ray.get(first.train.remote())["step"] == 0
+    assert step_of(first) == 0
     in_vain = client.remote(config=config)
     ray.get(in_vain.__ray_ready__.remote())
-    assert ray.get(first.train.remote())["step"] == 2
+    assert step_of(first) == 2
     ray.kill(first)
     for _ in range(20):
-        assert ray.get(in_vain.train.remote())["step"] == 0
+        assert step_of(in_vain) == 0
         ray.get(in_vain.reset.remote(config))

@@ -14,11 +14,12 @@ import pytest
 pytest.importorskip("ray")
 
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
 from ray.tune.schedulers import TrialScheduler
 
-from rayul.records import Evaluation, Journal, to_json
+from rayul.records import Evaluation, Journal
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.pruning.stall import STALL
 
@@ -39,7 +40,7 @@ def stops(spec: Any, rows: list[Evaluation], history: list[Evaluation] | None = 
 
 def decide(scheduler: PruningScheduler, *rows: Evaluation) -> str:
     trial = SimpleNamespace(trial_id=rows[0].trial_id)
-    return scheduler.on_trial_result(None, trial, {"evaluations": [to_json(r) for r in rows]})  # type: ignore[arg-type]
+    return scheduler.on_trial_result(None, trial, TrialResult(rows).to_ray())  # type: ignore[arg-type]
 
 
 def test_the_first_violation_stops_and_says_which_by_how_much_and_when(make_spec: Make, row: Row) -> None:

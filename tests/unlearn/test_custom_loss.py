@@ -157,6 +157,7 @@ def test_validating_neither_runs_the_file_nor_loads_torch(write: Callable[[str],
 def test_it_trains_as_the_built_in_loss_of_the_same_formula(
     write: Callable[[str], Path], make_spec: Callable[..., Any], task: Any
 ) -> None:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.trial import run_trial
 
     file = write(GD)
@@ -165,7 +166,7 @@ def test_it_trains_as_the_built_in_loss_of_the_same_formula(
     built_in = make_spec(method={"name": "gd", "retain_weight": 0.5})
     rows = []
     for spec in (own, built_in):
-        run = [e for s in run_trial(task, spec, "0000", 0, {}, {}) for e in s.evaluations]
+        run = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
         rows.append([(e.step, e.metrics) for e in run])
     assert rows[0] == rows[1]
     assert len(rows[0]) > 2
@@ -174,10 +175,11 @@ def test_it_trains_as_the_built_in_loss_of_the_same_formula(
 def test_an_error_of_its_own_ends_the_trial_with_its_words(
     write: Callable[[str], Path], make_spec: Callable[..., Any], task: Any
 ) -> None:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.trial import run_trial
 
     write("def mine(forget, retain, idk): raise ValueError('not today')")
-    *_, last = run_trial(task, make_spec(method="./my_loss.py:mine"), "0", 0, {}, {})
+    *_, last = run_trial(task, TrialJob("0", make_spec(method="./my_loss.py:mine"), 0, {}, {}))
     assert last.ending is not None
     assert (last.ending.state, last.ending.rule) == ("failed", "ValueError")
     assert last.ending.reason == "ValueError: not today"

@@ -17,6 +17,7 @@ from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import REPORTED, largest_difference, score_saved
 from rayul.unlearn.finalist import retrain
 from rayul.unlearn.forward import score
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import packable
 from rayul.unlearn.task import Task, load_task
@@ -127,8 +128,8 @@ def test_a_process_copies_once_and_begins_each_trial_anew(
     spec, baseline = full(), evaluate(task.base, task, ("es", "prob"), 64).values
 
     def rows(lr: float) -> list[Any]:
-        found = [e for s in run_trial(task, full(training={"lr": lr}), "0", 1, {}, baseline) for e in s.evaluations]
-        return [(e.step, e.state, e.metrics) for e in found]
+        job = TrialJob("0", full(training={"lr": lr}), 1, {}, baseline)
+        return [(e.step, e.metrics) for s in run_trial(task, job) for e in s.evaluations]
 
     first = rows(1e-3)
     assert first[-1][:2] == (6, COMPLETED)
@@ -299,7 +300,7 @@ def test_a_trial_is_calibrated_saved_and_trained_again_as_with_an_adapter(
     spec = full(training={"lr": 3e-3}, control={"tau": 0.95, "mixing": True}, objectives=objectives)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     mixings = set()
-    for snapshot in run_trial(task, spec, "0000", 0, {}, baseline):
+    for snapshot in run_trial(task, TrialJob("0000", spec, 0, {}, baseline)):
         for e in snapshot.evaluations if snapshot.evaluations[0].step else ():
             assert snapshot.update is not None
             snapshot.update.save(e.mixing, tmp_path / f"{e.step}-{e.mixing}")
@@ -308,7 +309,7 @@ def test_a_trial_is_calibrated_saved_and_trained_again_as_with_an_adapter(
             assert {key.split(".")[0] for key in measured} == set(REPORTED)
             mixings.add(e.mixing)
     assert len(mixings) > 3
-    used = retrain(task, spec, {}, 6, None, None, 0, baseline, tmp_path / "finalist")
+    used = retrain(task, TrialJob("finalist", spec, 0, {}, baseline), 6, None, None, tmp_path / "finalist")
     assert used == e.mixing
     found = evaluate(standalone(task.base, tmp_path / "finalist"), task, spec.evaluate.metrics, 64).values
     assert found == e.metrics

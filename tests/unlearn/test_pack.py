@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 from peft import PeftModel
 
 from rayul.records import COMPLETED, FAILED, Ending, Evaluation
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.trial import run_trial
@@ -36,7 +38,7 @@ def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights, E
     rows: list[Evaluation] = []
     weights: Weights = {}
     ending = None
-    for snapshot in run_trial(task, spec, "t", seed, {}, baseline_of(task, spec)):
+    for snapshot in run_trial(task, TrialJob("t", spec, seed, {}, baseline_of(task, spec))):
         ending = snapshot.ending
         rows += snapshot.evaluations
         if snapshot.update is not None:
@@ -54,7 +56,7 @@ def finish(pack: Pack, slot: int) -> list[Evaluation]:
     """Advance until the trial in `slot` has ended; its rows."""
     rows: list[Evaluation] = []
     while not pack.slots[slot].ended:
-        for k, found in pack.advance():
+        for k, found in advance(pack):
             if k == slot:
                 rows += found
             elif pack.slots[k].ended:
@@ -101,8 +103,8 @@ def test_a_packed_trial_equals_the_trial_alone(
     spec = make_spec(method=method, lora={"r": 4}, training=training, resources=resources)
     neighbour = make_spec(method="gd", training=TWENTY, resources=resources)
     pack = Pack(task, spec, Shape(slots=3, rank=8, rows=2, group=group, compiled=compiled))
-    pack.join("n", neighbour, 0, {}, baseline_of(task, spec))
-    slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+    pack.join(TrialJob("n", neighbour, 0, {}, baseline_of(task, spec)))
+    slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
     assert_equal_trials(pack, slot, rows, task, spec, 7)
 
@@ -111,8 +113,8 @@ def test_an_adapter_on_the_head_acts_as_alone(task: Any, make_spec: MakeSpec) ->
     lora = {"r": 4, "target_modules": ["q_proj", "lm_head"]}
     spec = make_spec(method="gd", lora=lora, training=TWENTY)
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
-    pack.join("n", spec, 0, {}, baseline_of(task, spec))
-    slot = pack.join("t", spec, 7, {}, baseline_of(task, spec))
+    pack.join(TrialJob("n", spec, 0, {}, baseline_of(task, spec)))
+    slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
     assert_equal_trials(pack, slot, finish(pack, slot), task, spec, 7)
 
 
@@ -133,7 +135,7 @@ def test_controls_and_accumulation_act_as_alone(
 ) -> None:
     spec = make_spec(method=method, training=TWENTY | training, control=control)
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    slot = pack.join("t", spec, 1, {}, baseline_of(task, spec))
+    slot = pack.join(TrialJob("t", spec, 1, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
     assert_equal_trials(pack, slot, rows, task, spec, 1)
 
@@ -149,8 +151,8 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
     assert len({r.mixing for r in expected}) > 3, "the criterion must bind, or there is nothing to calibrate"
     for lanes in (1, 3):
         pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4, lanes=lanes))
-        pack.join("other", spec, 6, {}, baseline_of(task, spec))
-        slot = pack.join("t", spec, 5, {}, baseline_of(task, spec))
+        pack.join(TrialJob("other", spec, 6, {}, baseline_of(task, spec)))
+        slot = pack.join(TrialJob("t", spec, 5, {}, baseline_of(task, spec)))
         rows = finish(pack, slot)
         assert [r.key for r in rows] == [r.key for r in expected]
         assert ending_of(pack, slot) == replace(ending, train_seconds=0.0)
@@ -165,16 +167,16 @@ def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: An
     spec = make_spec(training={"lr": 1e25})
     expected, _, ending = alone(task, spec, 0)
     pack = Pack(task, spec, Shape(slots=1, rank=8, rows=4))
-    slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+    slot = pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
     assert [(r.key, r.feasible) for r in rows] == [(r.key, r.feasible) for r in expected]
     assert ending_of(pack, slot).state == ending.state == FAILED
     assert ending_of(pack, slot).rule == ending.rule == "diverged"
     assert "diverged" in ending_of(pack, slot).reason
-    assert pack.advance() == []
+    assert advance(pack) == []
     pack.leave(slot)
     fresh = make_spec()
-    again = pack.join("u", fresh, 3, {}, baseline_of(task, spec))
+    again = pack.join(TrialJob("u", fresh, 3, {}, baseline_of(task, spec)))
     finish(pack, again)
     assert ending_of(pack, again).state == COMPLETED
 
@@ -184,9 +186,9 @@ def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) 
     broken = make_spec(method={"name": "rmu", "layer": 0})
     spec = make_spec()
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    bad = pack.join("b", broken, 0, {}, baseline_of(task, spec))
-    good = pack.join("g", spec, 0, {}, baseline_of(task, spec))
-    events = [pack.advance(), pack.advance()]
+    bad = pack.join(TrialJob("b", broken, 0, {}, baseline_of(task, spec)))
+    good = pack.join(TrialJob("g", spec, 0, {}, baseline_of(task, spec)))
+    events = [advance(pack), advance(pack)]
     assert [k for k, _ in events[0]] == [bad, good]
     assert events[1] == [(bad, [])]
     assert ending_of(pack, bad).state == FAILED
@@ -200,7 +202,7 @@ def test_an_exported_adapter_gives_the_same_logits_through_peft(
 ) -> None:
     spec = make_spec(lora={"r": 4, "alpha": 12}, training={"lr": 1e-2})
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    slot = pack.join("t", spec, 0, {}, baseline_of(task, spec))
+    slot = pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec)))
     finish(pack, slot)
     pack.write_adapter(spec, pack.state(slot).values, mixing, tmp_path / "adapter")
     _, weights, _ = alone(task, spec, 0)
@@ -224,7 +226,7 @@ def test_the_base_stays_the_base(task: Any, make_spec: MakeSpec) -> None:
     ids = torch.tensor([task.examples["forget"][0].ids])
     logits = task.base(ids).logits
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
-    finish(pack, pack.join("t", spec, 0, {}, baseline_of(task, spec)))
+    finish(pack, pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec))))
     assert torch.equal(task.base(ids).logits, logits), "outside of the pack's own forwards"
     assert task.base.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[k]) for k, v in task.base.state_dict().items())
@@ -244,9 +246,9 @@ def test_on_the_testbed_a_pack_of_four_methods_equals_four_trials() -> None:
     specs = [with_testbed(from_plain(plain | {"method": name})) for name in ("ga", "npo", "kl", "dpo")]
     task = load_task(specs[1], load_sets(specs[1].data))
     pack = Pack(task, specs[0], Shape(slots=4, rank=8, rows=4))
-    slots = [pack.join("t", spec, i, {}, baseline_of(task, spec)) for i, spec in enumerate(specs)]
+    slots = [pack.join(TrialJob("t", spec, i, {}, baseline_of(task, spec))) for i, spec in enumerate(specs)]
     rows: dict[int, list[Evaluation]] = {slot: [] for slot in slots}
-    while events := pack.advance():
+    while events := advance(pack):
         for slot, found in events:
             rows[slot] += found
     for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):

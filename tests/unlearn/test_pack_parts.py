@@ -12,6 +12,7 @@ import torch
 from rayul.errors import InputError, RayulError
 from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.forward import forward, token_logp
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape, packable
 from rayul.unlearn.pack.base import PackedBase
 from rayul.unlearn.pack.lanes import forwards
@@ -129,8 +130,8 @@ def test_who_may_share_a_pack(task: Any, make_spec: MakeSpec) -> None:
     assert "model" in str(packable(spec, half))
     pack = Pack(task, spec, Shape(slots=1, rank=4, rows=2))
     with pytest.raises(InputError, match=r"lora.r 8 is above the pack's rank 4"):
-        pack.join("t", spec, 0, {}, {})
+        pack.join(TrialJob("t", spec, 0, {}, {}))
     small = make_spec(lora={"r": 4})
-    pack.join("t", small, 0, {}, {})
+    pack.join(TrialJob("t", small, 0, {}, {}))
     with pytest.raises(RayulError, match="all 1 slots are taken"):
-        pack.join("u", small, 0, {}, {})
+        pack.join(TrialJob("u", small, 0, {}, {}))

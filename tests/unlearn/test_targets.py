@@ -9,6 +9,7 @@ import pytest
 
 from rayul.records import COMPLETED
 from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.trial import run_trial
 
 MakeSpec = Callable[..., Any]
@@ -19,7 +20,7 @@ STRONG = {"lr": 0.01, "batch_size": 4, "steps": 4, "evaluate_every": 2}
 
 def run(task: Any, spec: Any, params: dict[str, Any] | None = None) -> list[Any]:
     baseline = evaluate(task.base, task, ("es", "prob", "em", "ppl"), 64).values
-    snapshots = list(run_trial(task, spec.at(params or {}), "0000", 0, params or {}, baseline))
+    snapshots = list(run_trial(task, TrialJob("0000", spec.at(params or {}), 0, params or {}, baseline)))
     assert snapshots[-1].ending is not None
     assert snapshots[-1].ending.state == COMPLETED
     return [e for snapshot in snapshots for e in snapshot.evaluations], baseline  # type: ignore[return-value]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -15,6 +16,7 @@ from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import write_merged
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.pack.whole_input import check_whole_input
@@ -60,12 +62,13 @@ def test_a_packed_trial_records_what_a_trial_alone_records(lanes: int, tied: Tas
         control={"mixing": True, "criteria": [{"metric": "retain.prob", "at_least": "97% of baseline"}]},
     )
     baseline = evaluate(tied.base, tied, spec.evaluate.metrics, 64).values
-    expected = [row for snapshot in run_trial(tied, spec, "t", 5, {}, baseline) for row in snapshot.evaluations]
+    job = TrialJob("t", spec, 5, {}, baseline)
+    expected = [row for snapshot in run_trial(tied, job) for row in snapshot.evaluations]
     pack = Pack(tied, spec, Shape(slots=2, rank=4, rows=2, lanes=lanes))
-    slot = pack.join("t", spec, 5, {}, baseline)
+    slot = pack.join(job)
     rows: list[Any] = []
-    while not rows or rows[-1].state == "running":
-        rows += [row for k, found in pack.advance() if k == slot for row in found]
+    while not pack.slots[slot].ended:
+        rows += [row for k, found in advance(pack) if k == slot for row in found]
     assert [(r.step, r.mixing) for r in rows] == [(r.step, r.mixing) for r in expected]
     for ours, theirs in zip(rows, expected, strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4, abs=1e-5)

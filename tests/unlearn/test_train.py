@@ -15,6 +15,7 @@ from rayul.records import COMPLETED, FAILED
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.tokens import batches
 from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, row_order, train
@@ -164,7 +165,7 @@ def test_batches_are_permutations_and_never_repeat_a_row_within_one() -> None:
 def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(control={"criteria": [{"metric": "retain.prob", "at_least": 0.0}]})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    snapshots = list(run_trial(task, spec, "0000", 5, {"training.lr": 1e-3}, baseline))
+    snapshots = list(run_trial(task, TrialJob("0000", spec, 5, {"training.lr": 1e-3}, baseline)))
     rows = [e for s in snapshots for e in s.evaluations]
     assert [r.step for r in rows] == [0, 2, 4, 6]
     assert [s.ending for s in snapshots] == [None] * 3 + [rows[-1].ended(COMPLETED)]
@@ -181,7 +182,7 @@ def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any,
 def test_a_trial_that_diverges_fails_and_has_only_what_was_evaluated(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(training={"lr": 1e25})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    *before, last = run_trial(task, spec, "0000", 3, {"training.lr": 1e25}, baseline)
+    *before, last = run_trial(task, TrialJob("0000", spec, 3, {"training.lr": 1e25}, baseline))
     rows = [e for s in before for e in s.evaluations]
     assert [s.ending for s in before] == [None] * len(before)
     assert (last.evaluations, last.update) == ([], None)
@@ -216,10 +217,10 @@ def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and
     task: Any, make_spec: MakeSpec
 ) -> None:
     spec = make_spec(method="gd", training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
-    calm = [s.evaluations[-1] for s in run_trial(task, spec, "0000", 1, {}, {})]
+    calm = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
     memory = Memory(task.base, fits=2)
     try:
-        snapshots = list(run_trial(task, spec, "0000", 1, {}, {}))
+        snapshots = list(run_trial(task, TrialJob("0000", spec, 1, {}, {})))
     finally:
         memory.handle.remove()
     rows = [s.evaluations[-1] for s in snapshots]
@@ -236,7 +237,7 @@ def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeS
     spec = make_spec(training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
     memory = Memory(task.base, fits=1)
     try:
-        *before, last = run_trial(task, spec, "0000", 1, {}, {})
+        *before, last = run_trial(task, TrialJob("0000", spec, 1, {}, {}))
     finally:
         memory.handle.remove()
     assert [s.ending for s in before] == [None] * len(before)
@@ -248,7 +249,7 @@ def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeS
 
 def test_an_error_inside_a_trial_is_a_failure_with_its_reason(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(lora={"target_modules": ["no_such_layer"]})
-    (only,) = run_trial(task, spec, "0000", 0, {}, {})
+    (only,) = run_trial(task, TrialJob("0000", spec, 0, {}, {}))
     assert only.evaluations == []
     assert only.ending is not None
     assert (only.ending.state, only.ending.rule) == (FAILED, "InputError")

@@ -15,14 +15,11 @@ from rayul.spec import Choice, Spec
 from rayul.sweep.cluster import allocate, device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.broker import MALLOC
-from rayul.sweep.reference import result
+from rayul.sweep.reference import fetch
 from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
-
-MOST = 32
-"""Slots of a pack that `auto` tries at most."""
 
 MODELLED = ("tpe", "gp")
 WORTH = 1.1
@@ -117,7 +114,7 @@ def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], de
     alone = spec.resources.model_copy(update={"trials_per_gpu": 1})
     place = allocate(alone)
     task = ray.remote(num_cpus=place.cpu, num_gpus=place.gpu, runtime_env={"env_vars": MALLOC})(_measure)
-    found: list[Throughput] = result(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
+    found: list[Throughput] = fetch(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
     return found
 
 

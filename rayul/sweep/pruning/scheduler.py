@@ -9,10 +9,11 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from rayul.records import Evaluation, from_json
+from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.sweep.pruning.history import History, Stop
 from rayul.sweep.pruning.rules import rules_of
+from rayul.sweep.result import TrialResult
 
 
 class PruningScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -30,7 +31,7 @@ class PruningScheduler(FIFOScheduler):  # type: ignore[misc]
         self.stops: dict[str, Stop] = {}
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        evaluations = [from_json(line) for line in result["evaluations"]]
+        evaluations = TrialResult.from_ray(result).evaluations
         for evaluation in evaluations:
             self.history.add(evaluation)
         trial_id, step = evaluations[0].trial_id, evaluations[0].step
