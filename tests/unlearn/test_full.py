@@ -128,12 +128,14 @@ def test_a_process_copies_once_and_begins_each_trial_anew(
     spec, baseline = full(), evaluate(task.base, task, ("es", "prob"), 64).values
 
     def rows(lr: float) -> list[Any]:
-        job = TrialJob("0", full(training={"lr": lr}), 1, {}, baseline)
-        return [(e.step, e.metrics) for s in run_trial(task, job) for e in s.evaluations]
+        snapshots = list(run_trial(task, TrialJob("0", full(training={"lr": lr}), 1, {}, baseline)))
+        assert snapshots[-1].ending is not None
+        state = snapshots[-1].ending.state
+        return [*((e.step, e.metrics) for s in snapshots for e in s.evaluations), state]
 
     first = rows(1e-3)
-    assert first[-1][:2] == (6, COMPLETED)
-    assert rows(1e25)[-1][1] == FAILED, "a trial that diverged leaves weights that are no numbers"
+    assert (first[-2][0], first[-1]) == (6, COMPLETED)
+    assert rows(1e25)[-1] == FAILED, "a trial that diverged leaves weights that are no numbers"
     assert rows(1e-3) == first
     assert copies == [task.base]
     one, two = attach(task, spec, 0), attach(task, spec, 0)
