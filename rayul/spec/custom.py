@@ -72,6 +72,25 @@ def read_source(path: str) -> str:
     return source
 
 
+def source_of(name: str, code: Mapping[str, str]) -> str:
+    """The source text behind a name: of `code` (by path), else of the file. Raises `refuse(...)`."""
+    path = split(name)[0]
+    return code[path] if path in code else read_source(path)
+
+
+def with_code(section: Any, names: Iterable[Any]) -> Any:
+    """The plain data of a section, under `code` the source text of each file that its names mean; what stands there
+    already is not read again. A file that cannot be read is left out here, and refused where it is named."""
+    if not isinstance(section, Mapping) or not isinstance(section.get("code", {}), Mapping):
+        return section
+    given, code = section.get("code", {}), {}
+    for name in names:
+        if isinstance(name, str) and is_custom(name):
+            with suppress(PydanticCustomError):
+                code[split(name)[0]] = source_of(name, given)
+    return {**section, "code": code}
+
+
 @lru_cache(maxsize=64)
 def custom_method(name: str, source: str) -> Method:
     """The method that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
@@ -89,7 +108,7 @@ def custom_metric(name: str, source: str) -> Metric:
     """The metric that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
     tree, node, place = _function(name, source)
     _check_arguments(node.args, place, ("scores",))
-    _check_no_settings(node.args, place, "a metric is given the scores of a row alone")
+    _check_defaults(node.args, place, "a metric is given the scores of a row alone")
     better = _attribute(tree, node, "better")
     if better is None:
         hint = f'add below it: {node.name}.better = "higher" (or "lower"), as it is on rows that are to be kept'
@@ -104,26 +123,13 @@ def check_rule(name: str, source: str) -> None:
     """Raises `refuse(...)` unless the function of the source text keeps the contract of a pruning rule."""
     _, node, place = _function(name, source)
     _check_arguments(node.args, place, ("trial", "others", "baseline"))
-    _check_no_settings(node.args, place, "a rule is given trial, others and baseline alone")
+    _check_defaults(node.args, place, "a rule is given trial, others and baseline alone")
 
 
-def with_code(section: Any, names: Iterable[Any]) -> Any:
-    """The plain data of a section with a `code` that has the source text of each file among these names: what it has
-    already, or else what is on the disk. A file that cannot be read is left out here, and refused where it is named."""
-    given = section.get("code", {}) if isinstance(section, Mapping) else None
-    if not isinstance(given, Mapping):
-        return section
-    code = {}
-    for path in dict.fromkeys(split(name)[0] for name in names if isinstance(name, str) and is_custom(name)):
-        with suppress(PydanticCustomError):
-            code[path] = read_source(path) if given.get(path) is None else given[path]
-    return {**section, "code": code}
-
-
-def _check_no_settings(arguments: ast.arguments, place: str, hint: str) -> None:
+def _check_defaults(arguments: ast.arguments, place: str, why: str) -> None:
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         if default is None:
-            raise refuse(f"{place}: {argument.arg} has no default", hint)
+            raise refuse(f"{place}: {argument.arg} has no default", why)
 
 
 def _function(name: str, source: str) -> tuple[ast.Module, ast.FunctionDef, str]:

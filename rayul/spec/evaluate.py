@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from rayul.spec.custom import custom_metric, is_custom, read_source, split, with_code
+from rayul.spec.custom import custom_metric, is_custom, source_of, split, with_code
 from rayul.spec.metrics import CHEAP, METRICS, Metric, check_cheap_metric, check_metric
 from rayul.spec.problems import refuse
 from rayul.spec.section import Section
@@ -33,9 +33,7 @@ def _own(section: Any) -> Iterator[str]:
 
 
 def _check_own(name: str, info: ValidationInfo) -> str:
-    path = split(name)[0]
-    code = info.data.get("code", {})
-    custom_metric(name, code[path] if path in code else read_source(path))
+    custom_metric(name, source_of(name, info.data.get("code", {})))
     if metric_name(name) in METRICS:
         raise refuse(f"{name}: rayul has a metric {metric_name(name)} of its own", "give the function another name")
     return name

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from rayul.spec.custom import check_rule, is_custom, read_source, split, with_code
+from rayul.spec.custom import check_rule, is_custom, source_of, with_code
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Section
 
@@ -40,9 +40,7 @@ def _check_rule(name: Any, info: ValidationInfo) -> str:
     if not is_custom(name):
         hint = "write ./my_rule.py:fn; the built-in rules are criteria, dominance and budget, keys of their own"
         raise refuse(f"{show(name)} is not a function in a file", hint)
-    path = split(name)[0]
-    code = info.data.get("code", {})
-    check_rule(name, code[path] if path in code else read_source(path))
+    check_rule(name, source_of(name, info.data.get("code", {})))
     return name
 
 
