@@ -120,7 +120,8 @@ class SweepRecords:
 def load_records(folder: Path | str) -> SweepRecords:
     """Read a results folder; needs its spec.yaml and evaluations.jsonl with the baseline's row, nothing else.
 
-    Raises InputError when a file is missing, RayulError when the journal is broken or has no baseline yet.
+    Raises InputError when a file is missing, RayulError when the journal or run.json is broken, or the journal
+    has no baseline yet.
     """
     folder = Path(folder)
     for name in (SPEC, JOURNAL):

@@ -329,8 +329,8 @@ def step_of(client: Any) -> int:
 def test_of_two_clients_of_a_trial_the_one_that_steps_has_the_seat(device_arguments: dict[str, Any]) -> None:
     """Tune starts a process for each trial, and gives the trial to another that is free before that one is up. And a
     client that takes another's place is not sent away for it."""
-    shop = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(device_arguments)])
-    client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=shop, baseline=BEFORE))
+    broker = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(device_arguments)])
+    client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=broker, baseline=BEFORE))
     config = {"number": 0, "params": {}}
     first = client.remote(config=config)
     assert step_of(first) == 0
