@@ -108,7 +108,7 @@ def status_lines(status: Status) -> list[str]:
 def pruned_by(results: SweepRecords) -> Counter[str]:
     """Number of pruned trials by the criteria that their last row breaks; by the rule that stopped it where it breaks
     none ("dominance at step 20: ..." is dominance)."""
-    limits = {limit.metric: str(limit) for limit in results.limits}
+    limits = {limit.metric: str(limit) for limit in results.fixed_limits}
     counts: Counter[str] = Counter()
     for e in results.endings.values():
         if e.state == PRUNED:

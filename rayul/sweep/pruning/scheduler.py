@@ -77,17 +77,16 @@ class ControlScheduler(FIFOScheduler):  # type: ignore[misc]
         step = max(steps)
         spec = self._spec_of(next(iter(steps.values()))[0])
         for criterion in spec.criteria:
-            limit = criterion.limit(self.baseline)
+            limit = criterion.limit.on(self.baseline)
             streak = 0
             for s, rows in steps.items():
                 # `not (<= 0)` also counts a violation that is NaN
-                broken = s > criterion.grace and not _violation(criterion, rows[-1], limit, spec.control) <= 0
+                broken = s > criterion.grace and not _violation(criterion, rows[-1], self.baseline, spec.control) <= 0
                 streak = streak + 1 if broken else 0
             if streak >= criterion.patience:
                 value = steps[step][-1].metrics[criterion.metric]
-                sign, threshold = ("<", criterion.at_least) if criterion.at_least else (">", criterion.at_most)
-                assert threshold is not None
-                origin = f" ({threshold.to_yaml()})" if threshold.relative else ""
+                sign = "<" if criterion.limit.at_least else ">"
+                origin = f" ({criterion.limit.to_yaml()})" if criterion.limit.relative else ""
                 times = f", for {streak} evaluations" if streak > 1 else ""
                 return f"{criterion.metric} {value:.4g} {sign} {limit:.4g}{origin} at step {step}{times}"
         return ""
@@ -203,9 +202,9 @@ STALL = 4
 """Evaluations without a better calibrated value before a mixing trial is stopped."""
 
 
-def _violation(criterion: Criterion, row: Evaluation, limit: float, control: Control) -> float:
+def _violation(criterion: Criterion, row: Evaluation, baseline: Mapping[str, float], control: Control) -> float:
     """Of this criterion. The row's own is the worse one where two criteria limit a metric (a floor at once, a tighter
     limit with patience), but with control.confidence only it knows the bound that was judged."""
     if control.confidence is not None:
         return row.violation[criterion.metric]
-    return criterion.violation(row.metrics[criterion.metric], limit)
+    return criterion.limit.violation(row.metrics[criterion.metric], baseline)
