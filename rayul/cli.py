@@ -352,16 +352,16 @@ def audit(
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
 ) -> None:
     """Put the best points under oath: fresh seeds, rows that nothing was tuned on, attacks, and a verdict on each."""
-    from rayul.pareto import choose
     from rayul.records import SPEC
     from rayul.records.folder import load_records
     from rayul.records.storage import local
-    from rayul.spec import load_spec
+    from rayul.spec import Limit, load_spec
 
     with local(folder) as place:
         load_records(place)
     chosen: dict[str, object] = {"n": n, "seeds": seeds, "points": point, "choose": "knee" if knee else None}
-    chosen["within"] = choose.Condition.parse(at).to_yaml() if at is not None else None
+    within = None if at is None else Limit.parse(at)
+    chosen["within"] = within and {"metric": within.metric, within.key: within.to_yaml()}
     chosen["attacks"] = None if attacks is None else [name for name in attacks.split(",") if name != "none"]
     chosen["metrics"] = None if metrics is None else metrics.split(",")
     overrides = [f"finalists.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]

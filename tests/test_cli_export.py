@@ -282,9 +282,9 @@ def test_set_names_tell_no_path() -> None:
 
 
 def test_a_limit_broken_on_rows_nothing_was_tuned_on_is_said(results: Results) -> None:
-    point, limit = results.front[0], results.limits[0]
-    below = replace(point, metrics=point.metrics | {"retain_report.prob": limit.value * 0.9})
-    above = replace(point, metrics=point.metrics | {"retain_report.prob": limit.value * 1.1})
+    point, limit = results.front[0], 0.1 * results.baseline.metrics["retain_report.prob"]
+    below = replace(point, metrics=point.metrics | {"retain_report.prob": limit * 0.9})
+    above = replace(point, metrics=point.metrics | {"retain_report.prob": limit * 1.1})
     assert "**not kept**" in held_out(results, below)[0]
     assert "not kept" not in held_out(results, above)[0]
     assert held_out(results, replace(point, metrics={})) == []

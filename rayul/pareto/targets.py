@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rayul.pareto.front import forgotten, front_of
+from rayul.pareto.front import forgotten, front_of, keeps_all
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 
@@ -29,7 +29,7 @@ def best_at_targets(results: SweepRecords) -> list[Target]:
     gone = forgotten(front, results.baseline, results.objectives)
     found = []
     for share, limits in results.targets:
-        kept = [all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits) for e in front]
+        kept = [keeps_all(limits, e, results.baseline) for e in front]
         if any(kept):
             place = int(np.where(kept, gone, -np.inf).argmax())
             found.append(Target(share, front[place], float(gone[place])))

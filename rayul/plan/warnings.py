@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
 from rayul.plan.space import conditional, largest
-from rayul.spec import METRICS, Control, Criterion, Spec, Threshold, check_objectives, is_custom
+from rayul.spec import METRICS, Control, Criterion, Spec, check_objectives, is_custom, known_limits
 
 MODELLING = ("tpe", "gp", "nsga2", "nsga3")
 """Samplers that learn from trials that ended."""
@@ -107,27 +107,22 @@ def _unused(spec: Spec) -> Iterator[str]:
         yield f"search.startup_trials has no effect on sampler {spec.search.sampler}"
 
 
-def _fixed(spec: Spec) -> Iterator[Criterion]:
-    """The criteria whose limit is not searched."""
-    yield from (c for c in spec.criteria if isinstance(c.at_least or c.at_most, Threshold))
-
-
 def _baseline(plan: Estimate) -> Iterator[str]:
     values = {key: measured.value for key, measured in plan.cost.baseline.items()}
     try:
         check_objectives(plan.spec.objectives, values)
     except InputError as error:
         yield f"{error.message}; {error.hint}"
-    for criterion in _fixed(plan.spec):
+    for asked in known_limits(plan.spec.criteria):
         try:
-            limit = criterion.limit(values)
+            limit = asked.fixed(values)
         except InputError as error:
             yield f"{error.message}; {error.hint}"
             continue
-        value = values.get(criterion.metric, math.nan)
-        if not criterion.violation(value, limit) <= 0:
+        value = values.get(limit.metric, math.nan)
+        if not limit.keeps(value):
             yield (
-                f"the model before unlearning already violates {_words(criterion, limit)}: it has {value:.4g}; "
+                f"the model before unlearning already violates {limit}: it has {value:.4g}; "
                 "no trial can be expected to repair that, relax the limit"
             )
     for key, direction in plan.spec.objectives.items():
@@ -142,21 +137,21 @@ def _resolution(plan: Estimate) -> Iterator[str]:
     """The error that matters is that of a model at the limit. A baseline below SATURATED has much the same; above it a
     memorised set has no spread until something is lost, and the bound of a mean m of values in [0, 1] takes its place:
     sqrt(m (1 - m) / n), reached where every row is 0 or 1."""
-    for criterion in _fixed(plan.spec):
-        measured = plan.cost.baseline.get(criterion.metric)
+    for asked in known_limits(plan.spec.criteria):
+        measured = plan.cost.baseline.get(asked.metric)
         if measured is None or not measured.value > 0:
             continue
-        limit = criterion.limit({criterion.metric: measured.value})
-        room = abs(measured.value - limit)
-        name = criterion.metric.partition(".")[2]
+        limit = asked.fixed({asked.metric: measured.value})
+        room = abs(measured.value - limit.value)
+        name = limit.metric.partition(".")[2]
         # of a metric of one's own nobody knows whether it ends at 1
         bounded = name in METRICS and name != "ppl"
-        saturated = bounded and measured.value > SATURATED and 0 < limit < 1
-        error = math.sqrt(limit * (1 - limit) / measured.rows) if saturated else measured.stderr
+        saturated = bounded and measured.value > SATURATED and 0 < limit.value < 1
+        error = math.sqrt(limit.value * (1 - limit.value) / measured.rows) if saturated else measured.stderr
         if error > room > 0:
             size = f"{'up to' if saturated else 'about'} {error:.3g}"
             yield (
-                f"{_words(criterion, limit)} lies {room:.3g} from the baseline's {measured.value:.4g}, and on "
+                f"{limit} lies {room:.3g} from the baseline's {measured.value:.4g}, and on "
                 f"{measured.rows} rows a model at the limit has a standard error of {size}: "
                 f"{math.ceil(measured.rows * (error / room) ** 2):,} rows would resolve it, or a wider limit"
             )
@@ -174,7 +169,3 @@ def _fits(plan: Estimate) -> Iterator[str]:
         yield (
             f"up to {plan.disk / 2**30:.1f} GiB are needed in {plan.results}, and {plan.disk_free / 2**30:.1f} are free"
         )
-
-
-def _words(criterion: Criterion, limit: float) -> str:
-    return f"{criterion.metric} {'>=' if criterion.at_least is not None else '<='} {limit:.4g}"

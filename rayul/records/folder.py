@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from rayul.errors import InputError, RayulError
 from rayul.records import (
@@ -29,28 +27,8 @@ from rayul.records import (
 )
 from rayul.records.inside import check_inside
 from rayul.records.manifest import Manifest, read_manifest
-from rayul.records.objectives import Objectives, score
-from rayul.spec import Criterion, Distribution, Spec, Threshold, limits, load_spec
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A criterion with its number: `value` is a value of `metric`, `fraction` the same on the scale of `score`."""
-
-    metric: str
-    at_least: bool
-    value: float
-    fraction: float
-    relative: bool = False
-    """Whether the spec gave it as a percentage of the baseline."""
-
-    def __str__(self) -> str:
-        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:.4g}"
-
-    def keeps(self, value: float, limit: float | None = None) -> bool:
-        """Whether a value of the metric keeps the limit (or the given number in its place); False for NaN."""
-        at = self.value if limit is None else limit
-        return value >= at if self.at_least else value <= at
+from rayul.records.objectives import Objectives
+from rayul.spec import Distribution, Limit, known_limits, limits, load_spec
 
 
 @dataclass(frozen=True)
@@ -71,9 +49,9 @@ class SweepRecords:
     name: str
     objectives: Objectives
     limits: tuple[Limit, ...]
-    """The criteria, but for those whose limit is searched: it differs from trial to trial."""
+    """As the spec has them, but for those that are searched: they differ from trial to trial."""
     limit_values: Mapping[str, float]
-    """By metric the tighter limit, for the hypervolume."""
+    """By metric the tighter limit as a number, for the hypervolume."""
     targets: tuple[tuple[float, tuple[Limit, ...]], ...]
     """The shares of control.tau where it is a list, the largest first, each with all limits that hold at it."""
     space: Mapping[str, Distribution]
@@ -86,6 +64,12 @@ class SweepRecords:
     baseline: Evaluation
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
+
+    @cached_property
+    def fixed_limits(self) -> tuple[Limit, ...]:
+        """The limits as numbers, for the rows that the search read. On other rows a percentage of the baseline is
+        another number: ask `limits`."""
+        return tuple(limit.fixed(self.baseline.metrics) for limit in self.limits)
 
     @cached_property
     def trials(self) -> dict[str, list[Evaluation]]:
@@ -144,9 +128,9 @@ def load_records(folder: Path | str) -> SweepRecords:
         folder=folder,
         name=spec.name,
         objectives=spec.objectives,
-        limits=_limits(spec, spec.criteria, reference[BASELINE]),
+        limits=known_limits(spec.criteria),
         limit_values=limits(spec.criteria, reference[BASELINE].metrics),
-        targets=tuple((tau, _limits(spec, spec.criteria_at(tau), reference[BASELINE])) for tau in spec.targets),
+        targets=tuple((tau, known_limits(spec.criteria_at(tau))) for tau in spec.targets),
         space=spec.space,
         manifest=read_manifest(folder),
         seed=spec.search.seed,
@@ -156,24 +140,6 @@ def load_records(folder: Path | str) -> SweepRecords:
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
     )
-
-
-def _limits(spec: Spec, criteria: Iterable[Criterion], baseline: Evaluation) -> tuple[Limit, ...]:
-    found = []
-    for criterion in criteria:
-        threshold = criterion.at_least or criterion.at_most
-        if not isinstance(threshold, Threshold):
-            continue
-        value = criterion.limit(baseline.metrics)
-        at_least = criterion.at_least is not None
-        fraction = score(
-            criterion.metric,
-            spec.objectives.get(criterion.metric, "maximize" if at_least else "minimize"),
-            value,
-            baseline.metrics.get(criterion.metric, np.nan),
-        )
-        found.append(Limit(criterion.metric, at_least, value, float(fraction), threshold.relative))
-    return tuple(found)
 
 
 def _adapters(folder: Path) -> dict[Key, Adapter]:

@@ -85,7 +85,7 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
     ]
     if not results.limits:
         sentences.append("No limit was set: this is the point of the front with the most of both, not the last word.")
-    for limit in results.limits:
+    for limit in results.fixed_limits:
         value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
         margin = abs(value - limit.value)
         room = f"{margin:.2g} away" + (f", {margin / error:.1f} standard errors" if error > 0 else "")

@@ -90,12 +90,13 @@ def _honest(one: Judged) -> list[tuple[str, str, str, str, str, str, str]]:
     name = one.finalist.name
     rows = [(name, "forgotten", f"{one.searched:.1%}", _percent(one.forgotten), "", "", "")]
     for kept in one.kept:
-        show = _percent if kept.relative else _plain
-        searched = f"{kept.searched:.1%}" if kept.relative else f"{kept.searched:.3g}"
-        limit = f"{kept.at:.1%}" if kept.relative else f"{kept.at:.3g}"
+        relative, at = kept.limit.relative, kept.limit.at
+        show = _percent if relative else _plain
+        searched = f"{kept.searched:.1%}" if relative else f"{kept.searched:.3g}"
+        limit = f"{at:.1%}" if relative else f"{at:.3g}"
         sign = "≥" if kept.limit.at_least else "≤"
         mark = "" if kept.holds == "yes" else "broken"
-        what = f"{kept.limit.metric} kept" if kept.relative else kept.limit.metric
+        what = f"{kept.limit.metric} kept" if relative else kept.limit.metric
         rows.append((name, what, searched, show(kept.fresh), show(kept.unread), f"{sign} {limit}", mark))
     return rows
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import jinja2
 
+from rayul.pareto.held_out import on_report
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
 from rayul.spec.data import find, looks_local
-from rayul.words import measured, number
+from rayul.words import measured
 
 ASSETS = Path(__file__).parent / "assets"
 METHOD_SECTIONS = ("method", "update", *UPDATES, "training", "control")
@@ -111,25 +112,18 @@ def _is_folder(path: str) -> bool:
 
 def held_out(results: SweepRecords, e: Evaluation) -> list[str]:
     """Whether the limits on retain rows also hold on the retain-report rows, which took no part in the search; one
-    sentence a limit, none where those rows were not measured."""
+    sentence per limit, none where those rows were not measured."""
     said = []
     for limit in results.limits:
-        set_name, _, metric = limit.metric.partition(".")
-        twin = f"retain_report.{metric}"
-        if set_name != "retain" or twin not in e.metrics:
-            continue
-        kept = e.metrics[twin] >= limit.value if limit.at_least else e.metrics[twin] <= limit.value
-        said.append(
-            f"the limit {limit} is {'kept' if kept else '**not kept**'} on the retain-report rows: "
-            f"{twin} is {measured(e, twin)}"
-        )
+        there = on_report(limit, results.baseline)
+        if there is not None and there.metric in e.metrics:
+            kept = "kept" if there.keeps(e.metrics[there.metric]) else "**not kept**"
+            said.append(f"the limit {limit} ({there}) is {kept}: {there.metric} is {measured(e, there.metric)}")
     return said
 
 
 def _row(results: SweepRecords, measures: Evaluate, e: Evaluation, key: str) -> dict[str, str]:
-    limits = [
-        f"{'≥' if limit.at_least else '≤'} {number(limit.value)}" for limit in results.limits if limit.metric == key
-    ]
+    limits = [str(limit).removeprefix(f"{key} ") for limit in results.fixed_limits if limit.metric == key]
     return {
         "metric": key,
         "better": _better(measures, key),

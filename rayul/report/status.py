@@ -105,7 +105,7 @@ def status_lines(status: Status) -> list[str]:
 
 def pruned_by(results: SweepRecords) -> Counter[str]:
     """Number of pruned trials by the limit that they broke, or by the other rule that stopped them."""
-    limits = {limit.metric: str(limit) for limit in results.limits}
+    limits = {limit.metric: str(limit) for limit in results.fixed_limits}
     return Counter(limits.get(e.rule, e.rule) for e in results.endings.values() if e.state == PRUNED)
 
 

@@ -5,12 +5,13 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 
 from rayul.spec.budget import Stagnation
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
-from rayul.spec.criteria import Criterion, Threshold, check_objectives, limits, violations
+from rayul.spec.criteria import Criterion, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.heaviest import heaviest
+from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method, Parameter
@@ -42,6 +43,7 @@ __all__ = [
     "Float",
     "FolderData",
     "Int",
+    "Limit",
     "Lora",
     "Method",
     "MethodChoice",
@@ -56,7 +58,6 @@ __all__ = [
     "Spec",
     "SpecError",
     "Stagnation",
-    "Threshold",
     "TofuData",
     "Tracking",
     "Training",
@@ -65,6 +66,7 @@ __all__ = [
     "dump_yaml",
     "heaviest",
     "is_custom",
+    "known_limits",
     "limits",
     "load_spec",
     "metric_name",

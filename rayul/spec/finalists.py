@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from rayul.spec.criteria import Criterion, Threshold
+from rayul.spec.criteria import Criterion
 from rayul.spec.metrics import METRICS, check_metric
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 from rayul.spec.section import Section
@@ -55,7 +55,7 @@ class Finalists(Section):
 
     @model_validator(mode="after")
     def _one_limit(self) -> Finalists:
-        if self.within is not None and not isinstance(self.within.at_least or self.within.at_most, Threshold):
+        if self.within is not None and self.within.is_searched:
             raise refuse("within: cannot be searched", "write one limit")
         return self
 

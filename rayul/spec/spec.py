@@ -257,7 +257,7 @@ def _outside(key: str, distribution: Distribution, params: Mapping[str, Any]) ->
 
 
 def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
-    """Every single value, list of single values, threshold or distribution of a spec with its place, in order."""
+    """Every single value, list of single values, limit or distribution of a spec with its place, in order."""
     if isinstance(value, Section):
         for name in type(value).model_fields:
             yield from _leaves(getattr(value, name), (*loc, name))

@@ -205,7 +205,7 @@ def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[s
         keys = [c.metric for c in spec.criteria]
         bounds = pessimistic(measurement, task, keys, spec.control.confidence)
         for c in spec.criteria:
-            values[c.metric] = bounds[c.metric].low if c.at_least is not None else bounds[c.metric].high
+            values[c.metric] = bounds[c.metric].low if c.limit.at_least else bounds[c.metric].high
     return values
 
 

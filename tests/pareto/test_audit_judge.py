@@ -119,7 +119,7 @@ def test_a_limit_is_kept_when_its_lower_bound_keeps_it(tmp_path: Path, report: o
     (one,) = judge(audit)
     (kept,) = one.kept
     assert kept.key == "retain_report.es"
-    assert kept.at == pytest.approx(0.9)
+    assert kept.limit.at == pytest.approx(0.9)
     assert kept.holds == holds
     assert kept.searched == pytest.approx(0.95)
     assert standing(one) == word
