@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
 from rayul.plan.space import conditional, largest
-from rayul.spec import METRICS, Control, Criterion, Spec, Threshold, check_objectives, is_custom
+from rayul.spec import Control, Criterion, Spec, Threshold, check_objectives, is_custom
 
 MODELLING = ("tpe", "gp", "nsga2", "nsga3")
 """Samplers that learn from trials that ended."""
@@ -65,11 +65,10 @@ def _directions(spec: Spec) -> Iterator[str]:
         set_name, _, name = key.partition(".")
         metric = spec.evaluate.of(name)
         assert metric is not None  # or it would not be measured
-        forgetting = set_name == "forget"
-        if (direction == "maximize") != ((metric.direction_on_utility == "higher") != forgetting):
+        if direction == {"higher": "minimize", "lower": "maximize"}.get(metric.better_on(set_name)):
             yield (
                 f"objectives.{key}: {direction} asks for the worse: {name} is better {metric.direction_on_utility} on "
-                f"rows that are to be kept{', and these are to be forgotten' if forgetting else ''}"
+                f"rows that are to be kept{', and these are to be forgotten' if set_name == 'forget' else ''}"
             )
 
 
@@ -148,10 +147,9 @@ def _resolution(plan: Estimate) -> Iterator[str]:
             continue
         limit = criterion.limit({criterion.metric: measured.value})
         room = abs(measured.value - limit)
-        name = criterion.metric.partition(".")[2]
-        # of a metric of one's own nobody knows whether it ends at 1
-        bounded = name in METRICS and name != "ppl"
-        saturated = bounded and measured.value > SATURATED and 0 < limit < 1
+        metric = plan.spec.evaluate.of(criterion.metric.partition(".")[2])
+        assert metric is not None  # or it would not be measured
+        saturated = metric.bounded and measured.value > SATURATED and 0 < limit < 1
         error = math.sqrt(limit * (1 - limit) / measured.rows) if saturated else measured.stderr
         if error > room > 0:
             size = f"{'up to' if saturated else 'about'} {error:.3g}"

@@ -14,7 +14,7 @@ from rayul.spec.heaviest import heaviest
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method, Parameter
-from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
+from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
@@ -66,6 +66,7 @@ __all__ = [
     "limits",
     "load_spec",
     "metric_name",
+    "needs_oracle",
     "notices",
     "parse_spec",
     "source_hash",

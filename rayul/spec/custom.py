@@ -92,7 +92,7 @@ def custom_metric(name: str, source: str) -> Metric:
     direction: Any = better.value if isinstance(better, ast.Constant) else None
     if direction not in ("higher", "lower"):
         raise refuse(f"{place}: better is {ast.unparse(better)}", 'write "higher" or "lower"')
-    return Metric(direction, _summary(node, name))
+    return Metric(direction, _summary(node, name), bounded=False)
 
 
 def _function(name: str, source: str) -> tuple[ast.Module, ast.FunctionDef, str]:

@@ -27,7 +27,7 @@ from rayul.unlearn.export import (
     score_adapter,
     write_merged,
 )
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.task import load_task
 
 Say = Callable[[str], None]

@@ -14,7 +14,7 @@ import torch
 from rayul import spec as specs
 from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import detach_lora, load_model
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED

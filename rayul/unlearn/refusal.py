@@ -15,8 +15,8 @@ from pathlib import Path
 from rayul.spec import Control, Lora, MethodChoice, Spec, Training
 from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Row
+from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import score
-from rayul.unlearn.metrics import measure
 from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.task import Task
 from rayul.unlearn.train import train
