@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
 from rayul.plan.space import conditional, largest
-from rayul.spec import Control, Criterion, Spec, Threshold, check_objectives, is_custom
-
-MODELLING = ("tpe", "gp", "nsga2", "nsga3")
-"""Samplers that learn from trials that ended."""
+from rayul.spec import Control, Criterion, Search, Spec, Threshold, check_objectives, is_custom
 
 SATURATED = 0.9
 
@@ -39,10 +36,10 @@ def _batch(spec: Spec, forget: int) -> Iterator[str]:
 
 
 def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
-    search = spec.search
-    if search.sampler not in MODELLING or not spec.space:
+    search, sampler = spec.search, spec.search.traits
+    if sampler.learns == "nothing" or not spec.space:
         return
-    if search.startup_trials >= trials:
+    if sampler.startup and search.startup_trials >= trials:
         yield (
             f"search.startup_trials is {search.startup_trials} of {trials} trials: all are drawn at random and sampler "
             f"{search.sampler} never models anything; lower it to about {max(1, trials // 5)}, or try more"
@@ -52,10 +49,10 @@ def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
             f"{slots} of {trials} trials run at a time, more than an eighth: most are drawn before any has ended, and "
             f"the search learns little; raise search.trials to {8 * slots}, or run fewer at a time"
         )
-    if search.sampler == "gp" and conditional(spec):
+    if not sampler.conditional and conditional(spec):
         yield (
-            f"sampler gp has no model for {', '.join(conditional(spec))}, which not every method of the search has: "
-            "they are drawn at random; use tpe, or a sweep for each method"
+            f"sampler {search.sampler} has no model for {', '.join(conditional(spec))}, which not every method of the "
+            "search has: they are drawn at random; use tpe, or a sweep for each method"
         )
 
 
@@ -77,7 +74,7 @@ def _unused(spec: Spec) -> Iterator[str]:
     control, names = spec.control, spec.method.names
     default = Control()
     if not any(is_custom(name) for name in names):  # what an own loss does with its forget batch is not known
-        for key in ("loss_cap", "token_cap", "select_fraction", "temperature"):
+        for key in ("loss_cap", "token_cap", "select_fraction", "own", "temperature"):
             # po never looks at forget answers; rmu looks at hidden states, which no temperature scales
             deaf = {"po", "rmu"} if key == "temperature" else {"po"}
             if getattr(control, key) != getattr(default, key) and set(names) <= deaf:
@@ -102,7 +99,7 @@ def _unused(spec: Spec) -> Iterator[str]:
     micro, batch = spec.training.micro_batch_size, largest(spec.training.batch_size)
     if isinstance(micro, int) and micro >= batch:
         yield f"training.micro_batch_size {micro} has no effect on batches of at most {batch}"
-    if spec.search.sampler in ("random", "grid") and spec.search.startup_trials != 10:
+    if spec.search.traits.learns == "nothing" and spec.search.startup_trials != Search().startup_trials:
         yield f"search.startup_trials has no effect on sampler {spec.search.sampler}"
 
 

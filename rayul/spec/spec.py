@@ -11,13 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
-from rayul.spec.custom import notices, source_hash
+from rayul.spec.custom import CODE, notices, source_hash
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.evaluate import Evaluate, own_metrics
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
-from rayul.spec.method import CODE, MethodChoice
+from rayul.spec.method import MethodChoice
 from rayul.spec.metrics import OWN, MetricKey
+from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
@@ -110,7 +111,7 @@ class Spec(Section):
                 yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
 
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        if self.search.sampler == "grid":
+        if self.search.traits.grid:
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
@@ -123,8 +124,9 @@ class Spec(Section):
 
     @property
     def code(self) -> dict[str, str]:
-        """The source texts of losses and metrics of one's own, by path: they run where trials do."""
-        return self.method.code | self.evaluate.code
+        """The source texts of losses, controls, metrics and samplers of one's own, by path."""
+        controls = {path: text for own in self.control.own for path, text in own.code.items()}
+        return self.method.code | controls | self.evaluate.code | self.search.code
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -190,8 +192,6 @@ class Spec(Section):
         plain: dict[str, Any] = _plain(self)
         if self.provenance is None:
             del plain["provenance"]
-        if not self.evaluate.code:
-            del plain["evaluate"]["code"]
         return plain
 
 
@@ -232,12 +232,12 @@ def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
     if isinstance(value, Section):
         for name in type(value).model_fields:
             yield from _leaves(getattr(value, name), (*loc, name))
-    elif isinstance(value, MethodChoice):
+    elif isinstance(value, (MethodChoice, OwnControl)):
         yield from _leaves(value.to_yaml(), loc)
     elif isinstance(value, dict):
         for key, child in value.items():
             yield from _leaves(child, (*loc, key))
-    elif isinstance(value, tuple) and any(isinstance(child, Section) for child in value):
+    elif isinstance(value, tuple) and any(isinstance(child, (Section, OwnControl)) for child in value):
         for index, child in enumerate(value):
             yield from _leaves(child, (*loc, index))
     else:
@@ -246,7 +246,8 @@ def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return {name: _plain(field) for name, field in fields.items() if name != CODE or field}
     if hasattr(value, "to_yaml"):
         return _plain(value.to_yaml())
     if isinstance(value, dict):

@@ -39,6 +39,7 @@ from rayul.sweep.pruning.halving import HalvingScheduler
 from rayul.sweep.pruning.scheduler import ControlScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Ask, ask_a_process, measure_references, verify_adapters
+from rayul.sweep.search.samplers import check_sampler
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -88,6 +89,7 @@ def _run(
     sets = load_sets(ready.data)
     spec = with_data(spec, sets)
     check_needs(ready, sets)
+    check_sampler(ready)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(spec)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
@@ -117,8 +119,9 @@ def _run(
         conditional = [
             k for k in spec.space if any(not spec.is_active(k, {"method.name": m}) for m in spec.method.names)
         ]
-        if conditional and spec.search.sampler == "gp":
-            line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
+        if conditional and not spec.search.traits.conditional:
+            line = f"{spec.search.sampler} draws {', '.join(conditional)} at random"
+            line += ": it has no model for what only some methods have"
             console.print(line, highlight=False, soft_wrap=True)
         with _devices(ready, sets, mine, packing, disk) as (shop, ask):
             references |= measure_references(missing, ask)

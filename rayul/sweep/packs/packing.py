@@ -21,15 +21,12 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
 
-MOST = 32
-"""Slots of a pack that `auto` tries at most."""
-
-MODELLED = ("tpe", "gp")
 WORTH = 1.1
 """A larger pack must be so much faster: it takes memory, and tells the search less."""
 
 PER_GENERATION = 8
-"""`auto` keeps at most 1/8 of a modelled search in flight: what runs beside a trial, its proposal knows nothing of."""
+"""`auto` keeps at most 1/8 of the trials in flight where the search learns from each: what runs beside a trial, its
+proposal knows nothing of."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
     if wanted != "auto":
         slots = min(wanted, most)
         return Packing(Shape.of(spec, slots, cpu=on_cpu(spec.resources)) if slots > 1 else None, "")
-    if spec.search.sampler in MODELLED:
+    if spec.search.traits.learns == "trials":
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
