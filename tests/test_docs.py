@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayul.spec import METHODS, METRICS, SETS, Control, load_spec
+from rayul.spec import METHODS, METRICS, SAMPLERS, SETS, Control, load_spec
 from rayul.spec.methods import GRU
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -82,16 +82,39 @@ def test_links_lead_somewhere() -> None:
             assert (DOCS / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize(("page", "file"), [("metrics.md", "my_metric.py"), ("methods.md", "my_loss.py")])
+def example(page: str, file: str) -> tuple[str, str]:
+    """The source of a page's example file, and the YAML that follows it."""
+    found = re.search(
+        rf"```python\n(# {re.escape(file)}\n.*?)```.*?```yaml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL
+    )
+    assert found is not None
+    return found[1], found[2]
+
+
+def test_every_sampler_is_on_the_page_with_what_its_row_says() -> None:
+    table = rows("methods.md", "sampler")
+    assert table.keys() == SAMPLERS.keys()
+    for name, (theirs, learns, startup) in table.items():
+        row = SAMPLERS[name]
+        assert theirs == ("every cell of the space once" if row.grid else f"`{row.optuna}`")
+        assert (learns, startup) == (row.learns, f"`{row.startup}`" if row.startup else "–")
+
+
+OWN = [
+    ("metrics.md", "my_metric.py"),
+    ("methods.md", "my_loss.py"),
+    ("methods.md", "my_control.py"),
+    ("methods.md", "my_sampler.py"),
+]
+
+
+@pytest.mark.parametrize(("page", "file"), OWN)
 def test_the_example_of_ones_own_is_a_spec_that_holds(
     page: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (DOCS / page).read_text()
-    (source,) = re.findall(r"```python\n(# my_.*?)```", text, re.DOTALL)
-    assert source.startswith(f"# {file}")
+    source, section = example(page, file)
     Path(file).write_text(source)
-    (section,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     method = "" if "method:" in section else "method: ga\n"
     Path("x.yaml").write_text(f"name: x\nmodel: testbed\ndata: testbed\n{method}training: {{lr: 1e-3}}\n{section}")
     assert f"./{file}" in load_spec("x.yaml").code
@@ -104,21 +127,32 @@ def test_the_metric_of_ones_own_measures(
     from rayul.unlearn.task import load_task
 
     monkeypatch.chdir(tmp_path)
-    (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "metrics.md").read_text(), re.DOTALL)
-    Path("my_metric.py").write_text(source)
+    Path("my_metric.py").write_text(example("metrics.md", "my_metric.py")[0])
     spec = make_spec(evaluate={"metrics": ["prob", "./my_metric.py:weakest"]}, objectives={"forget.prob": "minimize"})
     found = evaluate(task.base, load_task(spec, sets), spec.evaluate.metrics, 64).values
     assert 0 < found["forget.weakest"] < found["forget.prob"] < 1
 
 
-def test_the_loss_of_ones_own_trains(
+def test_the_loss_and_the_control_of_ones_own_train(
     task: Any, make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rayul.unlearn.trial import run_trial
 
     monkeypatch.chdir(tmp_path)
-    (source,) = re.findall(r"```python\n(# my_.*?)```", (DOCS / "methods.md").read_text(), re.DOTALL)
-    Path("my_loss.py").write_text(source)
-    spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5})
+    Path("my_loss.py").write_text(example("methods.md", "my_loss.py")[0])
+    Path("my_control.py").write_text(example("methods.md", "my_control.py")[0])
+    own = [{"name": "./my_control.py:unsure", "above": 1e-3}]
+    spec = make_spec(method={"name": "./my_loss.py:tilted", "weight": 0.5}, control={"own": own})
     rows = [e for s in run_trial(task, spec, "0", 0, {}, {}) for e in s.evaluations]
     assert (rows[-1].state, rows[-1].step) == ("completed", spec.training.steps)
+
+
+def test_the_sampler_of_ones_own_draws(make_spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rayul.sweep.search.samplers import check_sampler, sampler
+
+    monkeypatch.chdir(tmp_path)
+    Path("my_sampler.py").write_text(example("methods.md", "my_sampler.py")[0])
+    search = {"sampler": "./my_sampler.py:spread"}
+    spec = make_spec(training={"lr": {"float": [1e-4, 1e-2]}}, search=search)
+    check_sampler(spec)
+    assert type(sampler(spec.search, 0)).__name__ == "QMCSampler"

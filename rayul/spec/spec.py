@@ -13,7 +13,7 @@ from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, 
 from rayul.spec.criteria import Criterion, keeping
 from rayul.spec.custom import CODE, notices, source_hash
 from rayul.spec.data import AnyData, SourceData
-from rayul.spec.evaluate import Evaluate, own_metrics
+from rayul.spec.evaluate import Evaluate, own_metric_names
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
 from rayul.spec.method import MethodChoice
@@ -205,7 +205,7 @@ def from_plain(data: Mapping[str, Any]) -> Spec:
 
 def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
     """Raises pydantic's ValidationError."""
-    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metrics(data)})
+    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metric_names(data)})
 
 
 def difference(a: Spec, b: Spec) -> list[str]:

@@ -23,7 +23,7 @@ from rayul.unlearn.export import (
     TOLERANCE,
     copy_adapter,
     largest_difference,
-    score,
+    measure_reported,
     score_adapter,
     write_merged,
 )
@@ -75,7 +75,9 @@ def export(
             )
             say("scoring the merged model")
             merged_task = load_task(merged_spec, sets)
-            difference = max(difference, _check("merged model", score(merged_task, spec, merged_task.base), e))
+            difference = max(
+                difference, _check("merged model", measure_reported(merged_task, spec, merged_task.base), e)
+            )
         card = model_card(
             results,
             written,

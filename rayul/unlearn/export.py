@@ -58,12 +58,12 @@ def score_adapter(task: Task, spec: specs.Spec, adapter: Path) -> dict[str, Meas
     """The cheap metrics of a saved adapter on the task's base, the report rows included; the base stays as it was."""
     model = load_adapter(task.base, adapter)
     try:
-        return score(task, spec, model)
+        return measure_reported(task, spec, model)
     finally:
         detach_lora(model)
 
 
-def score(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
+def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
     """What every evaluation of the sweep measures, and the same of the report rows."""
     return evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
 

@@ -83,7 +83,7 @@ def examine(
     row = replace(row, device=device_name(task.device))
     if BEFORE not in done:
         started = time.perf_counter()
-        scored = measured(model, task, spec, wanted.metrics, oracle)
+        scored = measure_everything(model, task, spec, wanted.metrics, oracle)
         yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
     sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
     target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
@@ -100,7 +100,7 @@ def examine(
         yield replace(attacked, seconds=time.perf_counter() - started)
 
 
-def measured(
+def measure_everything(
     model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
 ) -> Scored:
     """Every metric of every set: what a search measures, and the rest of the suite."""

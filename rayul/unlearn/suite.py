@@ -116,11 +116,11 @@ def evaluate_model(
     for key, one in scored.items():
         for name in (*METRICS, *own):
             if name in chosen and (name in own or key in (METRICS[name].only or scored)):
-                record(f"{key}.{name}", partial(_measured, own.get(name, name), one, probes))
+                record(f"{key}.{name}", partial(_measure, own.get(name, name), one, probes))
     return result
 
 
-def _measured(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:
+def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:
     if not isinstance(metric, str) or METRICS[metric].needs == "forward":
         return measure(metric, probe.answers)
     row, function = METRICS[metric], getattr(suite_metrics, metric)

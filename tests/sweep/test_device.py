@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packed import advance
 from safetensors.torch import load_file
 
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
@@ -61,7 +62,7 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     found = reported(device, 0)
     pack, expected = Pack(task, device.spec, SHAPE), []
     pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
-    while events := pack.advance():
+    while events := advance(pack):
         expected += [row for _, rows in events for row in rows]
     assert [row.step for row in found] == [0, 2, 4, 6]
     assert of(found) == of(expected)
@@ -213,8 +214,8 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
     rows = reported(device, 0, 2)
     pack = Pack(task, device.spec, SHAPE)
     pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
-    pack.advance()
-    pack.advance()
+    advance(pack)
+    advance(pack)
     pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")
     assert rows[-1].step == 2
     saved = load_file(tmp_path / "adapters" / "0000-2-1" / "adapter_model.safetensors")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packed import advance
 
 from rayul.errors import InputError
 from rayul.spec import Float, SpecError, difference, dump_yaml, load_spec, parse_spec
@@ -175,8 +176,8 @@ def test_packs_apply_it_too_and_its_error_ends_its_trial_alone(
     for trial, one in (("0000", spec), ("0001", broken)):
         pack.join(trial, one, 0, {}, alone[0].metrics)
     packed: dict[str, list[Any]] = {"0000": [], "0001": []}
-    while pack.running():
-        for _, rows in pack.turn():
+    while events := advance(pack):
+        for _, rows in events:
             packed[rows[0].trial_id] += rows
     assert [e.step for e in packed["0000"]] == [e.step for e in alone]
     for ours, theirs in zip(packed["0000"][1:], alone[1:], strict=True):

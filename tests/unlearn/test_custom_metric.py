@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packed import advance
 
 from rayul.errors import InputError
 from rayul.spec import SpecError, difference, dump_yaml, load_spec, notices, parse_spec
@@ -231,7 +232,7 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
     pack.join("0000", spec, 0, {}, baseline)
     packed: list[Any] = []
     while not packed or packed[-1].state == "running":
-        packed += [row for _, rows in pack.advance() for row in rows]
+        packed += [row for _, rows in advance(pack) for row in rows]
     assert [e.step for e in packed] == [e.step for e in alone]
     for ours, theirs in zip(packed, alone, strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4)
@@ -241,13 +242,13 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
 def test_an_audit_has_it_with_its_values_per_row(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
-    from rayul.unlearn.finalist import measured, standalone
+    from rayul.unlearn.finalist import measure_everything, standalone
     from rayul.unlearn.task import load_task
 
     write(MINE)
     spec = make_spec(evaluate={"metrics": ["es", "./mine.py:weakest"]}, objectives={"forget.weakest": "minimize"})
     task = load_task(spec, sets)
-    scored = measured(standalone(task.base), task, spec, [], lambda: None)
+    scored = measure_everything(standalone(task.base), task, spec, [], lambda: None)
     assert scored.metrics["retain.weakest"] == pytest.approx(np.mean(scored.values["retain.weakest"]), rel=1e-5)
     assert "retain.ppl" not in scored.values
 

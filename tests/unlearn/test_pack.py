@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 from peft import PeftModel
 
 from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation
@@ -49,7 +50,7 @@ def finish(pack: Pack, slot: int) -> list[Evaluation]:
     """Advance until the trial in `slot` has ended; its rows."""
     rows: list[Evaluation] = []
     while not rows or rows[-1].state == RUNNING:
-        for k, found in pack.advance():
+        for k, found in advance(pack):
             if k == slot:
                 rows += found
             elif found[-1].state != RUNNING:
@@ -155,7 +156,7 @@ def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: An
     assert [(r.key, r.state, r.feasible) for r in rows] == [(r.key, r.state, r.feasible) for r in expected]
     assert rows[-1].state == FAILED
     assert "diverged" in rows[-1].reason
-    assert pack.advance() == []
+    assert advance(pack) == []
     pack.leave(slot)
     fresh = make_spec()
     again = finish(pack, pack.join("u", fresh, 3, {}, baseline_of(task, spec)))
@@ -169,7 +170,7 @@ def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) 
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4))
     bad = pack.join("b", broken, 0, {}, baseline_of(task, spec))
     good = pack.join("g", spec, 0, {}, baseline_of(task, spec))
-    events = [pack.advance(), pack.advance()]
+    events = [advance(pack), advance(pack)]
     assert [k for k, _ in events[0]] == [bad, good]
     assert [(k, rows[-1].state) for k, rows in events[1]] == [(bad, FAILED)]
     assert finish(pack, good)[-1].state == COMPLETED
@@ -227,7 +228,7 @@ def test_on_the_testbed_a_pack_of_four_methods_equals_four_trials() -> None:
     pack = Pack(task, specs[0], Shape(slots=4, rank=8, rows=4))
     slots = [pack.join("t", spec, i, {}, baseline_of(task, spec)) for i, spec in enumerate(specs)]
     rows: dict[int, list[Evaluation]] = {slot: [] for slot in slots}
-    while events := pack.advance():
+    while events := advance(pack):
         for slot, found in events:
             rows[slot] += found
     for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):

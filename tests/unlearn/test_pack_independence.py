@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 
 from rayul.records import FAILED, RUNNING, Evaluation
 from rayul.spec import METHODS
@@ -35,7 +36,7 @@ COMPILED = [
 def finish(pack: Pack, slot: int) -> list[Evaluation]:
     rows: list[Evaluation] = []
     while not rows or rows[-1].state == RUNNING:
-        for k, found in pack.advance():
+        for k, found in advance(pack):
             if k == slot:
                 rows += found
     return rows
@@ -76,9 +77,9 @@ def test_independent_of_neighbours_slot_and_join_step(
     exploding = pack.join("b", other("gd", lr=1e25), 2, {}, baseline)
     pack.join("c", other("simnpo" if shape.compiled else "rmu"), 5, {}, baseline)
     states = []
-    pack.advance()
+    advance(pack)
     while FAILED not in states:  # it ends on no number while the others are under way
-        states += [rows[-1].state for k, rows in pack.advance() if k == exploding]
+        states += [rows[-1].state for k, rows in advance(pack) if k == exploding]
     pack.leave(exploding)
     again = pack.join("d", other("kl", lr=1e25), 2, {}, baseline)
     slot = pack.join("t", spec, 3, {}, baseline)
@@ -97,14 +98,14 @@ def test_a_refilled_slot_and_a_waiting_trial(method: str, shape: Shape, task: An
     pack = Pack(task, spec, shape)
     first = pack.join("a", make_spec(method="dpo", lora={"dropout": 0.5}), 1, {}, baseline)
     other = pack.join("b", spec, 8, {}, baseline)
-    pack.advance()
-    pack.advance()
+    advance(pack)
+    advance(pack)
     pack.leave(first)
     slot = pack.join("t", spec, 3, {}, baseline)
     assert slot == first
-    rows = [row for k, found in pack.advance(waiting=[other]) for row in found if k == slot]
-    rows += [row for k, found in pack.advance(waiting=[other]) for row in found if k == slot]
-    for k, found in pack.advance(waiting=[slot]):
+    rows = [row for k, found in advance(pack, waiting=[other]) for row in found if k == slot]
+    rows += [row for k, found in advance(pack, waiting=[other]) for row in found if k == slot]
+    for k, found in advance(pack, waiting=[slot]):
         assert k == other
         assert found[-1].step == 4
     rows += finish(pack, slot)
@@ -128,10 +129,10 @@ def test_a_restored_trial_goes_on_to_the_bit(method: str, shape: Shape, task: An
     rows, expected = with_nobody(task, spec, baseline, shape)
     pack = Pack(task, spec, shape)
     slot = pack.join("t", spec, 3, {}, baseline)
-    before = [row for _ in range(3) for _, found in pack.advance() for row in found]
+    before = [row for _ in range(3) for _, found in advance(pack) for row in found]
     state = pack.state(slot)
     assert state.step == 4
-    pack.advance()  # what is taken back is as it was taken
+    advance(pack)  # what is taken back is as it was taken
     pack = Pack(task, spec, shape)
     pack.join("a", make_spec(method="ga"), 1, {}, baseline)
     slot = pack.join("t", spec, 3, {}, baseline, state)
@@ -143,4 +144,4 @@ def test_a_state_before_its_report_is_reported(task: Any, make_spec: MakeSpec) -
     pack = Pack(task, spec, SHAPES[0])
     state = pack.state(pack.join("t", spec, 3, {}, {}))
     slot = pack.join("t", spec, 3, {}, {}, state)
-    assert [(k, rows[-1].step) for k, rows in pack.advance()] == [(0, 0), (slot, 0)]
+    assert [(k, rows[-1].step) for k, rows in advance(pack)] == [(0, 0), (slot, 0)]

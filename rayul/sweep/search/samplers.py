@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import optuna
@@ -23,19 +23,22 @@ def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
     told, so a resumed search neither repeats draws nor needs a sampler's hidden state.
     """
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
-    if is_custom(search.sampler):
-        made = own_function(search.sampler, search.code)(seed, search.startup_trials)
-        if not isinstance(made, optuna.samplers.BaseSampler):
-            raise InputError(
-                f"{search.sampler} returned a {type(made).__name__}", "return a sampler of optuna.samplers.BaseSampler"
-            )
-        return made
-    traits = search.traits
-    startup = {traits.startup: max(traits.least, search.startup_trials)} if traits.startup else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, group: stable since 2.2
-        made = getattr(optuna.samplers, traits.optuna)(seed=seed, **startup, **traits.options)
-    return cast("optuna.samplers.BaseSampler", made)
+        made = _own(search, seed) if is_custom(search.sampler) else _built_in(search, seed)
+    if not isinstance(made, optuna.samplers.BaseSampler):
+        raise InputError(f"{search.sampler} returned a {type(made).__name__}", "return an optuna.samplers.BaseSampler")
+    return made
+
+
+def _own(search: Search, seed: int) -> Any:
+    return own_function(search.sampler, search.code)(seed, search.startup_trials)
+
+
+def _built_in(search: Search, seed: int) -> Any:
+    row = search.traits
+    startup = {row.startup: max(row.least, search.startup_trials)} if row.startup else {}
+    return getattr(optuna.samplers, row.optuna)(seed=seed, **startup, **row.options)
 
 
 @contextmanager

@@ -133,14 +133,6 @@ class Pack:
         due = {k: s for k, s in running.items() if s.due}
         return sorted(self._evaluate(due)) if due else self.step(running)
 
-    def advance(self, waiting: Collection[int] = ()) -> list[Event]:
-        """Turns until some trials have something to report. Empty when there is nothing to train."""
-        while self.running(waiting):
-            events = self.turn(waiting)
-            if events:
-                return events
-        return []
-
     # --- training ----------------------------------------------------------------------------------------------------
 
     def step(self, running: Mapping[int, Slot]) -> list[Event]:
