@@ -40,7 +40,7 @@ from pydantic_core import PydanticCustomError
 from rayul.spec.data import find
 from rayul.spec.methods import GRU, NEEDS, Method, Parameter
 from rayul.spec.metrics import Metric
-from rayul.spec.problems import did_you_mean, refuse, show
+from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import Sampler
 
 CODE = "code"
@@ -83,6 +83,13 @@ def source_of(name: str, code: Mapping[str, str]) -> str:
     """The source text behind a name: of `code` (by path), else of the file. Raises `refuse(...)`."""
     path = split(name)[0]
     return code[path] if path in code else read_source(path)
+
+
+def check_code(code: Any) -> dict[str, str]:
+    """What stands under `code` in a section. Raises `refuse(...)` there for what is not text by path."""
+    if not isinstance(code, dict) or not all(isinstance(text, str) for text in code.values()):
+        raise refuse_all([((CODE,), expected("a mapping of paths to source texts", code))])
+    return dict(code)
 
 
 def with_code(section: Any, names: Iterable[Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.custom import CODE, custom_method, is_custom, source_of, split
+from rayul.spec.custom import CODE, check_code, custom_method, is_custom, source_of, split
 from rayul.spec.methods import METHODS, Method, Parameter
 from rayul.spec.problems import Loc, did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.space import Choice, looks_searched, searched
@@ -55,7 +55,7 @@ class MethodChoice:
             raise expected("a mapping", value)
         if "name" not in value:
             raise refuse_all([(("name",), refuse("is missing", "for example `name: gd`"))])
-        code = _check_code(value.get(CODE, {}))
+        code = check_code(value.get(CODE, {}))
         try:
             name = searched(value["name"], lambda element: _check_name(element, code))
         except PydanticCustomError as error:
@@ -92,13 +92,6 @@ def _check_name(name: Any, code: dict[str, str]) -> str:
         hint = "for a loss of your own write ./my_loss.py:function" if name.endswith(".py") else ""
         raise refuse(f"unknown method {show(name)}", hint or did_you_mean(name, METHODS))
     return name
-
-
-def _check_code(code: Any) -> dict[str, str]:
-    if not isinstance(code, dict) or not all(isinstance(text, str) for text in code.values()):
-        error = expected("a mapping of paths to source texts", code)
-        raise refuse_all([((CODE,), error)])
-    return dict(code)
 
 
 def _match(methods: Mapping[str, Method], section: dict[str, Any]) -> Iterator[tuple[str, Parameter | None, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.custom import CODE, custom_control, is_custom, source_of, split
+from rayul.spec.custom import CODE, check_code, custom_control, is_custom, source_of, split
 from rayul.spec.problems import Loc, did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.space import looks_searched, searched
 
@@ -33,11 +33,11 @@ class OwnControl:
             value = {"name": value}
         if not isinstance(value, dict) or looks_searched(value):
             raise expected("a function such as ./my_control.py:fn", value)
-        name, code = value.get("name"), value.get(CODE, {})
+        name, code = value.get("name"), check_code(value.get(CODE, {}))
         try:
             if not isinstance(name, str) or not is_custom(name):
                 raise expected("a function such as ./my_control.py:fn", name)
-            source = source_of(name, code if isinstance(code, dict) else {})
+            source = source_of(name, code)
             known = custom_control(name, source)
         except PydanticCustomError as error:
             raise refuse_all([(("name",), error)]) from None

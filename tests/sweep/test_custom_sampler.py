@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from rayul.errors import InputError
+from rayul.plan import make_plan
 from rayul.records import RUNNING, read_journal
 from rayul.spec import SAMPLERS, SpecError, difference, dump_yaml, load_spec, parse_spec
 from rayul.sweep.run import run_sweep
@@ -169,9 +170,10 @@ def test_what_cannot_draw_is_refused_before_anything_is_spent(
     write: Callable[[str], Path], make_spec: Make, tmp_path: Path, name: str, said: str
 ) -> None:
     write(MINE)
-    with pytest.raises(InputError) as caught:
-        run_sweep(make_spec(**SPACE, search={"sampler": f"./mine.py:{name}"}), tmp_path / "results")
-    assert caught.value.message.startswith(said)
+    for start in (run_sweep, make_plan):
+        with pytest.raises(InputError) as caught:
+            start(make_spec(**SPACE, search={"sampler": f"./mine.py:{name}"}), tmp_path / "results")
+        assert caught.value.message.startswith(said)
     assert not (tmp_path / "results" / "evaluations.jsonl").exists()
 
 

@@ -118,12 +118,16 @@ def test_what_breaks_the_contract_is_a_problem_of_the_spec(
 
 def test_every_problem_is_named_at_its_place(write: Callable[[str], Path]) -> None:
     write(MINE)
-    found = problems("[{name: ./mine.py:capped, capp: 1, cap: high}, token_cap, {choice: [./mine.py:capped]}]")
+    found = problems(
+        "[{name: ./mine.py:capped, capp: 1, cap: high}, token_cap, {choice: [./mine.py:capped]}, "
+        "{name: ./mine.py:capped, code: {./mine.py: [1]}}]"
+    )
     assert [one.partition("\n")[0].removeprefix("x.yaml:6: control.own.") for one in found] == [
         '0.capp: ./mine.py:capped has no parameter "capp"',
         '0.cap: expected a number, got "high"',
         '1.name: expected a function such as ./my_control.py:fn, got "token_cap"',
         "2: expected a function such as ./my_control.py:fn, got a mapping",
+        "3.code: expected a mapping of paths to source texts, got a mapping",
     ]
 
 
