@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rayul.errors import RayulError
 from rayul.records.folder import load_records
-from rayul.records.manifest import Manifest, Pack, PackShape, RowSet, Run, read_manifest, write_manifest
+from rayul.records.manifest import Manifest, PackRecord, PackShape, RowSet, Run, read_manifest, write_manifest
 from rayul.report import load_results
 from rayul.report.common_ground import compare_baselines
 from rayul.report.origin import data_sets, origin
@@ -79,7 +79,7 @@ SAME = Manifest(
     hardware={"machine": "x86_64", "system": "Linux", "cores": 2},
     code={"./my_loss.py": f"sha256 {DIGEST}"},
     data={"forget": RowSet(rows=80, sha256=DIGEST)},
-    pack=Pack(shape=PackShape(slots=4, rank=16, rows=4, group=2), dtype="float32", threads=1),
+    pack=PackRecord(shape=PackShape(slots=4, rank=16, rows=4, group=2), dtype="float32", threads=1),
     runs=(
         Run(began=at(4, 21, 51, micro=306_000), ended=at(4, 25, 31, micro=292_000), stopped="Ctrl-C"),
         Run(began=at(5, 0, 0)),
@@ -102,7 +102,7 @@ shapes = st.builds(PackShape, slots=st.integers(1), rank=st.integers(1), rows=st
         hardware=st.dictionaries(st.text(), st.none() | st.integers() | st.text(), max_size=3),
         code=texts,
         data=st.dictionaries(st.text(), st.builds(RowSet, rows=st.integers(0), sha256=st.text()), max_size=3),
-        pack=st.none() | st.builds(Pack, shape=st.none() | shapes, dtype=st.text(), threads=st.integers(1)),
+        pack=st.none() | st.builds(PackRecord, shape=st.none() | shapes, dtype=st.text(), threads=st.integers(1)),
         runs=st.lists(st.builds(Run, began=times, ended=st.none() | times, stopped=st.text()), max_size=3).map(tuple),
     )
 )
@@ -145,11 +145,11 @@ def test_a_folder_from_before_is_read_from_its_spec(tmp_path: Path) -> None:
         ("provenance: {commit: null, seeds: {search: 0}}\n", Manifest()),
         (
             "provenance: {pack: {slots: 1, dtype: float32, threads: 2}}\n",
-            Manifest(pack=Pack(shape=None, dtype="float32", threads=2)),
+            Manifest(pack=PackRecord(shape=None, dtype="float32", threads=2)),
         ),
         (
             "provenance: {pack: {slots: 2, rank: 8, rows: 4, dtype: bfloat16, threads: 2}}\n",
-            Manifest(pack=Pack(shape=PackShape(slots=2, rank=8, rows=4), dtype="bfloat16", threads=2)),
+            Manifest(pack=PackRecord(shape=PackShape(slots=2, rank=8, rows=4), dtype="bfloat16", threads=2)),
         ),
     ],
 )

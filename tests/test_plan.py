@@ -18,7 +18,7 @@ from rayul.plan.history import saved_by_pruning
 from rayul.plan.space import conditional, size
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal
 from rayul.spec import dump_yaml, heaviest
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 
 # --- the space ---------------------------------------------------------------------------------------------------
 

@@ -102,6 +102,8 @@ def test_every_key_it_mentions_is_one(section: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     Path("my_metric.py").write_text("def fn(scores): ...\nfn.better = 'higher'")
     Path("my_rule.py").write_text("def fn(trial, others, baseline): ...")
+    Path("my_control.py").write_text("def fn(answers): ...")
+    Path("my_sampler.py").write_text("def fn(seed, startup_trials): ...")
     own = "" if section.startswith("evaluate") else "evaluate: {metrics: [es, prob, ./my_metric.py:fn]}\n"
     criteria = "[{metric: retain.es, at_least: 0.9}]"
     text = f"name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {{lr: {{float: [1e-4, 1e-3]}}}}\n{own}"

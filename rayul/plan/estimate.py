@@ -48,7 +48,7 @@ class Estimate:
     def trials(self) -> int:
         return (
             min(self.spec.search.trials, self.combinations)
-            if self.spec.search.sampler == "grid"
+            if self.spec.search.traits.grid
             else (self.spec.search.trials)
         )
 

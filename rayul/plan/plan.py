@@ -46,6 +46,7 @@ def make_plan(
     from rayul.sweep.driver_disk import served
     from rayul.sweep.packs.packing import choose_packing
     from rayul.sweep.reference import measure_trial_cost
+    from rayul.sweep.search.samplers import check_sampler
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
     from rayul.unlearn.cost import rendered
@@ -57,6 +58,7 @@ def make_plan(
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
     check_needs(ready, sets)
+    check_sampler(ready)
     tokenizer = load_tokenizer(ready.model)
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayul.errors import InputError
-from rayul.spec import TESTBED, SourceData, dump_yaml, parse_spec
+from rayul.spec import SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
 from rayul.unlearn.data import column_names, load_sets
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -48,6 +48,7 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         steps=steps,
         epochs=f"{steps * batch_size / rows:.3g}",
         evaluate_every=max(1, steps // 12),
+        samplers=", ".join(SAMPLERS),
         max_rows="null" if max_rows is None else max_rows,
     )
     parse_spec(text, source="rayul init")
@@ -201,7 +202,7 @@ evaluate:
 
 # What to try, and how often.
 search:
-  # tpe, nsga2, nsga3, gp, random or grid.
+  # One of {samplers}.
   sampler: tpe
   # Configurations to try.
   trials: 64

@@ -46,7 +46,7 @@ class PackShape(_Part):
     compiled: bool = False
 
 
-class Pack(_Part):
+class PackRecord(_Part):
     """What the last bits of the results depend on. shape: of every device's pack, None where each trial has a process
     of its own. threads: of a process that trains, in the latest run."""
 
@@ -78,7 +78,7 @@ class Manifest(_Part):
     hardware: dict[str, str | int | None] = {}
     code: dict[str, str] = {}
     data: dict[str, RowSet] = {}
-    pack: Pack | None = None
+    pack: PackRecord | None = None
     runs: tuple[Run, ...] = ()
 
     def seconds(self, now: datetime) -> float:

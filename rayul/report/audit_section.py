@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rayul.audit.intervals import Interval
 from rayul.audit.judge import Judged, Return, judge, powerless, returns
 from rayul.audit.read import Audit, read_audit
-from rayul.audit.robustness import METRICS, Robustness, robustness
+from rayul.audit.robustness import FORGET_METRICS, Robustness, robustness
 from rayul.audit.tables import write_audit_tables
 from rayul.audit.verdict import remarks, sentence, standing
 from rayul.records import BASELINE, ORACLE
@@ -35,7 +35,7 @@ class Cell:
 class AuditSection:
     """What the template shows. verdicts: (standing, its word, sentence); honest: per finalist and limit the point as
     searched, with fresh seeds, on unread rows; attacks: (name, weak, a cell for each of models); robustness: (attack,
-    Pearson and Spearman by metric, number of models)."""
+    Pearson and Spearman of each of metrics, number of models)."""
 
     metric: str
     seeds: int
@@ -45,6 +45,7 @@ class AuditSection:
     honest: list[tuple[str, str, str, str, str, str, str]]
     models: list[str]
     attacks: list[tuple[str, bool, list[Cell]]]
+    metrics: list[str]
     robustness: list[tuple[str, list[tuple[str, str]], int]]
 
 
@@ -81,6 +82,7 @@ def section(audit: Audit, judged: list[Judged]) -> AuditSection:
             for attack in audit.attacks
             if any(attack in column for column in columns.values())
         ],
+        metrics=[key.partition(".")[2] for key in FORGET_METRICS],
         robustness=_robustness(robustness(audit)),
     )
 
@@ -114,7 +116,7 @@ def _robustness(rows: list[Robustness]) -> list[tuple[str, list[tuple[str, str]]
     for row in rows:
         found.setdefault(row.attack, {})[row.metric] = row
     return [
-        (attack, [(_two(by[m].pearson), _two(by[m].spearman)) for m in METRICS], next(iter(by.values())).models)
+        (attack, [(_two(by[m].pearson), _two(by[m].spearman)) for m in FORGET_METRICS], next(iter(by.values())).models)
         for attack, by in found.items()
     ]
 

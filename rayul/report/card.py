@@ -135,17 +135,10 @@ def _row(results: SweepRecords, measures: Evaluate, e: Evaluation, key: str) -> 
 
 
 def _better(measures: Evaluate, key: str) -> str:
-    """Which way is better, as in `rayul.spec.Metric`: on forget rows the other way round, but for signs of a broken
-    model, and attacks should do no better than chance."""
-    set_name, _, metric = key.partition(".")
-    known = measures.of(metric)
-    if known is None:
-        return ""
-    if metric.startswith("mia_"):
-        return "0.5"
-    higher = known.direction_on_utility == "higher"
-    turned = set_name == "forget" and metric not in ("empty", "repetition", "distinct")
-    return "higher" if higher != turned else "lower"
+    """Which way is better; "" for a metric that is not known any more."""
+    set_name, _, name = key.partition(".")
+    metric = measures.of(name)
+    return "" if metric is None else metric.better_on(set_name)
 
 
 def _with_report(results: SweepRecords, e: Evaluation) -> Evaluation:

@@ -74,7 +74,7 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
         results=results,
         summary=summary_of(results),
         # A grid's cells stand in the study from the beginning, and may be fewer than search.trials.
-        total=min(spec.search.trials, asked) if spec.search.sampler == "grid" and asked else spec.search.trials,
+        total=min(spec.search.trials, asked) if spec.search.traits.grid and asked else spec.search.trials,
         held=held,
         silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
         seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,

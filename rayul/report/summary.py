@@ -9,7 +9,7 @@ from pathlib import Path
 from rayul.pareto.best import best_of
 from rayul.pareto.front import forgotten, front_of, least_violating
 from rayul.pareto.hypervolume import hypervolume_history
-from rayul.pareto.targets import Target, best_at_targets
+from rayul.pareto.targets import BestAtTarget, best_at_targets
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Objectives, forget_objective
@@ -43,7 +43,7 @@ class Summary:
     best_forgotten: float
     hypervolume: float
     history: list[tuple[int, float]]
-    targets: list[Target]
+    targets: list[BestAtTarget]
     checks: list[Check]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayul.pareto.front import forgotten
-from rayul.pareto.targets import Target
+from rayul.pareto.targets import BestAtTarget
 from rayul.report.summary import Summary
 from rayul.words import measured, number, percent
 
@@ -36,7 +36,7 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
     return lines + [_target_line(target) for target in summary.targets]
 
 
-def _target_line(target: Target) -> str:
+def _target_line(target: BestAtTarget) -> str:
     if target.best is None:
         return f"{percent(target.share)} kept: nothing was found"
     e = target.best

@@ -15,8 +15,10 @@ from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method, Parameter
-from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
+from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
+from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Problem, SpecError
+from rayul.spec.samplers import SAMPLERS
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
 from rayul.spec.tracking import Tracking
@@ -29,6 +31,7 @@ __all__ = [
     "COLUMNS",
     "METHODS",
     "METRICS",
+    "SAMPLERS",
     "SEARCH_SETS",
     "SETS",
     "TESTBED",
@@ -49,6 +52,7 @@ __all__ = [
     "MethodChoice",
     "Metric",
     "Model",
+    "OwnControl",
     "Parameter",
     "Problem",
     "Resources",
@@ -70,6 +74,7 @@ __all__ = [
     "limits",
     "load_spec",
     "metric_name",
+    "needs_oracle",
     "notices",
     "parse_spec",
     "source_hash",

@@ -19,7 +19,7 @@ def metric_name(entry: str) -> str:
     return split(entry)[1] if is_custom(entry) else entry
 
 
-def own_metrics(data: Any) -> frozenset[str]:
+def own_metric_names(data: Any) -> frozenset[str]:
     """The names of one's own metrics in the plain data of a spec that is not validated yet, whatever it holds."""
     section = data.get("evaluate") if isinstance(data, Mapping) else None
     return frozenset(map(metric_name, _own(section)))

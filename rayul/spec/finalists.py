@@ -51,7 +51,7 @@ class Finalists(Section):
     """One-sided, of every interval: a criterion is kept when its bound at this confidence keeps it."""
     attacks: tuple[AttackName, ...] = Field(default=tuple(ATTACKS), strict=False)
     metrics: tuple[Annotated[str, PlainValidator(check_metric)], ...] = Field(default=tuple(METRICS), strict=False)
-    """Measured before the attacks; those that generate cost most. es, prob, em and ppl always are."""
+    """Measured before the attacks; those that generate cost most. What every evaluation can measure always is."""
 
     @model_validator(mode="after")
     def _one_limit(self) -> Finalists:

@@ -11,13 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
-from rayul.spec.custom import notices, source_hash
+from rayul.spec.custom import CODE, notices, source_hash
 from rayul.spec.data import AnyData, SourceData
-from rayul.spec.evaluate import Evaluate, own_metrics
+from rayul.spec.evaluate import Evaluate, own_metric_names
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
-from rayul.spec.method import CODE, MethodChoice
+from rayul.spec.method import MethodChoice
 from rayul.spec.metrics import OWN, MetricKey
+from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.pruning import Pruning
 from rayul.spec.section import Section
@@ -136,7 +137,7 @@ class Spec(Section):
                 yield ("resources", "gpu"), refuse(text, f"set 1, {adapter}")
 
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        if self.search.sampler == "grid":
+        if self.search.traits.grid:
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
@@ -153,9 +154,10 @@ class Spec(Section):
 
     @property
     def code(self) -> dict[str, str]:
-        """The source texts of losses, metrics and pruning rules of one's own, by path. Losses and metrics run where
-        trials do, rules in the driver."""
-        return self.method.code | self.evaluate.code | self.pruning.code
+        """The source texts of losses, controls, metrics, samplers and pruning rules of one's own, by path. Samplers and
+        rules run in the driver, the others where trials do."""
+        controls = {path: text for own in self.control.own for path, text in own.code.items()}
+        return self.method.code | controls | self.evaluate.code | self.search.code | self.pruning.code
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -220,9 +222,6 @@ class Spec(Section):
         method is left out only where the name is searched and the methods' defaults differ; so are the sections of
         other updates."""
         plain: dict[str, Any] = _plain(self)
-        for section in ("evaluate", "pruning"):
-            if not plain[section]["code"]:
-                del plain[section]["code"]
         return {key: value for key, value in plain.items() if key not in UPDATES or key == self.update}
 
 
@@ -236,7 +235,7 @@ def from_plain(data: Mapping[str, Any]) -> Spec:
 
 def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
     """Raises pydantic's ValidationError."""
-    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metrics(data)})
+    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metric_names(data)})
 
 
 def difference(a: Spec, b: Spec) -> list[str]:
@@ -261,12 +260,12 @@ def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
     if isinstance(value, Section):
         for name in type(value).model_fields:
             yield from _leaves(getattr(value, name), (*loc, name))
-    elif isinstance(value, MethodChoice):
+    elif isinstance(value, (MethodChoice, OwnControl)):
         yield from _leaves(value.to_yaml(), loc)
     elif isinstance(value, dict):
         for key, child in value.items():
             yield from _leaves(child, (*loc, key))
-    elif isinstance(value, tuple) and any(isinstance(child, Section) for child in value):
+    elif isinstance(value, tuple) and any(isinstance(child, (Section, OwnControl)) for child in value):
         for index, child in enumerate(value):
             yield from _leaves(child, (*loc, index))
     else:
@@ -275,7 +274,8 @@ def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return {name: _plain(field) for name, field in fields.items() if name != CODE or field}
     if hasattr(value, "to_yaml"):
         return _plain(value.to_yaml())
     if isinstance(value, dict):

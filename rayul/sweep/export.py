@@ -23,11 +23,11 @@ from rayul.unlearn.export import (
     TOLERANCE,
     copy_saved,
     largest_difference,
-    score,
+    measure_reported,
     score_saved,
     write_merged,
 )
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.task import load_task
 from rayul.unlearn.update.saved import is_adapter
 
@@ -80,7 +80,9 @@ def export(
             )
             say("scoring the merged model")
             merged_task = load_task(merged_spec, sets)
-            difference = max(difference, _check("merged model", score(merged_task, spec, merged_task.base), e))
+            difference = max(
+                difference, _check("merged model", measure_reported(merged_task, spec, merged_task.base), e)
+            )
         card = model_card(
             results,
             written,

@@ -58,6 +58,7 @@ from rayul.sweep.pruning.rules import rules_of
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Measurer, ProcessMeasurer
+from rayul.sweep.search.samplers import check_sampler
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -133,6 +134,7 @@ def _run(
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
     rules_of(ready)  # refuses a rule of the user's own that cannot be run
+    check_sampler(ready)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
@@ -160,7 +162,8 @@ def _run(
         for line in filter(None, (allocation.line, packing.why)):
             say(f"{asked.name}: {line}")
         if unmodelled := _unmodelled(asked):
-            say(f"gp draws {', '.join(unmodelled)} at random: it has no model for what only some methods have")
+            why = "it has no model for what only some methods have"
+            say(f"{asked.search.sampler} draws {', '.join(unmodelled)} at random: {why}")
 
         with _devices(ready, sets, allocation, packing, disk) as (broker, measurer):
             # --- References: the models that everything is compared with -------------------------------------------
@@ -205,8 +208,8 @@ def _run(
 
 
 def _unmodelled(spec: Spec) -> list[str]:
-    """The parameters that sampler gp cannot model: those that only some of the methods have."""
-    if spec.search.sampler != "gp":
+    """The parameters that only some of the methods have, where the sampler cannot model those."""
+    if spec.search.traits.conditional:
         return []
     return [key for key in spec.space if any(not spec.is_active(key, {"method.name": m}) for m in spec.method.names)]
 

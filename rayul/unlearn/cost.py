@@ -18,7 +18,7 @@ from rayul.errors import RayulError
 from rayul.spec import Spec
 from rayul.unlearn.data import Sets
 from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.tokens import Example, encode_rows
 from rayul.unlearn.train import evaluation_steps, train

@@ -13,7 +13,7 @@ import torch
 
 from rayul import spec as specs
 from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import load_model
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED
@@ -66,10 +66,10 @@ def settle_generation(config: Any) -> None:
 def score_saved(task: Task, spec: specs.Spec, folder: Path) -> dict[str, Measured]:
     """The cheap metrics of a saved point, the report rows included; the task's base stays as it was."""
     with loaded(task.base, folder) as model:
-        return score(task, spec, model)
+        return measure_reported(task, spec, model)
 
 
-def score(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
+def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
     """What every evaluation of the sweep measures, and the same of the report rows."""
     return evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rayul.errors import RayulError
 from rayul.records.audited import BEFORE, Audited, Scored
-from rayul.spec import CHEAP, Finalists, Spec
+from rayul.spec import CHEAP, Finalists, Spec, needs_oracle
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
@@ -63,7 +63,7 @@ def examine(
     row = replace(row, device=device_name(task.device))
     if BEFORE not in done:
         started = time.perf_counter()
-        scored = measured(model, task, spec, wanted.metrics, oracle)
+        scored = measure_everything(model, task, spec, wanted.metrics, oracle)
         yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
     sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
     target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
@@ -80,7 +80,7 @@ def examine(
         yield replace(attacked, seconds=time.perf_counter() - started)
 
 
-def measured(
+def measure_everything(
     model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
 ) -> Scored:
     """Every metric of every set: what a search measures, and the rest of the suite."""
@@ -88,13 +88,13 @@ def measured(
     further = [name for name in names if name not in CHEAP]
     measured = dict(cheap.measured)
     if further:
-        compared = oracle() if "forget_quality" in further else None
+        compared = oracle() if needs_oracle(further) else None
         options = (spec.model.template, compared, further, spec.evaluate.batch_size)
         measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
         stderr={key: m.stderr for key, m in measured.items()},
-        values=_values(cheap),
+        values=_values(cheap, spec),
     )
 
 
@@ -110,13 +110,15 @@ def _attempt(attempt: Attempt, task: Task, spec: Spec) -> Scored:
         attempt.judged,
         {key: m.value for key, m in found.measured.items()},
         {key: m.stderr for key, m in found.measured.items()},
-        _values(found),
+        _values(found, spec),
     )
 
 
-def _values(found: Measurement) -> dict[str, tuple[float, ...]]:
-    """Of metrics that are a mean over rows, so that rows can be drawn anew; perplexity weighs them by length."""
-    return {key: _rounded(values) for key, values in found.per_row.items() if not key.endswith(".ppl")}
+def _values(found: Measurement, spec: Spec) -> dict[str, tuple[float, ...]]:
+    """Of metrics that are a mean over rows, so that rows can be drawn anew."""
+    known = {key: spec.evaluate.of(key.partition(".")[2]) for key in found.per_row}
+    means = [key for key, metric in known.items() if metric is not None and metric.mean_of_rows]
+    return {key: _rounded(found.per_row[key]) for key in means}
 
 
 def _rounded(values: Any) -> tuple[float, ...]:

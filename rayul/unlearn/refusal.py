@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rayul.spec import Control, Lora, MethodChoice, Spec, Training
 from rayul.unlearn.data import Row
+from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import score
-from rayul.unlearn.metrics import measure
 from rayul.unlearn.task import Task
 from rayul.unlearn.train import train
 from rayul.unlearn.update import attach

@@ -18,7 +18,7 @@ from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
-from rayul.unlearn.own import own_metrics
+from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
 
@@ -89,9 +89,11 @@ class Task:
 
 def load_task(spec: Spec, sets: Sets) -> Task:
     """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks, and
-    for a file of one's own metrics that cannot be run."""
+    for a file with metrics or controls of one's own that cannot be run."""
     check_needs(spec, sets)
     own = own_metrics(spec.evaluate)
+    for control in spec.control.own:
+        own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
     return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows, own)
 

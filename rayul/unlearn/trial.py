@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending, Evaluation
-from rayul.spec import Spec, violations
+from rayul.spec import Spec, needs_oracle, violations
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
@@ -114,7 +114,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
     wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.metrics]
     if not wanted:
         return measured
-    oracle = load_model(spec.oracle)[0] if spec.oracle is not None and "forget_quality" in wanted else None
+    oracle = load_model(spec.oracle)[0] if spec.oracle is not None and needs_oracle(wanted) else None
     suite = evaluate_model(
         model,
         task.tokenizer,

@@ -244,14 +244,14 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
 def test_an_audit_has_it_with_its_values_per_row(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
-    from rayul.unlearn.finalist import measured
+    from rayul.unlearn.finalist import measure_everything
     from rayul.unlearn.task import load_task
     from rayul.unlearn.update.saved import standalone
 
     write(MINE)
     spec = make_spec(evaluate={"metrics": ["es", "./mine.py:weakest"]}, objectives={"forget.weakest": "minimize"})
     task = load_task(spec, sets)
-    scored = measured(standalone(task.base), task, spec, [], lambda: None)
+    scored = measure_everything(standalone(task.base), task, spec, [], lambda: None)
     assert scored.metrics["retain.weakest"] == pytest.approx(np.mean(scored.values["retain.weakest"]), rel=1e-5)
     assert "retain.ppl" not in scored.values
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 import torch
 
-from rayul.records.manifest import Pack, PackShape
+from rayul.records.manifest import PackRecord, PackShape
 from rayul.spec import Choice, Spec
 from rayul.sweep.cluster import allocate, device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
@@ -21,12 +21,12 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
 
-MODELLED = ("tpe", "gp")
 WORTH = 1.1
 """A larger pack must be so much faster: it takes memory, and tells the search less."""
 
 PER_GENERATION = 8
-"""`auto` keeps at most 1/8 of a modelled search in flight: what runs beside a trial, its proposal knows nothing of."""
+"""`auto` keeps at most 1/8 of the trials in flight where the search learns from each: what runs beside a trial, its
+proposal knows nothing of."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def unpackable(spec: Spec) -> str | None:
     return None
 
 
-def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: Pack | None) -> Packing:
+def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord | None) -> Packing:
     """What `resources.trials_per_gpu` says, or, for auto, what is fastest here by a measurement on one device.
 
     before: of the run that this one resumes: results depend on it to the last bit, so it stays.
@@ -80,7 +80,7 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: Pack | None
     if wanted != "auto":
         slots = min(wanted, most)
         return Packing(Shape.of(spec, slots, cpu=on_cpu(spec.resources)) if slots > 1 else None, "")
-    if spec.search.sampler in MODELLED:
+    if spec.search.traits.learns == "trials":
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
@@ -90,10 +90,10 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: Pack | None
     return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
 
 
-def as_recorded(packing: Packing, dtype: str, threads: int) -> Pack:
+def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:
     """The packing as the manifest has it."""
     shape = PackShape(**packing.shape._asdict()) if packing.shape else None
-    return Pack(shape=shape, dtype=dtype, threads=threads)
+    return PackRecord(shape=shape, dtype=dtype, threads=threads)
 
 
 def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:

@@ -28,10 +28,10 @@ RESOLUTION = 0.01
 
 def rule(spec: Spec) -> Rule | None:
     """For two objectives only, one of forgetting and one of utility."""
-    return None if spec.pruning.dominance is None or trade_off(spec.objectives) is None else Dominance().verdict
+    return None if spec.pruning.dominance is None or trade_off(spec.objectives) is None else DominanceRule().verdict
 
 
-class Dominance:
+class DominanceRule:
     """Stops a trial that stays behind the front of the others at matched utility and is not going to catch up."""
 
     def __init__(self) -> None:

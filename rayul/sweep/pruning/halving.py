@@ -23,10 +23,10 @@ Merit = tuple[float, float]
 
 
 def rule(spec: Spec) -> Rule | None:
-    return None if spec.pruning.budget is None else Halving().verdict
+    return None if spec.pruning.budget is None else HalvingRule().verdict
 
 
-class Halving:
+class HalvingRule:
     """Stops a trial at a rung unless its merit is among the best 1 / reduction of those that have reached the rung.
 
     Each rung is judged at the first evaluation from there on. Compared is what each trial had found by that step; at a

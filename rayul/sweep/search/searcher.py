@@ -22,7 +22,7 @@ from rayul.files import whole_file
 from rayul.records import Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.search.outcome import ended, outcome
-from rayul.sweep.search.samplers import grid, sampler, suggest
+from rayul.sweep.search.samplers import blamed, grid, sampler, suggest
 
 CONSTRAINTS = "constraints"
 """The system attribute that Optuna's samplers read violations from."""
@@ -61,7 +61,7 @@ def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> o
         with whole_file(path) as temporary:
             _study(temporary, spec).add_trials(earlier)
     study = _study(path, spec)
-    if spec.search.sampler == "grid":
+    if spec.search.traits.grid:
         for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
             study.enqueue_trial(cell)
     with warnings.catch_warnings():
@@ -114,7 +114,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     @property
     def total(self) -> int:
         """Trials of the whole sweep: the limit, or the cells of a grid that has fewer."""
-        if self.spec.search.sampler == "grid":
+        if self.spec.search.traits.grid:
             return min(self.limit, len(self.study.get_trials(deepcopy=False)))
         return self.limit
 
@@ -133,11 +133,12 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             finished: str = Searcher.FINISHED
             return finished
         number = self.asked_for if left is None else left
-        self.study.sampler = sampler(self.spec.search, number)
-        trial = self.study.ask() if left is None else self._trial(left)
-        self.asked_for = max(self.asked_for, trial.number + 1)
-        self.asked[trial.number] = trial
-        return {"number": trial.number, "params": suggest(trial, self.spec)}
+        with blamed(self.spec.search, number):
+            self.study.sampler = sampler(self.spec.search, number)
+            trial = self.study.ask() if left is None else self._trial(left)
+            self.asked_for = max(self.asked_for, trial.number + 1)
+            self.asked[trial.number] = trial
+            return {"number": trial.number, "params": suggest(trial, self.spec)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
