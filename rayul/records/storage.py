@@ -90,7 +90,7 @@ class Storage:
         """
         with self._reaching(RayulError):
             found = self._listed()
-            if found and not {SPEC, JOURNAL, STUDY} & set(found):
+            if found and not {SPEC, JOURNAL, STUDY, MANIFEST} & set(found):
                 raise InputError(
                     f"{self.url} holds no sweep ({SPEC}, {JOURNAL})",
                     "give the URL of one sweep, as `rayul sweep` printed it",
