@@ -142,7 +142,8 @@ class Limit:
         """The right side, as a spec has it."""
         if not self.relative:
             return self.value
-        return f"{int(self.value) if self.value.is_integer() else self.value}% of baseline"
+        percent = int(self.value) if self.value == int(self.value) else self.value
+        return f"{percent}% of baseline"
 
     def __str__(self) -> str:
         side = self.to_yaml() if self.relative else f"{self.value:.4g}"
