@@ -119,6 +119,9 @@ class _Sites(ast.NodeTransformer):
     # What an error says is the business of its own tests; an assertion is one for the type checker.
     visit_Raise = visit_Assert = visit_JoinedStr = visit_Import = visit_ImportFrom = _as_it_is
 
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        return node if ast.unparse(node.value) == "Literal" else self.generic_visit(node)  # a type
+
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         return node if isinstance(node.value, ast.Constant) else self.generic_visit(node)  # a docstring
 
