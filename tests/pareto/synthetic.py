@@ -44,9 +44,12 @@ def oracle() -> Evaluation:
     return Evaluation(ORACLE, 0, metrics=values, stderr=dict.fromkeys(values, 0.012), rows=ROWS)
 
 
-def evaluation(trial: str, step: int, forget: float, retain: float, **more: object) -> Evaluation:
+def evaluation(
+    trial: str, step: int, forget: float, retain: float, base: Evaluation | None = None, **more: object
+) -> Evaluation:
     """A row with the two objectives, judged by `retain.es >= 90% of baseline`."""
-    violation = (0.9 * BASE["retain.es"] - retain) / (0.9 * BASE["retain.es"]) if retain == retain else math.inf
+    limit = 0.9 * (BASE if base is None else base.metrics)["retain.es"]
+    violation = (limit - retain) / limit if retain == retain else math.inf
     fields = {
         "metrics": {"forget.es": forget, "retain.es": retain},
         "stderr": {"forget.es": 0.03, "retain.es": 0.02},
