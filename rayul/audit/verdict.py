@@ -33,10 +33,7 @@ def remarks(audit: Audit, judged: list[Judged]) -> list[str]:
     found = []
     weak = powerless(audit)
     if weak:
-        found.append(
-            f"{', '.join(weak)}: brought nothing back from the control that only refuses either, so on this model that "
-            "they bring back nothing shows nothing."
-        )
+        found.append(f"{', '.join(weak)} recovered nothing even from the refusal-only control, so this proves nothing.")
     for one in judged:
         if one.finalist.failed:
             total = len(one.finalist.failed) + len(one.finalist.runs)

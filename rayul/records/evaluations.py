@@ -45,7 +45,7 @@ class Evaluation:
     violation: by metric of a criterion; <= 0 keeps the criterion. feasible: every violation <= 0.
     train_seconds: seconds of training and evaluation of the trial until this row, those that others had with it in a
         pack not counted.
-    device: what it ran on. numerics: what else its last bits hang on: the pack's shape, dtype, threads.
+    device: what it ran on. numerics: what else affects bitwise reproducibility: the pack's shape, dtype, threads.
     notes: what is to be known of how it came about, a sentence each (UNSTEADY is one).
     """
 

@@ -88,8 +88,8 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
     for limit in results.fixed_limits:
         value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
         margin = abs(value - limit.value)
-        room = f"{margin:.2g} away" + (f", {margin / error:.1f} standard errors" if error > 0 else "")
-        sentences.append(f"The limit {limit} is {room}.")
+        room = f"{margin:.2g}" + (f", or {margin / error:.1f} standard errors" if error > 0 else "")
+        sentences.append(f"It clears the limit {limit} by {room}.")
     sentences += [
         f"On retain-report, rows that nothing was tuned on, it keeps {percent(h.report)} of {h.metric} against "
         f"{percent(h.control)} on retain-control."
@@ -102,7 +102,7 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
         way = (base - best.metrics[forget]) / (base - ideal) if base != ideal else math.nan
         sentences.append(
             f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
-            + (f": {way:.0%} of the way from the baseline." if math.isfinite(way) else ".")
+            + (f": the point closes {way:.0%} of the gap to it." if math.isfinite(way) else ".")
         )
     rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
     sentences.append(

@@ -183,12 +183,12 @@ class Search(Section):
     max_device_hours: float | None = Field(default=None, gt=0)
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
-    """No further trials after so many that did not improve the front; those that are running run on."""
+    """Stop starting trials after this many in a row did not improve the front; running trials finish."""
     warm_start: Annotated[tuple[WarmStart, ...], BeforeValidator(_one_or_more)] = Field(default=(), strict=False)
     """Results folders of earlier sweeps of the same space, model and rows: what their trials found is known from the
     start, and they do not count as trials of this sweep. Not for samplers that learn from nothing or in generations."""
     tell: Literal["auto", "last", "best", "most_forgotten", "last_feasible"] = "auto"
-    """Which of a trial's evaluations stands for it before the sampler: its last, wherever that is; or of its solutions
+    """Which evaluation represents a trial to the sampler: its last, wherever that is; or of its solutions
     the one that alone dominates the largest volume, the one that forgets most, or the last. auto: the best with
     control.mixing or a limit on what is no objective, else the last. What each is worth: results/search."""
 
@@ -223,7 +223,7 @@ class Resources(Section):
     """What the trials that share a device take of the machine."""
 
     gpu: float = Field(default=1.0, ge=0)
-    """GPUs of a device, where there are any; 0 for the cores."""
+    """GPUs per device; 0 uses CPU cores."""
     cpu: float = Field(default=1.0, gt=0)
     """Cores of a device."""
     trials_per_gpu: Annotated[int | Literal["auto"], BeforeValidator(_check_trials_per_gpu)] = 1

@@ -61,7 +61,7 @@ class Evaluate(Section):
     """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
     batch_size: int = Field(default=64, ge=1)
     max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows of each set, evenly spaced; null for all."""
+    """Maximum number of rows per set, evenly spaced; null for all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -38,11 +38,11 @@ class Finalists(Section):
     attacked. A plain number in the YAML is its `n`."""
 
     n: int = Field(default=3, ge=1, examples=[3])
-    """At most so many points, one of each trial."""
+    """Maximum number of points, one per trial."""
     seeds: int = Field(default=5, ge=1)
     """Fresh seeds, none of which the search has used."""
     choose: Literal["best", "knee"] = "best"
-    """best: those that forget most; knee: those where a little more of one objective begins to cost much of another."""
+    """best: those that forget most; knee: those beyond which one objective costs sharply more of another."""
     within: Criterion | None = None
     """Only points that keep this limit too, such as {metric: retain.es, at_least: 95% of baseline}."""
     points: tuple[str, ...] = Field(default=(), strict=False)

@@ -18,14 +18,14 @@ class Dominance(Section):
     margin: float = Field(default=0.05, ge=0)
     """How much more the front must have forgotten, as a fraction of the baseline."""
     patience: int = Field(default=2, ge=1)
-    """At so many evaluations in a row."""
+    """Number of evaluations in a row."""
 
 
 class Halving(Section):
     """Successive halving: stops a trial that adds less to the hypervolume than the best of those that got as far."""
 
     reduction: int = Field(default=3, ge=2)
-    """One in so many goes on at a rung."""
+    """One in this many trials goes on at a rung."""
     first: float = Field(default=0.25, gt=0, lt=1)
     """The first rung, as a share of a trial's steps; each further one is `reduction` times as far."""
 

@@ -108,7 +108,7 @@ class Spec(Section):
             yield ("control", "tau"), refuse("no objective measures utility, so there is nothing to keep", hint)
 
     def _uncompilable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        # For the sweep and not forward by forward: a trial would hang on who is in its pack.
+        # For the sweep and not forward by forward: a trial would depend on who is in its pack.
         if self.resources.compile:
             hint = "set resources.compile: false"
             if self.update_kind.alone:
@@ -176,7 +176,7 @@ class Spec(Section):
 
     @property
     def space(self) -> dict[str, Distribution]:
-        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters that hang on it."""
+        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters that depend on it."""
         return {dotted(loc): value for loc, value in _leaves(self) if isinstance(value, Distribution)}
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def controlled(answers: Answers, control: Control) -> Answers:
 
 
 def own_control(answers: Answers, own: OwnControl) -> Answers:
-    """What a function of one's own makes of the forget batch: `fn(answers, **parameters)`, answers in and out.
+    """What a function of your own makes of the forget batch: `fn(answers, **parameters)`, answers in and out.
 
     It is given logits [B, S, V], labels and mask [B, S], and logp [B, S], the labels' log-probabilities, 0 outside the
     mask. Its logits and its mask are read; a token that was not in the mask stays out of it. Raises InputError where

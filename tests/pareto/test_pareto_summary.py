@@ -155,7 +155,7 @@ def test_nothing_feasible_is_said_and_ranked(tmp_path: Path) -> None:
     assert summary.best is None
     assert summary.hypervolume == 0.0
     assert [e.trial_id for e in summary.least_violating] == ["0002", "0001", "0000"]
-    assert "no solution" in front_lines(summary)[0]
+    assert "No solution" in front_lines(summary)[0]
     assert any("Nothing is feasible" in sentence for sentence in summary.warnings)
     assert "Nothing was found within the limits" in summary.report.read_text(encoding="utf-8")
 

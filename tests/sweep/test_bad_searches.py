@@ -183,7 +183,7 @@ def test_a_real_sweep_in_which_every_trial_is_pruned_at_once(
     spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **impossible)
     done = run_sweep(spec, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "no solution: the trials nearest to the limits, by total violation" in done.stdout
+    assert "No solution: the trials closest to the limits, by total violation." in done.stdout
     last = {row["trial_id"]: row["step"] for row in rows(tmp_path / "tiny") if row["params"]}
     assert list(last.values()) == [2] * 4
     assert ended(tmp_path / "tiny") == dict.fromkeys(last, "pruned")

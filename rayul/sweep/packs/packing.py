@@ -71,7 +71,9 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
     if spec.resources.compile and on_cpu(spec.resources):
         require_compiler()
     if before is not None:
-        return Packing(Shape(**before.shape.model_dump()) if before.shape else None, "as it began")
+        return Packing(
+            Shape(**before.shape.model_dump()) if before.shape else None, "Resuming with the original settings."
+        )
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
     most = math.ceil(spec.search.trials / devices)
@@ -85,7 +87,7 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
         return Packing(
-            None, f"one trial a device: {spec.search.trials} trials are too few for the search to learn from more"
+            None, f"With {spec.search.trials} trials, one runs per device, so that the search can learn between them."
         )
     return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
 
@@ -98,7 +100,7 @@ def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:
 
 def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
     if not measured:
-        return Packing(None, "one trial a device: a pack of one does not fit into its memory")
+        return Packing(None, "One trial runs per device: a pack of one does not fit into its memory.")
     best = measured[0]
     for one in measured[1:]:
         if one.rows >= WORTH * best.rows:

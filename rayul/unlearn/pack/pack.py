@@ -165,7 +165,7 @@ class Pack:
 
     def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise, used: list[Leaves]) -> dict[int, Answers]:
         """Each slot's predictions of its own rows of a set, from forwards of the shape [lanes * rows, T]; what their
-        graphs hang on is added to `used`."""
+        graphs depend on is added to `used`."""
         wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
