@@ -351,7 +351,7 @@ def audit(
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
 ) -> None:
-    """Retrain and attack the best points: fresh seeds, rows that nothing was tuned on, attacks, and a verdict on each."""
+    """Retrain and attack the best points: fresh seeds, unread rows, attacks, and a verdict on each."""
     from rayul.records import SPEC
     from rayul.records.folder import load_records
     from rayul.records.storage import local

@@ -176,7 +176,7 @@ class Spec(Section):
 
     @property
     def space(self) -> dict[str, Distribution]:
-        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters that depend on it."""
+        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters it has."""
         return {dotted(loc): value for loc, value in _leaves(self) if isinstance(value, Distribution)}
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
