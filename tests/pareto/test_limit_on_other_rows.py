@@ -127,6 +127,7 @@ def test_all_that_judge_a_point_on_retain_report_agree(case: Case, point: Evalua
         after={},
         difference=0.0,
         merged=False,
+        adapter=True,
     )
     assert said in card
 

@@ -78,9 +78,10 @@ def problems(own: str) -> list[str]:
 
 
 def rows_of(task: Any, spec: Any) -> list[Any]:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.trial import run_trial
 
-    return [e for s in run_trial(task, spec, "0000", 0, {}, {}) for e in s.evaluations]
+    return [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
 
 
 def test_its_parameters_are_keys_of_the_spec_and_can_be_searched(write: Callable[[str], Path]) -> None:
