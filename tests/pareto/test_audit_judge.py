@@ -149,7 +149,8 @@ def test_what_the_oracle_gains_too_is_no_return(tmp_path: Path) -> None:
 def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Path) -> None:
     audit = audit_of(tmp_path)
     assert powerless(audit) == ["noise"]  # relearning brings the refusal from 0.8 to 0.98
-    assert any(line.startswith("noise recovered nothing even from the refusal-only control") for line in remarks(audit, judge(audit)))
+    said = remarks(audit, judge(audit))
+    assert any(line.startswith("noise recovered nothing even from the refusal-only control") for line in said)
     assert powerless(audit_of(tmp_path / "other", lines(control_after=0.8))) == ["relearn", "noise"]
 
 

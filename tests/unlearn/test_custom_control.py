@@ -163,7 +163,7 @@ def test_it_trains_as_the_built_in_control_of_the_same_rule(
     file.unlink()  # a worker has the text, not the file
     built_in = make_spec(**sections, control={"token_cap": cap, "temperature": 2.0})
     without = make_spec(**sections, control={"temperature": 2.0})
-    found = [[(e.step, e.state, e.metrics) for e in rows_of(task, spec)] for spec in (own, built_in, without)]
+    found = [[(e.step, e.metrics) for e in rows_of(task, spec)] for spec in (own, built_in, without)]
     assert found[0] == found[1]
     assert found[0] != found[2]
 
@@ -171,6 +171,7 @@ def test_it_trains_as_the_built_in_control_of_the_same_rule(
 def test_packs_apply_it_too_and_its_error_ends_its_trial_alone(
     write: Callable[[str], Path], make_spec: Callable[..., Any], task: Any
 ) -> None:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.pack import Pack, Shape
 
     write(MINE)
@@ -178,16 +179,17 @@ def test_packs_apply_it_too_and_its_error_ends_its_trial_alone(
     broken = make_spec(control={"own": ["./mine.py:nothing"]}, training={"lr": 1e-2})
     alone = rows_of(task, spec)
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
-    for trial, one in (("0000", spec), ("0001", broken)):
-        pack.join(trial, one, 0, {}, alone[0].metrics)
-    packed: dict[str, list[Any]] = {"0000": [], "0001": []}
+    sound, failing = (pack.join(TrialJob(f"{n:04d}", s, 0, {}, alone[0].metrics)) for n, s in enumerate((spec, broken)))
+    packed: list[Any] = []
     while events := advance(pack):
-        for _, rows in events:
-            packed[rows[0].trial_id] += rows
-    assert [e.step for e in packed["0000"]] == [e.step for e in alone]
-    for ours, theirs in zip(packed["0000"][1:], alone[1:], strict=True):
+        packed += [row for slot, rows in events if slot == sound for row in rows]
+    assert [e.step for e in packed] == [e.step for e in alone]
+    for ours, theirs in zip(packed[1:], alone[1:], strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4)
-    assert (packed["0001"][-1].state, packed["0001"][-1].reason) == ("failed", "ValueError: not today")
+    ended, other = pack.slots[failing].ending, pack.slots[sound].ending
+    assert ended is not None
+    assert other is not None
+    assert (ended.state, ended.reason, other.state) == ("failed", "ValueError: not today", "completed")
 
 
 def answers_of(losses: list[list[float]], mask: list[list[bool]]) -> Any:
@@ -248,9 +250,14 @@ def test_what_is_no_batch_of_answers_fails_the_trial_with_its_name(
     write: Callable[[str], Path], make_spec: Callable[..., Any], task: Any, name: str, said: str
 ) -> None:
     write(MINE)
-    last = rows_of(task, make_spec(control={"own": [f"./mine.py:{name}"]}))[-1]
-    assert last.state == "failed"
-    assert said in last.reason
+    from rayul.unlearn.job import TrialJob
+    from rayul.unlearn.trial import run_trial
+
+    spec = make_spec(control={"own": [f"./mine.py:{name}"]})
+    *_, last = run_trial(task, TrialJob("0000", spec, 0, {}, {}))
+    assert last.ending is not None
+    assert last.ending.state == "failed"
+    assert said in last.ending.reason
 
 
 def test_a_module_that_cannot_be_run_is_named_before_a_trial_begins(
