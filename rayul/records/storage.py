@@ -13,9 +13,10 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rayul.errors import InputError, RayulError
 from rayul.files import whole_file
 from rayul.records import CHECKPOINTS, JOURNAL, SPEC, STUDY
 from rayul.records.inside import RECORD_BYTES, is_sweeps
+from rayul.records.manifest import MANIFEST
 
 EVERY = 5.0
 """Seconds between two copies. After one that takes long it is ten times its own time, so that journals that have grown
@@ -37,7 +39,10 @@ large take a tenth of a driver at most; but no more than a third of SILENT."""
 SILENT = 180.0
 """Seconds after which the mark of a driver that no longer renews it counts as that of a dead one."""
 
-BLOCK, OWNER_BYTES = 2**20, 10_000
+BLOCK = 32 * 2**20
+"""Bytes of a file that are in memory at a time: with `update: full` it is a whole model."""
+
+OWNER_BYTES = 10_000
 
 OWNER = "driver.json"
 """Beside the results at the URL while a driver writes to them: its machine and process."""
@@ -85,14 +90,14 @@ class Storage:
         """
         with self._reaching(RayulError):
             found = self._listed()
-            if found and not {SPEC, JOURNAL, STUDY} & set(found):
+            if found and not {SPEC, JOURNAL, STUDY, MANIFEST} & set(found):
                 raise InputError(
                     f"{self.url} holds no sweep ({SPEC}, {JOURNAL})",
                     "give the URL of one sweep, as `rayul sweep` printed it",
                 )
             here = _whole_lines(_read(self.folder / JOURNAL))
             there = _whole_lines(self._read(JOURNAL)) if JOURNAL in found else b""
-            if here.startswith(there) and here:
+            if here.startswith(there) and (here or not found):
                 self.there = dict.fromkeys(found)
                 return
             if not there.startswith(here):
@@ -121,8 +126,9 @@ class Storage:
         """Copy what changed since the last time, and remove there what is gone here.
 
         Whatever is at the URL at any moment can be resumed: the journals are read first, the study before the rows,
-        and written last, the rows before the study. So an adapter is there before its row, and a row before Optuna
-        was told of it.
+        and written last, the rows before the study. So an adapter is there before its row, a row before its trial's
+        ending (which stands behind it in the same file), and an ending before Optuna was told of it. run.json comes
+        before all else, as in `rayul.sweep.folder.begin`.
         """
         journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in (STUDY, JOURNAL)}
         stamps = {
@@ -133,10 +139,13 @@ class Storage:
         stamps |= {name: stamp for name, (stamp, _) in journals.items() if stamp}
         with self._reaching(RayulError), ThreadPoolExecutor(8) as pool:
             changed = [name for name, stamp in stamps.items() if self.there.get(name) != stamp]
-            list(pool.map(lambda name: self._upload(name, stamps[name]), set(changed) - set(journals)))
+            if MANIFEST in changed:
+                self._upload(MANIFEST, stamps[MANIFEST])
+            others = set(changed) - {MANIFEST, *journals}
+            list(pool.map(lambda name: self._upload(name, stamps[name]), others))
             for name in (JOURNAL, STUDY):
                 if name in changed:
-                    self._write(name, journals[name][1])
+                    self._write(name, [journals[name][1]])
                     self.there[name] = stamps[name]
             for name in set(self.there) - set(stamps) - {OWNER}:
                 with suppress(FileNotFoundError):
@@ -145,21 +154,24 @@ class Storage:
 
     def _upload(self, name: str, stamp: Any) -> None:
         try:
-            content = (self.folder / name).read_bytes()
+            source = open(self.folder / name, "rb")  # noqa: SIM115
         except FileNotFoundError:  # an adapter that has left the front meanwhile
             return
-        self._write(name, content)
+        with source:
+            self._write(name, iter(partial(source.read, BLOCK), b""))
         self.there[name] = stamp
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, blocks: Iterable[bytes]) -> None:
         path = f"{self.root}/{name}"
         if self.filesystem.type_name != "local":  # an object appears whole, when its stream is closed
             with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+                for block in blocks:
+                    stream.write(block)
             return
         self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with whole_file(Path(path)) as temporary:
-            temporary.write_bytes(content)
+        with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+            for block in blocks:
+                file.write(block)
 
     # --- while a driver runs --------------------------------------------------------------------------------------
 
@@ -198,7 +210,7 @@ class Storage:
         while not over.wait(pause):
             began = time.monotonic()
             try:
-                self._write(OWNER, me)
+                self._write(OWNER, [me])
                 self.push()
                 failed = False
             except (OSError, pa.ArrowException, RayulError) as error:
@@ -215,7 +227,7 @@ class Storage:
                 f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
             )
         with self._reaching(RayulError):
-            self._write(OWNER, me)
+            self._write(OWNER, [me])
 
     def owner(self) -> dict[str, Any] | None:
         """The driver that writes to the URL now: machine, process, seconds since it last did; None where none does.
@@ -229,7 +241,7 @@ class Storage:
             if mark.size > OWNER_BYTES:
                 raise InputError(f"{self.url}/{OWNER} is not a driver's mark", "remove it")
             owner = self._mark()
-            self._write(".clock", b"")
+            self._write(".clock", [])
             now = self.filesystem.get_file_info(f"{self.root}/.clock")
             self.filesystem.delete_file(f"{self.root}/.clock")
         owner["silent"] = (now.mtime - mark.mtime).total_seconds()

@@ -129,7 +129,7 @@ def draw_front(figure: Figure, results: SweepRecords, summary: Summary, chosen: 
     shown = [*(front or trained), *(e for e in (results.baseline, results.oracle) if e)]
     below = [h.report for e in front for h in held_out(results, e) if h.metric == y.metric]
     heights = [v for v in [*y.of(shown).tolist(), *below] if v == v]
-    heights += [limit.fraction for limit in results.limits if limit.metric == y.metric]
+    heights += [y.place(limit) for limit in results.limits if limit.metric == y.metric]
     if heights:
         pad = 0.08 * max(max(heights) - min(heights), 0.1)
         plot.set_ylim(min(heights) - pad, max(heights) + pad)
@@ -197,7 +197,7 @@ def draw_calibration(figure: Figure, results: SweepRecords, summary: Summary, ch
 def _limits(plot: Axes, results: SweepRecords, axis: Axis) -> None:
     for limit in results.limits:
         if limit.metric == axis.metric:
-            plot.axhline(limit.fraction, color=VERMILLION, ls="--", lw=0.8, zorder=2)
+            plot.axhline(axis.place(limit), color=VERMILLION, ls="--", lw=0.8, zorder=2)
 
 
 def _percent(plot: Axes, which: str) -> None:

@@ -8,13 +8,10 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.custom import custom_method, is_custom, read_source, split
+from rayul.spec.custom import CODE, check_code, custom_method, is_custom, source_of, split
 from rayul.spec.methods import METHODS, Method, Parameter
 from rayul.spec.problems import Loc, did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.space import Choice, looks_searched, searched
-
-CODE = "code"
-"""The key under which the resolved spec carries the source text of losses of one's own, by path."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class MethodChoice:
         value = _with_gamma(value)
         if "name" not in value:
             raise refuse_all([(("name",), refuse("is missing", "for example `name: gd`"))])
-        code = _check_code(value.get(CODE, {}))
+        code = check_code(value.get(CODE, {}))
         try:
             name = searched(value["name"], lambda element: _check_name(element, code))
         except PydanticCustomError as error:
@@ -105,21 +102,12 @@ def _check_name(name: Any, code: dict[str, str]) -> str:
     if not isinstance(name, str):
         raise expected("the name of a method", name)
     if is_custom(name):
-        path = split(name)[0]
-        if path not in code:
-            code[path] = read_source(path)
-        custom_method(name, code[path])
+        code[split(name)[0]] = source_of(name, code)
+        _method(name, code)
     elif name not in METHODS:
         hint = "for a loss of your own write ./my_loss.py:function" if name.endswith(".py") else ""
         raise refuse(f"unknown method {show(name)}", hint or did_you_mean(name, METHODS))
     return name
-
-
-def _check_code(code: Any) -> dict[str, str]:
-    if not isinstance(code, dict) or not all(isinstance(text, str) for text in code.values()):
-        error = expected("a mapping of paths to source texts", code)
-        raise refuse_all([((CODE,), error)])
-    return dict(code)
 
 
 def _match(methods: Mapping[str, Method], section: dict[str, Any]) -> Iterator[tuple[str, Parameter | None, Any]]:

@@ -12,15 +12,18 @@ from ray.tune import Trainable
 
 from rayul.errors import RayulError
 from rayul.records import BASELINE, ORACLE
-from rayul.records.audited import BEFORE, REFUSAL, Audited, audited_adapter, audited_to_json
+from rayul.records.audited import BEFORE, REFUSAL, Audited, audited_adapter
 from rayul.spec import Finalists, Spec
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.worker import load_here
+from rayul.sweep.result import AuditResult
 from rayul.unlearn.data import Sets
-from rayul.unlearn.finalist import examine, retrain, standalone
+from rayul.unlearn.finalist import examine, retrain
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.refusal import train_refusal
 from rayul.unlearn.task import Task
+from rayul.unlearn.update.saved import standalone
 
 
 class AuditTrial(Trainable):  # type: ignore[misc]
@@ -54,8 +57,7 @@ class AuditTrial(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        row = next(self.lines, None)
-        return {"row": None, "done": True} if row is None else {"row": audited_to_json(row), "done": False}
+        return AuditResult(next(self.lines, None)).to_ray()
 
     def cleanup(self) -> None:
         self.lines.close()  # type: ignore[attr-defined]
@@ -104,8 +106,8 @@ class AuditTrial(Trainable):  # type: ignore[misc]
         if row.subject == REFUSAL:
             train_refusal(task, self.spec, self.lr, row.seed, adapter)
         else:
-            how = (run["params"], run["step"], run["fixed"], run["target"], row.seed)
-            row = replace(row, mixing=retrain(task, self.spec, *how, self.baseline, adapter))
+            job = TrialJob(row.subject, self.spec.at(run["params"]), row.seed, run["params"], self.baseline)
+            row = replace(row, mixing=retrain(task, job, run["step"], run["fixed"], run["target"], adapter))
         model = standalone(self.base, adapter)
         self.disk.send(adapter)
         return model, row

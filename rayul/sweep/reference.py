@@ -1,10 +1,10 @@
-"""What is measured outside of trials: baseline and oracle before them, the exported adapters after them."""
+"""What is measured outside of trials: baseline and oracle before them, the saved points after them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
@@ -12,58 +12,75 @@ from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
 from rayul.files import write_json
-from rayul.records import ORACLE, Evaluation, adapter_folder, from_json, to_json
+from rayul.records import ORACLE, Evaluation, adapter_folder, to_json
 from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
-from rayul.unlearn.model import detach_lora
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
+from rayul.unlearn.update.saved import loaded
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
-    from rayul.sweep.cluster import Share
-
-Ask = Callable[[str, Any], Any]
-"""ask("measure", name) and ask("verify", points): a reference to what `reference_row` and `verified` return."""
+    from rayul.sweep.cluster import Allocation
 
 
-def measure_references(names: Sequence[str], ask: Ask) -> dict[str, Evaluation]:
-    """Rows of the baseline, of the oracle, by name; measured where the trials will run."""
-    return dict(zip(names, map(from_json, result([ask("measure", name) for name in names])), strict=True))
+class Measurer(Protocol):
+    """Measures models outside of trials, where the trials run. Both methods wait for their answer, and raise the
+    RayulError of whoever measures, such as of a model that cannot be loaded."""
+
+    def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
+        """The rows of the baseline and the oracle, as far as they are named, each measured on its own."""
+
+    def verify(self, points: Sequence[Evaluation]) -> list[str]:
+        """Reload each point of the front from its folder, score it again, and note what the report sets say beside it.
+
+        Writes rayul.json into each folder. Returns a line for each point whose scores differ from its record.
+        """
 
 
-def verify_adapters(points: Sequence[Evaluation], ask: Ask) -> list[str]:
-    """Reload each exported adapter with PEFT, score it again, and note what the report sets say beside it.
+class ProcessMeasurer:
+    """A `Measurer`. Each question has a process of its own, which loads the model and takes a trial's share of the
+    device."""
 
-    Writes rayul.json into each adapter's folder. Returns a line for each adapter whose scores differ from its record.
-    """
-    lines: list[str] = result(ask("verify", [to_json(p) for p in points])) if points else []
-    return lines
+    def __init__(self, spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> None:
+        self.spec, self.sets, self.allocation, self.disk = spec, ray.put(sets), allocation, disk
+
+    def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
+        return dict(zip(names, fetch([self._ask(reference_row, name) for name in names]), strict=True))
+
+    def verify(self, points: Sequence[Evaluation]) -> list[str]:
+        lines: list[str] = fetch(self._ask(verified, points))
+        return lines
+
+    def _ask(self, function: Callable[..., Any], argument: Any) -> Any:
+        return _process(self.allocation, function, self.spec, self.sets, self.disk, argument)
 
 
-def ask_a_process(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Ask:
-    """Each question has a process of its own, which loads the model and takes a trial's share of the device."""
-    task = ray.remote(**_options(share))(_alone)
-    shipped = ray.put(sets)
-    return lambda method, argument: task.remote(spec, shipped, share.threads, disk, method, argument)
-
-
-def measure_trial_cost(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Cost:
+def measure_trial_cost(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Cost:
     """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = result(ray.remote(**_options(share))(_cost).remote(spec, sets, share.threads, disk))
+    cost: Cost = fetch(_process(allocation, _cost, spec, sets, disk))
     return cost
 
 
-def _cost(spec: Spec, sets: Sets, threads: int, disk: DriverDisk) -> Cost:
-    torch.set_num_threads(threads)
+def _cost(spec: Spec, sets: Sets, disk: DriverDisk) -> Cost:
     return measure_cost(disk.with_models(spec), sets)
 
 
-def result(pending: Any) -> Any:
+def _process(allocation: Allocation, function: Callable[..., Any], *arguments: Any) -> Any:
+    """A reference to what the function returns in a process with a trial's share of the device."""
+    task = ray.remote(num_cpus=allocation.cpu, num_gpus=allocation.gpu, max_retries=2)(_with_threads)
+    return task.remote(allocation.threads, function, *arguments)
+
+
+def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    torch.set_num_threads(threads)
+    return function(*arguments)
+
+
+def fetch(pending: Any) -> Any:
     """`ray.get`, with an error for the user as it was raised, not inside the traceback of a worker."""
     try:
         return ray.get(pending)
@@ -73,29 +90,28 @@ def result(pending: Any) -> Any:
         raise
 
 
-def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> str:
-    """The row of the baseline or the oracle, as JSON. task: that of the spec, where this process has it."""
+def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> Evaluation:
+    """The row of the baseline or the oracle. task: that of the spec, where this process has it."""
     if name == ORACLE:
         spec, task = spec.model_copy(update={"model": spec.oracle}), None
     spec = disk.with_models(spec)
-    return to_json(reference_evaluation(task or load_task(spec, sets), spec, name))
+    return reference_evaluation(task or load_task(spec, sets), spec, name)
 
 
-def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: Task | None = None) -> list[str]:
-    """`verify_adapters` in the process that does it. points: as JSON. task: as for `reference_row`."""
+def verified(
+    spec: Spec, sets: Sets, disk: DriverDisk, points: Sequence[Evaluation], task: Task | None = None
+) -> list[str]:
+    """`Measurer.verify` in the process that does it. task: as for `reference_row`."""
     spec, folder = disk.with_models(spec), disk.adapters()
     task = task or load_task(spec, sets)
     problems = []
-    for point in map(from_json, points):
+    for point in points:
         place = adapter_folder(folder, point)
         if not disk.get(place):
-            problems.append(f"{place.name}: the adapter is missing (its node was lost before it was saved)")
+            problems.append(f"{place.name}: it is missing (its node was lost before it was saved)")
             continue
-        model = load_adapter(task.base, place)
-        try:
+        with loaded(task.base, place) as model:
             found = final_measurement(model, task, spec)
-        finally:
-            detach_lora(model)
         worst = largest_difference(found, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
@@ -110,13 +126,3 @@ def verified(spec: Spec, sets: Sets, disk: DriverDisk, points: list[str], task: 
         write_json(place / NOTE, note | text_note(spec.model))
         disk.send(place)
     return problems
-
-
-def _alone(spec: Spec, sets: Sets, threads: int, disk: DriverDisk, method: str, argument: Any) -> Any:
-    torch.set_num_threads(threads)
-    answers: dict[str, Callable[..., Any]] = {"measure": reference_row, "verify": verified}
-    return answers[method](spec, sets, disk, argument)
-
-
-def _options(share: Share) -> dict[str, Any]:
-    return {"num_cpus": share.cpu, "num_gpus": share.gpu, "max_retries": 2}

@@ -12,20 +12,21 @@ from rayul.testbed.build import Progress
 from rayul.testbed.cache import ensure_testbed
 
 
-def with_testbed(spec: Spec, progress: Progress | None = None, began: str | None = None) -> Spec:
+def with_testbed(spec: Spec, progress: Progress | None = None, began: datetime | None = None) -> Spec:
     """The spec with the embedded testbed's model, data and oracle in place of its name, built on first use, and model
     folders by their full path: a trial's current folder is not the driver's (Tune gives each its own).
 
-    began: when the sweep began, an ISO date or time; None for now. It becomes `model.date` where the spec has none, so
-    that a chat template tells every process, and every later command on this sweep, the same day. The oracle reads rows
-    as the model does where the spec says nothing else of it.
+    began: when the sweep began; None for now. Its day becomes `model.date` where the spec has none, so that a chat
+    template tells every process, and every later command on this sweep, the same day. An oracle of which the spec does
+    not say how it reads rows reads them as the model does.
     """
-    day = (began or datetime.now(UTC).isoformat())[:10]
+    day = (began or datetime.now(UTC)).astimezone(UTC).date().isoformat()
     model = spec.model.model_copy(update={"date": spec.model.date or day})
     update: dict[str, Any] = {"model": _absolute(model)}
     if spec.oracle is not None:
         own = {name: value for name, value in spec.oracle.text.items() if value}
-        update["oracle"] = _absolute(spec.oracle.model_copy(update=model.text | own))
+        text = {"date": model.date} | own if own.keys() - {"date"} else model.text | own
+        update["oracle"] = _absolute(spec.oracle.model_copy(update=text))
     spec = spec.model_copy(update=update)
     target, data = spec.model.path == TESTBED, isinstance(spec.data, FolderData) and spec.data.folder == TESTBED
     oracle = spec.oracle is not None and spec.oracle.path == TESTBED

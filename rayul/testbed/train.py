@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayul.unlearn import metrics
 from rayul.unlearn.data import Row, Sets, read_folder
+from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import Answers, TokenScores, forward, score, token_logp
-from rayul.unlearn.metrics import extraction_strength, measure
 from rayul.unlearn.template import DEFAULT_TEMPLATE
 from rayul.unlearn.tokens import Example, collate, encode, encode_rows
 
@@ -171,7 +172,7 @@ def _strengths(answers: Answers) -> list[float]:
     """Extraction strength per row of a training batch; its last token is the end token, which does not count."""
     match = (answers.logits.argmax(-1) == answers.labels).numpy()
     rows = (row[mask][:-1] for row, mask in zip(match, answers.mask.numpy(), strict=True))
-    return [extraction_strength(TokenScores(np.zeros(len(row)), row)) for row in rows]
+    return [metrics.es(TokenScores(np.zeros(len(row)), row)) for row in rows]
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ SPLIT = {"forget": 0.1, "retain_train": 0.5, "retain": 0.2, "retain_report": 0.2
 
 
 class Size(NamedTuple):
-    """A model for up to so many characters of answers."""
+    """A model for up to this many characters of answers."""
 
     characters: float
     vocab_size: int

@@ -1,4 +1,4 @@
-"""An adapter made ready to leave: with its tokenizer, on request merged, and scored again after reloading."""
+"""A point of the front made ready to leave: with its tokenizer, on request merged, and scored after reloading."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ import torch
 from rayul import spec as specs
 from rayul.files import write_json
 from rayul.records.text_note import NOTE, text_note
-from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.metrics import Measured
-from rayul.unlearn.model import detach_lora, load_model, merged
+from rayul.unlearn.measured import Measured
+from rayul.unlearn.model import load_model
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED
+from rayul.unlearn.update.saved import is_adapter, load_adapter, loaded, merged
 
 MERGED = "merged"
 
 TOLERANCE = 1e-3
-"""`largest_difference` between a point's record and its adapter reloaded, up to which the two are the same. On one CPU
+"""`largest_difference` between a point's record and what was saved of it, up to which the two are the same. On one CPU
 it is 0; another batch order or device moves a mean by less than one row in a thousand."""
 
 
-def copy_adapter(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
-    """Copy a saved PEFT adapter into `folder`, pointing at its base by id or absolute path, with the tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source / "adapter_model.safetensors", folder)
-    config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-    local = Path(base.path).expanduser()
-    config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def copy_saved(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
+    """Copy a saved point into `folder`, with the tokenizer: a PEFT adapter, which then names its base by id or absolute
+    path, or a whole model."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(NOTE, "README.md"), dirs_exist_ok=True)
+    if is_adapter(folder):
+        config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+        local = Path(base.path).expanduser()
+        config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     write_json(folder / NOTE, text_note(base))
 
@@ -66,16 +67,13 @@ def settle_generation(config: Any) -> None:
             setattr(config, name, None)
 
 
-def score_adapter(task: Task, spec: specs.Spec, adapter: Path) -> dict[str, Measured]:
-    """The cheap metrics of a saved adapter on the task's base, the report rows included; the base stays as it was."""
-    model = load_adapter(task.base, adapter)
-    try:
-        return score(task, spec, model)
-    finally:
-        detach_lora(model)
+def score_saved(task: Task, spec: specs.Spec, folder: Path) -> dict[str, Measured]:
+    """The cheap metrics of a saved point, the report rows included; the task's base stays as it was."""
+    with loaded(task.base, folder) as model:
+        return measure_reported(task, spec, model)
 
 
-def score(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
+def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
     """What every evaluation of the sweep measures, and the same of the report rows."""
     return evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
 

@@ -1,9 +1,9 @@
-"""The frozen base, its tokenizer, and the LoRA adapter on top; the reference model is the adapter disabled."""
+"""The frozen base and its tokenizer, from a folder or a Hub id."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -15,10 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.unlearn.adapters import check_safetensors, load_adapter
+from rayul.unlearn.update.saved import check_safetensors, is_adapter, load_adapter, merged
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
@@ -40,7 +39,7 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
         options["quantization_config"] = _four_bits(dtype)
     if spread:
         options["device_map"] = "auto"
-    if (Path(place) / "adapter_config.json").is_file():
+    if is_adapter(Path(place)):
         base = _with_adapter(model, Path(place), device, spread)
     else:
         base = _weights(model, place, dtype, options)
@@ -66,7 +65,7 @@ def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a config, a header, a shape that lies: each library has errors of its own
-        raise _unloadable(model, _first_line(error)) from error
+        raise _unloadable(model, first_line(error)) from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise _unloadable(model, f"its files lack {len(missing)} weights, {missing[0]} among them")
@@ -86,7 +85,7 @@ def _base_of(adapter: Path) -> str:
         return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{adapter / 'adapter_config.json'} names no base model: {_first_line(error)}", "save the adapter again"
+            f"{adapter / 'adapter_config.json'} names no base model: {first_line(error)}", "save the adapter again"
         ) from None
 
 
@@ -108,7 +107,7 @@ def _check_index(place: str, model: specs.Model) -> None:
             return
         files = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unloadable(model, f"{SAFE_WEIGHTS_INDEX_NAME}: {_first_line(error)}") from None
+        raise _unloadable(model, f"{SAFE_WEIGHTS_INDEX_NAME}: {first_line(error)}") from None
     for file in files:
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise _unloadable(
@@ -179,76 +178,9 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
         )
     except Exception as error:  # the same of tokenizers
         raise InputError(
-            f"the tokenizer of {model.path!r} cannot be loaded: {_first_line(error)}", "check the folder or the id"
+            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}", "check the folder or the id"
         ) from error
     return tokenizer
-
-
-def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
-    """A fresh adapter on the base (B = 0, so the model is unchanged until the first step), in float32 whatever the
-    base's dtype is. `seed` fixes the initial A and the dropout."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    torch.manual_seed(seed)
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=_fixed(lora.r),
-        lora_alpha=_fixed(lora.alpha),
-        lora_dropout=_fixed(lora.dropout),
-        target_modules=targets,
-    )
-    try:
-        model = get_peft_model(base, config)
-    except ValueError as error:
-        raise InputError(f"lora.target_modules: {targets!r}: {_first_line(error)}", _linear_modules(base)) from error
-    problem = _untargeted(model, [] if isinstance(targets, str) else targets)
-    if problem is not None:
-        raise InputError(f"lora.target_modules: {problem}", _linear_modules(detach_lora(model)))
-    return model
-
-
-def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
-    """What PEFT leaves out without a word, or adapts in a way that nothing here knows; None where all is well."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    adapted = {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)}
-    for name, module in adapted.items():
-        if isinstance(module.get_base_layer(), torch.nn.Embedding):
-            return f"{name} is an embedding; adapt linear modules"
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in adapted):
-            return f"no module is named {target!r}"
-    return None
-
-
-def _linear_modules(base: Any) -> str:
-    names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
-    return f'linear modules of this model: {", ".join(names)}; or "all-linear"'
-
-
-def merged(model: PeftModel) -> Any:
-    """The base with its adapter merged into the weights. A head that shares its weights with the embedding (tied) gets
-    its own where it has an adapter, and the configuration says so: merged into both, the input would change, too."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    base = model.get_base_model()
-    shared = base.get_input_embeddings().weight
-    for module in base.modules():
-        if isinstance(module, BaseTunerLayer) and module.get_base_layer().weight is shared:
-            module.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
-            base.config.get_text_config().tie_word_embeddings = False
-            base.config.tie_word_embeddings = False
-    return model.merge_and_unload()
-
-
-def detach_lora(model: PeftModel) -> Any:
-    """Take the adapter off; returns the untouched base."""
-    base = model.unload()
-    # PEFT leaves its config on the base, and warns at the next `get_peft_model`.
-    if hasattr(base, "peft_config"):
-        del base.peft_config
-    return base
 
 
 def _place(model: specs.Model) -> str:
@@ -256,11 +188,5 @@ def _place(model: specs.Model) -> str:
     return str(local) if local.exists() else model.path
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _fixed(value: Any) -> Any:
-    if isinstance(value, specs.Float | specs.Int | specs.Choice):
-        raise TypeError(f"{value} is a search distribution; call spec.at(params) first")
-    return value

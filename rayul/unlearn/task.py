@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,10 +15,10 @@ from rayul.errors import InputError
 from rayul.spec import Spec
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.fits import check_fits, reworded
-from rayul.unlearn.forward import TokenScores, score
+from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
-from rayul.unlearn.own import own_metrics
+from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.template import AnyTemplate, Template, template_for
 from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
@@ -70,12 +71,14 @@ class Task:
         """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
 
-    def reference_logp(self, name: str, indices: Sequence[int], mask: Tensor, model: Any) -> Tensor:
+    def reference_logp(
+        self, name: str, indices: Sequence[int], mask: Tensor, reference: Callable[[], AbstractContextManager[Model]]
+    ) -> Tensor:
         """The base's log-probabilities [B, S] of the answer tokens of these examples, aligned with `mask` [B, S], the
         full answer mask of their batch. Computed once per process, a whole set at a time: in other batches the last
-        bits would depend on which trial came first."""
+        bits would depend on which trial came first. reference: the base for the length of a block."""
         if name not in self._reference:
-            with model.disable_adapter():
+            with reference() as model:
                 scores: list[TokenScores] = score(model, self.examples[name], self.pad)
             self._reference[name] = [s.logp for s in scores]
         aligned = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
@@ -87,9 +90,11 @@ class Task:
 
 def load_task(spec: Spec, sets: Sets) -> Task:
     """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks, and
-    for a file of one's own metrics that cannot be run."""
+    for a file with metrics or controls of one's own that cannot be run."""
     check_needs(spec, sets)
     own = own_metrics(spec.evaluate)
+    for control in spec.control.own:
+        own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
     return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 
 
 def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[np.float64]:

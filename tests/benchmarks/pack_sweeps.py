@@ -61,6 +61,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
 
         from rayul.unlearn.data import load_sets
         from rayul.unlearn.evaluate import evaluate
+        from rayul.unlearn.job import TrialJob
         from rayul.unlearn.task import load_task
         from rayul.unlearn.trial import run_trial
 
@@ -68,7 +69,7 @@ def run_tune(arguments: argparse.Namespace) -> None:
         task = load_task(spec, load_sets(spec.data))
         baseline = evaluate(task.base, task, spec.evaluate.metrics, spec.evaluate.batch_size).values
         params = drawn[config["number"]]
-        for snapshot in run_trial(task, spec.at(params), "t", config["number"], params, baseline):
+        for snapshot in run_trial(task, TrialJob("t", spec.at(params), config["number"], params, baseline)):
             tune.report(snapshot.evaluations[-1].metrics)
 
     tuner = tune.Tuner(

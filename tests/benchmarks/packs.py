@@ -47,24 +47,23 @@ def peft_arm(spec: Any, sets: Any) -> tuple[Callable[[int], None], Callable[[], 
     import torch
 
     from rayul.unlearn.evaluate import evaluate
-    from rayul.unlearn.model import attach_lora
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import accumulate_gradient, row_order
+    from rayul.unlearn.update import attach
 
     task = load_task(spec, sets)
-    model = attach_lora(task.base, spec.lora, 0)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.training.lr)
+    update = attach(task, spec, 0)
+    optimizer = torch.optim.AdamW(update.parameters, lr=spec.training.lr)
     order = row_order(task, spec, 0)
 
     def steps(count: int) -> None:
         for _ in range(count):
-            accumulate_gradient(model, task, spec, *next(order))
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            accumulate_gradient(update, task, spec, *next(order))
+            torch.nn.utils.clip_grad_norm_(update.parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return steps, lambda: evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
+    return steps, lambda: evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
 
 
 def steps_of(pack: Any, count: int) -> None:
@@ -91,6 +90,7 @@ def main() -> None:
     from rayul.spec.spec import from_plain
     from rayul.testbed import with_testbed
     from rayul.unlearn.data import load_sets
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.pack import Pack, Shape
     from rayul.unlearn.task import load_task
 
@@ -105,7 +105,7 @@ def main() -> None:
         spec = spec_of(batch, arm.compiled)
         pack = Pack(task, spec, Shape.of(spec, arm.slots, cpu=True)._replace(lanes=lanes))
         for seed in range(arm.slots):
-            pack.join(str(seed), spec, seed, {}, {})
+            pack.join(TrialJob(str(seed), spec, seed, {}, {}))
         return pack
 
     sets = load_sets(spec_of(2).data)
@@ -128,12 +128,16 @@ def main() -> None:
     evaluators = [(Arm(8, compiled), lanes) for compiled in ways for lanes in arguments.lanes]
     for arm, lanes in evaluators:
         pack = pack_of(arm, 2, lanes)
-        measure = partial(pack.evaluator.measure, pack.parameters.values, [2.0] * 8)
-        works[arm._replace(slots=lanes)] = partial(per_second, 8, measure)
+        works[arm._replace(slots=lanes)] = partial(per_second, 8, partial(evaluations_of, pack))
     print("\nevaluations per second, of all sets")
     print("| PEFT alone |" + "".join(f" {arm}, {lanes} in a forward |" for arm, lanes in evaluators))
     print("| --- |" + " --- |" * len(evaluators))
     print("|" + cells(in_turn(works, arguments.rounds)))
+
+
+def evaluations_of(pack: Any) -> None:
+    for scores in pack.evaluator.score(pack.parameters.values, [2.0] * 8):
+        pack.evaluator.measure(scores)
 
 
 def in_turn(works: dict[Arm, Callable[[], float]], rounds: int) -> dict[Arm, list[float]]:

@@ -114,13 +114,12 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
     says how many bytes they took."""
     import torch
 
-    from rayul.unlearn.model import attach_lora
     from rayul.unlearn.train import accumulate_gradient, row_order
+    from rayul.unlearn.update import attach
 
     task, spec = make_task(plain, device)
-    model = attach_lora(task.base, spec.lora, 0)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.training.lr, fused=True)
+    update = attach(task, spec, 0)
+    optimizer = torch.optim.AdamW(update.parameters, lr=spec.training.lr, fused=True)
     ready.put(0)
     while batch := go.get():
         sized = with_batch(spec, batch)
@@ -128,8 +127,8 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
 
         def steps(count: int, sized: Any = sized, order: Any = order) -> None:
             for _ in range(count):
-                accumulate_gradient(model, task, sized, *next(order))
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                accumulate_gradient(update, task, sized, *next(order))
+                torch.nn.utils.clip_grad_norm_(update.parameters, 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             waiter(device)()
@@ -182,6 +181,7 @@ class Packed:
     """A pack of K trials, no evaluation. Bytes: of the base, of its trials, and of what a step takes."""
 
     def __init__(self, slots: int, task: Any, spec: Any, batch: int, base: int, compiled: bool) -> None:
+        from rayul.unlearn.job import TrialJob
         from rayul.unlearn.pack import Pack, Shape
 
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
@@ -189,7 +189,7 @@ class Packed:
         self.slots = slots
         self.pack = Pack(task, spec, Shape(slots, spec.lora.r, batch, compiled=compiled))
         for seed in range(slots):
-            self.pack.join(str(seed), spec, seed, {}, {})
+            self.pack.join(TrialJob(str(seed), spec, seed, {}, {}))
         self.steps(2)  # compiles; makes the optimisers' moments
         self.bytes = base + reserved() - before
 
@@ -257,13 +257,14 @@ def flops_of_a_step(task: Any, spec: Any, batch: int) -> float:
 def independence(task: Any, spec: Any, compiled: bool) -> tuple[float, Any]:
     """Largest difference of a trial's parameters after 5 steps, beside others or alone in its pack (0: to the bit), and
     its gradient in the first."""
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.pack import Pack, Shape
 
     spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"compile": compiled})})
     found, gradients = [], []
     for neighbours in (0, 7):
         pack = Pack(task, spec, Shape(8, spec.lora.r, spec.training.batch_size, compiled=compiled))
-        slots = [pack.join(str(seed), spec, seed, {}, {}) for seed in (*range(1, 1 + neighbours), 0)]
+        slots = [pack.join(TrialJob(str(seed), spec, seed, {}, {})) for seed in (*range(1, 1 + neighbours), 0)]
         pack.step(pack.slots)
         gradients.append(pack.parameters.gradient[slots[-1]].clone())
         for _ in range(4):

@@ -86,11 +86,14 @@ class Runner:
         self.baseline = evaluate(self.task.base, self.task, evaluation.metrics, evaluation.batch_size).values
 
     def run(self, params: dict[str, Any]) -> list[Point]:
+        from rayul.unlearn.job import TrialJob
         from rayul.unlearn.trial import run_trial
 
         points = []
         began = time.process_time()
-        for snapshot in run_trial(self.task, self.spec.at(params), "0", seed_of(params), params, self.baseline):
+        for snapshot in run_trial(
+            self.task, TrialJob("0", self.spec.at(params), seed_of(params), params, self.baseline)
+        ):
             cpu = round(time.process_time() - began, 3)
             points += [
                 Point(e.step, e.mixing, e.metrics["forget.es"], e.metrics["retain.es"], cpu)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from rayul.errors import InputError
 from rayul.spec.config import Model
-from rayul.unlearn.adapters import load_adapter, save_adapter
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter, load_adapter
 
 WEIGHTS = "model.safetensors"
 
@@ -118,8 +119,8 @@ def test_an_adapter_that_lies_is_one_error(
 ) -> None:
     folder = tmp_path / "adapter"
     model = attach_lora(task.base, make_spec().lora, 0)
-    save_adapter(model, 1.0, folder)
-    detach_lora(model)
+    LoraUpdate(model).save(1.0, folder)
+    detach_adapter(model)
     path = folder / "adapter_model.safetensors"
     if damage == "missing":
         state = load_file(path)

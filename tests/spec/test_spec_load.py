@@ -250,7 +250,7 @@ def test_overrides_replace_values_mappings_and_list_entries() -> None:
     ]
     spec = parse_spec(text, overrides)
     assert (spec.training.lr, spec.lora.r, spec.search.trials, spec.method.name) == (1e-3, 16, 3, "gd")
-    assert spec.control.criteria[0].limit({"retain.es": 0.5}) == pytest.approx(0.4)
+    assert spec.control.criteria[0].limit.on({"retain.es": 0.5}) == pytest.approx(0.4)
     assert (spec.model.path, spec.model.dtype) == ("testbed", "bfloat16")
     assert spec.objectives == {"retain.es": "minimize"}
 

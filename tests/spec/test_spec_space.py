@@ -145,7 +145,7 @@ def test_at_puts_the_drawn_values() -> None:
     assert trial.space == {}
     assert (trial.method.name, trial.lora.r, trial.training.lr, trial.training.steps) == ("gd", 4, 1e-3, 20)
     assert trial.method.parameters == {"retain_weight": 2.0, "gru": False, "gru_gamma": 0.8}
-    assert trial.control.criteria[0].limit({"retain.es": 0.8}) == pytest.approx(0.76)
+    assert trial.control.criteria[0].limit.on({"retain.es": 0.8}) == pytest.approx(0.76)
     assert trial.at({}) == trial
 
 

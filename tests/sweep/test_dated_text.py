@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ DATED = (
     "Today is {{ strftime_now('%A, %d %B %Y') }}. {% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-BEGAN = "2024-07-26T09:00:00+00:00"
+BEGAN = datetime(2024, 7, 26, 9, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -25,14 +26,15 @@ def results(tiny_folder: Path, data_folder: Path, tmp_path: Path) -> Any:
 
     from rayul.records import BASELINE, Evaluation, to_json
     from rayul.records.folder import load_records
+    from rayul.records.manifest import Manifest, write_manifest
     from rayul.spec import dump_yaml
     from rayul.spec.spec import from_plain
-    from rayul.unlearn.adapters import save_adapter
     from rayul.unlearn.data import load_sets
-    from rayul.unlearn.export import score
-    from rayul.unlearn.model import attach_lora, load_model
+    from rayul.unlearn.export import measure_reported
+    from rayul.unlearn.model import load_model
     from rayul.unlearn.task import Task
     from rayul.unlearn.trial import reference_evaluation
+    from rayul.unlearn.update import attach
 
     torch.set_num_threads(1)
     model = tmp_path / "model"
@@ -47,23 +49,23 @@ def results(tiny_folder: Path, data_folder: Path, tmp_path: Path) -> Any:
             "training": {"lr": 1e-2},
             "evaluate": {"metrics": ["prob", "ppl"]},
             "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
-            "provenance": {"date": BEGAN},
         }
     )
     base, tokenizer = load_model(spec.model)
     tokenizer.chat_template = DATED.replace("{{ strftime_now('%A, %d %B %Y') }}", "Friday, 26 July 2024")
     task = Task(base, tokenizer, load_sets(spec.data), None, None, {})
     rows = [reference_evaluation(task, spec, BASELINE)]
-    adapted = attach_lora(base, spec.lora, 0)
+    update = attach(task, spec, 0)
     with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
+        for name, parameter in update.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    found = score(task, spec, adapted)
+    found = measure_reported(task, spec, update.model)
     metrics = {key: m.value for key, m in found.items() if not key.startswith("retain_report.")}
     rows.append(Evaluation("0000", 5, seed=0, metrics=metrics, rows={"forget": 6}))
     place = tmp_path / "dated"
-    save_adapter(adapted, 1.0, place / "adapters" / "0000-5-1")
+    update.save(1.0, place / "adapters" / "0000-5-1")
+    write_manifest(place, Manifest(date=BEGAN))
     (place / "spec.yaml").write_text(dump_yaml(spec.resolved()))
     (place / "evaluations.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
     return load_records(place)
@@ -88,14 +90,13 @@ def test_a_resume_of_a_later_day_runs_on_the_day_of_the_first(results: Any) -> N
     from rayul.sweep.folder import checked
     from rayul.testbed import with_testbed
 
-    spec = checked(results.folder, load_spec(results.folder / "spec.yaml"), resume=True)
-    began = (spec.provenance or {})["date"]
-    assert with_testbed(spec, began=began).model.date == "2024-07-26"
+    spec = load_spec(results.folder / "spec.yaml")
+    recorded = checked(results.folder, spec, True)
+    assert with_testbed(spec, began=recorded.date).model.date == "2024-07-26"
     assert spec.model.date is None, "what the user asked for stays as it was"
 
 
 def test_adapters_of_the_front_note_how_rows_became_text(results: Any, tmp_path: Path) -> None:
-    from rayul.records import to_json
     from rayul.spec import load_spec
     from rayul.sweep.driver_disk import DriverDisk
     from rayul.sweep.reference import verified
@@ -105,7 +106,7 @@ def test_adapters_of_the_front_note_how_rows_became_text(results: Any, tmp_path:
     spec = with_testbed(load_spec(results.folder / "spec.yaml"), began=BEGAN)
     point = next(iter(results.trials.values()))[-1]
     disk = DriverDisk(results.folder, tmp_path / "mark", "", {})
-    assert verified(spec, load_sets(spec.data), disk, [to_json(point)]) == []
+    assert verified(spec, load_sets(spec.data), disk, [point]) == []
     place = results.folder / "adapters" / "0000-5-1"
     assert noted_text(place)["date"] == "2024-07-26"
     assert json.loads((place / NOTE).read_text())["verified"] is True

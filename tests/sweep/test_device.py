@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packed import advance
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, from_json, to_json
+from rayul.records import BASELINE, COMPLETED, ORACLE, Evaluation, adapter_folder
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.device import CHECKPOINTS, Device
 from rayul.sweep.reference import reference_row, verified
 from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
 
 STEPS = {"lr": 1e-2, "steps": 6, "evaluate_every": 2, "batch_size": 4}
@@ -40,19 +42,20 @@ def join(device: Device, number: int, params: dict[str, Any] | None = None) -> N
 
 
 def reported(device: Device, number: int, count: int | None = None) -> list[Evaluation]:
-    """Rows of the trial's next results, to its end without a count."""
+    """Rows of the trial's next results, without a count to its end, which has to be that it completed."""
     rows: list[Evaluation] = []
     while count is None or count > 0:
         result = device.next(number)
-        rows += [from_json(line) for line in result["evaluations"]]
-        if result["done"]:
+        rows += result.evaluations
+        if result.ended:
+            assert result.ending == rows[-1].ended(COMPLETED)
             break
         count = None if count is None else count - 1
     return rows
 
 
-def of(rows: list[Evaluation]) -> list[tuple[int, str, dict[str, float]]]:
-    return [(row.step, row.state, row.metrics) for row in rows]
+def of(rows: list[Evaluation]) -> list[tuple[int, dict[str, float]]]:
+    return [(row.step, row.metrics) for row in rows]
 
 
 def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any) -> None:
@@ -60,8 +63,8 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     join(device, 0)
     found = reported(device, 0)
     pack, expected = Pack(task, device.spec, SHAPE), []
-    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
-    while events := pack.advance():
+    pack.join(TrialJob("0000", device.spec, 0, {}, device.measure(BASELINE).metrics))
+    while events := advance(pack):
         expected += [row for _, rows in events for row in rows]
     assert [row.step for row in found] == [0, 2, 4, 6]
     assert of(found) == of(expected)
@@ -86,12 +89,11 @@ def test_what_is_measured_between_steps_is_what_a_process_of_its_own_measures(
     for name in (BASELINE, ORACLE, BASELINE):
         found += reported(device, 0, 1)
         alone = reference_row(device.spec, device.sets, device.disk, name)
-        assert from_json(device.measure(name)).metrics == from_json(alone).metrics
-    assert from_json(device.measure(BASELINE)).metrics != from_json(device.measure(ORACLE)).metrics
-    lines = [to_json(row) for row in points]
-    assert device.verify(lines) == []
+        assert device.measure(name).metrics == alone.metrics
+    assert device.measure(BASELINE).metrics != device.measure(ORACLE).metrics
+    assert device.verify(points) == []
     notes = [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
-    assert verified(device.spec, device.sets, device.disk, lines) == []
+    assert verified(device.spec, device.sets, device.disk, points) == []
     assert notes == [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
     assert of(found + reported(device, 0)) == of(expected)
 
@@ -130,7 +132,6 @@ def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device:
     join(device, 0)
     again = reported(device, 0)
     assert of(again)[:2] == of(seen)
-    assert again[-1].state == "completed"
 
 
 def test_it_starts_again_though_its_last_report_is_still_to_be_taken(make_device: Callable[..., Device]) -> None:
@@ -194,14 +195,18 @@ def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device],
     assert [row.step for row in reported(second, 0)] == [0, 2, 4, 6]
 
 
-def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) -> None:
+def test_a_trial_that_cannot_begin_fails(make_device: Callable[..., Device]) -> None:
     device = make_device(method={"name": "rmu", "layer": {"choice": [1, 99]}})
     for number, layer in ((0, 99), (1, 1)):
         join(device, number, {"method.layer": layer})
-    (failed,) = reported(device, 0)
+    result = device.next(0)
+    assert (result.evaluations, result.ended) == ([], True)
+    failed = result.ending
+    assert failed is not None
     assert failed.state == "failed"
     assert failed.reason
-    assert reported(device, 1)[-1].state == "completed"
+    assert failed.params == {"method.layer": 99}
+    assert reported(device, 1)[-1].step == STEPS["steps"]
 
 
 def test_adapters_of_the_trials_own_front_are_in_the_results(
@@ -212,9 +217,9 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
     join(device, 0)
     rows = reported(device, 0, 2)
     pack = Pack(task, device.spec, SHAPE)
-    pack.join("0000", device.spec, 0, {}, from_json(device.measure(BASELINE)).metrics)
-    pack.advance()
-    pack.advance()
+    pack.join(TrialJob("0000", device.spec, 0, {}, device.measure(BASELINE).metrics))
+    advance(pack)
+    advance(pack)
     pack.write_adapter(device.spec, pack.state(0).values, 1.0, tmp_path / "expected")
     assert rows[-1].step == 2
     saved = load_file(tmp_path / "adapters" / "0000-2-1" / "adapter_model.safetensors")
@@ -226,20 +231,20 @@ def test_adapters_of_the_trials_own_front_are_in_the_results(
 OUT_OF_MEMORY = """
 import resource, sys, pickle
 import torch
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Packs, Shape
 torch.set_num_threads(1)
 task, spec, baseline = pickle.loads(sys.stdin.buffer.read())
 packs = Packs(task, spec, Shape(slots=8, rank=4, rows=4))
 for seed in range(8):
-    packs.join(str(seed), spec, seed, {}, baseline)
+    packs.join(TrialJob(str(seed), spec, seed, {}, baseline))
 packs.turn()  # step 0 of all
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))
-rows = {}
+ends = []
 while (reports := packs.turn()) is not None:
-    for report in reports:
-        rows.setdefault(report.trial_id, []).extend(report.rows)
-print(len(packs.splits), sorted((name, [r.state for r in found][-1], found[-1].reason) for name, found in rows.items()))
+    ends += [(r.trial_id, r.ending.state, r.ending.reason) for r in reports if r.ending is not None]
+print(len(packs.splits), sorted(ends))
 """
 
 

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import ray
-import yaml
 from driver import ended, key, rows, start, sweep, write_spec
 from ray import tune
 from test_faults import born, children_of, finished_is_kept, wait
 
-from rayul.records import BASELINE, Evaluation, to_json
+from rayul.records import BASELINE, Evaluation
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.broker import Broker
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import unpackable
+from rayul.sweep.result import TrialResult
 from rayul.unlearn.pack import Shape
 
 TRIALS = 12
@@ -105,12 +105,9 @@ def test_packs_give_the_rows_of_trials_that_run_alone(make_spec_file: Callable[.
     mine, theirs = ({key(r): r for r in rows(tmp_path / name / "tiny")} for name in ("packed", "alone"))
     assert mine.keys() == theirs.keys()
     assert len({key(r)[0] for r in mine.values()} - {"baseline", "oracle"}) == TRIALS
+    assert ended(tmp_path / "packed" / "tiny") == ended(tmp_path / "alone" / "tiny")
     for k, row in mine.items():
-        assert (row["params"], row["state"], row["seed"]) == (
-            theirs[k]["params"],
-            theirs[k]["state"],
-            theirs[k]["seed"],
-        )
+        assert (row["params"], row["seed"]) == (theirs[k]["params"], theirs[k]["seed"])
         assert row["metrics"] == pytest.approx(theirs[k]["metrics"], rel=1e-3), k
         if k[0] in ("baseline", "oracle"):
             assert row["metrics"] == theirs[k]["metrics"], "measured by a device, to the last bit"
@@ -257,7 +254,8 @@ def test_auto_measures_and_says_why(make_spec_file: Callable[..., Path], tmp_pat
     done = sweep(make_spec_file(trials_per_gpu="auto"), tmp_path / "results")
     assert done.returncode == 0, done.stderr
     assert "measured rows a second by trials on a device: 1: " in done.stderr
-    written = yaml.safe_load((tmp_path / "results" / "tiny" / "spec.yaml").read_text())["provenance"]["pack"]
+    recorded = json.loads((tmp_path / "results" / "tiny" / "run.json").read_text())["pack"]
+    written = recorded["shape"] or {"slots": 1}
     slots = {row["numerics"].split(",")[0] for row in rows(tmp_path / "results" / "tiny") if row["step"]}
     assert slots == {f"{written['slots']} slots of {written.get('rows')} rows" if written["slots"] > 1 else "alone"}
 
@@ -298,7 +296,7 @@ def device_arguments(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -
     }
 
 
-BEFORE = to_json(Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0}))
+BEFORE = Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0})
 
 
 @pytest.mark.slow
@@ -316,9 +314,14 @@ def test_an_idle_device_ends(device_arguments: dict[str, Any]) -> None:
         time.sleep(0.1)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(first.next.remote(0))
-    assert ray.get(second.next.remote(1))["step"] == 0, "one that has a trial stays"
+    assert ray.get(second.next.remote(1)).evaluations[-1].step == 0, "one that has a trial stays"
     assert broker.device(2, node, None) != second
     assert broker.device(3, node, None) != broker.device(1, node, None)
+
+
+def step_of(client: Any) -> int:
+    """Of a client's next result."""
+    return TrialResult.from_ray(ray.get(client.train.remote())).evaluations[-1].step
 
 
 @pytest.mark.slow
@@ -326,15 +329,15 @@ def test_an_idle_device_ends(device_arguments: dict[str, Any]) -> None:
 def test_of_two_clients_of_a_trial_the_one_that_steps_has_the_seat(device_arguments: dict[str, Any]) -> None:
     """Tune starts a process for each trial, and gives the trial to another that is free before that one is up. And a
     client that takes another's place is not sent away for it."""
-    shop = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(device_arguments)])
-    client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=shop, baseline=BEFORE))
+    broker = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(device_arguments)])
+    client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=broker, baseline=BEFORE))
     config = {"number": 0, "params": {}}
     first = client.remote(config=config)
-    assert ray.get(first.train.remote())["step"] == 0
+    assert step_of(first) == 0
     in_vain = client.remote(config=config)
     ray.get(in_vain.__ray_ready__.remote())
-    assert ray.get(first.train.remote())["step"] == 2
+    assert step_of(first) == 2
     ray.kill(first)
     for _ in range(20):
-        assert ray.get(in_vain.train.remote())["step"] == 0
+        assert step_of(in_vain) == 0
         ray.get(in_vain.reset.remote(config))

@@ -18,11 +18,12 @@ from rayul.unlearn.attacks.quantise import quantised, rounded
 from rayul.unlearn.attacks.relearn import LEARNING_RATES, STEPS, fine_tune
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Target
-from rayul.unlearn.finalist import standalone
-from rayul.unlearn.model import attach_lora
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.refusal import OTHER_WORDS, in_other_words
 from rayul.unlearn.tokens import collate
+from rayul.unlearn.update.lora import attach_lora
+from rayul.unlearn.update.saved import standalone
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def test_a_finalist_is_calibrated_to_its_own_target_and_saved_as_it_was_measured
 
     def kept(mixing: float | None, name: str) -> tuple[float, float]:
         """The mixing that was baked in, and what the adapter read from disk keeps."""
-        used = retrain(task, spec, {}, 6, mixing, target, 7, base, tmp_path / name)
+        used = retrain(task, TrialJob("finalist", spec, 7, {}, base), 6, mixing, target, tmp_path / name)
         found = evaluate(standalone(task.base, tmp_path / name), task, ("prob",), 64).values
         return used, found["retain.prob"] / base["retain.prob"]
 

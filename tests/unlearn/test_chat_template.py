@@ -140,7 +140,7 @@ def tiny(date: str | None = None) -> Any:
 
 def test_a_sweep_tells_the_day_that_it_began_on_whatever_day_it_is(tomorrow: None) -> None:
     tokenizer = chat(DATED)
-    spec = with_testbed(tiny(), began="2024-07-26T23:59:59+00:00")
+    spec = with_testbed(tiny(), began=dates.datetime(2024, 7, 26, 23, 59, tzinfo=dates.UTC))
     example = encode(tokenizer, Template.of(spec.model), "Who?", "Ada Korb")
     right, _, _ = answered(tokenizer, Row("Who?", "Ada Korb"), date_string="26 Jul 2024")
     assert list(example.ids[: len(right)]) == right
@@ -149,7 +149,7 @@ def test_a_sweep_tells_the_day_that_it_began_on_whatever_day_it_is(tomorrow: Non
     ]
     assert spec.oracle is not None
     assert spec.oracle.date == "2024-07-26"
-    assert with_testbed(tiny("2020-02-29"), began="2024-07-26").model.date == "2020-02-29"
+    assert with_testbed(tiny("2020-02-29"), began=dates.datetime.now(dates.UTC)).model.date == "2020-02-29"
     today = dates.datetime.now(dates.UTC).date().isoformat()
     assert with_testbed(tiny()).model.date in (today, dates.datetime.now(dates.UTC).date().isoformat())
 
@@ -202,7 +202,14 @@ def test_the_oracle_reads_rows_as_the_model_does() -> None:
     oracle = with_testbed(from_plain(plain)).oracle
     assert oracle is not None
     assert (oracle.path, oracle.template, oracle.date) == ("some/oracle", "Q {question} A {answer}", "2024-07-26")
+    plain["model"] |= {"template": "chat", "system": "Be brief."}
     plain["oracle"] |= {"template": "{question} {answer}"}
-    oracle = with_testbed(from_plain(plain)).oracle
-    assert oracle is not None
-    assert oracle.template == "{question} {answer}"
+    ready = with_testbed(from_plain(plain))
+    assert ready.oracle is not None
+    assert ready.oracle.text == {
+        "template": "{question} {answer}",
+        "system": None,
+        "chat_template_args": {},
+        "date": "2024-07-26",
+    }
+    assert from_plain(ready.resolved()) == ready

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packed import advance
 
 from rayul.errors import InputError
 from rayul.spec import SpecError, difference, dump_yaml, load_spec, notices, parse_spec
@@ -193,6 +194,7 @@ def test_every_evaluation_has_its_mean_and_standard_error(
 def test_it_steers_prunes_and_calibrates_a_trial(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.task import load_task
     from rayul.unlearn.trial import reference_evaluation, run_trial
 
@@ -206,7 +208,7 @@ def test_it_steers_prunes_and_calibrates_a_trial(
     task = load_task(spec, sets)
     baseline = reference_evaluation(task, spec, "baseline")
     assert {"retain_report.weakest", "retain.weakest"} <= set(baseline.metrics)
-    rows = [e for s in run_trial(task, spec, "0000", 0, {}, baseline.metrics) for e in s.evaluations]
+    rows = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, baseline.metrics)) for e in s.evaluations]
     limit = 0.9 * baseline.metrics["retain.weakest"]
     broken = [e for e in rows if not e.feasible]
     assert broken, "the learning rate must break the limit"
@@ -218,6 +220,7 @@ def test_it_steers_prunes_and_calibrates_a_trial(
 
 def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any) -> None:
     from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.job import TrialJob
     from rayul.unlearn.pack import Pack, Shape
     from rayul.unlearn.task import load_task
     from rayul.unlearn.trial import run_trial
@@ -226,12 +229,12 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
     spec = make_spec(evaluate={"metrics": ["es", "./mine.py:weakest"]}, objectives={"forget.weakest": "minimize"})
     task = load_task(spec, sets)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    alone = [e for s in run_trial(task, spec, "0000", 0, {}, baseline) for e in s.evaluations]
+    alone = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, baseline)) for e in s.evaluations]
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
-    pack.join("0000", spec, 0, {}, baseline)
+    slot = pack.join(TrialJob("0000", spec, 0, {}, baseline))
     packed: list[Any] = []
-    while not packed or packed[-1].state == "running":
-        packed += [row for _, rows in pack.advance() for row in rows]
+    while not pack.slots[slot].ended:
+        packed += [row for _, rows in advance(pack) for row in rows]
     assert [e.step for e in packed] == [e.step for e in alone]
     for ours, theirs in zip(packed, alone, strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4)
@@ -241,13 +244,14 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
 def test_an_audit_has_it_with_its_values_per_row(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
-    from rayul.unlearn.finalist import measured, standalone
+    from rayul.unlearn.finalist import measure_everything
     from rayul.unlearn.task import load_task
+    from rayul.unlearn.update.saved import standalone
 
     write(MINE)
     spec = make_spec(evaluate={"metrics": ["es", "./mine.py:weakest"]}, objectives={"forget.weakest": "minimize"})
     task = load_task(spec, sets)
-    scored = measured(standalone(task.base), task, spec, [], lambda: None)
+    scored = measure_everything(standalone(task.base), task, spec, [], lambda: None)
     assert scored.metrics["retain.weakest"] == pytest.approx(np.mean(scored.values["retain.weakest"]), rel=1e-5)
     assert "retain.ppl" not in scored.values
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 
-from rayul.records import FAILED, RUNNING, Evaluation
+from rayul.records import FAILED, Evaluation
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.pack.slot import SlotState
 
@@ -34,8 +36,8 @@ COMPILED = [
 
 def finish(pack: Pack, slot: int) -> list[Evaluation]:
     rows: list[Evaluation] = []
-    while not rows or rows[-1].state == RUNNING:
-        for k, found in pack.advance():
+    while not pack.slots[slot].ended:
+        for k, found in advance(pack):
             if k == slot:
                 rows += found
     return rows
@@ -49,8 +51,11 @@ def assert_same(a: tuple[list[Evaluation], SlotState], b: tuple[list[Evaluation]
 
 def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) -> tuple[list[Evaluation], SlotState]:
     pack = Pack(task, spec, shape)
-    slot = pack.join("t", spec, 3, {}, baseline)
+    slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
     rows = finish(pack, slot)
+    ending = pack.slots[slot].ending
+    assert ending is not None
+    assert ending.state != FAILED
     result = rows, pack.state(slot)
     return result
 
@@ -66,25 +71,25 @@ def test_independent_of_neighbours_slot_and_join_step(
     spec = make_spec(**sections, resources=resources)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     expected = with_nobody(task, spec, baseline, shape)
-    assert expected[0][-1].state != FAILED
 
     def other(method: str, **training: float) -> Any:
         return make_spec(method=method, training={"steps": 9, **training}, resources=resources)
 
     pack = Pack(task, spec, shape)
-    pack.join("a", other("npo", batch_size=5), 1, {}, baseline)
-    exploding = pack.join("b", other("gd", lr=1e25), 2, {}, baseline)
-    pack.join("c", other("simnpo" if shape.compiled else "rmu"), 5, {}, baseline)
-    states = []
-    pack.advance()
-    while FAILED not in states:  # it ends on no number while the others are under way
-        states += [rows[-1].state for k, rows in pack.advance() if k == exploding]
+    pack.join(TrialJob("a", other("npo", batch_size=5), 1, {}, baseline))
+    exploding = pack.join(TrialJob("b", other("gd", lr=1e25), 2, {}, baseline))
+    pack.join(TrialJob("c", other("simnpo" if shape.compiled else "rmu"), 5, {}, baseline))
+    advance(pack)
+    while not pack.slots[exploding].ended:  # it ends on no number while the others are under way
+        advance(pack)
     pack.leave(exploding)
-    again = pack.join("d", other("kl", lr=1e25), 2, {}, baseline)
-    slot = pack.join("t", spec, 3, {}, baseline)
+    again = pack.join(TrialJob("d", other("kl", lr=1e25), 2, {}, baseline))
+    slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
     assert (again, slot) == (exploding, 3)
     rows = finish(pack, slot)
-    assert pack.slots[again].ended, "it exploded beside the trial"
+    exploded = pack.slots[again].ending
+    assert exploded is not None, "beside the trial"
+    assert exploded.state == FAILED
     assert_same(expected, (rows, pack.state(slot)))
 
 
@@ -95,16 +100,16 @@ def test_a_refilled_slot_and_a_waiting_trial(method: str, shape: Shape, task: An
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     expected = with_nobody(task, spec, baseline, shape)
     pack = Pack(task, spec, shape)
-    first = pack.join("a", make_spec(method="dpo", lora={"dropout": 0.5}), 1, {}, baseline)
-    other = pack.join("b", spec, 8, {}, baseline)
-    pack.advance()
-    pack.advance()
+    first = pack.join(TrialJob("a", make_spec(method="dpo", lora={"dropout": 0.5}), 1, {}, baseline))
+    other = pack.join(TrialJob("b", spec, 8, {}, baseline))
+    advance(pack)
+    advance(pack)
     pack.leave(first)
-    slot = pack.join("t", spec, 3, {}, baseline)
+    slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
     assert slot == first
-    rows = [row for k, found in pack.advance(waiting=[other]) for row in found if k == slot]
-    rows += [row for k, found in pack.advance(waiting=[other]) for row in found if k == slot]
-    for k, found in pack.advance(waiting=[slot]):
+    rows = [row for k, found in advance(pack, waiting=[other]) for row in found if k == slot]
+    rows += [row for k, found in advance(pack, waiting=[other]) for row in found if k == slot]
+    for k, found in advance(pack, waiting=[slot]):
         assert k == other
         assert found[-1].step == 4
     rows += finish(pack, slot)
@@ -127,20 +132,20 @@ def test_a_restored_trial_goes_on_to_the_bit(method: str, shape: Shape, task: An
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     rows, expected = with_nobody(task, spec, baseline, shape)
     pack = Pack(task, spec, shape)
-    slot = pack.join("t", spec, 3, {}, baseline)
-    before = [row for _ in range(3) for _, found in pack.advance() for row in found]
+    slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
+    before = [row for _ in range(3) for _, found in advance(pack) for row in found]
     state = pack.state(slot)
     assert state.step == 4
-    pack.advance()  # what is taken back is as it was taken
+    advance(pack)  # what is taken back is as it was taken
     pack = Pack(task, spec, shape)
-    pack.join("a", make_spec(method="ga"), 1, {}, baseline)
-    slot = pack.join("t", spec, 3, {}, baseline, state)
+    pack.join(TrialJob("a", make_spec(method="ga"), 1, {}, baseline))
+    slot = pack.join(TrialJob("t", spec, 3, {}, baseline), state)
     assert_same((rows, expected), (before + finish(pack, slot), pack.state(slot)))
 
 
 def test_a_state_before_its_report_is_reported(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec()
     pack = Pack(task, spec, SHAPES[0])
-    state = pack.state(pack.join("t", spec, 3, {}, {}))
-    slot = pack.join("t", spec, 3, {}, {}, state)
-    assert [(k, rows[-1].step) for k, rows in pack.advance()] == [(0, 0), (slot, 0)]
+    state = pack.state(pack.join(TrialJob("t", spec, 3, {}, {})))
+    slot = pack.join(TrialJob("t", spec, 3, {}, {}), state)
+    assert [(k, rows[-1].step) for k, rows in advance(pack)] == [(0, 0), (slot, 0)]

@@ -13,6 +13,7 @@ from rayul.sweep.search.samplers import suggest
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import run_trial
 
@@ -42,7 +43,7 @@ def test_a_draw_of_the_space_lowers_forget_es(name: str, bench: Task) -> None:
     lowest = 1.0
     for number in range(DRAWS):
         params = suggest(study.ask(), spec)
-        for snapshot in run_trial(bench, spec.at(params), f"{number:04d}", number, params, baseline):
+        for snapshot in run_trial(bench, TrialJob(f"{number:04d}", spec.at(params), number, params, baseline)):
             lowest = min([lowest, *(e.metrics["forget.es"] for e in snapshot.evaluations if e.metrics)])
         if lowest < 0.8 * baseline["forget.es"]:
             return
@@ -55,7 +56,7 @@ def test_uncontrolled_gradient_ascent_destroys_the_model_and_the_criterion_preve
     overrides = ["method={name: ga}", "training={lr: 3e-3, steps: 60, evaluate_every: 5}", "evaluate.metrics=[es]"]
     spec = load_spec(SPACES / "ga.yaml", [*overrides, "lora={r: 8, alpha: 16}"])
     baseline = evaluate(bench.base, bench, ("es",), 64).values
-    rows = [e for s in run_trial(bench, spec, "0000", 0, {}, baseline) for e in s.evaluations]
+    rows = [e for s in run_trial(bench, TrialJob("0000", spec, 0, {}, baseline)) for e in s.evaluations]
     assert rows[-1].metrics["forget.es"] < 0.05
     assert rows[-1].metrics["retain.es"] < 0.05
     kept = [e for e in rows if e.feasible]

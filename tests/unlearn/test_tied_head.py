@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from packed import advance
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import write_merged
-from rayul.unlearn.finalist import standalone
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.job import TrialJob
+from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter, standalone
 
 MakeSpec = Callable[..., Any]
 LORA = {"r": 4, "alpha": 32, "target_modules": ["q_proj", "lm_head"]}
@@ -60,12 +62,13 @@ def test_a_packed_trial_records_what_a_trial_alone_records(lanes: int, tied: Tas
         control={"mixing": True, "criteria": [{"metric": "retain.prob", "at_least": "97% of baseline"}]},
     )
     baseline = evaluate(tied.base, tied, spec.evaluate.metrics, 64).values
-    expected = [row for snapshot in run_trial(tied, spec, "t", 5, {}, baseline) for row in snapshot.evaluations]
+    job = TrialJob("t", spec, 5, {}, baseline)
+    expected = [row for snapshot in run_trial(tied, job) for row in snapshot.evaluations]
     pack = Pack(tied, spec, Shape(slots=2, rank=4, rows=2, lanes=lanes))
-    slot = pack.join("t", spec, 5, {}, baseline)
+    slot = pack.join(job)
     rows: list[Any] = []
-    while not rows or rows[-1].state == "running":
-        rows += [row for k, found in pack.advance() if k == slot for row in found]
+    while not pack.slots[slot].ended:
+        rows += [row for k, found in advance(pack) if k == slot for row in found]
     assert [(r.step, r.mixing) for r in rows] == [(r.step, r.mixing) for r in expected]
     for ours, theirs in zip(rows, expected, strict=True):
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-4, abs=1e-5)
@@ -82,8 +85,8 @@ def trained_adapter(tied: Task, make_spec: MakeSpec, folder: Path) -> dict[str, 
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05, generator=generator)
     values: dict[str, float] = evaluate(model, tied, spec.evaluate.metrics, 64).values
-    save_adapter(model, 1.0, folder)
-    detach_lora(model)
+    LoraUpdate(model).save(1.0, folder)
+    detach_adapter(model)
     return values
 
 

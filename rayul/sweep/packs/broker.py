@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayul.records import Evaluation
+from rayul.sweep.packs import DeviceBroken
+from rayul.sweep.result import TrialResult
+
 if TYPE_CHECKING:
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 """glibc keeps freed memory: without it the activations of every step go back to the system, and come again a page fault
@@ -25,6 +30,9 @@ at a time (on the testbed a third of the time)."""
 IDLE_SECONDS = 60.0
 """A device that nobody holds ends after it: on a GPU it has memory, and its node could be given back. Longer than the
 clients of a full machine take to start, for whom it waits when it has measured the references."""
+
+LOST = (RayActorError, DeviceBroken)
+"""What a call of a device raises that must be replaced."""
 
 Holder = int | str
 """Who is on a device: a trial by its number, or a task by its id."""
@@ -39,16 +47,16 @@ class DeviceActor:
 
         self.device = Device(**arguments, threads=threads)
 
-    def measure(self, name: str) -> str:
+    def measure(self, name: str) -> Evaluation:
         return self.device.measure(name)
 
-    def verify(self, points: list[str]) -> list[str]:
+    def verify(self, points: Sequence[Evaluation]) -> list[str]:
         return self.device.verify(points)
 
-    def join(self, number: int, params: dict[str, Any], baseline: str) -> None:
+    def join(self, number: int, params: dict[str, Any], baseline: Evaluation) -> None:
         self.device.join(number, params, baseline)
 
-    def next(self, number: int) -> dict[str, Any]:
+    def next(self, number: int) -> TrialResult:
         return self.device.next(number)
 
     def leave(self, number: int) -> None:
@@ -66,14 +74,14 @@ class Held:
 
 
 @contextmanager
-def broker(share: Share, arguments: dict[str, Any]) -> Iterator[Any]:
+def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Any]:
     """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    cores = share.cpu * share.pack
+    cores = allocation.cpu * allocation.pack
     actor = (
         ray.remote(Broker)
         .options(num_cpus=0, scheduling_strategy=here)
-        .remote(cores, share.pack, share.threads, [ray.put(arguments)])
+        .remote(cores, allocation.pack, allocation.threads, [ray.put(arguments)])
     )
     try:
         yield actor
@@ -114,13 +122,14 @@ class Broker:
     def device(self, holder: Holder, node: str, gpu: str | None, lost: str | None = None) -> Any:
         """The actor for a holder who is on `node` and has a share of `gpu`.
 
-        lost: id of an actor that the holder found dead; it is replaced.
+        lost: id of an actor that the holder found dead or broken; it is ended and replaced.
         """
         with self.lock:
             before = [held for held in self.held.values() if holder in held.holders]
             for place, held in list(self.held.items()):
                 held.holders.discard(holder)
                 if held.actor._actor_id.hex() == lost:
+                    ray.kill(held.actor)  # it may live yet: broken, or out of this holder's reach
                     del self.held[place]
             place = (node, gpu) if gpu is not None else self._emptiest(node)
             if place not in self.held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,23 +15,28 @@ import torch
 from safetensors import SafetensorError
 
 from rayul.errors import RayulError
-from rayul.records import CHECKPOINTS, RUNNING, Evaluation, from_json, to_json, trial_id
+from rayul.records import CHECKPOINTS, Evaluation, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.packs.worker import KeptAdapters, load_here
 from rayul.sweep.reference import reference_row, verified
+from rayul.sweep.result import TrialResult
 from rayul.unlearn.data import Sets
+from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.pack import Packs, Report, Shape
 from rayul.unlearn.pack.state import SlotState
-from rayul.unlearn.trial import failed_row
+from rayul.unlearn.trial import failure
 
 
 class Seat:
-    """A trial on the device. `ready`: reports that its client has not asked for; `given`: the one it has now."""
+    """A trial on the device. has_slot: or it still waits for one. left: it must not come back. ready: reports that its
+    client has not asked for; given: the one that the client has now."""
 
     def __init__(self, number: int, params: dict[str, Any], kept: KeptAdapters) -> None:
         self.number, self.params, self.kept = number, params, kept
+        self.has_slot = False
         self.ready: deque[Report] = deque()
         self.given: Report | None = None
         self.saved = time.monotonic()
@@ -39,7 +44,8 @@ class Seat:
 
 
 class Device:
-    """Trials join, ask for their next result again and again, and leave; a thread trains all of them meanwhile.
+    """Trials join, ask for their next result again and again, and leave; a thread trains all of them meanwhile. Its
+    life, and what becomes of its trials, is the table in `rayul/sweep/packs/__init__.py`.
 
     A trial trains on while Tune judges its result, up to the next one: its slot would idle otherwise. What it computed
     in vain when the verdict is to stop it is never seen.
@@ -61,8 +67,8 @@ class Device:
         self.spec, self.sets, self.threads, self.checkpoint_every = spec, sets, threads, checkpoint_every
         # Only the training thread touches the packs; the others leave word here, under the lock.
         self.changed = threading.Condition()
-        self.base = threading.Lock()
-        """Of whoever calls the base model, or changes it."""
+        self.base_in_use = threading.Lock()
+        """Held by whoever calls the base model, or changes it."""
         self.seats: dict[int, Seat] = {}
         self.joining: list[Seat] = []
         self.leaving: list[Seat] = []
@@ -78,12 +84,12 @@ class Device:
 
     # --- before and after the trials ---------------------------------------------------------------------------------
 
-    def measure(self, name: str) -> str:
+    def measure(self, name: str) -> Evaluation:
         """`reference.reference_row` in this process."""
         with self._between_steps():
             return reference_row(self.spec, self.sets, self.disk, name, self.packs.task)
 
-    def verify(self, points: list[str]) -> list[str]:
+    def verify(self, points: Sequence[Evaluation]) -> list[str]:
         """`reference.verified` in this process."""
         with self._between_steps():
             return verified(self.spec, self.sets, self.disk, points, self.packs.task)
@@ -91,62 +97,66 @@ class Device:
     @contextmanager
     def _between_steps(self) -> Iterator[None]:
         """The base without adapters, in any thread."""
-        if self.error is not None:
-            raise self.error
+        self._check()
         torch.set_num_threads(self.threads)  # OpenMP counts by thread
-        with self.base:
+        with self.base_in_use:
             yield
             if self.packs.task.device.type == "cuda":
                 torch.cuda.empty_cache()  # an oracle was loaded
 
     # --- what clients and the broker call ----------------------------------------------------------------------------
 
-    def join(self, number: int, params: dict[str, Any], baseline: str) -> None:
-        """Seat a trial as soon as a slot is free. One that is seated already starts again: its client died."""
-        self.leave(number)
+    def join(self, number: int, params: dict[str, Any], baseline: Evaluation) -> None:
+        """Seat a trial as soon as a slot is free. One that is here already, and be it that it still waits for a slot,
+        starts again: its client died. Raises RuntimeError where that happens to this one, or it leaves, while it
+        waits."""
         with self.changed:
-            self._wait(lambda: len(self.seats) < self.packs.shape.slots)
-            kept = KeptAdapters(self.spec, self.disk, self.folder, from_json(baseline))
+            self.leave(number)
+            self._check()
+            kept = KeptAdapters(self.spec, self.disk, self.folder, baseline)
             seat = self.seats[number] = Seat(number, params, kept)
+            self._wait(seat, lambda: sum(s.has_slot for s in self.seats.values()) < self.packs.shape.slots)
+            seat.has_slot = True
             self.joining.append(seat)
-            self._tell()
+            self._notify()
 
-    def next(self, number: int) -> dict[str, Any]:
-        """The trial's next result. Its last one is in the journal, then: Tune asks when its callbacks are done."""
-        seat = self.seats[number]
+    def next(self, number: int) -> TrialResult:
+        """The trial's next result. Its last one is in the journal, then: Tune asks when its callbacks are done. Raises
+        RuntimeError for a trial that is not here, or that leaves while it waits."""
+        with self.changed:
+            self._check()
+            seat = self.seats.get(number)
+        if seat is None:
+            raise _gone(number)
         self._save_checkpoint(seat)
         with self.changed:
-            self._wait(lambda: bool(seat.ready or seat.left))
-            if seat.left:
-                raise RuntimeError(f"trial {number} has left this device")
+            self._wait(seat, lambda: bool(seat.ready))
             report = seat.given = seat.ready.popleft()
-            self._tell()
+            self._notify()
         if report.state is not None:
             seat.kept.add(report.rows, partial(self.packs.save_adapter, report))
-        last = report.rows[-1]
-        return {
-            "evaluations": [to_json(row) for row in report.rows],
-            "number": number,
-            "step": last.step,
-            **last.metrics,  # what another scheduler may ask for
-            "done": last.state != RUNNING,
-        }
+        return TrialResult(report.rows, report.ending)
 
     def leave(self, number: int) -> None:
-        """Free the trial's slot, whatever it is doing."""
+        """Free the trial's slot, or its place among those who wait for one, whatever it is doing."""
         with self.changed:
             seat = self.seats.pop(number, None)
             if seat is not None:
                 seat.left = True
                 self.leaving.append(seat)
-                self._tell()
+                self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self.news = True
         self.changed.notify_all()
 
-    def _wait(self, until: Callable[[], bool]) -> None:
-        self.changed.wait_for(lambda: self.error is not None or until())
+    def _wait(self, seat: Seat, until: Callable[[], bool]) -> None:
+        self.changed.wait_for(lambda: self.error is not None or seat.left or until())
+        self._check()
+        if seat.left:
+            raise _gone(seat.number)
+
+    def _check(self) -> None:
         if self.error is not None:
             raise self.error
 
@@ -161,7 +171,7 @@ class Device:
                 with self.changed:
                     joining, leaving, self.joining, self.leaving = self.joining, self.leaving, [], []
                     self.news = False
-                with self.base:
+                with self.base_in_use:
                     # A step that takes as long as a trial may hangs, and would hang for every trial to come.
                     arm(limit)
                     for seat in leaving:
@@ -185,18 +195,18 @@ class Device:
         except Exception as error:  # for everyone who waits
             arm(None)
             with self.changed:
-                self.error = error
+                self.error = DeviceBroken(f"the device stopped training: {type(error).__name__}: {error}")
+                self.error.__cause__ = error
                 self.changed.notify_all()
 
     def _admit(self, seat: Seat) -> None:
-        name, seed = trial_id(seat.number), self.spec.search.seed + seat.number
         try:
-            state, baseline = self._checkpoint(seat.number), seat.kept.baseline
-            self.packs.join(name, self.spec.at(seat.params), seed, seat.params, baseline.metrics, state)
-        except Exception as error:  # any failure of one trial is a row
-            shared = Evaluation(name, 0, seed=seed, params=seat.params)
+            job = TrialJob.of(self.spec, seat.number, seat.params, seat.kept.baseline.metrics)
+            self.packs.join(job, self._checkpoint(seat.number))
+        except Exception as error:  # any failure of one trial is its ending
+            failed = failure(shared_row(self.spec, seat.number, seat.params), error)
             with self.changed:
-                seat.ready.append(Report(name, [failed_row(shared, error)], None))
+                seat.ready.append(Report(failed.trial_id, [], None, failed))
                 self.changed.notify_all()
 
     # --- what outlives the actor -------------------------------------------------------------------------------------
@@ -217,3 +227,7 @@ class Device:
         except (OSError, SafetensorError):  # there is none, or no whole one: from the start
             return None
         return state if state.values.numel() == self.packs.row_size else None
+
+
+def _gone(number: int) -> RuntimeError:
+    return RuntimeError(f"trial {number} is not on this device: it has ended, moved to another or joined again")

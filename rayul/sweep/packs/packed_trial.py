@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from ray.tune import Trainable
 
+from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
-from rayul.sweep.packs.broker import device_here
+from rayul.sweep.packs.broker import LOST, device_here
+from rayul.sweep.result import TrialResult
 
 
 class PackedTrial(Trainable):  # type: ignore[misc]
@@ -20,7 +21,7 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     before that one is up: a process that is never to step must not take the trial's seat.
     """
 
-    def setup(self, config: dict[str, Any], broker: Any, baseline: str, limit: float | None = None) -> None:
+    def setup(self, config: dict[str, Any], broker: Any, baseline: Evaluation, limit: float | None = None) -> None:
         self.broker, self.baseline, self.limit = broker, baseline, limit
         self.device: Any = None
 
@@ -33,14 +34,14 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         if self.device is None:
             self._join()
         try:
-            result: dict[str, Any] = ray.get(self.device.next.remote(self.config["number"]))
-        except RayActorError:
+            result: TrialResult = ray.get(self.device.next.remote(self.config["number"]))
+        except LOST:
             # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
             ray.get(self._place(lost=self.device._actor_id.hex()))
             raise
-        if result["done"]:
+        if result.ended:
             arm(None)  # the process waits for its next trial
-        return result
+        return result.to_ray()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the device writes checkpoints."""
@@ -56,7 +57,7 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         device = ray.get(self._place())
         try:
             ray.get(device.join.remote(*trial))
-        except RayActorError:  # it died while nobody was looking
+        except LOST:  # it died while nobody was looking
             device = ray.get(self._place(lost=device._actor_id.hex()))
             ray.get(device.join.remote(*trial))
         self.device = device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,15 +36,17 @@ class Evaluator:
         parts = [by_length[i : i + size] for i in range(0, len(by_length), size)]
         self.batches = [(part, lines([examples[i] for i in part], task.pad, task.device)) for part in parts]
 
-    def measure(self, rows: Tensor, scales: Sequence[float]) -> list[Measurement]:
-        """Adapters rows [M, P], each at its scale (alpha / r, times the mixing)."""
-        found: list[Measurement] = []
+    def score(self, rows: Tensor, scales: Sequence[float]) -> Iterator[list[TokenScores]]:
+        """The scores of adapters rows [M, P], each at its scale (alpha / r, times the mixing), one adapter after the
+        other. What is raised here is of no single one: they share a forward."""
         for begin in range(0, len(scales), self.lanes):
             lanes = filled(range(begin, min(begin + self.lanes, len(scales))), self.lanes)
             scale = torch.tensor([scales[i] for i in lanes], device=rows.device)
-            scores = self._scores(Adapters(self.layout.pairs(rows[lanes]), scale))
-            found.extend(measurement(s, self.counts, self.metrics, self.own) for s in scores[: len(scales) - begin])
-        return found
+            yield from self._scores(Adapters(self.layout.pairs(rows[lanes]), scale))[: len(scales) - begin]
+
+    def measure(self, scores: list[TokenScores]) -> Measurement:
+        """The metrics of one adapter, from its scores."""
+        return measurement(scores, self.counts, self.metrics, self.own)
 
     @torch.no_grad()
     def _scores(self, adapters: Adapters) -> list[list[TokenScores]]:

@@ -16,8 +16,8 @@ from torch import Tensor
 from rayul.errors import InputError, RayulError
 from rayul.records import COMPLETED, Evaluation
 from rayul.spec import Spec
-from rayul.unlearn.adapters import write_adapter
 from rayul.unlearn.forward import Answers
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.dropout import Noise
@@ -31,7 +31,8 @@ from rayul.unlearn.pack.slot import Part, Slot, on_device
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
-from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
+from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
+from rayul.unlearn.update.lora import write_adapter
 
 TRAINED = ("forget", "retain_train", "idk")
 
@@ -70,38 +71,21 @@ class Pack:
             return "resources.compile is false for it, and the pack is compiled"
         return packable(self.spec, spec)
 
-    def join(
-        self,
-        trial_id: str,
-        spec: Spec,
-        seed: int,
-        params: Mapping[str, Any],
-        baseline: Mapping[str, float],
-        state: SlotState | None = None,
-    ) -> int:
-        """Put a trial into a free slot, as `run_trial` would start it, or from a state of `state(slot)`.
-
-        spec: the sweep's with `params` filled in. Raises InputError for a trial that the pack refuses, RayulError
-        where no slot is free.
+    def join(self, job: TrialJob, state: SlotState | None = None) -> int:
+        """Put a trial into a free slot, as `run_trial` would start it, or from a state of `state(slot)`; returns the
+        slot. Raises InputError for a trial that the pack refuses, RayulError where no slot is free.
         """
-        reason = self.refuses(spec)
+        reason = self.refuses(job.spec)
         if reason is not None:
-            raise InputError(f"trial {trial_id} cannot join this pack: {reason}", "run it alone")
+            raise InputError(f"trial {job.trial_id} cannot join this pack: {reason}", "run it alone")
         if not self.free:
             raise RayulError(f"all {self.shape.slots} slots are taken", "let a trial leave first")
         slot = self.free[0]
-        self.parameters.values[slot] = self.layout.initial(spec.lora.r, seed)
-        evaluation = Evaluation(
-            trial_id,
-            0,
-            seed=seed,
-            params=dict(params),
-            device=device_name(self.task.device),
-            numerics=f"{self.shape}, {numerics(self.task)}",
-        )
+        self.parameters.values[slot] = self.layout.initial(job.spec.lora.r, job.seed)
+        row = job.row(device_name(self.task.device), f"{self.shape}, {numerics(self.task)}")
         # Where every slot has its place in a forward, parts as small as that: none waits for another's larger batch.
         size = self.shape.rows if self.shape.group is None else None
-        self.slots[slot] = Slot(self.task, spec, evaluation, baseline, self.parameters.row(slot), size)
+        self.slots[slot] = Slot(self.task, job, row, self.parameters.row(slot), size)
         if state is not None:
             self.slots[slot].resume(state)
         return slot
@@ -134,14 +118,6 @@ class Pack:
         running = self.running(waiting)
         due = {k: s for k, s in running.items() if s.due}
         return sorted(self._evaluate(due)) if due else self.step(running)
-
-    def advance(self, waiting: Collection[int] = ()) -> list[Event]:
-        """Turns until some trials have something to report. Empty when there is nothing to train."""
-        while self.running(waiting):
-            events = self.turn(waiting)
-            if events:
-                return events
-        return []
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +165,7 @@ class Pack:
 
     def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise, used: list[Leaves]) -> dict[int, Answers]:
         """Each slot's predictions of its own rows of a set, from forwards of the shape [lanes * rows, T]; what their
-        graphs hang on is added to `used`."""
+        graphs depend on is added to `used`."""
         wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
@@ -230,25 +206,25 @@ class Pack:
         failed: dict[int, Exception] = {}
         rounds, wanted = {}, {}
         for k, slot in due.items():
-            row = replace(slot.evaluation, step=slot.step)
+            row, baseline = replace(slot.shared, step=slot.step), slot.job.baseline
             if slot.step == 0:
-                rows[k] = [first_row(row, slot.spec, slot.baseline)]
+                rows[k] = [first_row(row, slot.spec, baseline)]
             else:
-                rounds[k] = evaluation_rows(self.task, slot.spec, row, slot.baseline)
+                rounds[k] = evaluation_rows(self.task, slot.spec, row, baseline)
                 wanted[k] = next(rounds[k])
         while wanted:
             items = [(k, a) for k, coefficients in wanted.items() for a in coefficients]
             values = self.parameters.values[[k for k, _ in items]]
-            measured = iter(self.evaluator.measure(values, [self.slots[k].scale * a for k, a in items]))
-            own = {k: [next(measured) for _ in coefficients] for k, coefficients in wanted.items()}
-            wanted = {}
-            for k, measurements in own.items():
+            scored = self.evaluator.score(values, [self.slots[k].scale * a for k, a in items])
+            asked, wanted = wanted, {}
+            for k, coefficients in asked.items():
+                scores = [next(scored) for _ in coefficients]
                 try:
-                    wanted[k] = rounds[k].send(measurements)
+                    wanted[k] = rounds[k].send([self.evaluator.measure(one) for one in scores])
                 except StopIteration as end:
                     rows[k] = end.value
-                except Exception as error:
-                    failed[k] = error
+                except Exception as error:  # of one's own metric, or a value that is no number
+                    failed[k] = _of_the_trial(error)
         self._share(due, started)
         return [self._reported(k, found) for k, found in rows.items()] + [self.fail(k, e) for k, e in failed.items()]
 
@@ -259,17 +235,15 @@ class Pack:
         slot.reported = slot.step
         rows = [replace(row, train_seconds=slot.seconds) for row in rows]
         if slot.step == slot.spec.training.steps:
-            slot.ended = True
-            rows[-1] = replace(rows[-1], state=COMPLETED)
+            slot.ending = rows[-1].ended(COMPLETED)
         return k, rows
 
     def fail(self, k: int, error: Exception) -> Event:
-        """End the trial in slot k with a row that says why."""
+        """End the trial in slot k; its ending says why."""
         slot = self.slots[k]
-        slot.ended = True
+        slot.ending = failure(replace(slot.shared, train_seconds=slot.seconds), error)
         self.parameters.clear(k)
-        row = failed_row(replace(slot.evaluation, step=slot.reported + 1), error)
-        return k, [replace(row, train_seconds=slot.seconds)]
+        return k, []
 
     def _share(self, slots: Mapping[int, Slot], started: float) -> None:
         """A trial's seconds are its share of the device's."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from rayul.records import Evaluation
+from rayul.records import Ending, Evaluation
 from rayul.spec import Spec
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack.pack import Pack
 from rayul.unlearn.pack.packable import Shape
 from rayul.unlearn.pack.state import SlotState
@@ -19,11 +20,13 @@ from rayul.unlearn.trial import is_out_of_memory
 
 
 class Report(NamedTuple):
-    """What a trial says at an evaluation: its rows, and itself as it is there, on the CPU (None once it failed)."""
+    """What a trial says at an evaluation: its rows, itself as it is there, on the CPU, and at its end how it ended.
+    Where it failed there are no rows and no state."""
 
     trial_id: str
     rows: list[Evaluation]
     state: SlotState | None
+    ending: Ending | None
 
 
 class Packs:
@@ -44,17 +47,9 @@ class Packs:
         """P, the numbers of one trial."""
         return self.packs[0].layout.size
 
-    def join(
-        self,
-        trial_id: str,
-        spec: Spec,
-        seed: int,
-        params: Mapping[str, Any],
-        baseline: Mapping[str, float],
-        state: SlotState | None = None,
-    ) -> None:
+    def join(self, job: TrialJob, state: SlotState | None = None) -> None:
         """As `Pack.join`, into the emptiest pack."""
-        max(self.packs, key=lambda pack: len(pack.free)).join(trial_id, spec, seed, params, baseline, state)
+        max(self.packs, key=lambda pack: len(pack.free)).join(job, state)
 
     def leave(self, trial_id: str) -> None:
         """Free the trial's slot, if it has one."""
@@ -65,7 +60,7 @@ class Packs:
         """One turn of each pack that has a trial to train; None where none has. waiting: trials that take no step."""
         reports, idle = [], True
         for pack in list(self.packs):
-            held = {k for k, slot in pack.slots.items() if slot.evaluation.trial_id in waiting}
+            held = {k for k, slot in pack.slots.items() if slot.job.trial_id in waiting}
             if not pack.running(held):
                 continue
             idle, events = False, []
@@ -87,17 +82,16 @@ class Packs:
         trial = self.spec.at(evaluation.params)
         self.packs[0].write_adapter(trial, report.state.values, evaluation.mixing, folder)
 
-    def _report(self, pack: Pack, slot: int, rows: list[Evaluation]) -> Report:
-        failed = not rows[-1].metrics
-        state = None if failed else pack.state(slot).cpu()
-        return Report(rows[-1].trial_id, rows, state)
+    def _report(self, pack: Pack, k: int, rows: list[Evaluation]) -> Report:
+        slot = pack.slots[k]
+        return Report(slot.shared.trial_id, rows, pack.state(k).cpu() if rows else None, slot.ending)
 
     def _places(self, trial_id: str) -> list[tuple[Pack, int]]:
-        return [(p, k) for p in self.packs for k, slot in p.slots.items() if slot.evaluation.trial_id == trial_id]
+        return [(p, k) for p in self.packs for k, slot in p.slots.items() if slot.job.trial_id == trial_id]
 
     def _split(self, pack: Pack, smaller: Shape) -> None:
         self.splits.append(pack.shape)
-        trials = [(slot, pack.state(k).cpu()) for k, slot in pack.slots.items() if not slot.ended]
+        trials = [(slot.job, pack.state(k).cpu()) for k, slot in pack.slots.items() if not slot.ended]
         count = -(-pack.shape.slots // smaller.slots)
         self.packs.remove(pack)
         del pack
@@ -106,7 +100,5 @@ class Packs:
             torch.cuda.empty_cache()
         new = [Pack(self.task, self.spec, smaller) for _ in range(count)]
         self.packs += new
-        for slot, state in trials:
-            row = slot.evaluation
-            target = max(new, key=lambda one: len(one.free))
-            target.join(row.trial_id, slot.spec, row.seed, row.params, slot.baseline, state)
+        for job, state in trials:
+            max(new, key=lambda one: len(one.free)).join(job, state)

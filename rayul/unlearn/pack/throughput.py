@@ -11,6 +11,7 @@ import torch
 
 from rayul.spec import Spec, heaviest
 from rayul.unlearn.data import Sets
+from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack.pack import Pack
 from rayul.unlearn.pack.packable import Shape
 from rayul.unlearn.task import Task, load_task
@@ -54,7 +55,7 @@ def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> 
 def _measured(task: Task, spec: Spec, trial: Spec, slots: int) -> Throughput:
     pack = Pack(task, spec, Shape.of(spec, slots, cpu=task.device.type == "cpu")._replace(compiled=False))
     for seed in range(slots):
-        pack.join(str(seed), trial, seed, {}, {})
+        pack.join(TrialJob(str(seed), trial, seed, {}, {}))
     pack.step(pack.slots)  # reference values, caches
     _wait(task)
     begin = time.perf_counter()

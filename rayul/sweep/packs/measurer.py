@@ -1,0 +1,71 @@
+"""Measuring outside of trials, in a sweep whose trials share devices: the device actors do it, between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from rayul.records import Evaluation
+from rayul.sweep.packs.broker import LOST, device_here
+from rayul.sweep.reference import fetch
+
+if TYPE_CHECKING:
+    from rayul.sweep.cluster import Allocation
+
+RETRIES = 2
+"""Times that a question is asked again when its device, or the node, was lost."""
+
+Question = Callable[[Any], Any]
+"""Takes the handle of a `DeviceActor`; returns the reference to its answer."""
+
+
+class DeviceMeasurer:
+    """A `Measurer`. Each question holds a whole device, on which no other question is, as a trial holds its share; its
+    actor is started where there is none, and stays for the trials."""
+
+    def __init__(self, broker: Any, allocation: Allocation) -> None:
+        self.broker = broker
+        # SPREAD: on CPU the task asks for little, and several would meet on one node.
+        options = {
+            "num_cpus": allocation.cpu,
+            "num_gpus": allocation.gpu * allocation.pack,
+            "scheduling_strategy": "SPREAD",
+        }
+        self.task = ray.remote(max_retries=RETRIES, **options)(_ask)
+
+    def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
+        pending = [self._ask(partial(_measure, name)) for name in names]
+        return dict(zip(names, fetch(pending), strict=True))
+
+    def verify(self, points: Sequence[Evaluation]) -> list[str]:
+        lines: list[str] = fetch(self._ask(partial(_verify, points)))
+        return lines
+
+    def _ask(self, question: Question) -> Any:
+        return self.task.remote(self.broker, question)
+
+
+def _measure(name: str, device: Any) -> Any:
+    return device.measure.remote(name)
+
+
+def _verify(points: Sequence[Evaluation], device: Any) -> Any:
+    return device.verify.remote(points)
+
+
+def _ask(broker: Any, question: Question) -> Any:
+    me, lost = ray.get_runtime_context().get_task_id(), None
+    try:
+        for tries_left in reversed(range(RETRIES + 1)):
+            device = ray.get(device_here(broker, me, lost))
+            try:
+                return ray.get(question(device))
+            except LOST:
+                lost = device._actor_id.hex()
+                if not tries_left:
+                    raise
+    finally:
+        ray.get(broker.release.remote(me))
