@@ -23,7 +23,7 @@ SHAPE = {
     "head_dim": 8,
     "max_position_embeddings": 128,
 }
-FEW_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 16}
+FEW_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 PLAIN = """
     arcee apertus bitnet bloom cohere cohere2 diffllama ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 gpt2
     gpt_bigcode gpt_neox granite helium llama mistral mpt nemotron olmo olmo2 olmo3 opt persimmon phi phi3 qwen2 qwen3
@@ -57,7 +57,7 @@ def test_scores_are_those_of_transformers(name: str) -> None:
         name, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=1, **ARCHITECTURES[name]
     )
     texts = [f"Question: {row.question}\nAnswer: {row.answer}" for row in ROWS]
-    model = memorised(tokenizer, texts, 45, AutoModelForCausalLM.from_config(config))
+    model = memorised(tokenizer, texts, 70, AutoModelForCausalLM.from_config(config))
     found = evaluate_model(model, tokenizer, {"forget": tuple(ROWS)}, metrics=["es", "prob"]).measured
     right = []
     for row, text in zip(ROWS, texts, strict=True):
