@@ -85,6 +85,19 @@ def write_tiny_model(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """write(source) -> the user's own file in the current folder: ./mine.py, or the FILE of the test module."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / getattr(request.module, "FILE", "mine.py")
+
+    def write(source: str) -> Path:
+        path.write_text(source)
+        return path
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))

@@ -15,7 +15,7 @@ import pytest
 
 from rayul.plan import Plan, plan_text
 from rayul.plan.history import saved_by_pruning
-from rayul.plan.space import conditional, size
+from rayul.plan.space import size
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal
 from rayul.spec import dump_yaml, heaviest
 from rayul.unlearn.measured import Measured
@@ -45,7 +45,7 @@ def test_size_counts_around_what_is_continuous(make_spec: Callable[..., Any]) ->
     )
     batch_sizes, retain_losses = 3, 2
     assert size(spec) == (batch_sizes + retain_losses * batch_sizes, ("method.beta", "training.lr"))
-    assert conditional(spec) == ["method.beta", "method.retain_loss"]
+    assert spec.conditional == ["method.beta", "method.retain_loss"]
     assert size(make_spec()) == (1, ())
 
 

@@ -50,11 +50,8 @@ class Estimate:
 
     @property
     def trials(self) -> int:
-        return (
-            min(self.spec.search.trials, self.combinations)
-            if self.spec.search.traits.grid
-            else (self.spec.search.trials)
-        )
+        asked = self.spec.search
+        return min(asked.trials, self.combinations) if asked.traits.grid else asked.trials
 
     @property
     def measurements(self) -> int:

@@ -23,12 +23,6 @@ def size(spec: Spec) -> tuple[int, tuple[str, ...]]:
     return combinations, tuple(key for key, one in space.items() if _count(one) is None)
 
 
-def conditional(spec: Spec) -> list[str]:
-    """The searched parameters that only some of the searched methods have."""
-    drawn = [{"method.name": name} for name in spec.method.names]
-    return [key for key in spec.space if not all(spec.is_active(key, params) for params in drawn)]
-
-
 def largest(value: Any) -> Any:
     """The largest number that a leaf of a spec may take; None counts least."""
     if isinstance(value, (Float, Int)):

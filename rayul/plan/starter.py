@@ -79,9 +79,9 @@ def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
         return {ours: theirs for ours, theirs in mapped.items() if ours != "text"}
     if "text" in mapped:
         return {ours: theirs for ours, theirs in mapped.items() if ours in ("text", "author")}
+    found = f"the columns are {', '.join(names)}" if names else "the file is empty"
     raise InputError(
-        f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; "
-        f"" + (f"the columns are {', '.join(names)}" if names else "the file is empty"),
+        f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; {found}",
         "name them question and answer (or text, for passages to be continued), or write data.columns yourself",
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
 from rayul.spec import dump_yaml
+from rayul.words import plural
 
 _WIDTH = 100
 
@@ -37,7 +38,7 @@ def _space(plan: Plan) -> Iterator[str]:
     if not searched:
         yield "  nothing is searched: every trial differs in its seed alone"
     elif plan.continuous:
-        number = f"{plan.combinations:,} combination{'s' * (plan.combinations != 1)} of the other values"
+        number = f"{plural(plan.combinations, 'combination')} of the other values"
         yield from _item(
             "size", f"{searched} hyper-parameters, continuous in {', '.join(plan.continuous)}, times {number}"
         )
@@ -89,7 +90,7 @@ def _cost(plan: Plan) -> Iterator[str]:
         yield from _item(
             "",
             f"{_seconds(plan.seconds(share_saved))}, {plan.device_hours(share_saved):.3g} {unit} with the pruning of "
-            f"{sweeps} earlier sweep{'s' * (sweeps != 1)} ({share_saved:.0%} of the steps of {trials} trials saved)",
+            f"{plural(sweeps, 'earlier sweep')} ({share_saved:.0%} of the steps of {trials} trials saved)",
         )
     if plan.retrained:
         yield from _item(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
-from rayul.plan.space import conditional, largest
+from rayul.plan.space import largest
 from rayul.spec import Control, Criterion, Search, Spec, check_objectives, is_custom, known_limits
 
 SATURATED = 0.9
@@ -50,9 +50,9 @@ def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
             f"{slots} of {trials} trials run at a time, more than an eighth: most are drawn before any has ended, and "
             f"the search learns little; raise search.trials to {8 * slots}, or run fewer at a time"
         )
-    if not sampler.conditional and conditional(spec):
+    if not sampler.conditional and spec.conditional:
         yield (
-            f"sampler {search.sampler} has no model for {', '.join(conditional(spec))}, which not every method of the "
+            f"sampler {search.sampler} has no model for {', '.join(spec.conditional)}, which not every method of the "
             "search has: they are drawn at random; use tpe, or a sweep for each method"
         )
 

@@ -21,7 +21,7 @@ DEEPER = (ADAPTERS, "audit", "figures")
 
 NAMES = re.compile(
     r"""
-    (spec\.yaml | run\.json | evaluations\.jsonl | endings\.jsonl | study\.journal | report\.html | compare\.html
+    (spec\.yaml | run\.json | evaluations\.jsonl | study\.journal | report\.html | compare\.html
       | (evaluations|trials|pareto)\.parquet | pareto\.(csv|json)
       | figures/[\w-]+\.(pdf|png|svg)
       | audit/(audit\.json | evaluations\.jsonl | verdict\.json | (finalists|attacks|robustness)\.parquet)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayul.records.folder import SweepRecords
+from rayul.words import plural
 
 Facts = list[tuple[str, str]]
 
@@ -46,5 +47,4 @@ def flat(tree: Any, prefix: str = "") -> Facts:
 
 
 def _trials_on(results: SweepRecords, device: str) -> str:
-    count = sum(any(e.device == device for e in rows) for rows in results.trials.values())
-    return f"{count:,} trials" if count != 1 else "1 trial"
+    return plural(sum(any(e.device == device for e in rows) for rows in results.trials.values()), "trial")

@@ -22,6 +22,7 @@ so far, in order (a list of `rayul.records.Evaluation`), those of all other tria
 metrics, by name. All of that is to be read, not changed. It returns None, or why the trial must stop, in a sentence:
 
     def fn(trial, others, baseline) -> str | None: ...
+
 A sampler, `search: {sampler: ./my_sampler.py:fn}`, which is called anew for each trial, with another seed, and returns
 an `optuna.samplers.BaseSampler`:
 

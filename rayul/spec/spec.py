@@ -187,6 +187,12 @@ class Spec(Section):
             return True
         return parameter in self.method.of(params.get("method.name", self.method.name)).parameters
 
+    @property
+    def conditional(self) -> list[str]:
+        """The searched parameters that only some of the searched methods have."""
+        drawn = [{"method.name": name} for name in self.method.names]
+        return [key for key in self.space if not all(self.is_active(key, params) for params in drawn)]
+
     def at(self, params: Mapping[str, Any]) -> Spec:
         """The spec of one trial: every distribution replaced by its value in `params` (dotted keys, as in `space`).
 

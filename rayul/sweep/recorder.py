@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rayul.sweep.deadline import Deadline
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
+from rayul.unlearn.job import shared_row
 
 Listener = Callable[[Record], None]
 
@@ -74,10 +76,9 @@ class Recorder(Callback):  # type: ignore[misc]
             rule = "worker died"
             reason = "its worker process died again and again (out of memory, or the node was lost)"
         self.deadline.end(trial)
-        number, params = trial.config["number"], trial.config["params"]
-        seconds = max((row.train_seconds for row in self.journal.of(trial_id(number))), default=0.0)
-        seed = self.spec.search.seed + number
-        self._record([], Ending(trial_id(number), FAILED, rule, reason, seed, params, seconds))
+        shared = shared_row(self.spec, trial.config["number"], trial.config["params"])
+        seconds = max((row.train_seconds for row in self.journal.of(shared.trial_id)), default=0.0)
+        self._record([], replace(shared, train_seconds=seconds).ended(FAILED, rule, reason))
 
     def _record(self, rows: Sequence[Evaluation], ending: Ending | None) -> None:
         for record in self.journal.append(*rows, *([] if ending is None else [ending])):

@@ -27,6 +27,7 @@ from rayul.records import (
     Evaluation,
     Journal,
     Record,
+    trial_id,
 )
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
@@ -160,9 +161,9 @@ def _run(
         manifest = recorded.model_copy(update={"data": data, "pack": pack})
         for line in filter(None, (allocation.line, packing.why)):
             say(f"{asked.name}: {line}")
-        if unmodelled := _unmodelled(asked):
+        if not asked.search.traits.conditional and asked.conditional:
             why = "it has no model for what only some methods have"
-            say(f"{asked.search.sampler} draws {', '.join(unmodelled)} at random: {why}")
+            say(f"{asked.search.sampler} draws {', '.join(asked.conditional)} at random: {why}")
 
         with _devices(ready, sets, allocation, packing, disk) as (broker, measurer):
             # --- References: the models that everything is compared with -------------------------------------------
@@ -204,13 +205,6 @@ def _run(
     if stopped == CTRL_C:
         raise Interrupted(summary)
     return summary
-
-
-def _unmodelled(spec: Spec) -> list[str]:
-    """The parameters that only some of the methods have, where the sampler cannot model those."""
-    if spec.search.traits.conditional:
-        return []
-    return [key for key in spec.space if any(not spec.is_active(key, {"method.name": m}) for m in spec.method.names)]
 
 
 @contextmanager
@@ -275,4 +269,4 @@ def _trainable(sweep: Sweep) -> Any:
 
 
 def _directory(trial: Any) -> str:
-    return f"{trial.config['number']:04d}"
+    return trial_id(trial.config["number"])

@@ -64,18 +64,6 @@ SPACE = {
 }
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """write(source) -> ./mine.py in the current folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(source: str) -> Path:
-        (tmp_path / "mine.py").write_text(source)
-        return tmp_path / "mine.py"
-
-    return write
-
-
 def spec_of(name: str, more: str = "") -> Any:
     text = "name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {lr: {float: [1e-4, 1e-2]}}\n"
     return parse_spec(f"{text}search: {{sampler: {name}{more}}}\n", source="x.yaml")

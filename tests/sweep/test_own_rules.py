@@ -40,17 +40,6 @@ def fn(trial, others, baseline):
 """
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    monkeypatch.chdir(tmp_path)
-
-    def make(source: str) -> Path:
-        (tmp_path / "mine.py").write_text(source)
-        return tmp_path / "mine.py"
-
-    return make
-
-
 def spec_of(*overrides: str, rules: str = "[./mine.py:slow]") -> Any:
     text = "name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {lr: 1e-3}\n"
     return parse_spec(f"{text}pruning: {{rules: {rules}}}\n", overrides, source="x.yaml")

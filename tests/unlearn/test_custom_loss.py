@@ -32,16 +32,7 @@ def ascent(forget, retain, idk):
 '''
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """write(source) -> ./my_loss.py in the current folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(source: str) -> Path:
-        (tmp_path / "my_loss.py").write_text(source)
-        return tmp_path / "my_loss.py"
-
-    return write
+FILE = "my_loss.py"
 
 
 def spec_of(method: str, *overrides: str) -> Any:

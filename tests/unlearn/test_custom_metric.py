@@ -46,18 +46,6 @@ surprise.better = "lower"
 '''
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """write(source) -> ./mine.py in the current folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(source: str) -> Path:
-        (tmp_path / "mine.py").write_text(source)
-        return tmp_path / "mine.py"
-
-    return write
-
-
 def spec_of(metrics: str, *overrides: str) -> Any:
     text = "name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {lr: 1e-3}\n"
     return parse_spec(f"{text}evaluate: {{metrics: {metrics}}}\n", overrides, source="x.yaml")

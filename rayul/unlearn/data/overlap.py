@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rayul.errors import InputError
@@ -14,18 +14,22 @@ APART = ("forget", *KEPT, "general", "holdout")
 
 SHOWN = 3
 
+Key = tuple[str, str]
+"""Of a row, `Row.key`."""
+
 
 def check_apart(sets: Sets) -> None:
     """Raises InputError, with counts and the first places, where rows of two sets are the same but for capitals and
     blanks (`Row.key`)."""
-    both = _shared(sets, "forget", KEPT)
+    keys = {name: [row.key for row in sets.get(name, ())] for name in APART}
+    both = _shared(keys, "forget", KEPT)
     if both:
         raise InputError(
             f"{len(both)} rows to forget also stand in a set to retain: {'; '.join(both[:SHOWN])}",
             "a row cannot be both: remove it from the retain file",
         )
     for first, second in combinations(APART, 2):
-        both = _shared(sets, first, [second])
+        both = _shared(keys, first, [second])
         if both:
             raise InputError(
                 f"{len(both)} of {len(sets[second])} {second} rows also stand in {first}: {'; '.join(both[:SHOWN])}",
@@ -33,14 +37,14 @@ def check_apart(sets: Sets) -> None:
             )
 
 
-def _shared(sets: Sets, first: str, others: Sequence[str]) -> list[str]:
+def _shared(keys: Mapping[str, Sequence[Key]], first: str, others: Sequence[str]) -> list[str]:
     """Rows that stand in both, as "forget row 2 = retain row 7"."""
-    places = {row.key: i for i, row in reversed(list(enumerate(sets.get(first, ()), 1)))}
+    places = {key: i for i, key in reversed(list(enumerate(keys[first], 1)))}
     return [
-        f"{first} row {places[row.key]} = {other} row {i}"
+        f"{first} row {places[key]} = {other} row {i}"
         for other in others
-        for i, row in enumerate(sets.get(other, ()), 1)
-        if row.key in places
+        for i, key in enumerate(keys[other], 1)
+        if key in places
     ]
 
 

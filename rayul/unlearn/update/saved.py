@@ -57,8 +57,8 @@ def _whole(base: Any, folder: Path, dtype: str) -> Any:
 
 
 def load_adapter(base: Any, folder: Path) -> PeftModel:
-    """The base with an adapter on it that `save_adapter` wrote. Raises InputError for one in a pickle, one that cannot
-    be read, and one that lacks weights (PEFT would draw them at random)."""
+    """The base with an adapter on it that `LoraUpdate.save` wrote. Raises InputError for one in a pickle, one that
+    cannot be read, and one that lacks weights (PEFT would draw them at random)."""
     from peft import PeftModel, get_peft_model_state_dict
 
     check_safetensors(folder)
