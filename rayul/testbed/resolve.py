@@ -16,12 +16,10 @@ def with_testbed(spec: Spec, progress: Progress | None = None, began: datetime |
     """The spec with the embedded testbed's model, data and oracle in place of its name, built on first use, and model
     folders by their full path: a trial's current folder is not the driver's (Tune gives each its own).
 
-    began: when the sweep began; None for now. Its day becomes `model.date` where the spec has none, so that a chat
-    template tells every process, and every later command on this sweep, the same day. An oracle of which the spec does
-    not say how it reads rows reads them as the model does.
+    began: when the sweep began; None for now. An oracle of which the spec does not say how it reads rows reads them as
+    the model does.
     """
-    day = (began or datetime.now(UTC)).astimezone(UTC).date().isoformat()
-    model = spec.model.model_copy(update={"date": spec.model.date or day})
+    model = dated(spec.model, began)
     update: dict[str, Any] = {"model": _absolute(model)}
     if spec.oracle is not None:
         own = {name: value for name, value in spec.oracle.text.items() if value}
@@ -41,6 +39,13 @@ def with_testbed(spec: Spec, progress: Progress | None = None, began: datetime |
     if oracle or (target and data and spec.oracle is None):
         update["oracle"] = (spec.oracle or spec.model).model_copy(update={"path": str(place / "oracle")})
     return spec.model_copy(update=update)
+
+
+def dated(model: Model, began: datetime | None) -> Model:
+    """The model with the day on which its sweep began (None: today) as its `date`, where it has none of its own: every
+    process, and every later command on the sweep, then renders a chat template with the same day."""
+    day = (began or datetime.now(UTC)).astimezone(UTC).date().isoformat()
+    return model.model_copy(update={"date": model.date or day})
 
 
 def _absolute(model: Model) -> Model:

@@ -74,8 +74,19 @@ def rendered(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer:
     if text == CHAT:
         return Rendered(*_place(lambda answer: _chat(tokenizer, template, question, answer), answer), special=False)
     before, _, after = text.partition("{answer}")
-    prompt = before.replace("{question}", question)
-    return Rendered(prompt + answer + after, len(prompt), len(prompt + answer), special=True)
+    before = before.replace("{question}", question)
+    return Rendered(before + answer + after, len(before), len(before + answer), special=True)
+
+
+def prompt(tokenizer: Tokenizer, template: AnyTemplate, question: str) -> Rendered:
+    """The text before an answer that is still to be written; of a chat template its prompt for one."""
+    template = _template(template)
+    text = _text(tokenizer, template)
+    if text == CHAT:
+        whole = _chat(tokenizer, template, question, None)
+    else:
+        whole = text.partition("{answer}")[0].replace("{question}", question)
+    return Rendered(whole, len(whole), len(whole), special=text != CHAT)
 
 
 def question_place(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str) -> tuple[int, int]:
@@ -100,15 +111,15 @@ def text_notices(tokenizer: Tokenizer, template: AnyTemplate) -> Iterator[str]:
     template = _template(template)
     if _text(tokenizer, template) != CHAT:
         return
-    prompt, turn = _chat(tokenizer, template, "Who?", None), rendered(tokenizer, template, "Who?", "Ada")
+    asked, turn = prompt(tokenizer, template, "Who?").whole, rendered(tokenizer, template, "Who?", "Ada")
     before = turn.whole[: turn.begin]
-    same = shared_start(prompt, before)
-    if prompt != before:
+    same = shared_start(asked, before)
+    if asked != before:
         yield (
-            f"the chat template ends its prompt with {prompt[same:]!r}, but writes {before[same:]!r} there in a turn "
+            f"the chat template ends its prompt with {asked[same:]!r}, but writes {before[same:]!r} there in a turn "
             "with an answer: rows are trained on and scored with the latter (see model.chat_template_args)"
         )
-    if template.day and prompt != _chat(tokenizer, replace(template, day="2000-01-01"), "Who?", None):
+    if template.day and asked != prompt(tokenizer, replace(template, day="2000-01-01"), "Who?").whole:
         yield f"the chat template is told the date {template.day} (model.date)"
 
 
