@@ -139,6 +139,7 @@ def _run(
     rules_of(ready)  # refuses a rule of the user's own that cannot be run
     check_sampler(ready)
     tokenizer = load_tokenizer(ready.model)
+    notices = (*asked.notices, *text_notices(tokenizer, Template.of(ready.model)))
     same_text = partial(checked_tokens, tokenizer, asked.model, sets)
     tokens = same_text(recorded)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data, same_text)
@@ -148,7 +149,7 @@ def _run(
     missing = [name for name in wanted if name not in references]
     if earlier:
         say(f"the search begins with {len(earlier)} trials of {', '.join(asked.search.warm_start)}")
-    for line in (*asked.notices, *text_notices(tokenizer, Template.of(ready.model))):
+    for line in notices:
         say(line)
     callbacks = trackers(asked, folder, say)
 

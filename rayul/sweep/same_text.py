@@ -12,7 +12,7 @@ from rayul.spec import Model
 from rayul.testbed.resolve import dated
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.template import AnyTemplate, Template, prompt, template_for
-from rayul.unlearn.tokens import encode_rows
+from rayul.unlearn.tokens import encode_sets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -25,7 +25,7 @@ def checked_tokens(tokenizer: Tokenizer, model: Model, sets: Sets, manifest: Man
     version of rayul that encoded prompt and answer apart, where that makes a difference.
     """
     template = Template.of(dated(model, manifest.date))
-    examples = {name: encode_rows(tokenizer, template, rows) for name, rows in sets.items()}
+    examples = encode_sets(tokenizer, template, sets)
     tokens = {name: sha256(json.dumps(found).encode()).hexdigest() for name, found in examples.items()}
     if manifest.tokens:
         changed = [name for name, digest in tokens.items() if manifest.tokens.get(name) != digest]

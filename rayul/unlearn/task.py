@@ -21,7 +21,7 @@ from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.template import AnyTemplate, Template, template_for
-from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
+from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -50,9 +50,7 @@ class Task:
         self.tokenizer = tokenizer
         self.sets = sets
         self.pad = pad_id(tokenizer)
-        self.examples: dict[str, list[Example]] = {
-            key: encode_rows(tokenizer, template, rows) for key, rows in sets.items()
-        }
+        self.examples = encode_sets(tokenizer, template, sets)
         self.examples["idk"] = [
             encode(tokenizer, template_for(row, template), row.question, in_reply(row, REFUSALS[i % len(REFUSALS)]))
             for i, row in enumerate(sets["forget"])

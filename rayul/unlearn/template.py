@@ -112,9 +112,9 @@ def text_notices(tokenizer: Tokenizer, template: AnyTemplate) -> Iterator[str]:
     if _text(tokenizer, template) != CHAT:
         return
     asked, turn = prompt(tokenizer, template, "Who?").whole, rendered(tokenizer, template, "Who?", "Ada")
-    before = turn.whole[: turn.begin]
+    before = turn.whole[: turn.begin].removesuffix(" ")  # which belongs to the answer
     same = shared_start(asked, before)
-    if asked != before:
+    if asked.removesuffix(" ") != before:
         yield (
             f"the chat template ends its prompt with {asked[same:]!r}, but writes {before[same:]!r} there in a turn "
             "with an answer: rows are trained on and scored with the latter (see model.chat_template_args)"

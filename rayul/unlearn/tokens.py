@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -78,6 +78,20 @@ def question_span(tokenizer: Tokenizer, template: AnyTemplate, question: str, an
 
 def encode_rows(tokenizer: Tokenizer, template: AnyTemplate, rows: Sequence[Row]) -> list[Example]:
     return [encode(tokenizer, template_for(row, template), row.question, row.answer) for row in rows]
+
+
+def encode_sets(
+    tokenizer: Tokenizer, template: AnyTemplate, sets: Mapping[str, Sequence[Row]]
+) -> dict[str, list[Example]]:
+    """The examples of every set. Raises InputError that names set and row, counted from 1."""
+    examples: dict[str, list[Example]] = {name: [] for name in sets}
+    for name, rows in sets.items():
+        for i, row in enumerate(rows, 1):
+            try:
+                examples[name] += encode_rows(tokenizer, template, [row])
+            except InputError as error:
+                raise InputError(f"{name} row {i}: {error.message}", error.hint) from error
+    return examples
 
 
 def _located(tokenizer: Tokenizer, text: str, begin: int, end: int, special: bool) -> tuple[list[int], int, int]:

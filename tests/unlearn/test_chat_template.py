@@ -87,6 +87,7 @@ def test_what_a_template_writes_only_before_an_answer_is_told() -> None:
     (line,) = text_notices(chat(CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")), None)
     assert "ends its prompt with '<think>\\n', but writes '' there" in line
     assert list(text_notices(chat(CHATML), None)) == []
+    assert list(text_notices(chat(INST), None)) == [], "a blank alone is the answer's"
     assert list(text_notices(byte_level(), None)) == []
 
 

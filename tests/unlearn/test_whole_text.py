@@ -15,7 +15,7 @@ from rayul.unlearn.attacks.target import Target
 from rayul.unlearn.data import Row
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task
-from rayul.unlearn.tokens import encode, encode_rows
+from rayul.unlearn.tokens import encode, encode_rows, encode_sets
 
 TEMPLATES = {
     "default": "Question: {question}\nAnswer: {answer}",
@@ -163,6 +163,15 @@ def test_an_answer_without_a_token_before_it_is_refused() -> None:
         with pytest.raises(InputError, match="an answer has no tokens"):
             encode(tokenizer, template, "Who?", "xx")
         assert encode(tokenizer, template, "Who?", "xA").start
+
+
+def test_an_error_names_the_set_and_the_row() -> None:
+    rows = (Row("Who?", "Ada"), Row("Who?", "\u0301"))
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.normalizer = normalizers.StripAccents()
+    with pytest.raises(InputError, match="retain row 2: an answer has no tokens") as refused:
+        encode_sets(tokenizer, None, {"forget": rows[:1], "retain": rows})
+    assert refused.value.hint == "remove the row"
 
 
 # --- who else makes text of a row ------------------------------------------------------------------------------------
