@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
 
     from rayul.spec import dump_yaml
     from rayul.unlearn.data import load_sets
-    from rayul.unlearn.export import score
+    from rayul.unlearn.export import measure_reported
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import train
     from rayul.unlearn.trial import reference_evaluation
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
             if not step:
                 continue
             with update.mixed(mixing):
-                measured = score(task, trial, update.model)
+                measured = measure_reported(task, trial, update.model)
             searched = {key: m for key, m in measured.items() if not key.startswith("retain_report.")}
             row = Evaluation(
                 f"{number:04d}",
