@@ -107,11 +107,20 @@ def text_after_answer(tokenizer: Tokenizer, template: AnyTemplate) -> str:
 
 def text_notices(tokenizer: Tokenizer, template: AnyTemplate) -> Iterator[str]:
     """What to know about the texts of a chat template: that its prompt for an answer is not what it writes before one
-    (rows are read as the latter has it: it is what a model is trained on), and that it tells the date."""
+    (rows are read as the latter has it: it is what a model is trained on), and that it tells the date.
+
+    Raises InputError for a system message that it leaves out.
+    """
     template = _template(template)
     if _text(tokenizer, template) != CHAT:
         return
     asked, turn = prompt(tokenizer, template, "Who?").whole, rendered(tokenizer, template, "Who?", "Ada")
+    without = rendered(tokenizer, replace(template, system=None), "Who?", "Ada")
+    if template.system and template.system not in turn.whole and turn == without:
+        raise InputError(
+            "model.system: the chat template leaves the system message out of a turn with an answer",
+            "leave it out, or write it into a text as model.template",
+        )
     before = turn.whole[: turn.begin].removesuffix(" ")  # which belongs to the answer
     same = shared_start(asked, before)
     if asked.removesuffix(" ") != before:

@@ -91,6 +91,20 @@ def test_what_a_template_writes_only_before_an_answer_is_told() -> None:
     assert list(text_notices(byte_level(), None)) == []
 
 
+def test_a_system_message_that_the_template_leaves_out_is_refused() -> None:
+    """As Mistral's v3 does: it goes before the last message of a user, if that is the last of all."""
+    tokenizer = chat(
+        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'user' and loop.last %}{{ messages[0].content }}\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(InputError, match=r"model\.system: the chat template leaves the system message out"):
+        list(text_notices(tokenizer, Template(system="Be brief.")))
+    assert list(text_notices(chat(CHATML), Template(system="Be brief."))) == []
+    fixed = chat("Be brief. " + CHATML.replace("in messages", "in messages if m.role != 'system'"))
+    assert not list(text_notices(fixed, Template(system="Be brief."))), "written anyway"
+
+
 # --- the date --------------------------------------------------------------------------------------------------------
 
 
