@@ -4,6 +4,7 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 """
 
 from rayul.spec.budget import Stagnation
+from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
@@ -29,6 +30,7 @@ __all__ = [
     "ATTACKS",
     "CHEAP",
     "COLUMNS",
+    "LEAST_GROUPS",
     "METHODS",
     "METRICS",
     "SAMPLERS",
@@ -36,6 +38,7 @@ __all__ = [
     "SETS",
     "TESTBED",
     "UPDATES",
+    "Certify",
     "Choice",
     "Control",
     "Criterion",
