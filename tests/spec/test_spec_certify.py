@@ -28,7 +28,7 @@ def test_a_sweep_certifies_unless_it_is_switched_off_and_its_record_says_so(text
     ("text", "problem"),
     [
         ("certify: {points: 0}", r"certify\.points: must be at least 1, got 0"),
-        ("certify: {confidence: 0.5}", r"certify\.confidence: must be greater than 0\.5"),
+        ("certify: {confidence: 0.5}", r"certify\.confidence: must be more than 0\.5"),
         ("certify: {confidence: 1}", r"certify\.confidence"),
         ("certify: 3", r"certify: expected a mapping, got 3"),
     ],
