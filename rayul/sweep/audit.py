@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from rayul.audit.choice import finalists, recalibrates, target_of
@@ -41,7 +40,7 @@ from rayul.sweep.result import AuditResult
 from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.data import Sets, group_numbers, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
@@ -162,14 +161,12 @@ def _runs(
 
 
 def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalists, chosen: list[Evaluation]) -> None:
-    """audit.json: what was asked for, by whom, and the author of every measured row as a number."""
+    """audit.json: what was asked for, by whom, and the group of every measured row as a number."""
     path = results.folder / AUDIT / ASKED
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
-    authors = {}
+    groups = {}
     for name in REPORTED:
-        rows = spaced(list(sets.get(name, ())), spec.evaluate.max_rows)
-        own = [row.author or f"row {i}" for i, row in enumerate(rows)]
-        authors[name] = np.unique(own, return_inverse=True)[1].tolist() if own else []
+        groups[name] = group_numbers(spaced(list(sets.get(name, ())), spec.evaluate.max_rows)).tolist()
     now = {
         name_of(e): {
             "trial_id": e.trial_id,
@@ -184,7 +181,7 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
         "finalists": before["finalists"] | now,
         "confidence": wanted.confidence,
         "attacks": list(wanted.attacks),
-        "authors": authors,
+        "groups": groups,
         "provenance": made_here(spec).plain(),
     }
     write_json(path, asked)

@@ -29,7 +29,7 @@ from rayul.unlearn.forward import Answers, TokenScores, forward, score, token_lo
 from rayul.unlearn.template import DEFAULT_TEMPLATE
 from rayul.unlearn.tokens import Example, collate, encode, encode_rows
 
-TRAINED = ("forget", "retain_train", "retain", "retain_report", "general")
+TRAINED = ("forget", "retain_train", "retain", "retain_certify", "retain_report", "general")
 """What the target has memorised; the oracle all of it but `forget`. Nobody trains on `holdout`."""
 
 ROLES = {"model": TRAINED, "oracle": TRAINED[1:]}
