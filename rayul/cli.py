@@ -7,13 +7,16 @@ import shlex
 import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from rayul import __version__
 from rayul.errors import InputError, RayulError
+
+if TYPE_CHECKING:
+    from rayul.spec import Spec
 
 app = typer.Typer(
     name="rayul",
@@ -30,6 +33,9 @@ Overrides = Annotated[
 ]
 ResultsOf = Annotated[
     str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the code that the results folder carries, from now on without asking.")
 ]
 
 
@@ -87,6 +93,7 @@ def plan(
     results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
     show_forget: Annotated[bool, typer.Option("--show-forget", help="Also print samples of the forget set.")] = False,
+    trust: Trust = False,
     set_: Overrides = None,
 ) -> None:
     """Know before you spend: the space, the rows, what it will cost, what looks wrong. Writes nothing."""
@@ -94,6 +101,7 @@ def plan(
     from rayul.spec import load_spec
 
     spec = load_spec(file, set_ or ())
+    _check_code(file, spec, trust)
     console = Console(stderr=True)
     with _ProgressBar(console) as bar:
         planned = make_plan(
@@ -121,6 +129,7 @@ def sweep(
         typer.Option("--resume-if-any", help="Continue where there is one, else begin: for jobs that are requeued."),
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    trust: Trust = False,
     set_: Overrides = None,
 ) -> None:
     """Run a sweep: baseline, trials under control, Pareto front, adapters, report."""
@@ -130,6 +139,7 @@ def sweep(
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     spec = load_spec(file, overrides)
+    _check_code(file, spec, trust)
     console = Console(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.records.storage import is_url, joined
@@ -147,6 +157,7 @@ def sweep(
                 address=address,
                 console=console,
                 testbed_progress=bar.update,
+                trust=True,  # checked above: FILE is the user's own, or they trust it
             )
     except Interrupted as stopped:
         print(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))
@@ -290,6 +301,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Write a point of the front, an adapter or a whole model: tokenizer and model card with it, scored again."""
     from rayul.pareto import choose
@@ -331,6 +343,7 @@ def export(
             address=push_to_hub,
             testbed_progress=bar.update,
             say=working.update,
+            trust=trust,
         )
     print(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
@@ -350,6 +363,7 @@ def audit(
     attacks: Annotated[str | None, typer.Option(help="Names, separated by commas, or none; default: all.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    trust: Trust = False,
 ) -> None:
     """Retrain and attack the best points: fresh seeds, unread rows, attacks, and a verdict on each."""
     from rayul.records import SPEC
@@ -373,7 +387,9 @@ def audit(
         from rayul.sweep.stop import Interrupted
     try:
         with _ProgressBar(console) as bar:
-            summary = audit_sweep(folder, wanted, address=address, console=console, testbed_progress=bar.update)
+            summary = audit_sweep(
+                folder, wanted, address=address, console=console, testbed_progress=bar.update, trust=trust
+            )
     except Interrupted:
         print(f"stopped; the same command goes on: {shlex.join(['rayul', *sys.argv[1:]])}")
         raise typer.Exit(130) from None
@@ -433,6 +449,14 @@ class _ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+
+def _check_code(file: Path, spec: Spec, trust: bool) -> None:
+    """A spec of the user's own may run its code. One from a results folder may be somebody else's."""
+    from rayul.records.trusted import check_trusted, is_recorded
+
+    if is_recorded(file):
+        check_trusted(spec, file, trusted=trust)
 
 
 def _again(trials: int | None, results: str, name: str | None, overrides: list[str] | None) -> str:
