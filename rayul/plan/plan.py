@@ -62,7 +62,7 @@ def make_plan(
     tokenizer = load_tokenizer(ready.model)
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)
-    with connected(address) as remote, served(results, ready, remote=remote) as disk:
+    with connected(address, say) as remote, served(results, ready, remote=remote) as disk:
         packing = choose_packing(ready, sets, disk, None)
         allocation = allocate(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")

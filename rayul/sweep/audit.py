@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from rayul.audit.choice import finalists, recalibrates, target_of
+from rayul.console import PlainConsole
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, JsonLines
 from rayul.records.audited import (
@@ -64,7 +65,7 @@ def audit_sweep(
     run also code of its spec that this user has not trusted. Raises InputError for a folder that is no sweep's, such
     code, an empty front and rows that have changed, and Interrupted on Ctrl-C after the records are closed.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied):
         results = load_records(work)
@@ -75,7 +76,7 @@ def audit_sweep(
         ready = with_testbed(written, testbed_progress)
         sets = load_sets(ready.data)
         checked_rows(sets, results.manifest)
-        with connected(address) as remote:
+        with connected(address, warn) as remote:
             stopped = audit(ready, sets, results, wanted, console, remote=remote, uploads_adapters=is_copied)
         summary = summarise(work)
     if stopped:

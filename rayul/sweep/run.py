@@ -15,6 +15,7 @@ from typing import Any, Literal
 from optuna import Study
 from rich.console import Console
 
+from rayul.console import PlainConsole
 from rayul.pareto.front import front
 from rayul.records import (
     BASELINE,
@@ -90,7 +91,7 @@ def run_sweep(
     Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
     are closed.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied):
         return _run(spec, work, resume, address, is_copied, console, testbed_progress, trust)
@@ -129,6 +130,7 @@ def _run(
     trust: bool,
 ) -> Summary:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    warn = partial(say, style="yellow")
 
     # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
@@ -155,7 +157,7 @@ def _run(
     callbacks = trackers(asked, folder, say)
 
     with (
-        connected(address) as remote,
+        connected(address, warn) as remote,
         served(folder, ready, remote=remote, uploads_adapters=uploads_adapters) as disk,
         marked(disk),
     ):
