@@ -40,9 +40,11 @@ from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
 from rayul.sweep.result import AuditResult
+from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
 
@@ -63,7 +65,7 @@ def audit_sweep(
 
     folder: of the results, or their URL. wanted: by default what the spec says, or else the section's defaults. trust:
     run also code of its spec that this user has not trusted. Raises InputError for a folder that is no sweep's, such
-    code, an empty front and rows that have changed, and Interrupted on Ctrl-C after the records are closed.
+    code, an empty front and rows or tokens that have changed, and Interrupted on Ctrl-C after the records are closed.
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -73,9 +75,10 @@ def audit_sweep(
         check_trusted(written, folder, trusted=trust)
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
-        ready = with_testbed(written, testbed_progress)
+        ready = with_testbed(written, testbed_progress, results.manifest.date)
         sets = load_sets(ready.data)
         checked_rows(sets, results.manifest)
+        checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
         with connected(address, warn) as remote:
             stopped = audit(ready, sets, results, wanted, console, remote=remote, uploads_adapters=is_copied)
         summary = summarise(work)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayul.errors import InputError, RayulError
+from rayul.files import folder_mode, share_folder
 from rayul.pareto.choose import adapter_path
 from rayul.records import SPEC, Evaluation, to_json
 from rayul.records.folder import SweepRecords
@@ -17,6 +18,7 @@ from rayul.records.trusted import check_trusted
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.spec import load_spec
 from rayul.sweep.folder import checked_rows
+from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
@@ -29,6 +31,7 @@ from rayul.unlearn.export import (
     write_merged,
 )
 from rayul.unlearn.measured import Measured
+from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import load_task
 from rayul.unlearn.update.saved import is_adapter
 
@@ -55,7 +58,8 @@ def export(
     this user has not trusted.
 
     Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model, code that is not
-    trusted and rows that have changed, and RayulError where the reloaded model does not score as its record says.
+    trusted and rows or tokens that have changed, and RayulError where the reloaded model does not score as its record
+    says.
     """
     refuse_existing(out)
     written = load_spec(results.folder / SPEC)
@@ -64,9 +68,10 @@ def export(
     adapter = is_adapter(source)
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
-    spec = with_testbed(written, testbed_progress)
+    spec = with_testbed(written, testbed_progress, results.manifest.date)
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
+    checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
     task = load_task(spec, sets)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -100,7 +105,7 @@ def export(
         )
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")
-        staging.chmod(0o755)  # mkdtemp's folders are private
+        share_folder(staging, folder_mode())
         staging.rename(out)
     except OSError as error:
         raise RayulError(

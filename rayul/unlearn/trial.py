@@ -20,6 +20,7 @@ from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
+from rayul.unlearn.template import Template
 from rayul.unlearn.train import Diverged, train
 from rayul.unlearn.update import Update, attach
 
@@ -119,7 +120,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
         model,
         task.tokenizer,
         task.sets,
-        spec.model.template,
+        Template.of(spec.model),
         oracle,
         wanted,
         spec.evaluate.batch_size,

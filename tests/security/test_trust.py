@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -249,4 +250,29 @@ def test_who_trusts_runs_it_and_is_not_asked_again(tiny_folder: Path, data_folde
     export(results, results.front[0], tmp_path / "out", trust=True)
     assert mark.exists()
     export(results, results.front[0], tmp_path / "again")
-    assert (tmp_path / "again" / "README.md").exists()
+    for path in (tmp_path / "again").rglob("*"):
+        wanted = stat.S_IMODE((tmp_path / "again").stat().st_mode) & (0o777 if path.is_dir() else 0o666)
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+@pytest.mark.parametrize(("umask", "folder_mode"), [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
+def test_weights_have_the_mode_of_their_folder(
+    umask: int, folder_mode: int, task: Any, make_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    """safetensors writes for the owner alone: a shared folder of adapters was one that nobody else could load."""
+    from rayul.files import share_folder
+    from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+    from rayul.unlearn.update.saved import detach_adapter
+
+    before = os.umask(umask)
+    try:
+        model = attach_lora(task.base, make_spec().lora, 0)
+        LoraUpdate(model).save(1.0, tmp_path / "adapter")
+        detach_adapter(model)
+        weights = tmp_path / "adapter" / "adapter_model.safetensors"
+        assert stat.S_IMODE(weights.parent.stat().st_mode) == folder_mode
+        assert stat.S_IMODE(weights.stat().st_mode) == folder_mode & 0o666
+        share_folder(tmp_path / "adapter", 0o750)
+        assert {stat.S_IMODE(p.stat().st_mode) for p in weights.parent.iterdir()} == {0o640}
+    finally:
+        os.umask(before)
