@@ -26,7 +26,7 @@ def run_folder() -> Iterator[Path]:
     of this user that were killed have left is removed first."""
     place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(f"{place}/{PREFIX}12345678") > LONGEST:
-        place = Path("/tmp")
+        place = Path("/tmp")  # noqa: S108 (mkdtemp makes a private folder there, of a new name)
     _remove_dead(place)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     lock = os.open(folder, os.O_RDONLY)
