@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # These are read when ray.tune is imported: our own progress takes the place of Ray's tables.
@@ -88,24 +89,29 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
         )
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     with ExitStack() as stack:
+        folder = stack.enter_context(run_folder())
         if address in (None, "local"):
-            folder = stack.enter_context(run_folder())
             stack.enter_context(own_token(folder))
             options |= {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
-            stack.callback(ray.shutdown)  # before its folder goes
-            ray.init(address="local", **options)
+            stack.callback(ray.shutdown)  # before token and folder go
+            _init("local", folder, options)
             yield False
             return
         try:
             _knock(address)
             stack.enter_context(authenticated(address, warn))
             stack.callback(ray.shutdown)
-            ray.init(address=address, **options)
+            _init(address, folder, options)
         except (OSError, ValueError, RuntimeError, RpcError) as error:
             raise InputError(
                 f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
             ) from error
         yield True
+
+
+def _init(address: str, folder: Path, options: Mapping[str, Any]) -> None:
+    with chdir(folder):  # Ray lets workers import from the current folder, which may be one that somebody else filled
+        ray.init(address=address, **options)
 
 
 def cluster_line() -> str:

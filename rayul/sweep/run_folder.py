@@ -24,7 +24,7 @@ LONGEST = 38
 def run_folder() -> Iterator[Path]:
     """A new folder with mode 0700 in $RAY_TMPDIR, or where temporary files are; removed after the block. What drivers
     of this user that were killed have left is removed first."""
-    place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
     if len(f"{place}/{PREFIX}12345678") > LONGEST:
         place = Path("/tmp")  # noqa: S108 (mkdtemp makes a private folder there, of a new name)
     _remove_dead(place)

@@ -27,10 +27,10 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", **more}
 
 
-def python(code: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, home: Path, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment(home, **more), timeout=150, check=False
+        command, capture_output=True, text=True, env=environment(home, **more), timeout=150, check=False, cwd=cwd
     )
 
 
@@ -59,6 +59,8 @@ from ray.exceptions import AuthenticationError
 found = {}
 with connected(None, print):
     assert ray.get(ray.remote(lambda: 5).remote()) == 5
+    paths = ray.get(ray.remote(lambda: [os.getcwd(), *map(os.path.abspath, __import__("sys").path)]).remote())
+    found["imports from here"] = os.getcwd() in paths
     address = ray.get_runtime_context().gcs_address
     found["address"] = address
     found["listening"] = sorted({
@@ -87,12 +89,13 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_a_ray_of_our_own_is_this_users_alone_and_leaves_nothing(tmp_path: Path, short: Path) -> None:
-    done = python(LOCAL, tmp_path, RAY_TMPDIR=str(short))
+    done = python(LOCAL, tmp_path, RAY_TMPDIR=str(short), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["address"].startswith("127.0.0.1:")
     assert set(found["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert found["inside"]
+    assert not found["imports from here"], "it may be a folder that somebody else filled"
     assert set(found["modes"].values()) == {0o700}
     assert found["token"] == 0o600
     assert found["stranger"] == "refused"
