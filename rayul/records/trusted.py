@@ -24,6 +24,7 @@ from rayul.records.evaluations import JOURNAL
 from rayul.records.manifest import MANIFEST
 from rayul.spec import Model, Spec, source_hash
 from rayul.spec.custom import CODE
+from rayul.spec.problems import show
 from rayul.spec.yaml_text import read_yaml
 
 _CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json")
@@ -51,9 +52,11 @@ def trusted_folder() -> Path:
 
 def code_of(spec: Spec) -> list[Code]:
     """Everything from outside of rayul that a sweep of the spec, or its export, runs."""
-    own = [Code(f"{path}, {len(text.splitlines())} lines", source_hash(text)) for path, text in spec.source_texts]
+    own = [
+        Code(f"{_shown(path)}, {len(text.splitlines())} lines", source_hash(text)) for path, text in spec.source_texts
+    ]
     models = [model for model in (spec.model, spec.oracle) if model is not None and model.trust_remote_code]
-    named = [Code(f"code that comes with {m.path} (trust_remote_code)", _model_hash(m)) for m in models]
+    named = [Code(f"code that comes with {_shown(m.path)} (trust_remote_code)", _model_hash(m)) for m in models]
     return list(dict.fromkeys([*own, *named]))
 
 
@@ -109,6 +112,11 @@ def _is_trusted(code: Code) -> bool:
     except OSError:
         return False
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def _shown(path: str) -> str:
+    """In one line: a path with a line end in it could add lines of its own to what is named."""
+    return path if path.isprintable() else show(path)
 
 
 def _model_hash(model: Model) -> str:

@@ -174,6 +174,17 @@ def test_two_texts_of_one_path_are_both_asked_about(tmp_path: Path) -> None:
     assert len(code_of(spec)) == 2
 
 
+def test_a_path_cannot_add_lines_to_what_is_named() -> None:
+    path = "./a.py, 1 lines, sha256 0\n  hint: harmless.py"
+    plain = yaml.safe_load(SPEC)
+    code = {path: "def fn(scores): return 0.0\nfn.better = 'higher'\n"}
+    plain["evaluate"] = {"metrics": ["es", f"{path}:fn"], "code": code}
+    spec = parse_spec(yaml.safe_dump(plain), (), source="x", check_files=False)
+    with pytest.raises(InputError) as caught:
+        check_trusted(spec, "x", trusted=False)
+    assert len(caught.value.message.splitlines()) == 2
+
+
 @pytest.mark.parametrize("spoil", ["link", "mode", "folder"])
 def test_a_mark_that_somebody_else_could_have_made_does_not_count(
     spoil: str, received: Callable[[str], Path], tmp_path: Path
