@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,11 +85,26 @@ def narrow() -> None:
 
 
 def _lets_in(place: str) -> bool:
-    try:
-        GcsClient(address=place)
-    except AuthenticationError:
-        return False
+    with _without_warnings():
+        try:
+            GcsClient(address=place)
+        except AuthenticationError:
+            return False
     return True
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ray's C++ writes its warnings to the descriptor itself: being refused is an answer here."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _token_place() -> str | None:

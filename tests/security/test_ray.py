@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def home_with(folder: Path, token: str | None) -> Path:
 
 
 @pytest.fixture
-def start(short: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """start(command, home) runs a start command of a cluster file; what it started is killed at the end."""
 
     def run(command: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
@@ -202,16 +203,17 @@ def start(short: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str
         )
 
     yield run
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(short) in word for word in process.info["cmdline"] or ()):
-            process.kill()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("HOME", "").startswith(str(tmp_path)):
+                process.kill()
 
 
 def connect(address: str, home: Path, **more: str) -> str:
     code = CONNECT.replace("sys.argv[1]", repr(address))
     done = python(code, home, **more)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -244,6 +246,7 @@ def test_the_start_commands_of_ray_up_make_a_cluster_that_strangers_cannot_use(
     assert done.returncode == 0, done.stdout + done.stderr
 
     said = connect(address, second)
+    assert "gcs_client" not in said
     assert "NODES ['127.0.0.2', '127.0.0.3']" in said
     assert "RAN 5" in said
     assert "WARNED" not in said
