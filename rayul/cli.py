@@ -111,6 +111,7 @@ def plan(
             show_forget=show_forget,
             testbed_progress=bar.update,
             say=lambda line: console.print(f"{line} ...", style="dim"),
+            warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
         )
     show(plan_text(planned))
 
