@@ -40,7 +40,8 @@ def make_plan(
 ) -> Plan:
     """Measure and count. The probe runs where trials would: on this machine, or on the cluster at `address`.
 
-    `say` hears of each part that takes its time, `warn` of a cluster that everyone may use. Raises InputError and RayulError as a sweep would at its start.
+    `say` hears of each part that takes its time, `warn` of a cluster that everyone may use. Raises InputError and
+    RayulError as a sweep would at its start.
     """
     say("loading ray and torch")
     from rayul.sweep.cluster import allocate, connected
