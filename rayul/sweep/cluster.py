@@ -92,7 +92,8 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
         folder = stack.enter_context(run_folder())
         if address in (None, "local"):
             stack.enter_context(own_token(folder))
-            options |= {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            # Within the folder: Ray opens the one that it is given to everyone.
+            options |= {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
             stack.callback(ray.shutdown)  # before token and folder go
             _init("local", folder, options)
             yield False

@@ -16,8 +16,8 @@ PREFIX = "rayul-run-"
 SETTLED = 60.0
 """Seconds after which a folder without a lock is a dead driver's: a new one is locked at once."""
 
-LONGEST = 38
-"""Characters of the folder's path: Ray's sockets lie in it, and a socket's path has 107 at most."""
+LONGEST = 37
+"""Characters of the folder's path: Ray's sockets lie below it, and a socket's path has 107 at most."""
 
 
 @contextmanager
