@@ -36,10 +36,12 @@ def make_plan(
     show_forget: bool = False,
     testbed_progress: Callable[[str, float], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Measure and count. The probe runs where trials would: on this machine, or on the cluster at `address`.
 
-    `say` hears of each part that takes its time. Raises InputError and RayulError as a sweep would at its start.
+    `say` hears of each part that takes its time, `warn` of a cluster that everyone may use. Raises InputError and
+    RayulError as a sweep would at its start.
     """
     say("loading ray and torch")
     from rayul.sweep.cluster import allocate, connected
@@ -64,7 +66,7 @@ def make_plan(
     notices = tuple(text_notices(tokenizer, template))
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)
-    with connected(address) as remote, served(results, ready, remote=remote) as disk:
+    with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
         packing = choose_packing(ready, sets, disk, None)
         allocation = allocate(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")

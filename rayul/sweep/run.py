@@ -15,6 +15,7 @@ from typing import Any, Literal
 from optuna import Study
 from rich.console import Console
 
+from rayul.console import PlainConsole
 from rayul.pareto.front import front
 from rayul.records import (
     BASELINE,
@@ -31,6 +32,7 @@ from rayul.records import (
 )
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
+from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Spec, check_objectives, limits
@@ -81,18 +83,20 @@ def run_sweep(
     address: str | None = None,
     console: Console | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
+    trust: bool = False,
 ) -> Summary:
     """Run or resume a sweep; returns its summary, with the report on disk at `summary.report`.
 
     folder: of the results, or a URL (s3://, gs://): then they are written to a work folder and copied there.
     resume: continue what is there; "if any": or begin where nothing is.
+    trust: resume also a spec with code that this user has not trusted. A sweep that begins trusts the spec's code.
     Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
     are closed.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied):
-        return _run(spec, work, resume, address, is_copied, console, testbed_progress)
+        return _run(spec, work, resume, address, is_copied, console, testbed_progress, trust)
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,16 @@ def _run(
     uploads_adapters: bool,
     console: Console,
     testbed_progress: Callable[[str, float], None] | None,
+    trust: bool,
 ) -> Summary:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    warn = partial(say, style="yellow")
 
     # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
     resumes = (folder / SPEC).exists() if resume == "if any" else resume
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
+    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists())
     ready = with_testbed(asked, testbed_progress, recorded.date)
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
@@ -154,7 +161,7 @@ def _run(
     callbacks = trackers(asked, folder, say)
 
     with (
-        connected(address) as remote,
+        connected(address, warn) as remote,
         served(folder, ready, remote=remote, uploads_adapters=uploads_adapters) as disk,
         marked(disk),
     ):
