@@ -49,17 +49,21 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
     """Check specs: every problem of every file, with its line, before anything is spent."""
+    from rayul.plan.certificate import certifiable
     from rayul.spec import load_spec
+    from rayul.words import plural
 
     problems = []
     for file in files:
         try:
             spec = load_spec(file, set_ or ())
+            lines = [*spec.notices, *certifiable(spec)]
         except InputError as error:
             problems.append(str(error))
         else:
-            show(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
-            for line in spec.notices:
+            searched = f"{plural(len(spec.space), 'hyper-parameter')} searched"
+            show(f"{file}: ok ({searched}, {plural(spec.search.trials, 'trial')})")
+            for line in lines:
                 show(f"{file}: {line}")
     if problems:
         raise InputError("\n".join(problems))

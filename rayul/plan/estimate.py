@@ -39,6 +39,8 @@ class Estimate:
     """The tokens at both ends of an answer."""
     text_notices: tuple[str, ...] = ()
     """What to know about the texts of a chat template."""
+    certificate: tuple[str, ...] = ()
+    """What can be certified, in sentences."""
 
     @property
     def on_gpu(self) -> bool:
