@@ -162,7 +162,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path: Path, broken: bytes) -> None
     before = path.read_bytes()
     with pytest.raises(RayulError, match=r"evaluations\.jsonl:2: not an evaluation") as caught:
         Journal(path)
-    assert "delete it" in caught.value.hint
+    assert "rayul repair" in caught.value.hint
     assert caught.value.exit_code == 1
     assert path.read_bytes() == before
 

@@ -3,20 +3,23 @@ table."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+from pydantic_core import from_json as parsed
 
 from rayul.errors import RayulError
 from rayul.files import json_line, whole_file
 from rayul.records.endings import COMPLETED, RUNNING, Ending
+from rayul.records.schema import Count, Flag, Int64, Numbers, Params, Seconds, Share, TrialId
+from rayul.spec import METRICS
 
 BASELINE, ORACLE = "baseline", "oracle"
 """Trial ids of the two reference rows; every other row belongs to a trial of the search."""
@@ -49,17 +52,17 @@ class Evaluation:
     notes: what is to be known of how it came about, a sentence each (UNSTEADY is one).
     """
 
-    trial_id: str
-    step: int
-    mixing: float = 1.0
-    seed: int = 0
-    params: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    stderr: dict[str, float] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    violation: dict[str, float] = field(default_factory=dict)
-    feasible: bool = True
-    train_seconds: float = 0.0
+    trial_id: TrialId
+    step: Count
+    mixing: Share = 1.0
+    seed: Int64 = 0
+    params: Params = field(default_factory=dict)
+    metrics: Numbers = field(default_factory=dict)
+    stderr: Numbers = field(default_factory=dict)
+    rows: dict[str, Count] = field(default_factory=dict)
+    violation: Numbers = field(default_factory=dict)
+    feasible: Flag = True
+    train_seconds: Seconds = 0.0
     device: str = ""
     numerics: str = ""
     notes: tuple[str, ...] = ()
@@ -106,28 +109,38 @@ def holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
 
 
-_FLOAT_MAPS = ("metrics", "stderr", "violation")
-
-
 def to_json(record: Evaluation | Ending) -> str:
     """One line of strict JSON. NaN and infinities become the strings "nan", "inf", "-inf", never null."""
     return json_line(asdict(record))
 
 
-def from_json(line: str) -> Evaluation:
-    """The evaluation of one line of JSON; fields of a later version are left out."""
-    return evaluation_from(json.loads(line))
+def from_json(line: str | bytes) -> Evaluation:
+    """The evaluation of one line of JSON; fields of a later version are left out. Raises ValueError for a line that
+    cannot be one."""
+    return evaluation_from(parsed(line))
 
 
 def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
     """`from_json` of a line that is read already."""
-    known = {f.name: row[f.name] for f in fields(Evaluation) if f.name in row}
-    floats = {name: {k: float(v) for k, v in row[name].items()} for name in _FLOAT_MAPS}
-    notes = row.get("notes", ())
+    if missing := _REQUIRED - row.keys():
+        raise ValueError(f"{min(missing)} is missing")
     if row.get("state") in (RUNNING, COMPLETED) and row.get("reason"):
-        notes = (row["reason"],)  # where earlier versions wrote a note, on a row that no rule and no failure ended
-    return Evaluation(**known | floats | {"notes": tuple(notes)})
+        row = {**row, "notes": (row["reason"],)}  # earlier versions wrote a note so, where no rule and no failure ended
+    e = _EVALUATION.validate_python(row)
+    for key, value in e.metrics.items():
+        known = METRICS.get(key.partition(".")[2])
+        if known is not None and known.bounded and not (math.isnan(value) or -ROUNDING <= value <= 1 + ROUNDING):
+            raise ValueError(f"metrics.{key} is {value}, and lies in [0, 1]")
+    # The model before unlearning keeps any limit by definition, and is what is left at mixing 0.
+    if e.metrics and e.mixing > 0 and e.feasible != all(v <= 0 for v in e.violation.values()):
+        raise ValueError(f"feasible is {str(e.feasible).lower()}, which its violations contradict")
+    return e
 
+
+_EVALUATION = TypeAdapter(Evaluation)
+_REQUIRED = {"trial_id", "step", "params", "metrics", "stderr", "violation"}
+ROUNDING = 1e-6
+"""How far beyond [0, 1] a mean of float32 numbers may lie."""
 
 _PLAIN = ("trial_id", "step", "mixing", "seed", "feasible", "train_seconds", "device", "numerics")
 _NESTED = ("params", "metrics", "stderr", "violation", "rows")
