@@ -131,9 +131,6 @@ def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
         known = METRICS.get(key.partition(".")[2])
         if known is not None and known.bounded and not (math.isnan(value) or -ROUNDING <= value <= 1 + ROUNDING):
             raise ValueError(f"metrics.{key} is {value}, and lies in [0, 1]")
-    # The model before unlearning keeps any limit by definition, and is what is left at mixing 0.
-    if e.metrics and e.mixing > 0 and e.feasible != all(v <= 0 for v in e.violation.values()):
-        raise ValueError(f"feasible is {str(e.feasible).lower()}, which its violations contradict")
     return e
 
 

@@ -32,7 +32,7 @@ def _scalars(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-TrialId = Annotated[str, Field(pattern=r"^([0-9]{4,9}|baseline|oracle)$")]
+TrialId = Annotated[str, Field(pattern=r"^([0-9]{1,9}|baseline|oracle)$")]
 Flag = Annotated[bool, Strict()]
 Int64 = Annotated[int, Strict(), Field(ge=-(2**63), lt=2**63)]
 """What a column of a table holds."""
