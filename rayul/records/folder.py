@@ -119,12 +119,12 @@ def load_records(folder: Path | str) -> SweepRecords:
     has no baseline yet.
     """
     folder = Path(folder)
+    check_inside(folder)
     for name in (SPEC, JOURNAL):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
             )
-    check_inside(folder)
     study = read_study(folder / STUDY)  # before the rows: a sweep that runs writes those first
     evaluations, ended = read_journal(folder / JOURNAL)
     if lost := [trial_id(number) for number in study.ended if trial_id(number) not in ended]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rayul.errors import InputError, RayulError
 from rayul.files import whole_file
 from rayul.records import ADAPTERS, CHECKPOINTS, JOURNAL, SPEC, STUDY, Journal, trial_id
-from rayul.records.audited import ASKED, AUDIT, audited_from_json, audited_keys, read_asked
+from rayul.records.audited import ASKED, AUDIT, BEFORE, audited_from_json, audited_keys, read_asked
 from rayul.records.folder import NOTE, read_note
 from rayul.records.inside import check_inside
 from rayul.records.json_lines import checked_lines, sealed, unsealed
@@ -86,14 +86,16 @@ def _audit(folder: Path, say: Say) -> None:
             _set_aside(asked, say)
             say("  `rayul audit` writes it again")
     lines = list(checked_lines(path, audited_from_json, audited_keys))
-    if not any(line.fault for line in lines):
+    found = {line.record.key: line for line in reversed(lines) if line.record is not None}
+    alone = [key for key in found if (key[0], key[1], BEFORE) not in found]  # an attack, and nothing to compare it with
+    if not alone and not any(line.fault for line in lines):
         return
     for line in lines:
         if line.fault:
             say(f"{path}:{line.at}: {line.fault}")
-    kept = {line.record.key: line.text for line in reversed(lines) if line.record is not None}
-    _reject(path, [line.text for line in lines if line.record is None], say)
-    _rewrite(path, reversed(kept.values()))
+    lost = [line.text for line in lines if line.record is None] + [found.pop(key).text for key in alone]
+    _reject(path, lost, say)
+    _rewrite(path, [line.text for line in reversed(found.values())])
     say("  `rayul audit` measures again what was lost")
 
 
