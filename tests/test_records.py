@@ -187,7 +187,7 @@ def test_a_broken_line_elsewhere_is_named(tmp_path: Path, broken: bytes) -> None
         ("params", '{"training.lr": [1]}', "params: .*training.lr is"),
         ("params", '{"training.lr": 1e999}', "params: .*training.lr is inf"),
         ("notes", "7", "notes: "),
-        ("device", '"\\ud800"', "surrogate"),
+        ("device", '"\\ud800"', "hex escape"),
         ("device", "[" * 5000 + "]" * 5000, "recursion"),
         ("trial_id", '"../0001"', "trial_id: "),
         ("feasible", "1", "feasible: "),
