@@ -128,10 +128,14 @@ def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
         row = {**row, "notes": (row["reason"],)}  # earlier versions wrote a note so, where no rule and no failure ended
     e = _EVALUATION.validate_python(row)
     for key, value in e.metrics.items():
-        known = METRICS.get(key.partition(".")[2])
-        if known is not None and known.bounded and not (math.isnan(value) or -ROUNDING <= value <= 1 + ROUNDING):
+        if not -ROUNDING <= value <= 1 + ROUNDING and _is_bounded(key) and not math.isnan(value):
             raise ValueError(f"metrics.{key} is {value}, and lies in [0, 1]")
     return e
+
+
+def _is_bounded(key: str) -> bool:
+    metric = METRICS.get(key.partition(".")[2])
+    return metric is not None and metric.bounded
 
 
 _EVALUATION = TypeAdapter(Evaluation)

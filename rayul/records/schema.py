@@ -15,12 +15,10 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def _numbers(plain: Any) -> Any:
     """The words for what is not finite (`rayul.files.plain`) as numbers, in a mapping or a list."""
     if isinstance(plain, dict):
-        return {key: _number(value) for key, value in plain.items()}
-    return [_number(value) for value in plain] if isinstance(plain, list) else plain
-
-
-def _number(value: Any) -> Any:
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+        return dict(zip(plain, _numbers(list(plain.values())), strict=True))
+    if not isinstance(plain, list):
+        return plain
+    return [_NOT_FINITE.get(value, value) if isinstance(value, str) else value for value in plain]
 
 
 def _scalars(params: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rayul.records.salvage import Salvage, salvage
 from rayul.records.storage import is_url
 from rayul.spec import Spec, load_spec
 from rayul.sweep.folder import opened
-from rayul.sweep.search.searcher import WARM_START, damaged, is_ahead, misread, read_study, write_study
+from rayul.sweep.search.searcher import WARM_START, damaged, is_ahead, load_study, misread, write_study
 from rayul.sweep.search.warm_start import earlier_trials
 
 REJECTED = ".rejected"
@@ -120,7 +120,7 @@ def _study(folder: Path, spec: Spec, found: Salvage, say: Say) -> None:
     trials, wrong, ahead = [], "", ""
     if path.exists():
         try:
-            study = read_study(path, spec)
+            study = load_study(path, spec)
             ahead = is_ahead(study, journal)
             if what := misread(study, spec, journal):
                 raise damaged(path, what)

@@ -83,7 +83,7 @@ def write_study(
             study.enqueue_trial(settings.get(number, {}))
 
 
-def read_study(path: Path, spec: Spec) -> optuna.Study:
+def load_study(path: Path, spec: Spec) -> optuna.Study:
     """The study of a sweep, to be read only. Raises RayulError for a file that is not as Optuna writes it."""
     with _replaying(path):
         return optuna.load_study(study_name=spec.name, storage=JournalStorage(StudyFile(path)))
