@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rayul.audit.intervals import Floats, Interval, Means, over_seeds, over_seeds_and_authors
+from rayul.audit.intervals import Floats, Indices, Interval, Means, over_seeds, over_seeds_and_authors
 from rayul.audit.read import Audit, Finalist
 from rayul.pareto.held_out import twin_of
 from rayul.records import ORACLE
@@ -122,12 +121,12 @@ def _return(audit: Audit, rows: Sequence[Audited], variant: int) -> Return:
     before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), authors)
     full = Means.of(_judged(audit.baseline, key, judged), authors)
 
-    def interval(statistic: object) -> Interval:
-        return over_seeds_and_authors(statistic, after.seeds, after.authors, audit.confidence)  # type: ignore[arg-type]
+    def interval(statistic: Callable[[Indices, Indices], float]) -> Interval:
+        return over_seeds_and_authors(statistic, after.seeds, after.authors, audit.confidence)
 
-    def share(s: np.ndarray, a: np.ndarray) -> Floats:
+    def share(s: Indices, a: Indices) -> float:
         gone = full.at(s, a) - before.at(s, a)
-        return np.where(gone > 1e-9, (after.at(s, a) - before.at(s, a)) / np.where(gone > 1e-9, gone, 1.0), 0.0)
+        return (after.at(s, a) - before.at(s, a)) / gone if gone > 1e-9 else 0.0
 
     everyone = np.arange(after.seeds), np.arange(after.authors)
     return Return(
@@ -176,19 +175,18 @@ def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
     return _over(audit, runs, key, lambda value, base: value / base)
 
 
-def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[Floats, Floats], Floats]) -> Interval:
+def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[float, float], float]) -> Interval:
     """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows are drawn
     too, by author."""
-    base = audit.baseline.metrics.get(key) or math.nan  # of 0 there are no fractions
     if not all(key in one.values for one in (audit.baseline, *(run.scored[0] for run in runs))):
-        values = np.array([run.scored[0].metrics.get(key, math.nan) for run in runs])
-        return over_seeds(scale(values, np.full(len(runs), base)).tolist(), audit.confidence)
+        base = audit.baseline.metrics.get(key) or math.nan
+        values = [scale(run.scored[0].metrics.get(key, math.nan), base) for run in runs]
+        return over_seeds(values, audit.confidence)
     authors = audit.authors_of(key)
     mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), authors)
     before = Means.of(np.array(audit.baseline.values[key]), authors)
 
-    def statistic(s: NDArray[np.int64], a: NDArray[np.int64]) -> Floats:
-        of_baseline = before.at(s, a)
-        return np.asarray(scale(mine.at(s, a), np.where(of_baseline == 0, math.nan, of_baseline)))
+    def statistic(s: Indices, a: Indices) -> float:
+        return scale(mine.at(s, a), before.at(s, a) or math.nan)  # of 0 there are no fractions
 
     return over_seeds_and_authors(statistic, mine.seeds, mine.authors, audit.confidence)

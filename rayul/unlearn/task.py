@@ -99,7 +99,8 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
-    """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge."""
+    """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
+    where those of one author alone would have to show how sure a criterion is."""
     needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
     if not needing and spec.method.parameters.get("gru") not in (False, None):
         needing = ["with gru"]
@@ -115,6 +116,15 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
+    if spec.control.confidence is not None:
+        for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
+            rows = spaced(list(sets[name]), spec.evaluate.max_rows)
+            if len({row.author or str(i) for i, row in enumerate(rows)}) < 2:
+                raise InputError(
+                    f"control.confidence: all {name} rows that are evaluated belong to one author, so nothing says how "
+                    "far another author's would differ",
+                    "add rows of other authors, or leave control.confidence out",
+                )
 
 
 def spaced(items: list[T], count: int | None) -> list[T]:

@@ -199,7 +199,7 @@ def _evaluated(
 
 
 def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[str, float]:
-    """What the criteria judge: the means, or with control.confidence the pessimistic bootstrap bounds."""
+    """What the criteria judge: the means, or with control.confidence their pessimistic bounds."""
     values = measurement.values
     if spec.control.confidence is not None:
         keys = [c.metric for c in spec.criteria]

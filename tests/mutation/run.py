@@ -51,6 +51,7 @@ PATIENCE = 120
 """Seconds after which the tests of one mutant hang."""
 
 PARETO, AUDIT = "tests/pareto/test_{}.py", "tests/pareto/test_audit_{}.py"
+RULES = ("tests/sweep/test_scheduler.py", "tests/sweep/test_rules.py")
 NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/spec/limits.py": ("tests/spec/test_limit.py", "tests/spec/test_spec_criteria.py", PARETO.format("choose")),
     "rayul/records/objectives.py": (PARETO.format("pareto_front"), PARETO.format("pareto_hypervolume")),
@@ -72,15 +73,14 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/unlearn/metrics.py": ("tests/unlearn/test_tokens_and_scores.py",),
     "rayul/unlearn/controls.py": ("tests/unlearn/test_controls.py",),
     "rayul/unlearn/calibrate.py": ("tests/unlearn/test_calibrate.py",),
-    "rayul/sweep/pruning/dominance.py": ("tests/sweep/test_dominance.py",),
-    "rayul/sweep/pruning/halving.py": ("tests/sweep/test_halving.py",),
+    "rayul/unlearn/measured.py": (AUDIT.format("judge"), "tests/unlearn/test_tokens_and_scores.py"),
+    "rayul/sweep/pruning/criteria.py": RULES,
+    "rayul/sweep/pruning/dominance.py": ("tests/sweep/test_dominance.py", "tests/sweep/test_rules.py"),
+    "rayul/sweep/pruning/halving.py": ("tests/sweep/test_halving.py", "tests/sweep/test_rules.py"),
+    "rayul/sweep/pruning/history.py": RULES,
+    "rayul/sweep/pruning/stall.py": RULES,
 }
 """The files whose arithmetic is changed, each with the tests that should notice."""
-FUNCTIONS = {
-    "rayul/sweep/pruning/dominance.py": ("Rivals", "front_at", "is_behind", "can_catch_up"),
-    "rayul/sweep/pruning/halving.py": ("merits", "volume", "_adds"),
-}
-"""Where only the arithmetic on arrays is changed, and not what Ray sees of it."""
 PRELOADED = ("scipy.stats", "pyarrow.parquet", "transformers.models.llama.modeling_llama", "peft", "pytest")
 
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
     wanted = parser.parse_args(argv)
 
-    everything = [m for path in wanted.only or NEAREST for m in mutants(ROOT, path, FUNCTIONS.get(path, ()))]
+    everything = [m for path in wanted.only or NEAREST for m in mutants(ROOT, path)]
     arguments = read_arguments(ARGUED)
     tried = everything
     if not wanted.all and wanted.sample < len(everything):

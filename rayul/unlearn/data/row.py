@@ -18,7 +18,7 @@ Sets = dict[str, tuple["Row", ...]]
 @dataclass(frozen=True)
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
-    `author` groups the rows that belong together, for splits and bootstrap ("" = on its own). `text`: a passage that
+    `author` groups the rows that belong together, for splits and errors ("" = on its own). `text`: a passage that
     question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv 2407.06460)."""
 
     question: str
