@@ -58,7 +58,7 @@ def examine(
 ) -> Iterator[Audited]:
     """Measure a standalone model with everything, then attack it; a line for each, but for those already `done`.
 
-    row: whose subject, seed and mixing the lines carry. oracle: loads the oracle, where the forget quality needs it.
+    row: whose subject, seed and mixing the lines carry. oracle: loads the oracle, where a metric compares with it.
     """
     row = replace(row, device=device_name(task.device))
     if BEFORE not in done:

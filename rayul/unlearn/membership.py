@@ -1,8 +1,11 @@
 """Membership inference: can the forget rows be told from holdout rows that no model was trained on?
 
 Each attack gives a row a score that is higher the more the row looks like training data. The area under the ROC curve
-of forget against holdout then reads: 1 = every forget row is recognised, 0.5 = indistinguishable (the goal, and what
-an oracle shows), below 0.5 = forget rows are conspicuously unlikely, a trace that unlearning went too far.
+of forget against holdout then reads: 1 = every forget row is recognised, 0.5 = the two sets score alike.
+
+The goal is what an oracle shows. That is 0.5 only where forget and holdout rows are equally likely to a model that saw
+neither; TOFU's published retain models have 0.35 to 0.39. Below the oracle's, forget rows are conspicuously unlikely, a
+trace that unlearning went too far.
 """
 
 from __future__ import annotations
@@ -81,11 +84,28 @@ def auc(members: Floats, others: Floats) -> Measured:
 
     Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons.
     """
-    rows = len(members) + len(others)
+    return _mean_of_pairs(_wins(members, others))
+
+
+def auc_gap(members: Floats, others: Floats, oracle_members: Floats, oracle_others: Floats) -> Measured:
+    """AUC of a model minus that of an oracle on the same rows, in [-1, 1]. NaN when a score is NaN.
+
+    Standard error after DeLong et al. (1988): the two AUCs go together as far as they depend on the rows.
+    """
+    return _mean_of_pairs(_wins(members, others) - _wins(oracle_members, oracle_others))
+
+
+def _wins(members: Floats, others: Floats) -> Floats:
+    """1 where a member's score is above another's, 0.5 at a tie, else 0, [members, others]; NaN when a score is NaN."""
     if np.isnan(members).any() or np.isnan(others).any():
-        return Measured(float("nan"), float("nan"), rows)
-    wins = (members[:, None] > others) + 0.5 * (members[:, None] == others)
-    if min(wins.shape) < 2:
-        return Measured(float(wins.mean()), float("nan"), rows)
-    variance = wins.mean(1).var(ddof=1) / len(members) + wins.mean(0).var(ddof=1) / len(others)
-    return Measured(float(wins.mean()), float(np.sqrt(variance)), rows)
+        return np.full((len(members), len(others)), np.nan)
+    return (members[:, None] > others) + 0.5 * (members[:, None] == others)
+
+
+def _mean_of_pairs(pairs: Floats) -> Measured:
+    """Mean of a number per pair of rows, [members, others]."""
+    members, others = pairs.shape
+    if min(members, others) < 2:
+        return Measured(float(pairs.mean()), float("nan"), members + others)
+    variance = pairs.mean(1).var(ddof=1) / members + pairs.mean(0).var(ddof=1) / others
+    return Measured(float(pairs.mean()), float(np.sqrt(variance)), members + others)

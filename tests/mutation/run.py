@@ -20,6 +20,8 @@ any test kills, or a changed annotation, which none can. Here a process with the
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import gc
 import importlib
 import importlib.abc
@@ -33,7 +35,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -42,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for folder in (Path(__file__).parent, ROOT):
     sys.path.insert(0, str(folder))
 
+import pytest  # noqa: E402
 from mutants import Mutant, mutants  # noqa: E402
 
 ARGUED = Path(__file__).with_name("survivors.txt")
@@ -81,7 +83,9 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/sweep/pruning/stall.py": RULES,
 }
 """The files whose arithmetic is changed, each with the tests that should notice."""
-PRELOADED = ("scipy.stats", "pyarrow.parquet", "transformers.models.llama.modeling_llama", "peft", "pytest")
+ELSEWHERE = ("tests/sweep/test_rules.py::test_no_rule_knows_ray",)
+"""Tests in processes of their own, which no mutant reaches."""
+PRELOADED = ("scipy.stats", "pyarrow.parquet", "transformers.models.llama.modeling_llama", "peft")
 
 
 @dataclass(frozen=True)
@@ -165,20 +169,47 @@ def _start(file: str, mutant: Mutant | None, place: Path) -> int:
     if pid:
         return pid
     code = 1
-    with suppress(BaseException):  # whatever a mutant does ends here, and counts as killed
+    with contextlib.suppress(BaseException):  # whatever a mutant does ends here, and counts as killed
         os.setsid()  # what it starts can be ended with it
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "rayul"]:
-            del sys.modules[name]
         if mutant is not None:
+            _forget(dependents(mutant.module))
             sys.meta_path.insert(0, _Finder(mutant))
-        import pytest
-
         options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={place / 'tests'}", f"--rootdir={ROOT}"]
+        options += [f"--deselect={test}" for test in ELSEWHERE]
         code = int(pytest.main([*options, *(str(ROOT / test) for test in NEAREST[file])]))
     os._exit(code)
+
+
+def dependents(module: str) -> set[str]:
+    """The loaded modules of the package that import this one, directly or not, and itself."""
+    imported = {name: _imports(loaded) for name, loaded in sys.modules.items() if name.partition(".")[0] == "rayul"}
+    found = {module}
+    while new := {name for name, names in imported.items() if names & found} - found:
+        found |= new
+    return found
+
+
+def _imports(module: ModuleType) -> set[str]:
+    """Names of the modules that a module imports, inside of functions too; of `from a import b` both a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def _forget(names: set[str]) -> None:
+    """So that they are imported again; a package also keeps its modules as attributes."""
+    for name in names:
+        sys.modules.pop(name, None)
+        package, _, last = name.rpartition(".")
+        if package in sys.modules and hasattr(sys.modules[package], last):
+            delattr(sys.modules[package], last)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -204,14 +235,23 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def _preload(files: Sequence[str]) -> None:
-    """Load the libraries once, for every process to come; rayul's own modules each of them loads anew."""
+    """Load all that the tests import once; each process to come loads anew only what its mutant can reach."""
     os.chdir(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for name in (*PRELOADED, "rayul.report", *(file.removesuffix(".py").replace("/", ".") for file in files)):
+    for name in PRELOADED:
         importlib.import_module(name)
+    tests = dict.fromkeys(str(ROOT / test) for file in files for test in NEAREST[file])
+    with open(os.devnull, "w") as silent, contextlib.redirect_stdout(silent):
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests])
+    _forget({name for name, module in sys.modules.items() if _is_below(module, ROOT / "tests") and name != "mutants"})
     gc.collect()
     gc.freeze()  # or each process would copy the pages of all libraries at its first collection
+
+
+def _is_below(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).is_relative_to(folder) and module.__name__ != "__main__"
 
 
 def _check_that_tests_pass(files: Sequence[str]) -> None:
