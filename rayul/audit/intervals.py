@@ -17,6 +17,7 @@ Indices = NDArray[np.int64]
 PARTS = 200
 """The jackknife leaves out one author at a time; of more than these, as many equal parts of them."""
 
+
 class Interval(NamedTuple):
     """value: the mean; sd: standard deviation over seeds, NaN of one; low, high: its bounds, each one-sided at the
     confidence asked for, NaN where there is nothing to estimate an error from."""

@@ -285,7 +285,9 @@ def test_forget_quality_of_a_model_against_itself_is_one(model, tokenizer):
 @pytest.mark.parametrize("name", ["mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_pp"])
 def test_a_membership_gap_is_the_auc_minus_the_oracles(model, tokenizer, name):
     oracle = llama(tokenizer, seed=3)
-    own, theirs = (evaluate_model(m, tokenizer, SETS, metrics=[name]).measured[f"forget.{name}"] for m in (model, oracle))
+    own, theirs = (
+        evaluate_model(m, tokenizer, SETS, metrics=[name]).measured[f"forget.{name}"] for m in (model, oracle)
+    )
     gap = evaluate_model(model, tokenizer, SETS, oracle=oracle, metrics=[f"{name}_gap"]).measured
     assert list(gap) == [f"forget.{name}_gap"]
     assert gap[f"forget.{name}_gap"].value == pytest.approx(own.value - theirs.value)
