@@ -2,8 +2,9 @@
 
     python tests/mutation/run.py                              60 mutants drawn with seed 0: minutes
     python tests/mutation/run.py --sample 200 --seed 7        others
-    python tests/mutation/run.py --all --jobs 2               all: about an hour on two cores
+    python tests/mutation/run.py --all --jobs 2               all: about half an hour on two cores
     python tests/mutation/run.py --all --only rayul/pareto/front.py
+    python tests/mutation/run.py --again LOG                  those that survived a run whose output is in LOG
 
 Every mutant is the package with one change (mutants.py), against the test files that are nearest to its file. It is
 killed when one of those fails, or hangs. A survivor is either something that a test should see, or a change that
@@ -61,7 +62,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/pareto/best.py": (PARETO.format("choose"), PARETO.format("pareto_summary")),
     "rayul/pareto/choose.py": (PARETO.format("choose"), AUDIT.format("choice")),
     "rayul/pareto/front.py": (PARETO.format("pareto_front"), PARETO.format("pareto_hypervolume")),
-    "rayul/pareto/held_out.py": (PARETO.format("held_out"),),
+    "rayul/pareto/held_out.py": (PARETO.format("held_out"), PARETO.format("limit_on_other_rows")),
     "rayul/pareto/hypervolume.py": (PARETO.format("pareto_hypervolume"),),
     "rayul/pareto/targets.py": (PARETO.format("pareto_summary"),),
     "rayul/audit/choice.py": (AUDIT.format("choice"),),
@@ -101,13 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=60, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="FILE", help="of this file; repeat it for several")
+    parser.add_argument("--again", type=Path, metavar="LOG", help="those that survived, by what a run printed")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
     wanted = parser.parse_args(argv)
 
     everything = [m for path in wanted.only or NEAREST for m in mutants(ROOT, path)]
     arguments = read_arguments(ARGUED)
     tried = everything
-    if not wanted.all and wanted.sample < len(everything):
+    if wanted.again is not None:
+        lines = wanted.again.read_text(encoding="utf-8").splitlines()
+        before = {line.partition("survived: ")[2] for line in lines}
+        tried = [m for m in everything if m.name in before]
+    elif not wanted.all and wanted.sample < len(everything):
         tried = random.Random(wanted.seed).sample(everything, wanted.sample)
     files = list(dict.fromkeys(m.path.relative_to(ROOT).as_posix() for m in tried))
     _preload(files)

@@ -43,6 +43,13 @@ def test_behind_is_by_more_than_the_margin_and_so_many_times(
     assert is_behind(np.array(gained), np.array(kept), FRONT_GAINED, FRONT_KEPT, 0.05, patience) is expected
 
 
+def test_exactly_the_margin_is_not_behind() -> None:
+    """Of numbers without rounding: 0.5 against 0.25."""
+    front = np.array([0.5]), np.array([1.0])
+    assert not is_behind(np.array([0.25]), np.array([1.0]), *front, 0.25, 1)
+    assert is_behind(np.array([0.125]), np.array([1.0]), *front, 0.25, 1)
+
+
 def catches_up(steps: list[int], gained: list[float], kept: list[float], last: int = 60) -> bool:
     return can_catch_up(steps, np.array(gained), np.array(kept), FRONT_GAINED, FRONT_KEPT, 0.9, last)
 
@@ -114,6 +121,13 @@ def test_more_than_all_cannot_be_forgotten_nor_paid_for() -> None:
     assert not can_catch_up(steps, gained, kept, np.array([0.95]), np.array([1.0]), 0.93, 60)
 
 
+def test_who_reaches_the_front_or_stays_at_the_limit_has_caught_up() -> None:
+    """All is forgotten on the front, and by the trial in the end; it pays nothing and has just what it must keep."""
+    arguments = [57, 58, 59], np.array([0.125, 0.25, 0.5]), np.array([0.875] * 3), np.array([1.0]), np.array([1.0])
+    assert can_catch_up(*arguments, 0.875, 60)
+    assert not can_catch_up(*arguments, 0.876, 60)
+
+
 def evaluations(trial: str, points: list[tuple[int, float, float]]) -> list[Evaluation]:
     return [
         Evaluation(
@@ -164,7 +178,7 @@ def test_only_a_limit_on_the_utility_ends_the_continuation(make_spec: Callable[.
         ({"metric": "retain.es", "at_least": 0.9}, True),
         ({"metric": "general.es", "at_least": 0.5}, False),
     ):
-        spec = make_spec(training={"steps": 60}, control=[control])
+        spec = make_spec(training={"steps": 60}, control=[control], pruning={"criteria": False})
         assert bool(verdict(spec, mine, others)) is stopped
 
 
@@ -201,6 +215,11 @@ def test_rivals_give_each_trial_the_front_of_all_others_as_a_search_through_ever
             rest = np.array([(g, k) for t, g, k in points[:count] if t != asking]).reshape(-1, 2)
             found = front_at(levels, *rivals.front_of_others(asking))
             assert found.tolist() == front_at(levels, rest[:, 0], rest[:, 1]).tolist()
+        for one, gained, kept in zip(rivals.trials, rivals.gained, rivals.kept, strict=True):
+            better = rivals.trials[(rivals.gained >= gained) & (rivals.kept >= kept)].tolist()
+            better.remove(one)
+            assert one not in better
+            assert len(set(better)) <= 1, "whoever asks, one of two others is there"
     assert len(rivals.gained) <= 2 * 8, "two points at most for each level of what is kept"
 
 

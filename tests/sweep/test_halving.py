@@ -106,6 +106,17 @@ def test_each_rung_is_judged_once(spec: Any, row: Row) -> None:
     assert decide(scheduler, row(spec, 0, 20, 0.5, 0.49)) == TrialScheduler.STOP
 
 
+def test_a_rung_at_the_first_step_is_judged(make_spec: Make, row: Row) -> None:
+    spec = make_spec(
+        training={"steps": 4, "evaluate_every": 1},
+        control={"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]},
+        pruning={"dominance": False, "budget": {"reduction": 2, "first": 0.25}},
+    )
+    scheduler = scheduler_of(spec)
+    assert decide(scheduler, row(spec, 0, 1, 0.3, 0.49)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 1, 1, 0.6, 0.49)) == TrialScheduler.STOP
+
+
 def scheduler_rows(spec: Any, row: Row) -> list[Evaluation]:
     """Trial 0 has been judged at the rung of step 20 already, alone; two others are ahead since."""
     return [row(spec, 0, 20, 0.6, 0.49), *(row(spec, trial, 24, 0.2, 0.49) for trial in (1, 2))]

@@ -108,5 +108,4 @@ def volume(points: Sequence[Floats]) -> float:
 
 
 def _adds(mine: Floats, others: Sequence[Floats]) -> bool:
-    rest = np.vstack(others) if others else np.empty((0, mine.shape[1]))
-    return any(not (rest >= point).all(axis=1).any() for point in mine)
+    return any(not any((theirs >= point).all(axis=1).any() for theirs in others) for point in mine)
