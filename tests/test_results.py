@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from rayul.errors import InputError
+from rayul.records.folder import load_records
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+
+
+def test_a_folder_of_tables_is_refused_as_that_and_the_page_says_how_to_make_the_sweep_again() -> None:
+    with pytest.raises(InputError) as caught:
+        load_records(RESULTS / "testbed")
+    assert "only a sweep's tables" in caught.value.hint
+    assert "`rayul report bench/ga`" in (RESULTS / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

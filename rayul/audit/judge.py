@@ -25,7 +25,8 @@ class Kept:
     key: the metric on the unread rows. searched: the point as the search saw it (one seed, the rows it was chosen by);
     fresh: fresh seeds on the same rows; unread: fresh seeds on unread rows. So searched - fresh is the luck of the
     seed, fresh - unread that of the rows. holds: "yes" when the bound at the audit's confidence keeps the limit,
-    "unsure" when only the mean does, or when the baseline has nothing on the unread rows to take a percentage of.
+    "unsure" when only the mean does (of one seed without values per row nothing more is known), or when the baseline has
+    nothing on the unread rows to take a percentage of.
     """
 
     limit: Limit
@@ -153,7 +154,7 @@ def _kept(audit: Audit, finalist: Finalist, limit: Limit) -> Kept:
     unread = _over(audit, finalist.runs, key, limit.scaled)
     bound = unread.low if limit.at_least else unread.high
     on_scale = Limit(key, limit.at_least, limit.at)
-    sure = on_scale.keeps(bound if math.isfinite(bound) else unread.value)
+    sure = on_scale.keeps(bound)  # False where one seed on rows without values has no bound
     likely = on_scale.keeps(unread.value) or math.isnan(unread.value)  # NaN: the baseline has nothing on these rows
     return Kept(
         limit,

@@ -110,8 +110,12 @@ def load_records(folder: Path | str) -> SweepRecords:
     folder = Path(folder)
     for name in (SPEC, JOURNAL):
         if not (folder / name).is_file():
+            only_tables = (folder / "evaluations.parquet").is_file()
             raise InputError(
-                f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
+                f"{folder / name}: no such file",
+                "this folder has only a sweep's tables; give the folder of the sweep itself, or make it again"
+                if only_tables
+                else "give the folder of one sweep, as `rayul sweep` printed it",
             )
     check_inside(folder)
     evaluations, ended = read_journal(folder / JOURNAL)

@@ -126,7 +126,7 @@ SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
 
 
 OWN = "own_metrics"
-"""Of the context of a validation: the names of the metrics of one's own that the spec measures, which its criteria and
+"""Of the context of a validation: the names of the custom metrics that the spec measures, which its criteria and
 objectives may name."""
 
 

@@ -34,7 +34,7 @@ def evaluate(
 ) -> Measurement:
     """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards.
 
-    metrics: as a spec names them in evaluate.metrics, those of one's own by file.
+    metrics: as a spec names them in evaluate.metrics, custom ones by file.
     """
     chosen = task.evaluated(sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
@@ -44,7 +44,7 @@ def evaluate(
 def measurement(
     scores: Sequence[TokenScores], counts: Mapping[str, int], metrics: Sequence[str], own: Mapping[str, RowMetric]
 ) -> Measurement:
-    """The metrics of sets of these sizes, whose rows' scores follow each other. own: those of one's own, by name."""
+    """The metrics of sets of these sizes, whose rows' scores follow each other. own: the custom ones, by name."""
     remaining = iter(scores)
     result = Measurement({}, {})
     for name, count in counts.items():
@@ -60,7 +60,7 @@ def measurement(
 def measure(
     metric: str | RowMetric, scores: Sequence[TokenScores], values: NDArray[np.float64] | None = None
 ) -> Measured:
-    """A metric of one forward over a set of rows, by its name or as a function of one's own. values: `per_row`, where
+    """A metric of one forward over a set of rows, by its name or as a custom function. values: `per_row`, where
     it is known."""
     if _is_whole(metric):
         measured: Measured = _function(metric)(scores)

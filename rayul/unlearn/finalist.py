@@ -99,7 +99,7 @@ def measure_everything(
 
 
 def cheaply(spec: Spec) -> list[str]:
-    """What one forward gives: the metrics that rayul knows, and those of one's own."""
+    """What one forward gives: the metrics that rayul knows, and custom ones."""
     return [*CHEAP, *spec.evaluate.own.values()]
 
 

@@ -86,7 +86,7 @@ def evaluate_model(
 ) -> SuiteResult:
     """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set but retain_train.
 
-    own: metrics of one's own, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
+    own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
     oracle: a model trained without the forget rows, for forget_quality and mia_*_gap; it shares tokenizer and template.
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
     measured. Costs a forward per answer, paraphrase and wrong answer, and one generation per question; es_similar

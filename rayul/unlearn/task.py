@@ -32,8 +32,8 @@ EVALUATED = ("forget", "retain", "general")
 
 
 class Task:
-    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the metrics of
-    one's own, by name. Raises InputError for rows that do not fit into the model."""
+    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the
+    custom metrics, by name. Raises InputError for rows that do not fit into the model."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Task:
 
 def load_task(spec: Spec, sets: Sets) -> Task:
     """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks, and
-    for a file with metrics or controls of one's own that cannot be run."""
+    for a file with custom metrics or controls that cannot be run."""
     check_needs(spec, sets)
     own = own_metrics(spec.evaluate)
     for control in spec.control.own:

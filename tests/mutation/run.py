@@ -67,7 +67,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/pareto/targets.py": (PARETO.format("pareto_summary"),),
     "rayul/audit/choice.py": (AUDIT.format("choice"),),
     "rayul/audit/intervals.py": (AUDIT.format("judge"),),
-    "rayul/audit/judge.py": (PARETO.format("held_out"), AUDIT.format("judge")),
+    "rayul/audit/judge.py": (PARETO.format("limit_on_other_rows"), AUDIT.format("judge")),
     "rayul/audit/read.py": (AUDIT.format("judge"),),
     "rayul/audit/robustness.py": (AUDIT.format("judge"),),
     "rayul/audit/tables.py": (AUDIT.format("judge"),),
@@ -76,7 +76,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/unlearn/metrics.py": ("tests/unlearn/test_tokens_and_scores.py",),
     "rayul/unlearn/controls.py": ("tests/unlearn/test_controls.py",),
     "rayul/unlearn/calibrate.py": ("tests/unlearn/test_calibrate.py",),
-    "rayul/unlearn/measured.py": (AUDIT.format("judge"), "tests/unlearn/test_tokens_and_scores.py"),
+    "rayul/unlearn/measured.py": ("tests/unlearn/test_confidence.py", "tests/unlearn/test_tokens_and_scores.py"),
     "rayul/sweep/pruning/criteria.py": RULES,
     "rayul/sweep/pruning/dominance.py": ("tests/sweep/test_dominance.py", "tests/sweep/test_rules.py"),
     "rayul/sweep/pruning/halving.py": ("tests/sweep/test_halving.py", "tests/sweep/test_rules.py"),
@@ -127,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if outcome.survived and name not in arguments:
             unargued.append(name)
             print(f"[{done}/{len(tried)}] survived: {name}", flush=True)
+        if done % 25 == 0:
+            print(f"[{done}/{len(tried)}] {killed} killed", flush=True)
     stale = [name for name in arguments if name not in {m.name for m in everything}] if not wanted.only else []
     for name in stale:
         print(f"argued in {ARGUED.name}, but no mutant any more: {name}")
@@ -147,7 +149,7 @@ def read_arguments(path: Path) -> dict[str, str]:
 
 
 def outcomes(tried: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
-    """Each mutant's, as they come, so many processes at a time."""
+    """Each mutant's, as they come, this number of processes at a time."""
     waiting = list(reversed(tried))
     running: dict[int, tuple[Mutant, float, Path]] = {}
     while waiting or running:

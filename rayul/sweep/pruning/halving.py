@@ -73,7 +73,7 @@ class HalvingRule:
 
 
 def rungs(steps: int, first: float, reduction: int) -> list[float]:
-    """The steps before the last at which a trial of so many steps is judged: first, first * reduction, ... of them."""
+    """The steps before the last at which a trial of `steps` steps is judged: first, first * reduction, ... of them."""
     found, share = [], first
     while share < 1:
         found.append(share * steps)
