@@ -25,8 +25,8 @@ class Kept:
     key: the metric on the unread rows. searched: the point as the search saw it (one seed, the rows it was chosen by);
     fresh: fresh seeds on the same rows; unread: fresh seeds on unread rows. So searched - fresh is the luck of the
     seed, fresh - unread that of the rows. holds: "yes" when the bound at the audit's confidence keeps the limit,
-    "unsure" when only the mean does (of one seed without values per row nothing more is known), or when the baseline has
-    nothing on the unread rows to take a percentage of.
+    "unsure" when only the mean does (one seed of a metric without values per row has no bound), or when the baseline
+    has nothing on the unread rows to take a percentage of.
     """
 
     limit: Limit

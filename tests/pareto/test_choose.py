@@ -144,9 +144,12 @@ def test_a_point_off_the_front_is_named_with_six_of_the_front_and_what_can_be_tr
     front = [evaluation(f"{i:04d}", 5, 0.1 + i / 20, 0.88 + i / 100) for i in range(8)]
     params = {"method.name": "ga", "lora.r": 4, "training.lr": 1e-3}
     off = [evaluation("0009", 1, 0.9, 0.87, params=params), evaluation("0009", 5, 0.8, 0.87, metrics={}, params=params)]
-    start = evaluation("0010", 0, 0.98, 0.96)
+    start = [
+        evaluation("0010", 0, 0.98, 0.96, params=params),
+        evaluation("0010", 5, 0.8, 0.9, metrics={}, params=params),
+    ]
     gone = SPEC.replace("data: testbed", "data: {forget: gone.jsonl, retain: gone.jsonl}")
-    results = load_results(write_folder(tmp_path / "s", [baseline(), *front, *off, start], gone))
+    results = load_results(write_folder(tmp_path / "s", [baseline(), *front, *off, *start], gone))
     assert len(results.front) == 8
     with pytest.raises(InputError, match="trial 0009 is not on the front") as caught:
         named(results, results.front, "9")
@@ -157,6 +160,9 @@ def test_a_point_off_the_front_is_named_with_six_of_the_front_and_what_can_be_tr
     with pytest.raises(InputError, match="trial 0009 at step 5 is not on the front") as caught:
         named(results, results.front, "9", 5)
     assert "training.steps=5 " in caught.value.hint, "it has no other"
+    with pytest.raises(InputError, match="trial 0010 is not on the front") as caught:
+        named(results, results.front, "10")
+    assert "training.steps=5 " in caught.value.hint, "at step 0 nothing was trained"
 
 
 @pytest.mark.parametrize("feasible", [True, False])
