@@ -99,7 +99,8 @@ def _wins(members: Floats, others: Floats) -> Floats:
     """1 where a member's score is above another's, 0.5 at a tie, else 0, [members, others]; NaN when a score is NaN."""
     if np.isnan(members).any() or np.isnan(others).any():
         return np.full((len(members), len(others)), np.nan)
-    return (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    wins: Floats = (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    return wins
 
 
 def _mean_of_pairs(pairs: Floats) -> Measured:

@@ -163,6 +163,13 @@ def test_the_first_evaluations_count_of_the_trial_and_of_its_rivals(make_spec: C
     assert "dominance at step 59" in verdict(spec, [(1, 1.0, 1.0), (59, 0.99, 1.0)], OTHERS[1:])
 
 
+def test_who_breaks_a_limit_is_nobodys_rival(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.9}])
+    rivals = [replace(e, feasible=False) for e in evaluations("0000", OTHERS)]  # of another metric
+    scheduler = PruningScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, [*rivals, *evaluations("0001", SLOW)])
+    assert scheduler.verdict("0001", 55) is None
+
+
 def test_the_front_is_that_of_the_utility_that_is_left_now(make_spec: Callable[..., Any]) -> None:
     spec = make_spec(training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.8}])
     mine = [(0, 1.0, 1.0), (40, 1.0, 1.0), (50, 0.999, 0.99), (59, 0.99, 0.85)]

@@ -82,11 +82,19 @@ def test_stall_says_since_when_and_what_was_best(make_spec: Make) -> None:
     rows = []
     for step, calibrated in enumerate([0.7, 0.6, *[0.65] * stall.STALL], 1):
         rows += [evaluation("0000", step, 0.0, 0.0), evaluation("0000", step, calibrated, 0.46, mixing=0.5)]
+        rows += [evaluation("0000", step, 0.78, 0.48, mixing=0.25)]  # keeps the limit too, and has forgotten less
     history = History(spec, BASE, rows)
     last = 2 + stall.STALL
     assert stall.verdict(history, "0000", last - 1) is None
     reason = "calibrated forget.es has not improved for 4 evaluations (best: 0.600 at step 2)"
     assert stall.verdict(history, "0000", last) == Stop("stall", reason)
+
+
+def test_stall_says_when_nothing_was_feasible(make_spec: Make) -> None:
+    rows = [evaluation("0000", step, 0.1, 0.1) for step in range(1, 1 + stall.STALL)]
+    history = History(make_spec(control=KEEP | {"mixing": True}), BASE, rows)
+    reason = "calibrated forget.es has not improved for 4 evaluations (best: none was feasible)"
+    assert stall.verdict(history, "0000", stall.STALL) == Stop("stall", reason)
 
 
 def test_stall_of_an_objective_that_is_to_grow(make_spec: Make) -> None:
