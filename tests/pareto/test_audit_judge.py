@@ -185,6 +185,18 @@ def test_what_the_oracle_gains_too_is_no_return(tmp_path: Path) -> None:
     assert standing(one) == "stands"
 
 
+def test_without_an_oracle_anything_that_comes_back_is_a_return(tmp_path: Path) -> None:
+    rows = [row for row in lines(found=0.3, after=0.4) if row.subject != "oracle"]
+    audit = audit_of(tmp_path, rows)
+    assert audit.oracle is None
+    (one,) = judge(audit)
+    assert [r.attack for r in one.beyond] == ["relearn"]
+    folder = tmp_path / "sweep"
+    summarise(folder)
+    finalists = pq.read_table(folder / "audit" / "finalists.parquet").to_pylist()
+    assert all(math.isnan(row["oracle"]) for row in finalists)
+
+
 def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Path) -> None:
     audit = audit_of(tmp_path)
     assert powerless(audit) == ["noise"]  # relearning brings the refusal from 0.8 to 0.98
