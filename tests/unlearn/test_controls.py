@@ -62,6 +62,18 @@ def test_loss_cap_takes_a_forgotten_sequence_out(answers: Answers) -> None:
     assert kept(answers, loss_cap=5.4, loss_cap_of="sum") == [[], [0, 1, 2]]
 
 
+@pytest.mark.parametrize(
+    "control",
+    [{"loss_cap": 1.5}, {"loss_cap": 5.4, "loss_cap_of": "sum"}, {"select_fraction": 0.5}, {"token_cap": 1.5}],
+)
+def test_leading_dimensions_pass_through(answers: Answers, control: dict[str, Any]) -> None:
+    """Two batches in one tensor [2, B, S, V] are limited as each alone."""
+    other = Answers(answers.logits.flip(0), answers.labels, MASK.flip(0))
+    both = Answers(*(torch.stack([getattr(one, name) for one in (answers, other)]) for name in Answers._fields[:3]))
+    alone = [controlled(one, Control(**control)).mask for one in (answers, other)]
+    assert torch.equal(controlled(both, Control(**control)).mask, torch.stack(alone))
+
+
 def test_an_answer_of_one_token_is_capped_by_that_token() -> None:
     """Of one with its own NLL and of one with none, beside a longer one."""
     mask = torch.tensor([[True, False], [True, True], [False, False]])
