@@ -177,7 +177,7 @@ def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
 
 
 def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[float, float], float]) -> Interval:
-    """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows are drawn
+    """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows vary
     too, by author."""
     if not all(key in one.values for one in (audit.baseline, *(run.scored[0] for run in runs))):
         base = audit.baseline.metrics.get(key) or math.nan

@@ -205,6 +205,20 @@ def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Pa
     assert powerless(audit_of(tmp_path / "other", lines(control_after=0.8))) == ["relearn", "noise"]
 
 
+def test_an_attack_that_opens_the_refusal_for_one_author_only_is_powerless(tmp_path: Path) -> None:
+    """On average something comes back, but no more than authors differ."""
+    rows = []
+    for row in lines():
+        if (row.subject, row.attack) == (REFUSAL, "relearn"):
+            tries = tuple(scored(one.variant, one.judged, forget=[0.8] * 4 + [1, 1]) for one in row.scored)
+            row = replace(row, scored=tries)
+        rows.append(row)
+    audit = audit_of(tmp_path, rows)
+    (relearn, _) = returns(audit, REFUSAL)
+    assert relearn.gain.low < 0 < relearn.gain.value < relearn.gain.high
+    assert powerless(audit) == ["relearn", "noise"]
+
+
 def test_the_verdict_says_how_much_at_which_cost_and_what_returns(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, lines(found=0.3, after=0.65))
     (one,) = judge(audit)

@@ -116,6 +116,7 @@ def test_loss_cap_has_the_gradient_of_the_hinge(answers: Answers) -> None:
 
 
 def test_temperature_divides_the_logits_and_caps_still_read_temperature_one(answers: Answers) -> None:
+    assert torch.allclose(controlled(answers, Control(temperature=1.5)).logits, answers.logits / 1.5)
     both = controlled(answers, Control(temperature=2.0, token_cap=1.5))
     assert torch.allclose(both.logits, answers.logits / 2)
     assert [row.nonzero().flatten().tolist() for row in both.mask] == [[0, 2], [0, 1]]
