@@ -67,10 +67,10 @@ def over_seeds_and_authors(
     """A statistic of seeds and authors with its t interval.
 
     A finalist is one training of many and its authors are some of many, and all rows of an author stand or fall
-    together: the variance is the jackknife's over seeds plus the jackknife's over authors. What varies with both at once
-    is counted in each, which errs on the side of wide intervals. Degrees of freedom after Satterthwaite (1946). A bootstrap
-    would not do here: with three seeds its bounds are hardly more than the smallest and the largest value. Where there
-    is one seed (or one author), only the other is varied.
+    together: the variance is the jackknife's over seeds plus the jackknife's over authors. What varies with both at
+    once is counted in each, which errs on the side of wide intervals. Degrees of freedom after Satterthwaite (1946). A
+    bootstrap would not do here: with three seeds its bounds are hardly more than the smallest and the largest value.
+    Where there is one seed (or one author), only the other is varied.
     """
     everyone = np.arange(seeds), np.arange(authors)
     value = statistic(*everyone)

@@ -81,9 +81,11 @@ def test_one_number_has_no_bounds_and_several_have_theirs() -> None:
     assert math.isnan(diverged.low)
 
 
-def test_over_seeds_alone_the_interval_is_that_of_students_t_test() -> None:
-    values = [0.31, 0.42, 0.35, 0.71]
+@pytest.mark.parametrize("values", [[0.31, 0.42, 0.35, 0.71], [0.31, 0.42]])
+def test_over_seeds_alone_the_interval_is_that_of_students_t_test(values: list[float]) -> None:
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)  # two-sided: 95% at each end
+    authors = over_seeds_and_authors(Means.of(np.array([values]), np.arange(len(values))).at, 1, len(values), 0.95)
+    assert (authors.low, authors.high) == pytest.approx((expected.low, expected.high))
     found = over_seeds(values, 0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.margin == pytest.approx((expected.high - expected.low) / 2)
@@ -276,6 +278,16 @@ def test_every_attack_and_metric_has_a_row_over_the_runs_of_all_finalists(tmp_pa
     assert es.spearman == pytest.approx(0.5)
     (prob,) = [row for row in found if (row.attack, row.metric) == ("noise", "forget.prob")]
     assert prob.pearson == pytest.approx(1.0)  # noise left every model as it was
+
+
+def test_the_worst_variant_is_that_with_the_largest_mean_gain_whatever_rows_it_judges(tmp_path: Path) -> None:
+    rows = []
+    for row in lines(found=0.3):
+        if row.attack == "noise":
+            row = replace(row, scored=(scored("all rows", forget=0.5), scored("two rows", (0, 1), forget=0.4)))
+        rows.append(row)
+    found = [row for row in robustness(audit_of(tmp_path, rows)) if row.attack == "noise"]
+    assert {row.variant for row in found} == {"all rows"}
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
