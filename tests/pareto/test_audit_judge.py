@@ -199,6 +199,19 @@ def test_without_an_oracle_anything_that_comes_back_is_a_return(tmp_path: Path) 
     assert all(math.isnan(row["oracle"]) for row in finalists)
 
 
+def test_what_returns_for_one_author_only_is_no_return_beyond_doubt(tmp_path: Path) -> None:
+    rows = []
+    for row in lines(found=0.3):
+        if (row.subject, row.attack) == (NAME, "relearn"):
+            tries = tuple(scored(one.variant, one.judged, forget=[0.3] * 4 + [0.7, 0.7]) for one in row.scored)
+            row = replace(row, scored=tries)
+        rows.append(row)
+    (one,) = judge(audit_of(tmp_path, rows))
+    assert one.worst is not None
+    assert one.worst.gain.low < 0 < one.worst.gain.value
+    assert one.beyond == ()
+
+
 def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Path) -> None:
     audit = audit_of(tmp_path)
     assert powerless(audit) == ["noise"]  # relearning brings the refusal from 0.8 to 0.98
