@@ -90,6 +90,12 @@ def test_stall_says_since_when_and_what_was_best(make_spec: Make) -> None:
     assert stall.verdict(history, "0000", last) == Stop("stall", reason)
 
 
+def test_a_trial_that_has_utility_left_has_not_stalled(make_spec: Make) -> None:
+    rows = [evaluation("0000", step, 0.8, 0.48) for step in range(2 + 2 * stall.STALL)]
+    history = History(make_spec(control=KEEP | {"mixing": True}), BASE, rows)
+    assert stall.verdict(history, "0000", rows[-1].step) is None
+
+
 def test_stall_says_when_nothing_was_feasible(make_spec: Make) -> None:
     rows = [evaluation("0000", step, 0.1, 0.1) for step in range(1, 1 + stall.STALL)]
     history = History(make_spec(control=KEEP | {"mixing": True}), BASE, rows)
