@@ -192,14 +192,20 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Of the model, e.g. model.system="Be brief."')
+    ] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite."""
+    from rayul.records.text_note import noted_text
     from rayul.spec import parse_spec
 
-    shared = {"template": template, "dtype": dtype}
+    text = noted_text(Path(model)) if template is None else {"template": template}
+    shared = {"dtype": dtype} | text
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
     overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
+    overrides += set_ or []
     spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
     console = Console(stderr=True)
     for line in spec.notices:
@@ -211,19 +217,22 @@ def evaluate(
         from rayul.unlearn.own import own_metrics
         from rayul.unlearn.suite import evaluate_model
         from rayul.unlearn.task import spaced
+        from rayul.unlearn.template import Template, text_notices
 
     with _ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
     own = own_metrics(spec.evaluate)
     sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in load_sets(spec.data).items()}
     loaded, tokenizer = load_model(spec.model)
+    for line in text_notices(tokenizer, Template.of(spec.model)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     compared = load_model(spec.oracle)[0] if spec.oracle else None
     with console.status("measuring") as status:
         result = evaluate_model(
             loaded,
             tokenizer,
             sets,
-            spec.model.template,
+            Template.of(spec.model),
             compared,
             spec.evaluate.final or None,
             progress=lambda key: status.update(f"measuring {key}"),

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
 
     from rayul.spec import dump_yaml
     from rayul.unlearn.data import load_sets
-    from rayul.unlearn.export import score
+    from rayul.unlearn.export import measure_reported
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import train
     from rayul.unlearn.trial import reference_evaluation
@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
             if not step:
                 continue
             with update.mixed(mixing):
-                measured = score(task, trial, update.model)
+                measured = measure_reported(task, trial, update.model)
             searched = {key: m for key, m in measured.items() if not key.startswith("retain_report.")}
             row = Evaluation(
                 f"{number:04d}",
@@ -169,7 +169,7 @@ def test_the_card_says_what_and_never_the_content(exported: Path, results: Resul
     lines = [json.dumps(vars(row), sort_keys=True, ensure_ascii=False) for row in sets["forget"]]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() in card
     assert f"| rows | {len(sets['forget'])} |" in card
-    texts = {text for rows in sets.values() for row in rows for text in (row.question, row.answer, row.author)}
+    texts = {text for rows in sets.values() for row in rows for text in (row.question, row.answer, row.group)}
     for path in exported.rglob("*"):
         if path.is_file() and path.suffix in (".md", ".json") and "tokenizer" not in path.name:
             assert not [text for text in texts if text in path.read_text()], path

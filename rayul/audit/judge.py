@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from rayul.audit.intervals import Floats, Indices, Interval, Means, over_seeds, over_seeds_and_authors
+from rayul.audit.intervals import Floats, Indices, Interval, Means, over_seeds, over_seeds_and_groups
 from rayul.audit.read import Audit, Finalist
 from rayul.pareto.held_out import twin_of
 from rayul.records import ORACLE
@@ -117,19 +117,19 @@ def _return(audit: Audit, rows: Sequence[Audited], variant: int) -> Return:
     tried: list[Scored] = [row.scored[variant] for row in rows]
     judged = tried[0].judged
     key = audit.metric
-    authors = audit.authors_of(key, judged)
-    after = Means.of(np.array([one.values[key] for one in tried]), authors)
-    before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), authors)
-    full = Means.of(_judged(audit.baseline, key, judged), authors)
+    groups = audit.groups_of(key, judged)
+    after = Means.of(np.array([one.values[key] for one in tried]), groups)
+    before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), groups)
+    full = Means.of(_judged(audit.baseline, key, judged), groups)
 
     def interval(statistic: Callable[[Indices, Indices], float]) -> Interval:
-        return over_seeds_and_authors(statistic, after.seeds, after.authors, audit.confidence)
+        return over_seeds_and_groups(statistic, after.seeds, after.groups, audit.confidence)
 
     def share(s: Indices, a: Indices) -> float:
         gone = full.at(s, a) - before.at(s, a)
         return (after.at(s, a) - before.at(s, a)) / gone if gone > 1e-9 else 0.0
 
-    everyone = np.arange(after.seeds), np.arange(after.authors)
+    everyone = np.arange(after.seeds), np.arange(after.groups)
     return Return(
         attack=rows[0].attack,
         variant=tried[0].variant,
@@ -167,7 +167,7 @@ def _kept(audit: Audit, finalist: Finalist, limit: Limit) -> Kept:
 
 
 def own_value(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
-    """A metric over the seeds; where its values per row are known, rows are drawn too, by author."""
+    """A metric over the seeds; where its values per row are known, rows are drawn too, by group."""
     return _over(audit, runs, key, lambda value, base: value)
 
 
@@ -178,16 +178,16 @@ def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
 
 def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[float, float], float]) -> Interval:
     """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows vary
-    too, by author."""
+    too, by group."""
     if not all(key in one.values for one in (audit.baseline, *(run.scored[0] for run in runs))):
         base = audit.baseline.metrics.get(key) or math.nan
         values = [scale(run.scored[0].metrics.get(key, math.nan), base) for run in runs]
         return over_seeds(values, audit.confidence)
-    authors = audit.authors_of(key)
-    mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), authors)
-    before = Means.of(np.array(audit.baseline.values[key]), authors)
+    groups = audit.groups_of(key)
+    mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), groups)
+    before = Means.of(np.array(audit.baseline.values[key]), groups)
 
     def statistic(s: Indices, a: Indices) -> float:
         return scale(mine.at(s, a), before.at(s, a) or math.nan)  # of 0 there are no fractions
 
-    return over_seeds_and_authors(statistic, mine.seeds, mine.authors, audit.confidence)
+    return over_seeds_and_groups(statistic, mine.seeds, mine.groups, audit.confidence)

@@ -49,17 +49,19 @@ def make_plan(
     from rayul.sweep.search.samplers import check_sampler
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
-    from rayul.unlearn.cost import rendered
+    from rayul.unlearn.cost import boundary, rendered
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.model import load_tokenizer
     from rayul.unlearn.task import check_needs
+    from rayul.unlearn.template import Template, text_notices
 
     check_installed(spec.tracking)
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
     check_needs(ready, sets)
     check_sampler(ready)
-    tokenizer = load_tokenizer(ready.model)
+    tokenizer, template = load_tokenizer(ready.model), Template.of(ready.model)
+    notices = tuple(text_notices(tokenizer, template))
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)
     with connected(address) as remote, served(results, ready, remote=remote) as disk:
@@ -74,7 +76,9 @@ def make_plan(
         combinations=combinations,
         continuous=continuous,
         rows={key: len(rows) for key, rows in sets.items()},
-        samples={key: rendered(tokenizer, ready.model.template, _spread(rows)) for key, rows in shown.items()},
+        samples={key: rendered(tokenizer, template, _spread(rows)) for key, rows in shown.items()},
+        boundary=boundary(tokenizer, template, sets["forget" if show_forget else "retain"][0]),
+        text_notices=notices,
         probed=probed,
         cost=cost,
         allocation=allocation,

@@ -10,6 +10,7 @@ from rayul.pareto.held_out import held_out, keeps_there
 from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
+from rayul.report.evidence import evidence
 from rayul.report.summary import Summary
 from rayul.words import duration, measured, number, percent, plural
 
@@ -48,7 +49,7 @@ def caution(results: SweepRecords, summary: Summary) -> list[str]:
         return []
     sentences = [
         f"On retain-report, rows that nothing was tuned on, trial {best.trial_id} keeps {percent(h.report)} of "
-        f"{h.metric} against {percent(h.control)} on retain-control: the limit does not hold there."
+        f"{h.metric} against {percent(h.select)} on retain-select: the limit does not hold there."
         for h in broken
     ]
     sentences.append(
@@ -92,7 +93,7 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
         sentences.append(f"It clears the limit {limit} by {room}.")
     sentences += [
         f"On retain-report, rows that nothing was tuned on, it keeps {percent(h.report)} of {h.metric} against "
-        f"{percent(h.control)} on retain-control."
+        f"{percent(h.select)} on retain-select."
         for h in held_out(results, best)
         if not h.breaks
     ]
@@ -104,13 +105,9 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
             f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
             + (f": the point closes {way:.0%} of the gap to it." if math.isfinite(way) else ".")
         )
-    rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
-    sentences.append(
-        f"Measured on {rows} rows; ± is one standard error over the rows. It is one run with one seed: "
-        "`rayul audit` repeats it over seeds, before you rely on it."
-        if rows
-        else "It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it."
-    )
+    basis = evidence({name: n for name, n in best.rows.items() if f"{name}." in " ".join(best.metrics)}, best.groups)
+    sentences += [f"Measured on {basis}."] if basis else []
+    sentences.append("It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it.")
     return sentences
 
 

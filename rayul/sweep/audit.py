@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from rayul.audit.choice import finalists, recalibrates, target_of
@@ -38,9 +37,11 @@ from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
 from rayul.sweep.result import AuditResult
+from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.data import Sets, group_numbers, load_sets
+from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
 
@@ -59,8 +60,8 @@ def audit_sweep(
     """Audit a finished sweep, or go on with its audit; what is wanted that the journal has already is not done again.
 
     folder: of the results, or their URL. wanted: by default what the spec says, or else the section's defaults. Raises
-    InputError for a folder that is no sweep's, an empty front and rows that have changed, and Interrupted on Ctrl-C
-    after the records are closed.
+    InputError for a folder that is no sweep's, an empty front and rows or tokens that have changed, and Interrupted
+    on Ctrl-C after the records are closed.
     """
     console = console or Console(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -69,9 +70,10 @@ def audit_sweep(
         written = load_spec(work / SPEC)
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
-        ready = with_testbed(written, testbed_progress)
+        ready = with_testbed(written, testbed_progress, results.manifest.date)
         sets = load_sets(ready.data)
         checked_rows(sets, results.manifest)
+        checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
         with connected(address) as remote:
             stopped = audit(ready, sets, results, wanted, console, remote=remote, uploads_adapters=is_copied)
         summary = summarise(work)
@@ -159,14 +161,12 @@ def _runs(
 
 
 def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalists, chosen: list[Evaluation]) -> None:
-    """audit.json: what was asked for, by whom, and the author of every measured row as a number."""
+    """audit.json: what was asked for, by whom, and the group of every measured row as a number."""
     path = results.folder / AUDIT / ASKED
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
-    authors = {}
+    groups = {}
     for name in REPORTED:
-        rows = spaced(list(sets.get(name, ())), spec.evaluate.max_rows)
-        own = [row.author or f"row {i}" for i, row in enumerate(rows)]
-        authors[name] = np.unique(own, return_inverse=True)[1].tolist() if own else []
+        groups[name] = group_numbers(spaced(list(sets.get(name, ())), spec.evaluate.max_rows)).tolist()
     now = {
         name_of(e): {
             "trial_id": e.trial_id,
@@ -181,7 +181,7 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
         "finalists": before["finalists"] | now,
         "confidence": wanted.confidence,
         "attacks": list(wanted.attacks),
-        "authors": authors,
+        "groups": groups,
         "provenance": made_here(spec).plain(),
     }
     write_json(path, asked)

@@ -16,6 +16,7 @@ from rayul.records.folder import SweepRecords
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.spec import load_spec
 from rayul.sweep.folder import checked_rows
+from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
@@ -28,6 +29,7 @@ from rayul.unlearn.export import (
     write_merged,
 )
 from rayul.unlearn.measured import Measured
+from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import load_task
 from rayul.unlearn.update.saved import is_adapter
 
@@ -51,8 +53,8 @@ def export(
     evaluation.json (the record), and with `merge` the merged model in merged/. address: what the card tells others to
     load, by default the folder's name. `say` hears what is being done.
 
-    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model and rows that have
-    changed, and RayulError where the reloaded model does not score as its record says.
+    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model and rows or
+    tokens that have changed, and RayulError where the reloaded model does not score as its record says.
     """
     refuse_existing(out)
     source = adapter_path(results, e)
@@ -60,9 +62,10 @@ def export(
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
     written = load_spec(results.folder / SPEC)
-    spec = with_testbed(written, testbed_progress)
+    spec = with_testbed(written, testbed_progress, results.manifest.date)
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
+    checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
     task = load_task(spec, sets)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

@@ -35,6 +35,8 @@ MAY_CHANGE = (
     "search.max_device_hours: ",
     "search.stagnation",
     "resources.",  # another machine, or a cluster
+    "certify",
+    "data.split: ",  # the rows are compared by themselves
     "finalists",
     "tracking.",
     "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation
@@ -150,7 +152,9 @@ def checked_rows(sets: Mapping[str, Sequence[Any]], manifest: Manifest) -> dict[
 
 
 def _text(row: Any) -> str:
-    return json.dumps(asdict(row), sort_keys=True, ensure_ascii=False)
+    # "author": what `group` was called when the first folders' hashes were written.
+    plain = {"author" if name == "group" else name: value for name, value in asdict(row).items()}
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
 
 def made_here(spec: Spec) -> Manifest:

@@ -59,6 +59,7 @@ from rayul.sweep.pruning.rules import rules_of
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Measurer, ProcessMeasurer
+from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.search.samplers import check_sampler
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
@@ -69,6 +70,7 @@ from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
+from rayul.unlearn.template import Template, text_notices
 
 
 def run_sweep(
@@ -130,22 +132,24 @@ def _run(
     began = time.monotonic()
     resumes = (folder / SPEC).exists() if resume == "if any" else resume
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
-    ready = with_testbed(asked, testbed_progress)
+    ready = with_testbed(asked, testbed_progress, recorded.date)
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
     rules_of(ready)  # refuses a rule of the user's own that cannot be run
     check_sampler(ready)
-    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data)
+    tokenizer = load_tokenizer(ready.model)
+    notices = (*asked.notices, *text_notices(tokenizer, Template.of(ready.model)))
+    same_text = partial(checked_tokens, tokenizer, asked.model, sets)
+    tokens = same_text(recorded)
+    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data, same_text)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
-    if not missing:  # else a model that cannot be loaded is refused by whoever measures it
-        load_tokenizer(ready.model)
     if earlier:
         say(f"the search begins with {len(earlier)} trials of {', '.join(asked.search.warm_start)}")
-    for line in asked.notices:
+    for line in notices:
         say(line)
     callbacks = trackers(asked, folder, say)
 
@@ -159,7 +163,7 @@ def _run(
         packing = choose_packing(ready, sets, disk, recorded.pack)
         allocation = allocate(ready.resources, packing.slots)
         pack = as_recorded(packing, ready.model.dtype, allocation.threads)
-        manifest = recorded.model_copy(update={"data": data, "pack": pack})
+        manifest = recorded.model_copy(update={"data": data, "tokens": tokens, "pack": pack})
         for line in filter(None, (allocation.line, packing.why)):
             say(f"{asked.name}: {line}")
         if not asked.search.traits.conditional and asked.conditional:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rayul.errors import RayulError
 from rayul.records.audited import BEFORE, Audited, Scored
@@ -17,9 +16,11 @@ from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
 from rayul.unlearn.forward import Model
 from rayul.unlearn.job import TrialJob
+from rayul.unlearn.measured import rounded
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
+from rayul.unlearn.template import Template
 from rayul.unlearn.trial import REPORTED, device_name, run_trial
 
 
@@ -27,7 +28,7 @@ def retrain(task: Task, job: TrialJob, step: int, mixing: float | None, target: 
     """Train a finalist's configuration until its step and save what it trained; returns the mixing baked into it.
 
     job: of its trial, with a seed of its own. mixing: fixed, or None to find the largest that keeps the job's criteria
-    on the retain-control rows anew; where it has several utility targets, those of `target`.
+    on the retain-select rows anew; where it has several utility targets, those of `target`.
     Raises RayulError with the reason where the training fails.
     """
     training = job.spec.training.model_copy(update={"steps": step, "evaluate_every": step})
@@ -66,7 +67,7 @@ def examine(
         scored = measure_everything(model, task, spec, wanted.metrics, oracle)
         yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
     sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
-    target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
+    target = Target(model, task.tokenizer, sets, Template.of(spec.model), spec.evaluate.batch_size)
     for name in (name for name in wanted.attacks if name not in done):
         started = time.perf_counter()
         attacked = replace(row, attack=name)
@@ -89,7 +90,7 @@ def measure_everything(
     measured = dict(cheap.measured)
     if further:
         compared = oracle() if needs_oracle(further) else None
-        options = (spec.model.template, compared, further, spec.evaluate.batch_size)
+        options = (Template.of(spec.model), compared, further, spec.evaluate.batch_size)
         measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
@@ -104,7 +105,9 @@ def cheaply(spec: Spec) -> list[str]:
 
 
 def _attempt(attempt: Attempt, task: Task, spec: Spec) -> Scored:
-    found = measurement(attempt.scores, {"forget": len(attempt.scores)}, cheaply(spec), task.own)
+    groups = task.groups(["forget"])["forget"]
+    judged = groups[list(attempt.judged)] if attempt.judged else groups
+    found = measurement(attempt.scores, {"forget": judged}, cheaply(spec), task.own)
     return Scored(
         attempt.variant,
         attempt.judged,
@@ -118,9 +121,4 @@ def _values(found: Measurement, spec: Spec) -> dict[str, tuple[float, ...]]:
     """Of metrics that are a mean over rows, so that rows can be drawn anew."""
     known = {key: spec.evaluate.of(key.partition(".")[2]) for key in found.per_row}
     means = [key for key, metric in known.items() if metric is not None and metric.mean_of_rows]
-    return {key: _rounded(found.per_row[key]) for key in means}
-
-
-def _rounded(values: Any) -> tuple[float, ...]:
-    """Five digits: more than a mean over rows needs, and a third of the file."""
-    return tuple(float(f"{value:.5g}") for value in values)
+    return {key: rounded(found.per_row[key]) for key in means}

@@ -10,6 +10,7 @@ trace that unlearning went too far.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.unlearn.forward import Model, TokenScores, forward
-from rayul.unlearn.measured import Measured
+from rayul.unlearn.measured import Groups, Measured, count, stderr
 from rayul.unlearn.tokens import Example, collate
 
 Floats = NDArray[np.float64]
@@ -79,20 +80,31 @@ def _standardise(logits: Tensor, labels: Tensor) -> Tensor:
     return (logp.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - mean) / variance.clamp_min(1e-6).sqrt()
 
 
-def auc(members: Floats, others: Floats) -> Measured:
+def auc(
+    members: Floats, others: Floats, member_groups: Groups | None = None, other_groups: Groups | None = None
+) -> Measured:
     """P(member's score > other's score), ties count half; in [0, 1]. NaN when a score is NaN.
 
-    Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons.
+    Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons, clustered by
+    group (Obuchowski 1997).
     """
-    return _mean_of_pairs(_wins(members, others))
+    return _mean_of_pairs(_wins(members, others), member_groups, other_groups)
 
 
-def auc_gap(members: Floats, others: Floats, oracle_members: Floats, oracle_others: Floats) -> Measured:
+def auc_gap(
+    members: Floats,
+    others: Floats,
+    oracle_members: Floats,
+    oracle_others: Floats,
+    member_groups: Groups | None = None,
+    other_groups: Groups | None = None,
+) -> Measured:
     """AUC of a model minus that of an oracle on the same rows, in [-1, 1]. NaN when a score is NaN.
 
-    Standard error after DeLong et al. (1988): the two AUCs go together as far as they depend on the rows.
+    Standard error as of `auc`: the two AUCs go together as far as they depend on the rows.
     """
-    return _mean_of_pairs(_wins(members, others) - _wins(oracle_members, oracle_others))
+    pairs = _wins(members, others) - _wins(oracle_members, oracle_others)
+    return _mean_of_pairs(pairs, member_groups, other_groups)
 
 
 def _wins(members: Floats, others: Floats) -> Floats:
@@ -103,10 +115,9 @@ def _wins(members: Floats, others: Floats) -> Floats:
     return wins
 
 
-def _mean_of_pairs(pairs: Floats) -> Measured:
+def _mean_of_pairs(pairs: Floats, member_groups: Groups | None, other_groups: Groups | None) -> Measured:
     """Mean of a number per pair of rows, [members, others]."""
-    members, others = pairs.shape
-    if min(members, others) < 2:
-        return Measured(float(pairs.mean()), float("nan"), members + others)
-    variance = pairs.mean(1).var(ddof=1) / members + pairs.mean(0).var(ddof=1) / others
-    return Measured(float(pairs.mean()), float(np.sqrt(variance)), members + others)
+    of_members, of_others = pairs.mean(1), pairs.mean(0)
+    error = math.hypot(stderr(of_members, member_groups), stderr(of_others, other_groups))
+    groups = count(of_members, member_groups) + count(of_others, other_groups)
+    return Measured(float(pairs.mean()), error, sum(pairs.shape), groups)

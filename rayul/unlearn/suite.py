@@ -1,4 +1,4 @@
-"""The full metric suite: every metric of every set of one model, with standard error and number of rows.
+"""The full metric suite: every metric of every set of one model, with standard error and numbers of rows and groups.
 
 Keys are "<set>.<metric>". What cannot be measured is named in `SuiteResult.skipped` with the reason, never left out.
 """
@@ -22,12 +22,14 @@ from rayul.unlearn.forward import Model
 from rayul.unlearn.measured import Measured, mean
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe, Probes
+from rayul.unlearn.template import AnyTemplate
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-NOT_SCORED = ("retain_train",)
-"""Rows that the unlearning loss keeps in place: a score on them measures the training, not the model."""
+NOT_SCORED = ("retain_train", "retain_certify")
+"""Rows that the unlearning loss keeps in place: a score on them measures the training, not the model. And those that
+the certificate alone may read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SuiteResult:
     skipped: dict[str, str]
 
     def to_json(self) -> str:
-        """Strict JSON: {"measured": {key: {"value", "stderr", "rows"}}, "skipped": {key: reason}}.
+        """Strict JSON: {"measured": {key: {"value", "stderr", "rows", "groups"}}, "skipped": {key: reason}}.
 
         NaN and infinities are the strings "nan", "inf", "-inf", as in the journal.
         """
@@ -68,7 +70,7 @@ class SuiteResult:
     def _cell(self, key: str) -> str:
         if key not in self.measured:
             return "-" if key in self.skipped else ""
-        value, stderr, _ = self.measured[key]
+        value, stderr, *_ = self.measured[key]
         return f"{value:.3g}" if math.isnan(stderr) else f"{value:.3g} ± {stderr:.1g}"
 
 
@@ -76,7 +78,7 @@ def evaluate_model(
     model: Model,
     tokenizer: Any,
     sets: Sets,
-    template: str | None = None,
+    template: AnyTemplate = None,
     oracle: Model | None = None,
     metrics: Collection[str] | None = None,
     batch_size: int = 64,
@@ -84,7 +86,7 @@ def evaluate_model(
     progress: Callable[[str], None] | None = None,
     own: Mapping[str, RowMetric] | None = None,
 ) -> SuiteResult:
-    """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set but retain_train.
+    """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
 
     own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
     oracle: a model trained without the forget rows, for forget_quality and mia_*_gap; it shares tokenizer and template.
@@ -125,7 +127,7 @@ def evaluate_model(
 
 def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:
     if not isinstance(metric, str) or METRICS[metric].needs == "forward":
-        return measure(metric, probe.answers)
+        return measure(metric, probe.answers, groups=probe.groups)
     row, function = METRICS[metric], getattr(suite_metrics, metric)
     found = function(probe, probes) if row.only else function(probe)
-    return mean(found) if row.mean_of_rows else found
+    return mean(found, probe.groups) if row.mean_of_rows else found

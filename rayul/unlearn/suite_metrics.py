@@ -55,7 +55,7 @@ def repetition(probe: Probe) -> Floats:
 
 
 def distinct(probe: Probe) -> Measured:
-    return text_quality.distinct(probe.generated)
+    return text_quality.distinct(probe.generated, probe.groups)
 
 
 # --- of a set beside other sets or models ------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def forget_quality(forget: Probe, probes: Probes) -> Measured:
     """A p-value has no standard error: NaN."""
     oracle = probes.of_oracle("forget")
     value = tofu.forget_quality(_log_truth_ratio(forget), _log_truth_ratio(oracle))
-    return Measured(value, math.nan, len(forget.rows))
+    return Measured(value, math.nan, len(forget.rows), len(np.unique(forget.groups)))
 
 
 def model_utility(kept: Probe, probes: Probes) -> Measured:
@@ -76,7 +76,8 @@ def model_utility(kept: Probe, probes: Probes) -> Measured:
         [
             np.stack([rouge(kept), np.exp(kept.answer_logp), truthfulness(kept)]),
             *(np.stack([rouge(p), prob_options(p), truthfulness(p)]) for p in others),
-        ]
+        ],
+        [p.groups for p in (kept, *others)],
     )
 
 
@@ -131,14 +132,15 @@ def _min_k_pp(probe: Probe) -> Floats:
 def _auc(forget: Probe, probes: Probes, score: Callable[[Probe], Floats]) -> Measured:
     """Of forget against holdout rows. score: of each row, higher for what looks like training data."""
     holdout = probes.of("holdout")
-    return membership.auc(score(forget), score(holdout))
+    return membership.auc(score(forget), score(holdout), forget.groups, holdout.groups)
 
 
 def _gap(forget: Probe, probes: Probes, score: Callable[[Probe], Floats]) -> Measured:
     """The AUC minus the oracle's, which sees the same rows."""
     holdout = probes.of("holdout")
     oracle = [probes.of_oracle(key) for key in ("forget", "holdout")]
-    return membership.auc_gap(score(forget), score(holdout), *map(score, oracle))
+    own, theirs = (score(forget), score(holdout)), (score(oracle[0]), score(oracle[1]))
+    return membership.auc_gap(*own, *theirs, forget.groups, holdout.groups)
 
 
 def _log_truth_ratio(probe: Probe) -> Floats:

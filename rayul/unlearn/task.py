@@ -13,14 +13,15 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.spec import Spec
-from rayul.unlearn.data import Sets
+from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
-from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
+from rayul.unlearn.template import AnyTemplate, Template, template_for
+from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -40,7 +41,7 @@ class Task:
         base: Any,
         tokenizer: Tokenizer,
         sets: Sets,
-        template: str | None,
+        template: AnyTemplate,
         max_rows: int | None,
         own: Mapping[str, RowMetric],
     ) -> None:
@@ -49,16 +50,13 @@ class Task:
         self.tokenizer = tokenizer
         self.sets = sets
         self.pad = pad_id(tokenizer)
-        self.examples: dict[str, list[Example]] = {
-            key: encode_rows(tokenizer, template, rows) for key, rows in sets.items()
-        }
+        self.examples = encode_sets(tokenizer, template, sets)
         self.examples["idk"] = [
-            encode(tokenizer, template_for(row, template), row.question, REFUSALS[i % len(REFUSALS)])
+            encode(tokenizer, template_for(row, template), row.question, in_reply(row, REFUSALS[i % len(REFUSALS)]))
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
         check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
-        self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}
 
@@ -69,6 +67,10 @@ class Task:
     def evaluated(self, names: Sequence[str] = EVALUATED) -> dict[str, list[Example]]:
         """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
+
+    def groups(self, names: Sequence[str] = EVALUATED) -> dict[str, NDArray[np.int64]]:
+        """The group of each of these examples as a number from 0, [rows], by set."""
+        return {name: group_numbers(spaced(list(self.sets[name]), self.max_rows)) for name in self.evaluated(names)}
 
     def reference_logp(
         self, name: str, indices: Sequence[int], mask: Tensor, reference: Callable[[], AbstractContextManager[Model]]
@@ -95,12 +97,12 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for control in spec.control.own:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
-    return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows, own)
+    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
     """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
-    where those of one author alone would have to show how sure a criterion is."""
+    where those of one group alone would have to show how sure a criterion is."""
     needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
     if not needing and spec.method.parameters.get("gru") not in (False, None):
         needing = ["with gru"]
@@ -119,12 +121,17 @@ def check_needs(spec: Spec, sets: Sets) -> None:
     if spec.control.confidence is not None:
         for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
             rows = spaced(list(sets[name]), spec.evaluate.max_rows)
-            if len({row.author or str(i) for i, row in enumerate(rows)}) < 2:
+            if len({row.group or i for i, row in enumerate(rows)}) < 2:
                 raise InputError(
-                    f"control.confidence: all {name} rows that are evaluated belong to one author, so nothing says how "
-                    "far another author's would differ",
-                    "add rows of other authors, or leave control.confidence out",
+                    f"control.confidence: all {name} rows that are evaluated belong to one group, so nothing says how "
+                    "far another group's would differ",
+                    "add rows of other groups, or leave control.confidence out",
                 )
+
+
+def in_reply(row: Row, text: str) -> str:
+    """A text as the answer to a row: after a passage it needs a blank of its own."""
+    return f" {text}" if row.text else text
 
 
 def spaced(items: list[T], count: int | None) -> list[T]:

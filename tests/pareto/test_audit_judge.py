@@ -13,7 +13,7 @@ import pytest
 from audits import BASES, NAME, SEEDS, audit_folder, lines, scored
 from scipy import stats
 
-from rayul.audit.intervals import Means, over_seeds, over_seeds_and_authors
+from rayul.audit.intervals import Means, over_seeds, over_seeds_and_groups
 from rayul.audit.judge import judge, powerless, returns
 from rayul.audit.read import Audit, read_audit
 from rayul.audit.robustness import correlations, robustness
@@ -50,7 +50,7 @@ def test_bounds_are_as_wide_as_theory_says_where_seeds_do_not_differ() -> None:
     author_means = rng.normal(0.5, 0.1, 60)
     values = np.repeat(author_means, 5)
     means = Means.of(np.stack([values, values]), np.repeat(np.arange(60), 5))
-    found = over_seeds_and_authors(means.at, 2, 60, 0.95)
+    found = over_seeds_and_groups(means.at, 2, 60, 0.95)
     error = author_means.std(ddof=1) / math.sqrt(60)
     assert found.value == pytest.approx(values.mean())
     assert found.sd == pytest.approx(0)
@@ -64,7 +64,7 @@ def test_rows_of_an_author_stand_together() -> None:
     base = rng.random(12)
     alone = Means.of(base[None], np.arange(12))
     copied = Means.of(np.repeat(base, 10)[None], np.repeat(np.arange(12), 10))
-    a, b = (over_seeds_and_authors(m.at, 1, 12, 0.9) for m in (alone, copied))
+    a, b = (over_seeds_and_groups(m.at, 1, 12, 0.9) for m in (alone, copied))
     assert (a.low, a.high) == pytest.approx((b.low, b.high))
 
 
@@ -84,7 +84,7 @@ def test_one_number_has_no_bounds_and_several_have_theirs() -> None:
 @pytest.mark.parametrize("values", [[0.31, 0.42, 0.35, 0.71], [0.31, 0.42]])
 def test_over_seeds_alone_the_interval_is_that_of_students_t_test(values: list[float]) -> None:
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)  # two-sided: 95% at each end
-    authors = over_seeds_and_authors(Means.of(np.array([values]), np.arange(len(values))).at, 1, len(values), 0.95)
+    authors = over_seeds_and_groups(Means.of(np.array([values]), np.arange(len(values))).at, 1, len(values), 0.95)
     assert (authors.low, authors.high) == pytest.approx((expected.low, expected.high))
     found = over_seeds(values, 0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -98,14 +98,14 @@ def test_the_bounds_of_three_seeds_hold_as_often_as_they_say(sds: tuple[float, f
     for _ in range(600):
         seeds, authors = rng.normal(0, sds[0], (3, 1)), rng.normal(0, sds[1], (1, 6))
         means = Means.of(seeds + authors + rng.normal(0, sds[2], (3, 6)), np.arange(6))
-        held += over_seeds_and_authors(means.at, 3, 6, 0.95).low < 0
+        held += over_seeds_and_groups(means.at, 3, 6, 0.95).low < 0
     assert held / 600 > 0.93  # of the first, a percentile bootstrap keeps 0.82
 
 
 def test_many_authors_are_left_out_in_equal_parts() -> None:
     """1,000 authors: the standard error is still that of their mean."""
     values = np.random.default_rng(0).normal(0.5, 0.1, 1000)
-    found = over_seeds_and_authors(Means.of(values[None], np.arange(1000)).at, 1, 1000, 0.95)
+    found = over_seeds_and_groups(Means.of(values[None], np.arange(1000)).at, 1, 1000, 0.95)
     assert found.margin == pytest.approx(1.653 * values.std(ddof=1) / math.sqrt(1000), rel=0.1)
 
 
@@ -113,7 +113,7 @@ def test_where_a_share_has_no_meaning_without_one_author_there_are_no_bounds() -
     """Only the first author knew anything before: without it nothing is left to take a share of."""
     before = Means.of(np.array([[0.5, 0.0, 0.0]]), np.arange(3))
     after = Means.of(np.array([[0.4, 0.0, 0.0]]), np.arange(3))
-    found = over_seeds_and_authors(lambda s, a: after.at(s, a) / (before.at(s, a) or math.nan), 1, 3, 0.95)
+    found = over_seeds_and_groups(lambda s, a: after.at(s, a) / (before.at(s, a) or math.nan), 1, 3, 0.95)
     assert found.value == pytest.approx(0.8)
     assert math.isnan(found.low)
 

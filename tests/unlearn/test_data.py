@@ -12,7 +12,7 @@ import pytest
 
 from rayul.errors import InputError
 from rayul.spec import FolderData, SourceData, TofuData
-from rayul.unlearn.data import Row, load_sets, read_rows, split_by_author, write_rows
+from rayul.unlearn.data import Row, load_sets, read_rows, split_by_group, write_rows
 
 TOFU = Path(__file__).resolve().parents[3] / "shared" / "tofu"
 needs_tofu = pytest.mark.skipif(not TOFU.exists(), reason=f"TOFU's files are not beside the project ({TOFU.name})")
@@ -31,7 +31,7 @@ def rows(prefix: str, count: int, authors: int = 1) -> list[dict[str, str]]:
 
 
 def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:
-    before = [Row("q?", "a", "p?", "b", ("x", "y"), "someone"), Row("ü\n?", '"', author="")]
+    before = [Row("q?", "a", "p?", "b", ("x", "y"), "someone"), Row("ü\n?", '"', group="")]
     write_rows(tmp_path / "rows.jsonl", before)
     assert read_rows(tmp_path / "rows.jsonl") == before
 
@@ -59,24 +59,68 @@ def test_a_text_is_a_passage_to_continue_verbatim(tmp_path: Path, task: Any) -> 
     assert read_rows(path) == [row]
 
 
-def test_a_single_retain_file_is_split_by_author(tmp_path: Path) -> None:
+def test_a_single_retain_file_is_split_by_group(tmp_path: Path) -> None:
     forget = write(tmp_path / "f.jsonl", rows("f", 3))
     retain = write(tmp_path / "r.jsonl", sorted(rows("r", 50, authors=10), key=lambda r: r["author"]))
     sets = load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
-    assert {k: len(v) for k, v in sets.items()} == {"forget": 3, "retain_train": 30, "retain": 10, "retain_report": 10}
-    authors = [{r.author for r in sets[k]} for k in ("retain_train", "retain", "retain_report")]
-    assert len(set.union(*authors)) == sum(map(len, authors)), "no author stands in two parts"
+    sizes = {"retain_train": 25, "retain": 10, "retain_certify": 10, "retain_report": 5}
+    assert {k: len(v) for k, v in sets.items()} == {"forget": 3} | sizes
+    groups = [{r.group for r in sets[k]} for k in sizes]
+    assert len(set.union(*groups)) == sum(map(len, groups)) == 10, "no group stands in two parts"
+
+
+def test_a_retain_file_in_another_order_has_the_same_certify_groups(tmp_path: Path) -> None:
+    """A sorted file must not decide whom the certificate is about."""
+    forget, ordered = write(tmp_path / "f.jsonl", rows("f", 3)), rows("r", 100, authors=50)
+    found = []
+    for i, some in enumerate((sorted(ordered, key=lambda r: r["author"]), ordered[::-1])):
+        sources = {"forget": {"path": str(forget)}, "retain": {"path": str(write(tmp_path / f"{i}.jsonl", some))}}
+        found.append({row.group for row in load_sets(SourceData.model_validate(sources))["retain_certify"]})
+    assert found[0] == found[1]
+    assert len(found[0]) == 10
+    assert sorted(found[0]) != sorted({r["author"] for r in ordered})[35:45], "the 20% after 70% of the file"
+
+
+@pytest.mark.parametrize(
+    ("data", "train"),
+    [
+        ({"split": {"train": 0.6, "select": 0.2, "certify": 0, "report": 0.2}}, 30),
+        ({"retain_control": None, "retain_train": None, "retain_report": None}, 30),  # a spec.yaml of before certify
+    ],
+)
+def test_without_certify_rows_a_retain_file_is_split_as_it_was_before(
+    tmp_path: Path, data: dict[str, Any], train: int
+) -> None:
+    forget, given = (
+        write(tmp_path / "f.jsonl", rows("f", 3)),
+        sorted(rows("r", 50, authors=10), key=lambda r: r["author"]),
+    )
+    sources = {"forget": {"path": str(forget)}, "retain": {"path": str(write(tmp_path / "r.jsonl", given))}}
+    sets = load_sets(SourceData.model_validate(sources | data))
+    assert [r.question for key in ("retain_train", "retain", "retain_report") for r in sets[key]] == [
+        r["question"] for r in given
+    ]
+    assert [len(sets[key]) for key in ("retain_train", "retain", "retain_report")] == [train, 10, 10]
+    assert "retain_certify" not in sets
+
+
+def test_a_folder_of_before_retain_select_is_read_as_it_was(tmp_path: Path) -> None:
+    for name in ("forget", "retain_train", "retain_control"):
+        write(tmp_path / f"{name}.jsonl", rows(name, 3))
+    assert [row.question for row in load_sets(FolderData(folder=str(tmp_path)))["retain"]] == [
+        f"retain_control {i}?" for i in range(3)
+    ]
 
 
 def test_three_authors_are_enough_for_three_parts() -> None:
-    some = [Row(f"{i}", "a", author=str(i // 24)) for i in range(72)]
-    assert [{r.author for r in part} for part in split_by_author(some, (0.6, 0.2, 0.2))] == [{"0"}, {"1"}, {"2"}]
+    some = [Row(f"{i}", "a", group=str(i // 24)) for i in range(72)]
+    assert [{r.group for r in part} for part in split_by_group(some, (0.6, 0.2, 0.2))] == [{"0"}, {"1"}, {"2"}]
 
 
 def test_equal_rows_stay_in_one_part_whatever_author_they_name() -> None:
     texts = [(f"Who is  {i % 40}?", "Nobody") for i in range(80)]
-    some = [Row(q.upper() if i >= 40 else q, a, author=f"author {i}") for i, (q, a) in enumerate(texts)]
-    parts = split_by_author(some, (0.6, 0.2, 0.2))
+    some = [Row(q.upper() if i >= 40 else q, a, group=f"author {i}") for i, (q, a) in enumerate(texts)]
+    parts = split_by_group(some, (0.6, 0.2, 0.2))
     keys = [{" ".join(r.question.lower().split()) for r in part} for part in parts]
     assert sum(map(len, parts)) == 80
     assert all(keys)
@@ -84,8 +128,8 @@ def test_equal_rows_stay_in_one_part_whatever_author_they_name() -> None:
 
 
 def test_split_keeps_order_and_every_row_and_copes_with_one_large_author() -> None:
-    some = [Row(f"{i}", "a", author=("big" if i < 8 else str(i))) for i in range(12)]
-    parts = split_by_author(some, (0.6, 0.2, 0.2))
+    some = [Row(f"{i}", "a", group=("big" if i < 8 else str(i))) for i in range(12)]
+    parts = split_by_group(some, (0.6, 0.2, 0.2))
     assert [r for part in parts for r in part] == some
     assert [len(p) for p in parts] == [8, 2, 2]
 
@@ -129,13 +173,13 @@ def test_rows_both_to_forget_and_to_retain_are_refused_and_three_are_listed(tmp_
 
 def test_retain_rows_of_one_author_cannot_be_split(tmp_path: Path) -> None:
     forget, retain = write(tmp_path / "f.jsonl", rows("f", 3)), write(tmp_path / "r.jsonl", rows("r", 20))
-    with pytest.raises(InputError, match="20 rows of 1 author cannot be split"):
+    with pytest.raises(InputError, match="20 rows of 1 group cannot be split into 4 parts"):
         load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
 
 
 def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "forget.jsonl", rows("f", 3))
-    with pytest.raises(InputError, match=r"retain_train\.jsonl, retain_control\.jsonl"):
+    with pytest.raises(InputError, match=r"retain_train\.jsonl, retain_select\.jsonl"):
         load_sets(FolderData(folder=str(tmp_path)))
 
 
@@ -148,7 +192,7 @@ def test_a_hub_data_set_that_is_not_to_be_had_is_bad_input(tmp_path: Path) -> No
 @needs_tofu
 @pytest.mark.parametrize(("split", "authors"), [("forget01", 2), ("forget05", 10), ("forget10", 20)])
 def test_tofu_forgets_the_last_authors_as_its_own_splits_do(split: str, authors: int) -> None:
-    sets = load_sets(TofuData(tofu=str(TOFU), forget=split))
+    sets = load_sets(TofuData(tofu=str(TOFU), forget=split, split="published"))
     assert len(sets["forget"]) == 20 * authors
     published = TOFU / f"{split}.json"
     if published.exists():
@@ -164,7 +208,7 @@ def test_tofu_forgets_the_last_authors_as_its_own_splits_do(split: str, authors:
 
 @needs_tofu
 def test_tofu_cut_to_some_authors_keeps_the_first_and_the_last() -> None:
-    sets = load_sets(TofuData(tofu=str(TOFU), forget="forget01", authors=60))
+    sets = load_sets(TofuData(tofu=str(TOFU), forget="forget01", authors=60, split="published"))
     assert {k: len(v) for k, v in sets.items()} == {
         "forget": 40,
         "retain_train": 38 * 20,
@@ -177,6 +221,28 @@ def test_tofu_cut_to_some_authors_keeps_the_first_and_the_last() -> None:
     }
     full = read_rows(TOFU / "full.json")
     assert [r.question for r in sets["retain_train"]] == [r.question for r in full[400 : 400 + 38 * 20]]
+
+
+@needs_tofu
+@pytest.mark.parametrize(
+    ("forget", "authors", "train", "select", "certify", "report"),
+    [
+        ("forget10", 200, 100, 30, 40, 10),
+        ("forget01", 200, 118, 30, 40, 10),
+        ("forget01", 60, 32, 10, 13, 3),
+        ("forget10", 24, 1, 1, 1, 1),
+    ],
+)
+def test_tofu_judges_and_certifies_on_many_authors(
+    forget: str, authors: int, train: int, select: int, certify: int, report: int
+) -> None:
+    sets = load_sets(TofuData(tofu=str(TOFU), forget=forget, authors=authors))
+    names = ("retain_train", "retain", "retain_certify", "retain_report")
+    assert [len({row.group for row in sets[name]}) for name in names] == [train, select, certify, report]
+    assert [len(sets[name]) for name in names] == [20 * n for n in (train, select, certify, report)]
+    assert all(r.perturbed_answer and r.paraphrased_answer for r in (*sets["forget"], *sets["retain_report"]))
+    published = load_sets(TofuData(tofu=str(TOFU), forget=forget))["forget"]
+    assert sets["forget"] == published
 
 
 # --- files that others wrote -------------------------------------------------------------------------------------
@@ -193,7 +259,7 @@ def as_jsonl(*records: dict[str, Any]) -> str:
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(as_jsonl(GOOD), encoding="utf-8-sig")
-    assert read_rows(path) == [Row(GOOD["question"], GOOD["answer"], author="Dara")]
+    assert read_rows(path) == [Row(GOOD["question"], GOOD["answer"], group="Dara")]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +307,12 @@ def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
 )
 def test_a_group_may_be_any_number_and_a_missing_one_is_none(tmp_path: Path, value: Any, group: str) -> None:
     (row,) = read_rows(write(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a", "author": value}]))
-    assert row.author == group
+    assert row.group == group
 
 
 def test_a_group_that_is_a_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r":1: 'who' is a list"):
-        read_rows(write(tmp_path / "r.jsonl", [{"question": "q", "answer": "a", "who": ["x"]}]), {"author": "who"})
+        read_rows(write(tmp_path / "r.jsonl", [{"question": "q", "answer": "a", "who": ["x"]}]), {"group": "who"})
 
 
 def test_groups_of_pandas_with_gaps_are_the_numbers_they_were(tmp_path: Path) -> None:
@@ -254,19 +320,19 @@ def test_groups_of_pandas_with_gaps_are_the_numbers_they_were(tmp_path: Path) ->
         pa.table({"question": ["q", "r", "s"], "answer": ["a", "b", "c"], "author": [0.0, 1.0, float("nan")]}),
         tmp_path / "rows.parquet",
     )
-    assert [row.author for row in read_rows(tmp_path / "rows.parquet")] == ["0", "1", ""]
+    assert [row.group for row in read_rows(tmp_path / "rows.parquet")] == ["0", "1", ""]
 
 
 def test_a_table_of_text_and_an_array_are_read(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(
         'question,answer,person\n"a, ""b""","two\nlines",0\nq,a,\n', encoding="utf-8-sig"
     )
-    expected = [Row('a, "b"', "two\nlines", author="0"), Row("q", "a")]
-    assert read_rows(tmp_path / "rows.csv", {"author": "person"}) == expected
+    expected = [Row('a, "b"', "two\nlines", group="0"), Row("q", "a")]
+    assert read_rows(tmp_path / "rows.csv", {"group": "person"}) == expected
     (tmp_path / "rows.tsv").write_text("question\tanswer\nq\ta, b\n")
     assert read_rows(tmp_path / "rows.tsv") == [Row("q", "a, b")]
     (tmp_path / "rows.json").write_text(json.dumps([{"question": "q", "answer": "a"}, GOOD], indent=1))
-    assert read_rows(tmp_path / "rows.json") == [Row("q", "a"), Row(GOOD["question"], GOOD["answer"], author="Dara")]
+    assert read_rows(tmp_path / "rows.json") == [Row("q", "a"), Row(GOOD["question"], GOOD["answer"], group="Dara")]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +353,7 @@ def test_a_bad_table_or_array_is_named_by_its_place(tmp_path: Path, name: str, t
 
 # --- rows that stand in two sets ---------------------------------------------------------------------------------
 
-PARTS = ("forget", "retain_train", "retain_control", "retain_report", "general", "holdout")
+PARTS = ("forget", "retain_train", "retain_select", "retain_certify", "retain_report", "general", "holdout")
 
 
 @pytest.mark.parametrize(
@@ -300,9 +366,9 @@ def test_a_row_in_two_sets_is_refused_and_counted(tmp_path: Path, first: str, se
     paths = {name: {"path": str(write(tmp_path / f"{name}.jsonl", found))} for name, found in records.items()}
     with pytest.raises(InputError) as caught:
         load_sets(SourceData(**paths))
-    key = second.replace("retain_control", "retain")
+    key = second.replace("retain_select", "retain")
     assert "2 " in str(caught.value)
-    assert f"{first.replace('retain_control', 'retain')} row 2 = {key} row 6" in str(caught.value)
+    assert f"{first.replace('retain_select', 'retain')} row 2 = {key} row 6" in str(caught.value)
     assert caught.value.hint
     assert "asks" not in str(caught.value), "the text of a row may be private"
 
@@ -332,7 +398,7 @@ def test_files_of_the_field_that_are_refused(name: str, said: str) -> None:
 def test_files_of_the_field_that_are_read(name: str, count: int, groups: int) -> None:
     found = read_rows(FIELD / name)
     assert len(found) == count
-    assert len({row.author for row in found}) == groups
+    assert len({row.group for row in found}) == groups
     assert not any("\ufeff" in text or "\r" in text for row in found for text in (row.question, row.answer))
 
 
@@ -340,5 +406,6 @@ def test_files_of_the_field_that_are_read(name: str, count: int, groups: int) ->
 def test_the_duplicates_of_the_field_stay_on_one_side() -> None:
     forget, retain = FIELD / "plain" / "forget.jsonl", FIELD / "dups.jsonl"
     sets = load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
-    keys = [{row.key for row in sets[name]} for name in ("retain_train", "retain", "retain_report")]
+    parts = ("retain_train", "retain", "retain_certify", "retain_report")
+    keys = [{row.key for row in sets[name]} for name in parts]
     assert sum(map(len, keys)) == len(set.union(*keys)) == 72

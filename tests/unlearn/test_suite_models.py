@@ -292,7 +292,7 @@ def test_a_membership_gap_is_the_auc_minus_the_oracles(model, tokenizer, name):
     assert list(gap) == [f"forget.{name}_gap"]
     assert gap[f"forget.{name}_gap"].value == pytest.approx(own.value - theirs.value)
     assert evaluate_model(oracle, tokenizer, SETS, oracle=oracle, metrics=[f"{name}_gap"]).measured == {
-        f"forget.{name}_gap": (0.0, 0.0, own.rows)
+        f"forget.{name}_gap": (0.0, 0.0, own.rows, own.groups)
     }
 
 

@@ -4,7 +4,8 @@
 | --- | --- |
 | forget | the unlearning loss; forget metrics |
 | retain_train | the retain term of a loss |
-| retain | criteria and objectives ("retain-control") |
+| retain | criteria and objectives ("retain-select") |
+| retain_certify | the certificate only, once |
 | retain_report | the final report only |
 | general | utility outside the subject of the data |
 | holdout | rows that no model was trained on (membership inference) |
@@ -12,18 +13,19 @@
 """
 
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
-from rayul.unlearn.data.row import Row, Sets
+from rayul.unlearn.data.row import Row, Sets, group_numbers
 from rayul.unlearn.data.sources import load_sets
-from rayul.unlearn.data.split import split_by_author
+from rayul.unlearn.data.split import split_by_group
 
 __all__ = [
     "FILES",
     "Row",
     "Sets",
     "column_names",
+    "group_numbers",
     "load_sets",
     "read_folder",
     "read_rows",
-    "split_by_author",
+    "split_by_group",
     "write_rows",
 ]
