@@ -123,8 +123,12 @@ def load_records(folder: Path | str) -> SweepRecords:
     check_inside(folder)
     for name in (SPEC, JOURNAL):
         if not (folder / name).is_file():
+            only_tables = (folder / "evaluations.parquet").is_file()
             raise InputError(
-                f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
+                f"{folder / name}: no such file",
+                "this folder has only a sweep's tables; give the folder of the sweep itself, or make it again"
+                if only_tables
+                else "give the folder of one sweep, as `rayul sweep` printed it",
             )
     study = read_study(folder / STUDY)  # before the rows: a sweep that runs writes those first
     evaluations, ended = read_journal(folder / JOURNAL)

@@ -68,7 +68,7 @@ class Manifest(_Part):
     """What made the results of a folder; a field is empty, or None, where that was not recorded.
 
     command, date, versions, commit, hardware: of the run that began the sweep. code: "sha256 <digest>" by path, of
-    losses and metrics of one's own. data: by set. tokens: by set, the SHA-256 of the tokens that its rows became, in
+    custom losses and metrics. data: by set. tokens: by set, the SHA-256 of the tokens that its rows became, in
     hexadecimal. runs: in their order.
     """
 
