@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run a sweep on a Ray cluster from a machine outside of it. The driver runs on the head; this only shows its output, and
-# may be closed.
+# Run a sweep on a Ray cluster from a machine outside it. The driver runs on the head; this script only shows its output,
+# and you may close it.
 #
 #   cluster/submit.sh search_spaces/tofu.yaml --results s3://YOUR-BUCKET/sweeps
 #

@@ -61,7 +61,7 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
 
 @app.command()
 def init(
-    forget: Annotated[Path, typer.Option(help="Rows to forget: .jsonl, .json (an object a line) or .parquet.")],
+    forget: Annotated[Path, typer.Option(help="Rows to forget: .jsonl, .json (one object per line) or .parquet.")],
     retain: Annotated[Path, typer.Option(help="Rows to keep, in the same columns.")],
     model: Annotated[str | None, typer.Option(help="The model that has to forget: a folder or a Hub id.")] = None,
     out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
@@ -77,7 +77,7 @@ def init(
     except OSError as error:
         raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another place with --out") from error
     if model is None:
-        print("name your model in it: the testbed has never seen these rows", file=sys.stderr)
+        print("Set model.path: the default testbed was not trained on your rows.", file=sys.stderr)
     print(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
 
 
@@ -190,7 +190,7 @@ def evaluate(
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
-    max_rows: Annotated[int | None, typer.Option(min=1, help="At most so many rows of each set.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite."""
@@ -242,8 +242,11 @@ def write_testbed_folder(
         list[Path] | None,
         typer.Option(help="Train on these rows instead: a folder of TOFU, a data folder, or JSONL/Parquet files."),
     ] = None,
-    authors: Annotated[int | None, typer.Option(help="Of TOFU's 200 authors, use so many.")] = None,
+    authors: Annotated[int | None, typer.Option(help="Number of TOFU's 200 authors to use.")] = None,
     forget: Annotated[str, typer.Option(help="TOFU's forget split.")] = "forget10",
+    allow_unmemorised: Annotated[
+        bool, typer.Option("--allow-unmemorised", help="Keep a target that did not memorise the rows to forget.")
+    ] = False,
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
     from rayul.testbed import write_testbed, write_testbed_from_data
@@ -251,7 +254,9 @@ def write_testbed_folder(
     console = Console(stderr=True)
     with _ProgressBar(console) as bar:
         if data:
-            write_testbed_from_data(folder, data, bar.update, authors=authors, forget=forget)
+            write_testbed_from_data(
+                folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
+            )
         else:
             write_testbed(folder, bar.update)
     print(folder)
@@ -278,7 +283,7 @@ def export(
     folder: ResultsOf,
     trial: Annotated[str | None, typer.Option(help="A trial with a point on the front.")] = None,
     step: Annotated[int | None, typer.Option(help="Of that trial, the point at this step.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="The point where more forgetting begins to cost much.")] = False,
+    knee: Annotated[bool, typer.Option("--knee", help="The point beyond which forgetting costs sharply more.")] = False,
     at: Annotated[
         str | None, typer.Option(help='The best point within a condition, e.g. "retain.es>=0.95*baseline".')
     ] = None,
@@ -286,7 +291,7 @@ def export(
     merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
 ) -> None:
-    """Write a point of the front as an adapter to load: tokenizer and model card with it, scored again to be sure."""
+    """Write a point of the front, an adapter or a whole model: tokenizer and model card with it, scored again."""
     from rayul.pareto import choose
     from rayul.pareto.best import best_point
     from rayul.pareto.front import front_of
@@ -335,9 +340,9 @@ def export(
 @app.command()
 def audit(
     folder: ResultsOf,
-    n: Annotated[int | None, typer.Option(min=1, help="Audit so many points of the front.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Train each again with so many fresh seeds.")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="Those where more forgetting begins to cost much.")] = False,
+    n: Annotated[int | None, typer.Option(min=1, help="Number of front points to audit.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of fresh seeds to train each with.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Points beyond which forgetting costs sharply more.")] = False,
     at: Annotated[
         str | None, typer.Option(help='Only points within a condition, e.g. "retain.es>=0.95*baseline".')
     ] = None,
@@ -346,17 +351,17 @@ def audit(
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
 ) -> None:
-    """Put the best points under oath: fresh seeds, rows that nothing was tuned on, attacks, and a verdict on each."""
-    from rayul.pareto import choose
+    """Retrain and attack the best points: fresh seeds, unread rows, attacks, and a verdict on each."""
     from rayul.records import SPEC
     from rayul.records.folder import load_records
     from rayul.records.storage import local
-    from rayul.spec import load_spec
+    from rayul.spec import Limit, load_spec
 
     with local(folder) as place:
         load_records(place)
     chosen: dict[str, object] = {"n": n, "seeds": seeds, "points": point, "choose": "knee" if knee else None}
-    chosen["within"] = choose.Condition.parse(at).to_yaml() if at is not None else None
+    within = None if at is None else Limit.parse(at)
+    chosen["within"] = within and {"metric": within.metric, within.key: within.to_yaml()}
     chosen["attacks"] = None if attacks is None else [name for name in attacks.split(",") if name != "none"]
     chosen["metrics"] = None if metrics is None else metrics.split(",")
     overrides = [f"finalists.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]

@@ -8,21 +8,27 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A new path beside `path` to write to, which takes its place when the block ends without an error: a reader, or
-    a crash, never meets half a file. Flushed to disk first. Raises OSError where nothing can be written."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    """An empty new file beside `path` to write to, which takes its place when the block ends without an error, so that
+    no reader and no crash meets half a file. Raises OSError where nothing can be written.
+
+    Its name cannot be guessed and it is made anew (O_EXCL, O_NOFOLLOW): a folder that somebody else filled cannot have
+    laid a link there that would lead the text to another file. A link at `path` itself is replaced, not followed.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -30,21 +36,37 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to fill, which takes its place when the block ends without an error."""
-    temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
+    """A new folder beside `folder` to fill, which takes its place when the block ends without an error. By then all of
+    its files are on disk."""
+    temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
     temporary.mkdir(parents=True)
     try:
         yield temporary
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in a folder on disk; a file system that cannot do that for folders is left alone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text as UTF-8, whole or not at all."""
-    with whole_file(path) as temporary, open(temporary, "x", encoding="utf-8") as file:
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 

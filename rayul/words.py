@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 
-class Measured(Protocol):
+class HasMetrics(Protocol):
     """What has metrics with standard errors, by "<set>.<metric>": an evaluation, an attack's scores."""
 
     @property
@@ -41,7 +41,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def measured(evaluation: Measured, metric: str) -> str:
+def measured(evaluation: HasMetrics, metric: str) -> str:
     """The value with its standard error, both to the error's second digit: "0.412 ± 0.031"."""
     value, error = evaluation.metrics.get(metric, math.nan), evaluation.stderr.get(metric, math.nan)
     if not (math.isfinite(value) and 0 < error < math.inf):

@@ -17,6 +17,7 @@ import pytest
 
 from rayul.errors import InputError, RayulError
 from rayul.records import BASELINE, Evaluation, to_json
+from rayul.records.manifest import Manifest, write_manifest
 from rayul.report import Results, load_results
 from rayul.report.card import held_out, set_name
 from rayul.spec.data import SourceData, TofuData
@@ -31,14 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
     import torch
 
     from rayul.spec import dump_yaml
-    from rayul.unlearn.adapters import save_adapter
-    from rayul.unlearn.calibrate import mixed
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.export import score
-    from rayul.unlearn.model import attach_lora, detach_lora
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import train
     from rayul.unlearn.trial import reference_evaluation
+    from rayul.unlearn.update import attach
 
     torch.set_num_threads(1)
     spec = from_plain(
@@ -50,7 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
             "training": {"lr": {"choice": [5e-3, 1e-2]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},
             "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
             "control": [{"metric": "retain.prob", "at_least": "10% of baseline"}],
-            "provenance": {"command": "rayul sweep tiny.yaml", "versions": {"rayul": "0.1.0"}},
         }
     )
     task = load_task(spec, load_sets(spec.data))
@@ -58,17 +56,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
     place = tmp_path_factory.mktemp("export") / "tiny"
     place.mkdir()
     (place / "spec.yaml").write_text(dump_yaml(spec.resolved()))
+    write_manifest(place, Manifest(command="rayul sweep tiny.yaml", versions={"rayul": "0.1.0"}))
     rows = [baseline]
 
     for number, lr in enumerate((5e-3, 1e-2)):
         mixing = (1.0, 0.5)[number]
         trial = spec.at({"training.lr": lr})
-        model = attach_lora(task.base, trial.lora, number)
-        for step in train(model, task, trial, number):
+        update = attach(task, trial, number)
+        for step in train(update, task, trial, number):
             if not step:
                 continue
-            with mixed(model, mixing):
-                measured = score(task, trial, model)
+            with update.mixed(mixing):
+                measured = score(task, trial, update.model)
             searched = {key: m for key, m in measured.items() if not key.startswith("retain_report.")}
             row = Evaluation(
                 f"{number:04d}",
@@ -81,8 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_fol
                 rows={key.split(".")[0]: m.rows for key, m in searched.items()},
             )
             rows.append(row)
-            save_adapter(model, mixing, place / "adapters" / f"{row.trial_id}-{row.step}-{row.mixing:g}")
-        detach_lora(model)
+            update.save(mixing, place / "adapters" / f"{row.trial_id}-{row.step}-{row.mixing:g}")
+        update.detach()
     (place / "evaluations.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
     return place
 
@@ -283,9 +282,9 @@ def test_set_names_tell_no_path() -> None:
 
 
 def test_a_limit_broken_on_rows_nothing_was_tuned_on_is_said(results: Results) -> None:
-    point, limit = results.front[0], results.limits[0]
-    below = replace(point, metrics=point.metrics | {"retain_report.prob": limit.value * 0.9})
-    above = replace(point, metrics=point.metrics | {"retain_report.prob": limit.value * 1.1})
+    point, limit = results.front[0], 0.1 * results.baseline.metrics["retain_report.prob"]
+    below = replace(point, metrics=point.metrics | {"retain_report.prob": limit * 0.9})
+    above = replace(point, metrics=point.metrics | {"retain_report.prob": limit * 1.1})
     assert "**not kept**" in held_out(results, below)[0]
     assert "not kept" not in held_out(results, above)[0]
     assert held_out(results, replace(point, metrics={})) == []

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "pareto"))
-from synthetic import SPEC, baseline, evaluation, sweep, write_folder
+from synthetic import SPEC, baseline, sweep, write_folder
 
 from rayul.errors import RayulError
-from rayul.records import FAILED, PRUNED, RUNNING
+from rayul.records import FAILED, PRUNED, Ending
 from rayul.report.status import read_status, status_lines
 from rayul.sweep.folder import held
 from rayul.sweep.lock import is_held
@@ -76,7 +76,7 @@ def test_a_running_sweep_with_half_a_last_line(tmp_path: Path, rayul: Rayul) -> 
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "synthetic: running"
-    ended = [e for e in rows if e.state != RUNNING and not e.is_reference]
+    ended = [e for e in rows if isinstance(e, Ending)]
     assert f"{len(ended)}/64 ended" in lines[1]
     pruned = sum(e.state == PRUNED for e in ended)
     assert f"{pruned} pruned" in lines[1]
@@ -128,17 +128,16 @@ def test_a_grid_ends_with_its_cells(tmp_path: Path) -> None:
 def test_failures_and_odd_prunings_are_named(tmp_path: Path) -> None:
     rows = [
         baseline(),
-        evaluation("0000", 5, 0.5, 0.95, state=PRUNED, reason="the calibrated forgetting no longer improves"),
-        evaluation("0001", 5, 0.5, 0.5, state=FAILED, reason="out of memory:\n" + "x" * 200),
-        *(
-            evaluation(f"{n:04d}", 5, 0.5, 0.95, state=PRUNED, reason=f"dominance at step {n}: with 9{n}% kept it has")
-            for n in (2, 3)
-        ),
-        *(evaluation(f"{n:04d}", 5, 0.5, 0.5, state=FAILED, reason=f"diverged: step {n}: loss nan") for n in (4, 5)),
+        Ending("0000", PRUNED, "stall", "the calibrated forgetting no longer improves"),
+        Ending("0001", FAILED, "out of memory", "out of memory:\n" + "x" * 200),
+        *(Ending(f"{n:04d}", PRUNED, "dominance", f"dominance at step {n}: with 9{n}% kept it has") for n in (2, 3)),
+        *(Ending(f"{n:04d}", FAILED, "diverged", f"diverged: step {n}: loss nan") for n in (4, 5)),
+        Ending("0006", PRUNED, "retain.es", "retain.es 0.2 < 0.864 (90% of baseline) at step 10"),
     ]
     lines = status_lines(read_status(write_folder(tmp_path / "s", rows), False))
-    assert "     1  the calibrated forgetting no longer improves" in lines
+    assert "     1  stall" in lines
     assert "     2  dominance" in lines
+    assert "     1  retain.es ≥ 0.864" in lines
     assert "     2  diverged: step 4: loss nan" in lines
     assert any(line.startswith("     1  out of memory: xxx") and line.endswith("…") for line in lines)
     assert max(map(len, lines)) <= 80

@@ -129,7 +129,7 @@ def test_the_command(write: Callable[..., Path]) -> None:
     done = init("--out", "my-spec.yaml")
     assert done.returncode == 0, done.stderr
     assert "rayul plan my-spec.yaml" in done.stdout
-    assert "name your model" in done.stderr
+    assert "Set model.path" in done.stderr
     assert load_spec("my-spec.yaml").name == "my-spec"
     again = init("--out", "my-spec.yaml")
     assert (again.returncode, "exists already" in again.stderr) == (2, True)

@@ -16,9 +16,9 @@ import pytest
 from rayul.plan import Plan, plan_text
 from rayul.plan.history import saved_by_pruning
 from rayul.plan.space import conditional, size
-from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation, Journal
+from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal
 from rayul.spec import dump_yaml, heaviest
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 
 # --- the space ---------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., An
 def test_the_probe_measures_the_baseline_and_the_adapter(make_spec: Callable[..., Any], sets: Any, task: Any) -> None:
     from rayul.unlearn.cost import measure_cost
     from rayul.unlearn.evaluate import evaluate
-    from rayul.unlearn.model import attach_lora
+    from rayul.unlearn.update.lora import attach_lora
 
     spec = make_spec(method="npo", training={"steps": 10, "evaluate_every": 4})
     cost = measure_cost(spec, sets)
@@ -86,14 +86,57 @@ def test_the_probe_measures_the_baseline_and_the_adapter(make_spec: Callable[...
     assert {k: m.value for k, m in cost.baseline.items()} == pytest.approx(expected, rel=1e-5)
     assert 0 < cost.memory < cost.device_memory
     model = attach_lora(task.base, spec.lora, 0)
-    assert cost.adapter == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert cost.saved == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.unload()
+
+
+def test_the_probe_of_a_full_update_counts_whole_models(make_spec: Callable[..., Any], sets: Any, task: Any) -> None:
+    from rayul.unlearn.cost import measure_cost
+
+    cost = measure_cost(make_spec(update="full", method="npo"), sets)
+    assert cost.base == cost.trained == cost.saved == 4 * sum(p.numel() for p in task.base.parameters())
+    half = {"path": make_spec().model.path, "dtype": "bfloat16"}
+    halved = measure_cost(make_spec(update="full", model=half), sets)
+    assert (halved.base, halved.trained, halved.saved) == (cost.base // 2, cost.trained, cost.saved)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_full_update_is_that_of_five_models(
+    make_spec: Callable[..., Any], data_folder: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Of the peak of a process that probes an adapter, less than two are: base, and activations that both have."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "head_dim": 128}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_folder, **wide)).save_pretrained(tmp_path / "wide")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "wide")
+    code = """
+import sys
+from rayul.spec import load_spec
+from rayul.unlearn.cost import measure_cost
+from rayul.unlearn.data import load_sets
+spec = load_spec(sys.argv[1])
+cost = measure_cost(spec, load_sets(spec.data))
+print(cost.memory, cost.base, cost.trained)
+"""
+    found = {}
+    for kind in ("lora", "full"):
+        spec = make_spec(update=kind, model=str(tmp_path / "wide"), training={"batch_size": 2})
+        (tmp_path / f"{kind}.yaml").write_text(dump_yaml(spec.resolved()))
+        argv = [sys.executable, "-c", code, str(tmp_path / f"{kind}.yaml")]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        found[kind] = [int(word) for word in done.stdout.split()]
+    (adapter, base, _), (full, _, trained) = found["lora"], found["full"]
+    assert base == trained > 80 * 2**20
+    assert 3.5 * trained < full - adapter < 5 * trained
 
 
 @pytest.fixture
 def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Plan]:
     """make_plan(spec sections, slots=1, gpu=0.0, baseline={...}, cost={...}) -> a plan as if it had been measured."""
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
     from rayul.unlearn.cost import Cost
 
     def make(
@@ -111,7 +154,9 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             evaluations=5,
             memory=2**30,
             device_memory=2**34,
-            adapter=1000,
+            base=1000,
+            trained=1000,
+            saved=1000,
             baseline={key: Measured(value, error, 100) for key, (value, error) in known.items()},
         )
         combinations, continuous = size(made)
@@ -124,7 +169,7 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             samples={"retain": ["a sample"]},
             probed=heaviest(made),
             cost=measured._replace(**(cost or {})),
-            share=Share(1.0, gpu, slots, f"{slots} at a time"),
+            allocation=Allocation(1.0, gpu, slots, f"{slots} at a time"),
             saved=None,
             disk_free=10**12,
         )
@@ -153,6 +198,8 @@ def test_finalists_are_counted_as_trials_that_run_to_their_end(make_plan: Callab
     assert plan.retrained == 12
     assert plan.retraining_seconds == pytest.approx(plan.cost.load + 12 / 2 * 36)
     assert "12 models trained again" in plan_text(plan)
+    without = make_plan(slots=2)
+    assert plan.disk - without.disk == 12 * plan.cost.saved
     assert make_plan(finalists={"points": ["0001", "0002-35"], "seeds": 5}).retrained == 10
     assert "trained again" not in plan_text(make_plan())
 
@@ -178,12 +225,13 @@ def test_pruning_of_earlier_sweeps_of_the_same_space(make_spec: Callable[..., An
         journal = Journal(tmp_path / name / "evaluations.jsonl")
         for number, (state, step) in enumerate(ends):
             params = {"training.lr": 1e-3}
-            journal.append(Evaluation(f"{number:04d}", step, params=params, state=state, metrics={"forget.es": 0.5}))
+            last = Evaluation(f"{number:04d}", step, params=params, metrics={"forget.es": 0.5})
+            journal.append(last, *([last.ended(state)] if state != RUNNING else []))
 
     spec = make_spec(training={"lr": {"float": [1e-4, 1e-2]}, "steps": 20}, search={"trials": 500})
     assert saved_by_pruning(spec, tmp_path) is None
     assert saved_by_pruning(spec, tmp_path / "absent") is None
-    sweep("first", [(COMPLETED, 20), (PRUNED, 5), ("running", 2), (FAILED, 1)])
+    sweep("first", [(COMPLETED, 20), (PRUNED, 5), (RUNNING, 2), (FAILED, 1)])
     sweep("second", [(PRUNED, 5)], search={"seed": 3}, resources={"trials_per_gpu": 2})
     sweep("other", [(COMPLETED, 20)], lora={"r": 4})
     (tmp_path / "notes").mkdir()
@@ -233,7 +281,7 @@ def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
             {"control": {"mixing": True, "criteria": [{"metric": "retain.es", "at_least": 0.5, "patience": 3}]}},
             "criteria.0.patience has no effect with control.mixing",
         ),
-        ({"method": {"name": "ga", "gru_smoothing": 0.5}}, "gru_smoothing has no effect"),
+        ({"method": {"name": "ga", "gru_gamma": 0.5}}, "gru_gamma has no effect"),
         ({"training": {"micro_batch_size": 8}}, "micro_batch_size 8 has no effect"),
         ({"search": {"sampler": "random", "startup_trials": 3}}, "startup_trials has no effect on sampler random"),
         (
@@ -245,18 +293,18 @@ def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
                 "control": {"criteria": [{"metric": "retain.es", "at_least": 0.8}]},
                 "baseline": {"retain.es": (0.6, 0.01)},
             },
-            "already violates retain.es >= 0.8: it has 0.6",
+            "already violates retain.es ≥ 0.8: it has 0.6",
         ),
         (
             {
                 "control": {"criteria": [{"metric": "retain.ppl", "at_most": 2.0}]},
                 "baseline": {"retain.ppl": (2.5, 0.01)},
             },
-            "already violates retain.ppl <= 2",
+            "already violates retain.ppl ≤ 2",
         ),
         ({"baseline": {"forget.es": (0.05, 0.01)}}, "there is little to forget"),
         ({"slots": 4, "cost": {"memory": 5 * 2**30}}, "20.0 of 16.0 GiB"),
-        ({"search": {"trials": 10_000}, "cost": {"adapter": 10**10}}, "GiB are needed"),
+        ({"search": {"trials": 10_000}, "cost": {"saved": 10**10}}, "GiB are needed"),
     ],
 )
 def test_warnings(make_plan: Callable[..., Plan], sections: dict[str, Any], said: str) -> None:
@@ -316,6 +364,11 @@ def test_the_page_has_every_part_and_no_forget_row(make_plan: Callable[..., Plan
     assert all(len(line) <= 100 for line in page.splitlines())
     from rayul.plan.history import Saved
 
+    whole = " ".join(
+        plan_text(make_plan(update="full", cost={"base": 2**21, "trained": 2**22, "saved": 2**22})).split()
+    )
+    assert "16 MiB for what update: full trains (weights, gradient and Adam's two moments, 4 MiB each), 2 MiB" in whole
+    assert "a saved model has 4 MiB" in whole
     pruned = plan_text(replace(plan, saved=Saved(0.6, 2, 40)))
     assert "with the pruning of 2 earlier sweeps (60% of the steps of 40 trials saved)" in " ".join(pruned.split())
 

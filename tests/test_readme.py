@@ -1,4 +1,5 @@
-"""The README and the tutorial say only what is true: their code runs, their spec is valid, their files are there."""
+"""The README and the pages of the documentation say only what is true: their code runs, their specs are valid, their
+files are there."""
 
 from __future__ import annotations
 
@@ -17,35 +18,49 @@ from rayul.spec import METHODS, parse_spec
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+PAGES = ("README.md", "docs/start.md", "docs/report.md", "docs/results.md", "docs/api.md")
+"""Run one after the other, in one folder. (The tutorial has a folder of its own, and the pages on metrics and methods
+a test of their own, as has cluster/.)"""
+
+EVERY_PAGE = sorted(
+    str(page.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "cluster/*.md", "results/*.md", "results/*/*.md")
+    for page in ROOT.glob(pattern)
+    if not (page.parent / "spec.yaml").exists()  # what a sweep of this checkout left behind
+)
+
 NOT_RUN = {
     "pip install -e .": "the package that is tested is installed",
     'pip install -e ".[test]"': "so are its tests",
     "pytest": "this is it",
     "optuna-dashboard results/ga/study.journal": "serves until it is stopped; sweep/test_real_sweep.py asks it",
     "tensorboard --logdir results/ga/tensorboard": "serves until it is stopped; sweep/test_tracking.py reads the files",
-    "rayul audit results/ga": "stands there once more, with flags",
 }
-"""Commands of the README that no test runs, and why."""
+"""Commands of the pages that no test runs, and why."""
 
+SHELL = ("bash", "inline")
 FEWER = "--trials 8 --set training.steps=30"
 FLAGS = {
     "rayul sweep search_spaces/ga.yaml": FEWER,
+    "rayul sweep search_spaces/ga.yaml --resume": FEWER,
     "rayul sweep mine.yaml": FEWER + " --set 'training.lr={float: [1e-4, 2e-3], log: true}'",  # the testbed's is small
     "rayul audit results/ga --n 2 --seeds 3": "--n 1 --seeds 1 --attacks quantise --metrics es",
 }
 """What is added to a command so that it takes a minute."""
 
 
-def commands() -> list[str]:
-    found = [c for block in code("README.md") if block.language in ("bash", "inline") for c in block.commands]
+def commands(*pages: str) -> list[str]:
+    found = [c for page in pages or PAGES for block in code(page) if block.language in SHELL for c in block.commands]
     return list(dict.fromkeys(found))
 
 
-def blocks(language: str) -> list[str]:
-    return [block.text for block in code("README.md") if block.language == language]
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return [block.text for block in code(page) if block.language == language]
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("rayul ")])
+@pytest.mark.parametrize(
+    "line", [line for line in commands(*PAGES, "docs/tutorial.md", "docs/spec.md") if line.startswith("rayul ")]
+)
 def test_every_command_is_understood_by_the_real_command_line(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     command = typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined,arg-type]
@@ -58,7 +73,8 @@ def test_every_command_is_run_or_has_a_reason() -> None:
     assert set(foreign) <= set(NOT_RUN)
     assert set(NOT_RUN) <= set(commands()), "a reason for a command that is gone"
     assert set(FLAGS) <= set(commands())
-    assert {block.language for block in code("README.md")} <= {"bash", "inline", "python", "yaml", "text", ""}
+    for page in PAGES:
+        assert {block.language for block in code(page)} <= {"bash", "inline", "python", "yaml", "text", ""}
 
 
 def test_the_two_lines_stand_there_as_scripts_expect_them() -> None:
@@ -67,18 +83,27 @@ def test_the_two_lines_stand_there_as_scripts_expect_them() -> None:
     assert 'pip install -e ".[test]" && pytest' in lines
 
 
-def test_the_spec_is_valid() -> None:
-    (text,) = blocks("yaml")
-    assert parse_spec(text, check_files=False).name == "mine"
+@pytest.mark.parametrize(("page", "name"), [("README.md", "mine"), ("docs/start.md", "example")])
+def test_the_spec_is_valid(page: str, name: str) -> None:
+    (text,) = blocks("yaml", page)
+    assert parse_spec(text, check_files=False).name == name
 
 
 @pytest.mark.parametrize(
     "section",
-    [s for s in re.findall(r"`(\w+: [\[{][^`]*[\]}])`", README) if not s.startswith(("results", "method: {name: ./"))],
+    [
+        key
+        for page in PAGES
+        for key in re.findall(r"`(\w+: [\[{][^`]*[\]}])`", (ROOT / page).read_text(encoding="utf-8"))
+        if not key.startswith(("results", "method: {name: ./"))
+    ],
 )
 def test_every_key_it_mentions_is_one(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my_metric.py").write_text("def fn(scores): ...\nfn.better = 'higher'")
+    Path("my_rule.py").write_text("def fn(trial, others, baseline): ...")
+    Path("my_control.py").write_text("def fn(answers): ...")
+    Path("my_sampler.py").write_text("def fn(seed, startup_trials): ...")
     own = "" if section.startswith("evaluate") else "evaluate: {metrics: [es, prob, ./my_metric.py:fn]}\n"
     criteria = "[{metric: retain.es, at_least: 0.9}]"
     text = f"name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {{lr: {{float: [1e-4, 1e-3]}}}}\n{own}"
@@ -86,14 +111,21 @@ def test_every_key_it_mentions_is_one(section: str, tmp_path: Path, monkeypatch:
     assert section.split(":")[0] in spec.resolved()
 
 
-def test_every_file_it_names_is_there() -> None:
-    names = re.findall(r"`((?:rayul|search_spaces|tests|docs)/[\w./]+)`", README)
-    names += re.findall(r"\]\(((?!http)[^)#]+)", README)
-    missing = [name for name in names if not (ROOT / name).exists()]
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_every_file_it_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    missing = [
+        name
+        for name in re.findall(r"`((?:rayul|search_spaces|tests|docs|cluster)/[\w./]+)`", text)
+        if not (ROOT / name).exists()
+    ]
+    missing += [
+        name for name in re.findall(r"\]\(((?!http)[^)#]+)", text) if not ((ROOT / page).parent / name).exists()
+    ]
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/metrics.md", "docs/methods.md"])
+@pytest.mark.parametrize("page", EVERY_PAGE)
 def test_links_to_headings_lead_somewhere(page: str) -> None:
     for target, anchor in re.findall(r"\]\(((?!http)[^)#]*)#([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         text = ((ROOT / page).parent / target if target else ROOT / page).read_text(encoding="utf-8")
@@ -102,14 +134,17 @@ def test_links_to_headings_lead_somewhere(page: str) -> None:
 
 
 def test_it_counts_the_methods_right() -> None:
-    assert f"each of the {len(METHODS)} methods" in re.sub(r"\s+", " ", README)
+    text = re.sub(r"\s+", " ", README)
+    assert f"each of the {len(METHODS)} methods" in text
+    assert f"any of {len(METHODS)} published" in text
+    assert set(re.findall(r"(\d+) methods", text)) == {str(len(METHODS))}
 
 
 def test_specs_are_checked_and_begun_as_it_says(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
     """The commands that cost nothing."""
     _own_rows(tmp_path, data_folder)
     (check,) = (line for line in commands() if line.startswith("rayul validate"))
-    (begin,) = (line for line in commands() if line.startswith("rayul init"))
+    (begin,) = (line for line in commands("README.md") if line.startswith("rayul init"))
     assert run(check, tmp_path).count(": ok (") == 2
     run(begin.replace("my-org/my-model", str(tiny_folder)), tmp_path)
     run("rayul validate mine.yaml", tmp_path)
@@ -120,13 +155,13 @@ def test_the_tables_open_with_pandas_and_duckdb(tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     shutil.copytree(ROOT / "results" / "testbed", tmp_path / "results" / "ga")
     points = len((ROOT / "results" / "testbed" / "pareto.csv").read_text().splitlines()) - 1
-    (tables,) = (text for text in blocks("python") if "duckdb" in text)
+    (tables,) = (text for text in blocks("python", "docs/results.md") if "duckdb" in text)
     last = tables.splitlines()[-1]
     run(f"{tables}\nassert len({last}.fetchall()) == {points} > 0", tmp_path, "python")
 
 
 @pytest.mark.slow
-def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
+def test_the_pages_from_top_to_bottom(tmp_path: Path) -> None:
     """Every command and every snippet, in their order, in one folder; sweeps with fewer and shorter trials."""
     pytest.importorskip("duckdb")
     from rayul.testbed import ensure_testbed
@@ -134,10 +169,10 @@ def test_the_readme_from_top_to_bottom(tmp_path: Path) -> None:
     testbed = ensure_testbed()
     _own_rows(tmp_path, testbed)
     seen = set()
-    for block in code("README.md"):
+    for block in (block for page in PAGES for block in code(page)):
         if block.language == "python":
             run(block.text, tmp_path, "python")
-        for line in block.commands if block.language in ("bash", "inline") else ():
+        for line in block.commands if block.language in SHELL else ():
             if line in NOT_RUN or line in seen:
                 continue
             seen.add(line)

@@ -21,6 +21,7 @@ from rayul.records import (
     COMPLETED,
     FAILED,
     PRUNED,
+    Ending,
     Evaluation,
     Journal,
     from_json,
@@ -40,8 +41,7 @@ ROW = Evaluation(
     stderr={"forget.es": 0.02, "retain.es": 0.01},
     rows={"forget": 40, "retain": 100},
     violation={"retain.es": -0.03},
-    state=PRUNED,
-    reason="retain.es 0.88 < 0.90\nat step 20, «so»",
+    notes=("out of memory after step 10,\nbegun again: «so»",),
     train_seconds=12.5,
     device="cpu",
 )
@@ -56,8 +56,47 @@ def test_what_was_appended_is_read_again(tmp_path: Path) -> None:
     written = [at(0), at(5, mixing=1 / 3), Evaluation(BASELINE, 0, mixing=0.0), at(10, feasible=False, metrics={})]
     journal = Journal(path)
     assert all(journal.append(row) for row in written)
-    assert list(Journal(path)) == list(journal) == read_journal(path) == written
+    assert list(Journal(path)) == list(journal) == read_journal(path).evaluations == written
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_evaluations_and_endings_are_read_again_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    journal = Journal(path)
+    ending = at(5).ended(PRUNED, "retain.es", "retain.es 0.88 < 0.90\nat step 5, «so»")
+    failed = Ending("0008", FAILED, "diverged", "diverged: loss nan", 8, {"lora.r": 4}, 1.5)
+    assert journal.append(at(0), at(5), ending) == [at(0), at(5), ending]
+    assert journal.append(failed, at(0, trial_id="0009")) == [failed, at(0, trial_id="0009")]
+    assert (
+        list(Journal(path).records) == list(journal.records) == [at(0), at(5), ending, failed, at(0, trial_id="0009")]
+    )
+    assert (Journal(path).endings, journal.endings) == ({"0007": ending, "0008": failed},) * 2
+    assert read_journal(path) == ([at(0), at(5), at(0, trial_id="0009")], {"0007": ending, "0008": failed})
+    assert (ending.params, ending.seed, ending.train_seconds) == (ROW.params, 7, 12.5)
+
+
+def test_a_trial_ends_once_and_the_first_ending_stays(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    journal = Journal(path)
+    assert journal.append(at(0), at(0).ended(COMPLETED))
+    assert journal.append(at(0).ended(FAILED)) == []
+    assert Journal(path).append(at(0).ended(FAILED), at(5)) == [at(5)]
+    assert {end.state for end in read_journal(path).endings.values()} == {COMPLETED}
+
+
+@pytest.mark.parametrize("lines", range(4))
+def test_whatever_a_crash_cuts_off_no_ending_is_without_its_evaluations(tmp_path: Path, lines: int) -> None:
+    """Two evaluations and the ending are one write; a crash leaves any number of its bytes."""
+    path = tmp_path / "evaluations.jsonl"
+    records = [at(5), at(5, mixing=0.5), at(5).ended(COMPLETED)]
+    Journal(path).append(*records)
+    whole = path.read_bytes().splitlines(keepends=True)
+    for torn in {0, 1, len(whole[lines]) // 2, len(whole[lines]) - 1} if lines < 3 else {0}:
+        path.write_bytes(b"".join(whole[:lines]) + (whole[lines][:torn] if lines < 3 else b""))
+        journal = Journal(path)
+        assert list(journal.records) == records[:lines]
+        assert journal.append(*records) == records[lines:]
+        assert path.read_bytes() == b"".join(whole)
 
 
 def test_numbers_that_are_none_survive_in_strict_json(tmp_path: Path) -> None:
@@ -83,11 +122,11 @@ def test_a_key_is_written_once_and_the_first_row_stays(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.jsonl"
     journal = Journal(path)
     assert journal.append(at(5))
-    assert not journal.append(at(5, state=FAILED))
-    assert not Journal(path).append(at(5, state=FAILED))
+    assert not journal.append(at(5, feasible=False))
+    assert not Journal(path).append(at(5, feasible=False))
     assert journal.append(at(5, mixing=0.5))
     assert journal.append(at(5, trial_id="0008"))
-    assert [row.state for row in read_journal(path)] == [PRUNED] * 3
+    assert [row.feasible for row in read_journal(path).evaluations] == [True] * 3
 
 
 @pytest.mark.parametrize("kept", [0, 1, 40, -1])
@@ -96,12 +135,12 @@ def test_a_line_cut_off_by_a_crash_is_dropped_and_the_next_row_starts_a_new_line
     Journal(path).append(at(0))
     whole = path.read_bytes()
     path.write_bytes(whole + (to_json(at(5)) + "\n").encode()[:kept])
-    assert read_journal(path) == [at(0)]  # reading alone changes nothing: a sweep may be at work
+    assert read_journal(path).evaluations == [at(0)]  # reading alone changes nothing: a sweep may be at work
     journal = Journal(path)
     assert list(journal) == [at(0)]
     assert path.read_bytes() == whole
     assert journal.append(at(5))
-    assert read_journal(path) == [at(0), at(5)]
+    assert read_journal(path).evaluations == [at(0), at(5)]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +173,7 @@ def test_a_full_disk_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     with pytest.raises(RayulError, match=r"cannot write .*evaluations\.jsonl: No space left on device") as caught:
         journal.append(ROW)
-    assert len(journal) == 0
+    assert list(journal) == []
     assert "--resume" in caught.value.hint
 
 
@@ -148,7 +187,7 @@ from dataclasses import replace
 from rayul.errors import RayulError
 from rayul.records import Evaluation, Journal, read_journal, to_json
 path = Path(sys.argv[1])
-row = Evaluation("0000", 0, reason="x" * 1000)
+row = Evaluation("0000", 0, notes=("x" * 1000,))
 journal = Journal(path)
 journal.append(row)
 journal.append(replace(row, step=1))
@@ -159,8 +198,8 @@ except RayulError as error:
     print(error)
 else:
     sys.exit("written beyond the limit")
-assert (("0000", 2, 1.0)) not in journal.rows
-assert [r.step for r in read_journal(path)] == [0, 1]
+assert [r.step for r in journal] == [0, 1]
+assert [r.step for r in read_journal(path).evaluations] == [0, 1]
 assert path.read_bytes().endswith(b"\\n")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert journal.append(replace(row, step=2))
@@ -169,7 +208,7 @@ assert journal.append(replace(row, step=2))
     assert done.returncode == 0, done.stderr
     assert "cannot write" in done.stdout
     assert "--resume" in done.stdout
-    assert [row.step for row in read_journal(path)] == [0, 1, 2]
+    assert [row.step for row in read_journal(path).evaluations] == [0, 1, 2]
 
 
 def test_a_folder_that_is_gone_is_an_error_with_the_way_out(tmp_path: Path) -> None:
@@ -184,10 +223,10 @@ def test_a_reader_beside_a_writer_sees_whole_rows_only(tmp_path: Path) -> None:
     journal.append(at(0))
     writer = threading.Thread(target=lambda: [journal.append(at(step)) for step in range(1, 200)])
     writer.start()
-    seen = [len(read_journal(path)) for _ in range(50)]
+    seen = [len(read_journal(path).evaluations) for _ in range(50)]
     writer.join()
     assert seen == sorted(seen)
-    assert [row.step for row in read_journal(path)] == list(range(200))
+    assert [row.step for row in read_journal(path).evaluations] == list(range(200))
 
 
 def test_every_row_is_on_disk_before_append_returns(tmp_path: Path) -> None:
@@ -201,12 +240,12 @@ def test_every_row_is_on_disk_before_append_returns(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert done.returncode == -9
-    assert [row.step for row in read_journal(path)] == [0, 1, 2]
+    assert [row.step for row in read_journal(path).evaluations] == [0, 1, 2]
 
 
 def test_columns_are_those_that_scripts_are_written_against(tmp_path: Path) -> None:
     path = tmp_path / "evaluations.parquet"
-    write_table(to_table([ROW, Evaluation("0008", 0, state=FAILED, feasible=False)]), path)
+    write_table(to_table([ROW, Evaluation("0008", 0, feasible=False)]), path)
     table = pq.read_table(path)
     wanted = {"trial_id", "step", "mixing", "seed", "feasible"}
     wanted |= {
@@ -225,6 +264,7 @@ def test_columns_are_those_that_scripts_are_written_against(tmp_path: Path) -> N
     assert first["params.method.gru"] is True
     assert first["metrics.forget.es"] == 0.41
     assert first["violation.retain.es"] == -0.03
+    assert (first["notes"], second["notes"]) == (ROW.notes[0], "")
     assert (first["trial_id"], first["step"], first["mixing"], first["seed"]) == ("0007", 20, 0.75, 7)
     assert second["metrics.forget.es"] is None
     assert second["params.training.lr"] is None
@@ -249,7 +289,7 @@ def test_a_parameter_of_mixed_kinds_is_text_and_whole_numbers_beside_fractions_a
 
 
 def test_an_empty_table_still_has_its_plain_columns() -> None:
-    assert {"trial_id", "step", "mixing", "seed", "feasible", "state", "reason"} <= set(to_table([]).column_names)
+    assert {"trial_id", "step", "mixing", "seed", "feasible", "notes"} <= set(to_table([]).column_names)
 
 
 def test_total_violation_sums_what_is_broken_and_is_infinite_without_metrics() -> None:
@@ -261,5 +301,5 @@ def test_total_violation_sums_what_is_broken_and_is_infinite_without_metrics() -
 def test_an_unwritable_folder_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(RayulError, match="Permission denied") as caught:
-        Journal(tmp_path / "evaluations.jsonl").append(at(0, state=COMPLETED))
+        Journal(tmp_path / "evaluations.jsonl").append(at(0))
     assert "permissions" in caught.value.hint

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayul.errors import InputError
-from rayul.pareto.choose import named, scores_for_knee
-from rayul.pareto.front import front_of
+from rayul.pareto.choose import named, scores_for_knee, within
+from rayul.pareto.front import front_of, keeps_all
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.spec import Finalists
@@ -27,7 +27,7 @@ def finalists(results: SweepRecords, wanted: Finalists) -> list[Evaluation]:
         )
     if wanted.points:
         return [_named(results, front, point) for point in wanted.points]
-    kept = _within(results, front, wanted)
+    kept = front if wanted.within is None else within(wanted.within.limit, front, results.baseline)
     if wanted.choose == "knee":
         bulge = scores_for_knee(kept, results.baseline, results.objectives, results.limit_values).sum(axis=1)
         kept = [kept[i] for i in np.argsort(-np.round(bulge, 12), kind="stable")]
@@ -40,7 +40,7 @@ def finalists(results: SweepRecords, wanted: Finalists) -> list[Evaluation]:
 def target_of(results: SweepRecords, e: Evaluation) -> float | None:
     """Of several utility targets (control.tau) the largest that a point keeps; None without such."""
     for share, limits in results.targets:
-        if all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits):
+        if keeps_all(limits, e, results.baseline):
             return share
     return None
 
@@ -63,18 +63,3 @@ def _named(results: SweepRecords, front: Sequence[Evaluation], point: str) -> Ev
     if step and not step.isdigit():
         raise InputError(f"{point!r} is no point", "write trial or trial-step, e.g. 0014-35")
     return named(results, front, trial, int(step) if step else None)
-
-
-def _within(results: SweepRecords, front: Sequence[Evaluation], wanted: Finalists) -> list[Evaluation]:
-    if wanted.within is None:
-        return list(front)
-    metric, limit = wanted.within.metric, wanted.within.limit(results.baseline.metrics)
-    kept = [e for e in front if wanted.within.violation(e.metrics.get(metric, np.nan), limit) <= 0]
-    if not kept:
-        has = sorted(e.metrics[metric] for e in front if metric in e.metrics)
-        span = f"goes from {has[0]:.4g} to {has[-1]:.4g}" if has else f"has no {metric}"
-        raise InputError(
-            f"no point of the front keeps {metric} at {limit:.4g}: it {span}",
-            "ask for less, or search on with --resume",
-        )
-    return kept

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayul.audit.intervals import Floats, Interval, Means, over_seeds, over_seeds_and_authors
 from rayul.audit.read import Audit, Finalist
-from rayul.pareto.held_out import CONTROL, REPORT
+from rayul.pareto.held_out import twin_of
 from rayul.records import ORACLE
 from rayul.records.audited import REFUSAL, Audited, Scored
-from rayul.records.folder import Limit
+from rayul.spec import Limit
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A limit of the sweep, on rows that the search read and on rows it did not; numbers are fractions of the baseline
-    on the same rows where `relative`, else the metric's own.
+    """A limit of the sweep, on rows that the search read and on rows it did not. Numbers are on the limit's own scale,
+    see `Limit.at`: fractions of the baseline on the same rows where it is relative, else the metric's own.
 
     key: the metric on the unread rows. searched: the point as the search saw it (one seed, the rows it was chosen by);
     fresh: fresh seeds on the same rows; unread: fresh seeds on unread rows. So searched - fresh is the luck of the
     seed, fresh - unread that of the rows. holds: "yes" when the bound at the audit's confidence keeps the limit,
-    "unsure" when only the mean does.
+    "unsure" when only the mean does, or when the baseline has nothing on the unread rows to take a percentage of.
     """
 
     limit: Limit
     key: str
-    at: float
-    relative: bool
     searched: float
     fresh: Interval
     unread: Interval
     holds: Literal["yes", "unsure", "no"]
-
-    @property
-    def bound(self) -> float:
-        """The end of the interval that is judged."""
-        return self.unread.low if self.limit.at_least else self.unread.high
 
 
 @dataclass(frozen=True)
@@ -153,50 +147,48 @@ def _judged(scored: Scored, key: str, judged: Sequence[int]) -> Floats:
 
 
 def _kept(audit: Audit, finalist: Finalist, limit: Limit) -> Kept:
-    twin = REPORT + limit.metric.removeprefix(CONTROL)
-    unread_rows = limit.metric.startswith(CONTROL) and twin in audit.baseline.metrics
-    key = twin if unread_rows else limit.metric
+    twin = twin_of(limit.metric)
+    key = twin if twin in audit.baseline.metrics else limit.metric
     base = audit.results.baseline.metrics[limit.metric]
-    at = limit.value / base if limit.relative else limit.value
     value = finalist.found.metrics.get(limit.metric, math.nan)
-    unread = _measured(audit, finalist.runs, key, limit.relative)
-    low, mean = (unread.low if limit.at_least else unread.high), unread.value
-    sure = low if math.isfinite(low) else mean
+    unread = _over(audit, finalist.runs, key, limit.scaled)
+    bound = unread.low if limit.at_least else unread.high
+    on_scale = Limit(key, limit.at_least, limit.at)
+    sure = on_scale.keeps(bound if math.isfinite(bound) else unread.value)
+    likely = on_scale.keeps(unread.value) or math.isnan(unread.value)  # NaN: the baseline has nothing on these rows
     return Kept(
         limit,
         key,
-        at,
-        limit.relative,
-        value / base if limit.relative else value,
-        _measured(audit, finalist.runs, limit.metric, limit.relative),
+        limit.scaled(value, base),
+        _over(audit, finalist.runs, limit.metric, limit.scaled),
         unread,
-        "yes" if limit.keeps(sure, at) else "unsure" if limit.keeps(mean, at) else "no",
+        "yes" if sure else "unsure" if likely else "no",
     )
-
-
-def _measured(audit: Audit, runs: Sequence[Audited], key: str, relative: bool) -> Interval:
-    return _fraction(audit, runs, key) if relative else own_value(audit, runs, key)
 
 
 def own_value(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
     """A metric over the seeds; where its values per row are known, rows are drawn too, by author."""
-    if not all(key in run.scored[0].values for run in runs):
-        return over_seeds([run.scored[0].metrics.get(key, math.nan) for run in runs], audit.confidence)
-    means = Means.of(np.array([run.scored[0].values[key] for run in runs]), audit.authors_of(key))
-    return over_seeds_and_authors(means.at, means.seeds, means.authors, audit.confidence)
+    return _over(audit, runs, key, lambda value, base: value)
 
 
 def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
     """A metric over the baseline's on the same rows, drawn together."""
-    if not all(key in run.scored[0].values for run in runs):
-        base = audit.baseline.metrics[key] or math.nan
-        return over_seeds([run.scored[0].metrics.get(key, math.nan) / base for run in runs], audit.confidence)
+    return _over(audit, runs, key, lambda value, base: value / base)
+
+
+def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[Floats, Floats], Floats]) -> Interval:
+    """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows are drawn
+    too, by author."""
+    base = audit.baseline.metrics.get(key) or math.nan  # of 0 there are no fractions
+    if not all(key in one.values for one in (audit.baseline, *(run.scored[0] for run in runs))):
+        values = np.array([run.scored[0].metrics.get(key, math.nan) for run in runs])
+        return over_seeds(scale(values, np.full(len(runs), base)).tolist(), audit.confidence)
     authors = audit.authors_of(key)
     mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), authors)
-    base_rows = Means.of(np.array(audit.baseline.values[key]), authors)
+    before = Means.of(np.array(audit.baseline.values[key]), authors)
 
-    def ratio(s: np.ndarray, a: np.ndarray) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(mine.at(s, a) / base_rows.at(s, a))
+    def statistic(s: NDArray[np.int64], a: NDArray[np.int64]) -> Floats:
+        of_baseline = before.at(s, a)
+        return np.asarray(scale(mine.at(s, a), np.where(of_baseline == 0, math.nan, of_baseline)))
 
-    return over_seeds_and_authors(ratio, mine.seeds, mine.authors, audit.confidence)
+    return over_seeds_and_authors(statistic, mine.seeds, mine.authors, audit.confidence)

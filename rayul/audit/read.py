@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from rayul.errors import RayulError
 from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation
 from rayul.records.audited import ASKED, AUDIT, BEFORE, CONTROLS, Audited, Scored, audited_from_json
-from rayul.records.folder import Limit, SweepRecords
+from rayul.records.folder import SweepRecords
 from rayul.records.json_lines import read_lines
 from rayul.records.objectives import forget_objective
+from rayul.spec import Limit
 
 Floats = NDArray[np.float64]
 

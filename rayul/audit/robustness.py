@@ -8,8 +8,10 @@ import numpy as np
 
 from rayul.audit.read import Audit
 from rayul.records.audited import Audited
+from rayul.spec import CHEAP
 
-METRICS = ("forget.es", "forget.prob", "forget.em", "forget.ppl")
+FORGET_METRICS = tuple(f"forget.{name}" for name in CHEAP)
+"""What an audit measures of the forget rows before and after every attack."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ def robustness(audit: Audit) -> list[Robustness]:
     """Every metric under the worst variant of every attack, over every seed of every finalist.
 
     Not over the refusal, which forgot nothing: one such point far from all others makes any correlation.
-    A metric is taken on the forget rows that the variant judges; perplexity, which is no mean over rows, only where
-    those are all.
+    A metric is taken on the forget rows that the variant judges; one that is no mean over rows, such as perplexity,
+    only where those are all.
     """
     subjects = [finalist.name for finalist in audit.finalists]
     found = []
@@ -39,7 +41,7 @@ def robustness(audit: Audit) -> list[Robustness]:
         if not rows:
             continue
         worst = int(np.argmax([_mean_gain(audit, rows, i) for i in range(len(rows[0].scored))]))
-        for metric in METRICS:
+        for metric in FORGET_METRICS:
             pairs = np.array([_pair(audit, row, worst, metric) for row in rows])
             pearson, spearman = correlations(pairs)
             found.append(Robustness(attack, rows[0].scored[worst].variant, metric, pearson, spearman, len(rows)))
@@ -67,5 +69,6 @@ def _pair(audit: Audit, row: Audited, variant: int, metric: str) -> np.ndarray:
         values = np.array(before.values[metric])
         was = float((values[list(after.judged)] if after.judged else values).mean())
     else:
-        was = before.metrics[metric] if len(after.judged) in (0, len(before.values[audit.metric])) else np.nan
-    return np.array([was, after.metrics[metric]])
+        whole = len(after.judged) in (0, len(before.values[audit.metric]))
+        was = before.metrics.get(metric, np.nan) if whole else np.nan
+    return np.array([was, after.metrics.get(metric, np.nan)])

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rayul.audit.judge import Judged, own_value
 from rayul.audit.read import Audit
-from rayul.audit.robustness import METRICS, robustness
+from rayul.audit.robustness import FORGET_METRICS, robustness
 from rayul.audit.verdict import as_json
 from rayul.files import write_json
 from rayul.records import write_table
@@ -67,10 +67,10 @@ def attacks_table(audit: Audit) -> pa.Table:
                 "variant": one.variant,
                 "rows": len(judged),
             }
-            for key in METRICS:
+            for key in FORGET_METRICS:
                 if key in before.values:
                     shown[f"{key}.before"] = float(np.array(before.values[key])[judged].mean())
-                shown[f"{key}.after"] = one.metrics[key]
+                shown[f"{key}.after"] = one.metrics.get(key, math.nan)
             rows.append(shown)
     return _table(rows)
 

@@ -33,10 +33,7 @@ def remarks(audit: Audit, judged: list[Judged]) -> list[str]:
     found = []
     weak = powerless(audit)
     if weak:
-        found.append(
-            f"{', '.join(weak)}: brought nothing back from the control that only refuses either, so on this model that "
-            "they bring back nothing shows nothing."
-        )
+        found.append(f"{', '.join(weak)} recovered nothing even from the refusal-only control, so this proves nothing.")
     for one in judged:
         if one.finalist.failed:
             total = len(one.finalist.failed) + len(one.finalist.runs)
@@ -76,8 +73,8 @@ def as_json(audit: Audit, judged: list[Judged]) -> dict[str, Any]:
                 "kept": [
                     {
                         "limit": str(kept.limit),
-                        "at": kept.at,
-                        "relative": kept.relative,
+                        "at": kept.limit.at,
+                        "relative": kept.limit.relative,
                         "unread_rows": kept.key,
                         "searched": kept.searched,
                         "fresh_seeds": kept.fresh._asdict(),
@@ -106,15 +103,12 @@ def as_json(audit: Audit, judged: list[Judged]) -> dict[str, Any]:
 
 
 def _kept(kept: Kept) -> str:
-    shown = _percent(kept.unread) if kept.relative else f"{kept.unread.value:.3g} ± {kept.unread.margin:.1g}"
-    at = f"{kept.at:.0%}" if kept.relative else f"{kept.at:.3g}"
+    limit, relative = kept.limit, kept.limit.relative
+    shown = _percent(kept.unread) if relative else f"{kept.unread.value:.3g} ± {kept.unread.margin:.1g}"
+    at = f"{limit.at:.0%}" if relative else f"{limit.at:.3g}"
     word = {"yes": "", "unsure": ", not sure to hold", "no": ", broken"}[kept.holds]
-    verb = "keeps" if kept.limit.at_least else "has"
-    return (
-        f"{verb} {shown} of {kept.key} (limit {at}{word})"
-        if kept.relative
-        else f"has {kept.key} {shown} (limit {at}{word})"
-    )
+    what = f"{'keeps' if limit.at_least else 'has'} {shown} of {kept.key}" if relative else f"has {kept.key} {shown}"
+    return f"{what} (limit {at}{word})"
 
 
 def _returns(audit: Audit, judged: Judged) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayul.errors import InputError
-from rayul.pareto.choose import Condition, best_at
+from rayul.pareto.choose import best_at
 from rayul.pareto.front import forgotten, front_of, solutions
 from rayul.pareto.hypervolume import unit_scores
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
+from rayul.spec import Limit
 
 
 def best_point(results: SweepRecords, at: str | None = None) -> Evaluation:
@@ -22,7 +23,7 @@ def best_point(results: SweepRecords, at: str | None = None) -> Evaluation:
     """
     front = front_of(results)
     if at is not None:
-        return best_at(Condition.parse(at), front, results.baseline, results.objectives)
+        return best_at(Limit.parse(at), front, results.baseline, results.objectives)
     found = best_of(front, results)
     if found is None:
         raise InputError(f"the front of {results.folder} is empty", "loosen the criteria or search on with --resume")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +12,38 @@ import numpy as np
 from rayul.errors import InputError
 from rayul.pareto.front import values
 from rayul.pareto.hypervolume import unit_scores
-from rayul.records import SPEC, Evaluation, adapter_folder
+from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Floats, Objectives
-from rayul.spec import SEARCH_SETS, dump_yaml, load_spec
-
-_CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=|[<>=!]+)?\s*(.*?)\s*")
-_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?:\s*\*\s*(baseline))?")
-_FORM = 'write a metric, >= or <=, and a number or number*baseline, e.g. "retain.es>=0.95*baseline"'
+from rayul.spec import Limit, dump_yaml, load_spec
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A limit asked for after the sweep: `metric` at least (or at most) `number`, times the baseline's value where
-    `relative`."""
-
-    metric: str
-    at_least: bool
-    number: float
-    relative: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> Condition:
-        """From "retain.es>=0.95*baseline" or "forget.es <= 0.2". Raises InputError that names the part at fault."""
-        match = _CONDITION.fullmatch(text)
-        if match is None or not match[2] or not match[3]:
-            raise InputError(f"{text!r} is not a condition", _FORM)
-        metric, operator, right = match.groups()
-        if metric.partition(".")[0] not in SEARCH_SETS or not metric.partition(".")[2]:
-            sets = ", ".join(f"{name}.<metric>" for name in SEARCH_SETS)
-            raise InputError(f"{text!r}: {metric!r} is no metric of a search", f"one of {sets}, e.g. retain.es")
-        if operator not in (">=", "<="):
-            raise InputError(f"{text!r}: {operator!r} is not understood", "compare with >= or <=")
-        number = _NUMBER.fullmatch(right)
-        if number is None:
-            raise InputError(f"{text!r}: {right!r} is not a limit", _FORM)
-        return cls(metric, operator == ">=", float(number[1]), number[2] is not None)
-
-    def limit(self, baseline: Evaluation) -> float:
-        """The number to compare with. Raises InputError where the baseline lacks the metric."""
-        if not self.relative:
-            return self.number
-        if self.metric not in baseline.metrics:
-            measured = ", ".join(baseline.metrics) or "nothing"
-            raise InputError(f"the baseline has no {self.metric}", f"measured are {measured}")
-        return self.number * baseline.metrics[self.metric]
-
-    def to_yaml(self) -> dict[str, Any]:
-        """As a criterion of a spec."""
-        limit = f"{100 * self.number:g}% of baseline" if self.relative else self.number
-        return {"metric": self.metric, "at_least" if self.at_least else "at_most": limit}
-
-    def __str__(self) -> str:
-        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.number:g}" + " * baseline" * self.relative
-
-
-def best_at(
-    condition: Condition, front: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives
-) -> Evaluation:
+def best_at(condition: Limit, front: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives) -> Evaluation:
     """Of the points of the front that keep the condition, the best in the first objective that it is not about.
 
-    Raises InputError when none keeps it, with the values there are.
+    Raises what `within` raises.
     """
-    limit = condition.limit(baseline)
-    column = values(front, [condition.metric])[:, 0]
-    keeps = column >= limit if condition.at_least else column <= limit  # False for NaN
-    if not keeps.any():
-        known = column[~np.isnan(column)]
-        has = f"goes from {known.min():.4g} to {known.max():.4g}" if known.size else f"has no {condition.metric}"
-        raise InputError(
-            f"no point of the front has {condition.metric} {'≥' if condition.at_least else '≤'} {limit:.4g}: it {has}",
-            "ask for less, or search on: raise --trials and --resume",
-        )
-    kept = [e for e, keep in zip(front, keeps, strict=True) if keep]
+    kept = within(condition, front, baseline)
     metric = next((name for name in objectives if name != condition.metric), next(iter(objectives)))
     return (max if objectives[metric] == "maximize" else min)(kept, key=lambda e: e.metrics[metric])
+
+
+def within(condition: Limit, front: Sequence[Evaluation], baseline: Evaluation) -> list[Evaluation]:
+    """The points of the front that keep the condition, in their order.
+
+    Raises InputError when none does, with the values there are, and what `Limit.on` raises.
+    """
+    limit = condition.fixed(baseline.metrics)
+    column = values(front, [limit.metric])[:, 0]
+    kept = [e for e, value in zip(front, column.tolist(), strict=True) if limit.keeps(value)]
+    if not kept:
+        known = column[~np.isnan(column)]
+        has = f"goes from {known.min():.4g} to {known.max():.4g}" if known.size else f"has no {limit.metric}"
+        raise InputError(
+            f"no point of the front keeps {limit}: it {has}",
+            "ask for less, or search on: raise --trials and --resume",
+        )
+    return kept
 
 
 def knee(
@@ -125,6 +80,9 @@ def named(results: SweepRecords, front: Sequence[Evaluation], trial: str, step: 
     name = known.get(trial.lstrip("0") or "0")
     if name is None:
         raise InputError(f"no trial {trial} in {results.folder}", f"it has {len(known)}, see trials.parquet")
+    if not results.trials[name]:
+        reason = results.endings[name].reason
+        raise InputError(f"trial {name} failed before its first evaluation: {reason}", "choose one of the front")
     rows = [e for e in results.trials[name] if step is None or e.step == step]
     if not rows:
         steps = ", ".join(str(s) for s in dict.fromkeys(e.step for e in results.trials[name]))
@@ -155,11 +113,13 @@ def rerun(results: SweepRecords, e: Evaluation) -> str:
 
 
 def adapter_path(results: SweepRecords, e: Evaluation) -> Path:
-    """The adapter folder of a point of the front. Raises InputError where it is not there, with the way to get it."""
+    """The folder of a point of the front, with its adapter or whole model. Raises InputError where it is not there,
+    with the way to get it."""
     path = adapter_folder(results.folder, e)
-    if not (path / "adapter_config.json").is_file():
+    if not holds_model(path):
         raise InputError(
-            f"{path}: no adapter (its node was lost before it was saved, or the folder was copied without adapters/)",
+            f"{path}: no adapter or model (its node was lost before it was saved, or the folder was copied without "
+            "adapters/)",
             f"run that configuration again: {rerun(results, e)}",
         )
     return path

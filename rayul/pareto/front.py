@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Direction, Floats, Objectives, forget_objective, score
+from rayul.spec import Limit
 
 MIN_FORGOTTEN = 0.05
 """An evaluation that forgets less is the baseline in all but name, not a solution (DESIGN section 5)."""
@@ -62,6 +63,12 @@ def solutions(
         return trained
     enough = forgotten(trained, baseline, objectives) >= MIN_FORGOTTEN  # False for NaN
     return [e for e, keep in zip(trained, enough, strict=True) if keep]
+
+
+def keeps_all(limits: Iterable[Limit], e: Evaluation, baseline: Evaluation) -> bool:
+    """Whether an evaluation keeps every one of these limits on the rows that they are about; False for a metric that it
+    lacks. Raises what `Limit.on` raises."""
+    return all(limit.keeps(e.metrics.get(limit.metric, np.nan), baseline.metrics) for limit in limits)
 
 
 def front(evaluations: Iterable[Evaluation], baseline: Evaluation, objectives: Objectives) -> list[Evaluation]:

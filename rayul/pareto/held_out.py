@@ -7,26 +7,43 @@ The front is the best of many evaluations on the retain-control rows, so what it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.records.objectives import score
+from rayul.records.objectives import Direction, score
+from rayul.spec import Limit
 
 CONTROL, REPORT = "retain.", "retain_report."
+
+
+def twin_of(metric: str) -> str | None:
+    """A metric of the retain-control rows on retain-report, "retain.es" -> "retain_report.es"; None for any other."""
+    return REPORT + metric.removeprefix(CONTROL) if metric.startswith(CONTROL) else None
+
+
+def on_report(limit: Limit, baseline: Evaluation) -> Limit | None:
+    """A limit on retain-control as a number on retain-report. A percentage of the baseline is one of the baseline on
+    the same rows: the sets need not be equally hard. None for a limit on other rows, and where the baseline leaves
+    nothing on retain-report to take a percentage of."""
+    twin = twin_of(limit.metric)
+    if twin is None:
+        return None
+    base = _base_of_twin(limit.metric, baseline)
+    return None if limit.relative and not 0 < base < math.inf else replace(limit, metric=twin).fixed({twin: base})
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """One metric of one exported point on both sets of rows.
 
-    control, report: fraction of the baseline that is kept, on the scale of `score`; *_error: its standard error (NaN
-    where none was recorded). value, stderr: the metric itself on retain-report. breaks: whether a limit of this metric
-    would not be kept on retain-report; None where there is no limit.
+    twin: the metric's name on retain-report. control, report: fraction of the baseline that is kept, on the scale of
+    `score`; *_error: its standard error (NaN where none was recorded). value, stderr: the metric itself on
+    retain-report. breaks: whether a limit of this metric would not be kept on retain-report; None where there is none.
     """
 
     metric: str
+    twin: str
     value: float
     stderr: float
     control: float
@@ -34,10 +51,6 @@ class HeldOut:
     control_error: float
     report_error: float
     breaks: bool | None
-
-    @property
-    def twin(self) -> str:
-        return REPORT + self.metric.removeprefix(CONTROL)
 
     @property
     def gap(self) -> float:
@@ -53,43 +66,29 @@ def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
     if adapter is None:
         return []
     found = []
-    limited = [limit.metric for limit in results.limits]
-    for metric in dict.fromkeys([*results.objectives, *limited]):
-        twin = REPORT + metric.removeprefix(CONTROL)
-        value = adapter.report_metrics.get(twin, math.nan)
-        base, base_twin = (results.baseline.metrics.get(name, math.nan) for name in (metric, twin))
-        if not (metric.startswith(CONTROL) and math.isfinite(value) and metric in e.metrics):
+    for metric in dict.fromkeys([*results.objectives, *(limit.metric for limit in results.limits)]):
+        twin = twin_of(metric)
+        value = adapter.report_metrics.get(twin, math.nan) if twin else math.nan
+        if twin is None or not math.isfinite(value) or metric not in e.metrics:
             continue
-        if not math.isfinite(base_twin):
-            base_twin = base  # a sweep of before retain-report was measured at the baseline
-        direction: Any = results.objectives.get(metric) or next(
-            "maximize" if limit.at_least else "minimize" for limit in results.limits if limit.metric == metric
-        )
-
-        def on(set_base: float, at: float, stderr: float, direction: Any = direction, metric: str = metric) -> Any:
-            kept = float(score(metric, direction, at, set_base))
-            slope = 1 / set_base if direction == "maximize" else set_base / at**2 if at else math.nan
-            return kept, abs(stderr * slope) if set_base else math.nan
-
+        limits = [limit for limit in results.limits if limit.metric == metric]
+        direction = results.objectives.get(metric) or limits[0].direction
+        base = results.baseline.metrics.get(metric, math.nan)
+        control, control_error = _kept(metric, direction, e.metrics[metric], e.stderr.get(metric, math.nan), base)
         stderr = adapter.report_stderr.get(twin, math.nan)
-        control, control_error = on(base, e.metrics[metric], e.stderr.get(metric, math.nan))
-        report, report_error = on(base_twin, value, stderr)
-        # A percentage of the baseline is one of the baseline on the same rows: the sets need not be equally hard.
-        broken = [
-            not limit.keeps(value, limit.value * base_twin / base if limit.relative else limit.value)
-            for limit in results.limits
-            if limit.metric == metric
-        ]
+        report, report_error = _kept(metric, direction, value, stderr, _base_of_twin(metric, results.baseline))
+        there = [limit for limit in (on_report(limit, results.baseline) for limit in limits) if limit is not None]
         found.append(
             HeldOut(
                 metric,
+                twin,
                 value,
                 stderr,
                 control,
                 report,
                 control_error,
                 report_error,
-                any(broken) if broken else None,
+                breaks=not all(limit.keeps(value) for limit in there) if there else None,
             )
         )
     return found
@@ -99,3 +98,19 @@ def keeps_there(results: SweepRecords, e: Evaluation) -> bool:
     """Whether every limit that could be judged on retain-report is kept there, at least one having been."""
     judged = [h.breaks for h in held_out(results, e) if h.breaks is not None]
     return bool(judged) and not any(judged)
+
+
+def _base_of_twin(metric: str, baseline: Evaluation) -> float:
+    """The baseline on retain-report; on retain-control in a sweep of before it was measured there."""
+    base = baseline.metrics.get(twin_of(metric) or "", math.nan)
+    return base if math.isfinite(base) else baseline.metrics.get(metric, math.nan)
+
+
+def _kept(metric: str, direction: Direction, value: float, stderr: float, base: float) -> tuple[float, float]:
+    """A value on the scale of `score`, and its standard error by the slope of `score` there."""
+    slope = math.nan
+    if base and direction == "maximize":
+        slope = 1 / base
+    elif base and value:
+        slope = base / value**2
+    return float(score(metric, direction, value, base)), abs(stderr * slope)

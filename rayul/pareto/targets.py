@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rayul.pareto.front import forgotten, front_of
+from rayul.pareto.front import forgotten, front_of, keeps_all
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 
 
-class Target(NamedTuple):
+class BestAtTarget(NamedTuple):
     """share: of the baseline's utility that is kept. best: the point of the front that forgets most and keeps it, None
     where none does. forgotten: its fraction of the forget objective, NaN without."""
 
@@ -20,7 +20,7 @@ class Target(NamedTuple):
     forgotten: float
 
 
-def best_at_targets(results: SweepRecords) -> list[Target]:
+def best_at_targets(results: SweepRecords) -> list[BestAtTarget]:
     """One entry for each share of control.tau, the largest first; empty where it is no list.
 
     Only points of the front are looked at: what forgets more within a target than a point of the front is on the front.
@@ -29,10 +29,10 @@ def best_at_targets(results: SweepRecords) -> list[Target]:
     gone = forgotten(front, results.baseline, results.objectives)
     found = []
     for share, limits in results.targets:
-        kept = [all(limit.keeps(e.metrics.get(limit.metric, np.nan)) for limit in limits) for e in front]
+        kept = [keeps_all(limits, e, results.baseline) for e in front]
         if any(kept):
             place = int(np.where(kept, gone, -np.inf).argmax())
-            found.append(Target(share, front[place], float(gone[place])))
+            found.append(BestAtTarget(share, front[place], float(gone[place])))
         else:
-            found.append(Target(share, None, float("nan")))
+            found.append(BestAtTarget(share, None, float("nan")))
     return found

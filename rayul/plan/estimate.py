@@ -10,7 +10,7 @@ from rayul.plan.history import Saved
 from rayul.spec import Spec
 
 if TYPE_CHECKING:  # `rayul --help` imports this module, and neither torch nor Ray
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
     from rayul.unlearn.cost import Cost
 
 _ROW_BYTES = 1500
@@ -32,23 +32,23 @@ class Estimate:
     probed: dict[str, Any]
     """The settings that the cost was measured at."""
     cost: Cost
-    share: Share
+    allocation: Allocation
     saved: Saved | None
     disk_free: int
 
     @property
     def on_gpu(self) -> bool:
-        return self.share.gpu > 0
+        return self.allocation.gpu > 0
 
     @property
     def slots(self) -> int:
-        return self.share.slots
+        return self.allocation.slots
 
     @property
     def trials(self) -> int:
         return (
             min(self.spec.search.trials, self.combinations)
-            if self.spec.search.sampler == "grid"
+            if self.spec.search.traits.grid
             else (self.spec.search.trials)
         )
 
@@ -70,12 +70,12 @@ class Estimate:
         return self._wall(self.trials, self.trial_seconds * (1 - saved))
 
     def _wall(self, count: int, trial: float) -> float:
-        """Seconds of so many trials of `trial` seconds, which run side by side as the share allows."""
-        return self.cost.load + max(trial, count * trial / self.share.parallel)
+        """Seconds of so many trials of `trial` seconds, which run side by side as the allocation allows."""
+        return self.cost.load + max(trial, count * trial / self.allocation.parallel)
 
     def device_hours(self, saved: float = 0.0) -> float:
         """GPU-hours, or core-hours without a GPU."""
-        device = max(1.0, self.share.gpu) if self.on_gpu else self.share.device
+        device = max(1.0, self.allocation.gpu) if self.on_gpu else self.allocation.device
         return self.trials * self.trial_seconds * (1 - saved) * device / 3600
 
     @property
@@ -91,7 +91,7 @@ class Estimate:
 
     @property
     def at_once_on_a_device(self) -> int:
-        return max(1, int(1 / self.share.gpu + 1e-6)) if self.on_gpu else self.slots
+        return max(1, int(1 / self.allocation.gpu + 1e-6)) if self.on_gpu else self.slots
 
     @property
     def fit_on_a_device(self) -> int:
@@ -99,7 +99,7 @@ class Estimate:
 
     @property
     def disk(self) -> int:
-        """Bytes, at the most: each running trial keeps the adapters of its own front, the sweep those of its front,
-        which more than one point a trial seldom is."""
-        kept = min(self.slots, self.trials) * self.measurements + self.trials
-        return kept * self.cost.adapter + self.trials * self.measurements * _ROW_BYTES
+        """Bytes, at the most: each running trial keeps the adapters (or whole models) of its own front, the sweep those
+        of its front, which more than one point a trial seldom is, and the audit those that it trains again."""
+        kept = min(self.slots, self.trials) * self.measurements + self.trials + self.retrained
+        return kept * self.cost.saved + self.trials * self.measurements * _ROW_BYTES

@@ -27,13 +27,14 @@ def saved_by_pruning(spec: Spec, results: Path) -> Saved | None:
     for file in sorted(results.glob(f"*/{SPEC}")):
         try:
             earlier = load_spec(file, check_files=False)
-            rows = read_journal(file.parent / JOURNAL)
+            rows, endings = read_journal(file.parent / JOURNAL)
         except (RayulError, OSError):  # somebody else's folder, or one that a sweep has only just made
             continue
         if any(line.split(":")[0].split(".")[0] not in _MAY_DIFFER for line in difference(earlier, spec)):
             continue
-        ends = [row for row in rows if row.state in (COMPLETED, PRUNED) and not row.is_reference]
-        made += sum(row.step for row in ends)
-        planned += sum(earlier.at(row.params).training.steps for row in ends)
+        ends = [end for end in endings.values() if end.state in (COMPLETED, PRUNED)]
+        last = {row.trial_id: row.step for row in rows}
+        made += sum(last.get(end.trial_id, 0) for end in ends)
+        planned += sum(earlier.at(end.params).training.steps for end in ends)
         sweeps, trials = sweeps + bool(ends), trials + len(ends)
     return Saved(1 - made / planned, sweeps, trials) if planned else None

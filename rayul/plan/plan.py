@@ -42,10 +42,11 @@ def make_plan(
     `say` hears of each part that takes its time. Raises InputError and RayulError as a sweep would at its start.
     """
     say("loading ray and torch")
-    from rayul.sweep.cluster import connected, share
+    from rayul.sweep.cluster import allocate, connected
     from rayul.sweep.driver_disk import served
-    from rayul.sweep.packs.packing import choose
+    from rayul.sweep.packs.packing import choose_packing
     from rayul.sweep.reference import measure_trial_cost
+    from rayul.sweep.search.samplers import check_sampler
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
     from rayul.unlearn.cost import rendered
@@ -57,14 +58,15 @@ def make_plan(
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
     check_needs(ready, sets)
+    check_sampler(ready)
     tokenizer = load_tokenizer(ready.model)
     shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
     probed = heaviest(ready)
     with connected(address) as remote, served(results, ready, remote=remote) as disk:
-        packing = choose(ready, sets, disk, None)
-        mine = share(ready.resources, packing.slots)
+        packing = choose_packing(ready, sets, disk, None)
+        allocation = allocate(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")
-        cost = measure_trial_cost(ready.at(probed), sets, mine, disk)
+        cost = measure_trial_cost(ready.at(probed), sets, allocation, disk)
     combinations, continuous = size(spec)
     return Plan(
         spec=spec,
@@ -75,7 +77,7 @@ def make_plan(
         samples={key: rendered(tokenizer, ready.model.template, _spread(rows)) for key, rows in shown.items()},
         probed=probed,
         cost=cost,
-        share=mine,
+        allocation=allocation,
         saved=saved_by_pruning(spec, results),
         disk_free=shutil.disk_usage(_existing(results)).free,
     )

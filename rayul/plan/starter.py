@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayul.errors import InputError
-from rayul.spec import TESTBED, SourceData, dump_yaml, parse_spec
+from rayul.spec import SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
 from rayul.unlearn.data import column_names, load_sets
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -48,6 +48,7 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         steps=steps,
         epochs=f"{steps * batch_size / rows:.3g}",
         evaluate_every=max(1, steps // 12),
+        samplers=", ".join(SAMPLERS),
         max_rows="null" if max_rows is None else max_rows,
     )
     parse_spec(text, source="rayul init")
@@ -80,7 +81,7 @@ def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
         return {ours: theirs for ours, theirs in mapped.items() if ours in ("text", "author")}
     raise InputError(
         f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; "
-        f"the columns are {', '.join(names) or 'none'}",
+        f"" + (f"the columns are {', '.join(names)}" if names else "the file is empty"),
         "name them question and answer (or text, for passages to be continued), or write data.columns yourself",
     )
 
@@ -184,7 +185,7 @@ control:
     - metric: retain.prob
       # Of the value before unlearning. A plain number such as 0.5 is absolute; at_most limits from above.
       at_least: 90% of baseline
-      # Stop after so many evaluations in a row that violate it.
+      # Stop after this many evaluations in a row that violate it.
       patience: 2
 
 # What the search trades off, as <set>.<metric>.
@@ -196,12 +197,12 @@ objectives:
 
 # What is measured at every evaluation.
 evaluate:
-  # At most so many rows of each set, evenly spaced; null for all.
+  # Maximum number of rows per set, evenly spaced; null for all.
   max_rows: {max_rows}
 
 # What to try, and how often.
 search:
-  # tpe, nsga2, nsga3, gp, random or grid.
+  # One of {samplers}.
   sampler: tpe
   # Configurations to try.
   trials: 64
@@ -212,7 +213,7 @@ search:
 
 # What trials take of the machine. A device is a GPU, or without any a core.
 resources:
-  # GPUs of a device; 0 for cores, GPUs or not.
+  # GPUs per device; 0 uses CPU cores.
   gpu: 1
   # Trials that share a device: they train together, over one copy of the model. auto: as many as are fastest.
   trials_per_gpu: auto

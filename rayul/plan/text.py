@@ -25,8 +25,6 @@ def plan_text(plan: Plan) -> str:
 
 def _spec(plan: Plan) -> Iterator[str]:
     for key, value in plan.spec.resolved().items():
-        if key == "provenance":
-            continue
         if key in ("method", "evaluate"):
             value = {name: one for name, one in value.items() if name != "code"}
         yield from _item(key, dump_yaml(value, flow=True))
@@ -60,7 +58,7 @@ def _rows(plan: Plan) -> Iterator[str]:
 
 
 def _cost(plan: Plan) -> Iterator[str]:
-    cost, share = plan.cost, plan.share
+    cost, allocation = plan.cost, plan.allocation
     unit = "GPU-hours" if plan.on_gpu else "core-hours"
     yield from _item("measured", f"on {cost.device}, at the largest settings ({settings(plan.probed) or 'no search'})")
     yield from _item("step", _seconds(cost.step))
@@ -71,9 +69,14 @@ def _cost(plan: Plan) -> Iterator[str]:
         "memory",
         f"{_bytes(cost.memory)} a trial with its model; {plan.fit_on_a_device} fit into {_bytes(cost.device_memory)}",
     )
-    yield from _item("at a time", share.line)
-    sharing = share.gpu and share.gpu < 1
-    best = f" ({_seconds(plan.seconds() * share.gpu)} if sharing a GPU slowed no trial down)" if sharing else ""
+    yield from _item(
+        "of that",
+        f"{_bytes(4 * cost.trained)} for what update: {plan.spec.update} trains (weights, gradient and Adam's two "
+        f"moments, {_bytes(cost.trained)} each), {_bytes(cost.base)} for the model before unlearning",
+    )
+    yield from _item("at a time", allocation.line)
+    sharing = allocation.gpu and allocation.gpu < 1
+    best = f" ({_seconds(plan.seconds() * allocation.gpu)} if sharing a GPU slowed no trial down)" if sharing else ""
     yield from _item(
         f"{plan.trials} trials", f"{_seconds(plan.seconds())}{best}, {plan.device_hours():.3g} {unit} without pruning"
     )
@@ -93,7 +96,9 @@ def _cost(plan: Plan) -> Iterator[str]:
             "them and metrics that generate come on top, unmeasured",
         )
     yield from _item(
-        "disk", f"up to {_bytes(plan.disk)} (an adapter has {_bytes(cost.adapter)}); {_bytes(plan.disk_free)} are free"
+        "disk",
+        f"up to {_bytes(plan.disk)} ({'an adapter' if plan.spec.update_kind.adapter else 'a saved model'} has "
+        f"{_bytes(cost.saved)}); {_bytes(plan.disk_free)} are free",
     )
     yield "  Upper bounds: every trial is taken to cost what the most expensive one does."
 

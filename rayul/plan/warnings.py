@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
 from rayul.plan.space import conditional, largest
-from rayul.spec import METRICS, Control, Criterion, Spec, Threshold, check_objectives, is_custom
-
-MODELLING = ("tpe", "gp", "nsga2", "nsga3")
-"""Samplers that learn from trials that ended."""
+from rayul.spec import Control, Criterion, Search, Spec, check_objectives, is_custom, known_limits
 
 SATURATED = 0.9
 
@@ -39,10 +36,10 @@ def _batch(spec: Spec, forget: int) -> Iterator[str]:
 
 
 def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
-    search = spec.search
-    if search.sampler not in MODELLING or not spec.space:
+    search, sampler = spec.search, spec.search.traits
+    if sampler.learns == "nothing" or not spec.space:
         return
-    if search.startup_trials >= trials:
+    if sampler.startup and search.startup_trials >= trials:
         yield (
             f"search.startup_trials is {search.startup_trials} of {trials} trials: all are drawn at random and sampler "
             f"{search.sampler} never models anything; lower it to about {max(1, trials // 5)}, or try more"
@@ -52,10 +49,10 @@ def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
             f"{slots} of {trials} trials run at a time, more than an eighth: most are drawn before any has ended, and "
             f"the search learns little; raise search.trials to {8 * slots}, or run fewer at a time"
         )
-    if search.sampler == "gp" and conditional(spec):
+    if not sampler.conditional and conditional(spec):
         yield (
-            f"sampler gp has no model for {', '.join(conditional(spec))}, which not every method of the search has: "
-            "they are drawn at random; use tpe, or a sweep for each method"
+            f"sampler {search.sampler} has no model for {', '.join(conditional(spec))}, which not every method of the "
+            "search has: they are drawn at random; use tpe, or a sweep for each method"
         )
 
 
@@ -65,11 +62,10 @@ def _directions(spec: Spec) -> Iterator[str]:
         set_name, _, name = key.partition(".")
         metric = spec.evaluate.of(name)
         assert metric is not None  # or it would not be measured
-        forgetting = set_name == "forget"
-        if (direction == "maximize") != ((metric.direction_on_utility == "higher") != forgetting):
+        if direction == {"higher": "minimize", "lower": "maximize"}.get(metric.better_on(set_name)):
             yield (
                 f"objectives.{key}: {direction} asks for the worse: {name} is better {metric.direction_on_utility} on "
-                f"rows that are to be kept{', and these are to be forgotten' if forgetting else ''}"
+                f"rows that are to be kept{', and these are to be forgotten' if set_name == 'forget' else ''}"
             )
 
 
@@ -78,7 +74,7 @@ def _unused(spec: Spec) -> Iterator[str]:
     control, names = spec.control, spec.method.names
     default = Control()
     if not any(is_custom(name) for name in names):  # what an own loss does with its forget batch is not known
-        for key in ("loss_cap", "token_cap", "select_fraction", "temperature"):
+        for key in ("loss_cap", "token_cap", "select_fraction", "own", "temperature"):
             # po never looks at forget answers; rmu looks at hidden states, which no temperature scales
             deaf = {"po", "rmu"} if key == "temperature" else {"po"}
             if getattr(control, key) != getattr(default, key) and set(names) <= deaf:
@@ -96,20 +92,15 @@ def _unused(spec: Spec) -> Iterator[str]:
                 if getattr(criterion, key) != Criterion.model_fields[key].default:
                     yield f"control.criteria.{i}.{key} has no effect with control.mixing, which repairs a violation"
     parameters = spec.method.parameters
-    if parameters.get("gru") is False and parameters.get("gru_smoothing", 0.8) != 0.8:
-        yield "method.gru_smoothing has no effect without method.gru"
+    if parameters.get("gru") is False and parameters.get("gru_gamma", 0.8) != 0.8:
+        yield "method.gru_gamma has no effect without method.gru"
     if parameters.get("retain_weight") == 0 and parameters.get("retain_loss", "nll") != "nll":
         yield "method.retain_loss has no effect with method.retain_weight 0"
     micro, batch = spec.training.micro_batch_size, largest(spec.training.batch_size)
     if isinstance(micro, int) and micro >= batch:
         yield f"training.micro_batch_size {micro} has no effect on batches of at most {batch}"
-    if spec.search.sampler in ("random", "grid") and spec.search.startup_trials != 10:
+    if spec.search.traits.learns == "nothing" and spec.search.startup_trials != Search().startup_trials:
         yield f"search.startup_trials has no effect on sampler {spec.search.sampler}"
-
-
-def _fixed(spec: Spec) -> Iterator[Criterion]:
-    """The criteria whose limit is not searched."""
-    yield from (c for c in spec.criteria if isinstance(c.at_least or c.at_most, Threshold))
 
 
 def _baseline(plan: Estimate) -> Iterator[str]:
@@ -118,16 +109,16 @@ def _baseline(plan: Estimate) -> Iterator[str]:
         check_objectives(plan.spec.objectives, values)
     except InputError as error:
         yield f"{error.message}; {error.hint}"
-    for criterion in _fixed(plan.spec):
+    for asked in known_limits(plan.spec.criteria):
         try:
-            limit = criterion.limit(values)
+            limit = asked.fixed(values)
         except InputError as error:
             yield f"{error.message}; {error.hint}"
             continue
-        value = values.get(criterion.metric, math.nan)
-        if not criterion.violation(value, limit) <= 0:
+        value = values.get(limit.metric, math.nan)
+        if not limit.keeps(value):
             yield (
-                f"the model before unlearning already violates {_words(criterion, limit)}: it has {value:.4g}; "
+                f"the model before unlearning already violates {limit}: it has {value:.4g}; "
                 "no trial can be expected to repair that, relax the limit"
             )
     for key, direction in plan.spec.objectives.items():
@@ -142,21 +133,20 @@ def _resolution(plan: Estimate) -> Iterator[str]:
     """The error that matters is that of a model at the limit. A baseline below SATURATED has much the same; above it a
     memorised set has no spread until something is lost, and the bound of a mean m of values in [0, 1] takes its place:
     sqrt(m (1 - m) / n), reached where every row is 0 or 1."""
-    for criterion in _fixed(plan.spec):
-        measured = plan.cost.baseline.get(criterion.metric)
+    for asked in known_limits(plan.spec.criteria):
+        measured = plan.cost.baseline.get(asked.metric)
         if measured is None or not measured.value > 0:
             continue
-        limit = criterion.limit({criterion.metric: measured.value})
-        room = abs(measured.value - limit)
-        name = criterion.metric.partition(".")[2]
-        # of a metric of one's own nobody knows whether it ends at 1
-        bounded = name in METRICS and name != "ppl"
-        saturated = bounded and measured.value > SATURATED and 0 < limit < 1
-        error = math.sqrt(limit * (1 - limit) / measured.rows) if saturated else measured.stderr
+        limit = asked.fixed({asked.metric: measured.value})
+        room = abs(measured.value - limit.value)
+        metric = plan.spec.evaluate.of(limit.metric.partition(".")[2])
+        assert metric is not None  # or it would not be measured
+        saturated = metric.bounded and measured.value > SATURATED and 0 < limit.value < 1
+        error = math.sqrt(limit.value * (1 - limit.value) / measured.rows) if saturated else measured.stderr
         if error > room > 0:
             size = f"{'up to' if saturated else 'about'} {error:.3g}"
             yield (
-                f"{_words(criterion, limit)} lies {room:.3g} from the baseline's {measured.value:.4g}, and on "
+                f"{limit} lies {room:.3g} from the baseline's {measured.value:.4g}, and on "
                 f"{measured.rows} rows a model at the limit has a standard error of {size}: "
                 f"{math.ceil(measured.rows * (error / room) ** 2):,} rows would resolve it, or a wider limit"
             )
@@ -174,7 +164,3 @@ def _fits(plan: Estimate) -> Iterator[str]:
         yield (
             f"up to {plan.disk / 2**30:.1f} GiB are needed in {plan.results}, and {plan.disk_free / 2**30:.1f} are free"
         )
-
-
-def _words(criterion: Criterion, limit: float) -> str:
-    return f"{criterion.metric} {'>=' if criterion.at_least is not None else '<='} {limit:.4g}"

@@ -1,29 +1,27 @@
-"""What is kept and how it is read: evaluations, audits, results folders, results at a URL."""
+"""What is kept and how it is read: evaluations, endings, audits, results folders, results at a URL."""
 
+from rayul.records.endings import COMPLETED, FAILED, PRUNED, RUNNING, Ending, ending_from_json
 from rayul.records.evaluations import (
     ADAPTERS,
     BASELINE,
     CHECKPOINTS,
-    COMPLETED,
-    FAILED,
     JOURNAL,
     ORACLE,
-    PRUNED,
-    RUNNING,
     SPEC,
     STUDY,
+    UNSTEADY,
     Evaluation,
-    Journal,
     Key,
     adapter_folder,
     adapter_name,
     from_json,
-    read_journal,
+    holds_model,
     to_json,
     to_table,
     trial_id,
     write_table,
 )
+from rayul.records.journal import Journal, Record, read_journal
 from rayul.records.json_lines import JsonLines, truncate_torn_line
 
 __all__ = [
@@ -38,13 +36,18 @@ __all__ = [
     "RUNNING",
     "SPEC",
     "STUDY",
+    "UNSTEADY",
+    "Ending",
     "Evaluation",
     "Journal",
     "JsonLines",
     "Key",
+    "Record",
     "adapter_folder",
     "adapter_name",
+    "ending_from_json",
     "from_json",
+    "holds_model",
     "read_journal",
     "to_json",
     "to_table",

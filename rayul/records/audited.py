@@ -13,6 +13,7 @@ from typing import Any
 
 from rayul.files import json_line
 from rayul.records import ADAPTERS, BASELINE, JOURNAL, ORACLE, Evaluation, JsonLines
+from rayul.records.json_lines import read_lines
 
 AUDIT, ASKED = "audit", "audit.json"
 REFUSAL = "refusal"
@@ -71,7 +72,8 @@ def audited_adapter(audit: Path, subject: str, seed: int) -> Path:
 
 def audit_journal(folder: Path) -> JsonLines[Audited]:
     """The lines of a results folder's audit."""
-    return JsonLines(folder / AUDIT / JOURNAL, audited_from_json, audited_to_json, lambda row: row.key)
+    path = folder / AUDIT / JOURNAL
+    return JsonLines(path, read_lines(path, audited_from_json), audited_to_json, lambda row: row.key)
 
 
 def audited_to_json(row: Audited) -> str:

@@ -1,16 +1,12 @@
-"""The evaluation row and its storage: the seam between the half that computes and the half that reads.
-
-One evaluation is the metrics of one trial at one step and one mixing coefficient. The journal
-(`evaluations.jsonl`) is append-only, one JSON object a line, flushed to disk row by row and unique on
-(trial_id, step, mixing); the Parquet file is the same rows, flat.
-"""
+"""The evaluation: the metrics of one trial at one step and one mixing coefficient, as a line of JSON and as a row of a
+table."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,19 +16,19 @@ import pyarrow.parquet as pq
 
 from rayul.errors import RayulError
 from rayul.files import json_line, whole_file
-from rayul.records.json_lines import JsonLines, read_lines
+from rayul.records.endings import COMPLETED, RUNNING, Ending
 
 BASELINE, ORACLE = "baseline", "oracle"
 """Trial ids of the two reference rows; every other row belongs to a trial of the search."""
-
-RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
-"""`state` of a row: RUNNING unless it is the last row of its trial."""
 
 SPEC, JOURNAL, STUDY, ADAPTERS = "spec.yaml", "evaluations.jsonl", "study.journal", "adapters"
 """Names in a results folder: what a sweep asked for, its rows, Optuna's study, and the adapters of its front."""
 
 CHECKPOINTS = "checkpoints"
 """Folder of the states of running trials, in the results folder; gone when the sweep ends."""
+
+UNSTEADY = "the violation does not grow steadily with the mixing"
+"""The note of a calibrated evaluation where a larger mixing may keep the criteria, too."""
 
 Key = tuple[str, int, float]
 
@@ -47,10 +43,10 @@ class Evaluation:
     params: the searched hyper-parameters by dotted key, e.g. {"training.lr": 1e-3}.
     metrics, stderr: by "<set>.<metric>", e.g. {"forget.es": 0.41}; rows: number of rows by set.
     violation: by metric of a criterion; <= 0 keeps the criterion. feasible: every violation <= 0.
-    state, reason: RUNNING, or how the trial ended with this row, and why in a sentence.
     train_seconds: seconds of training and evaluation of the trial until this row, those that others had with it in a
         pack not counted.
-    device: what it ran on. numerics: what else its last bits hang on: the pack's shape, dtype, threads.
+    device: what it ran on. numerics: what else affects bitwise reproducibility: the pack's shape, dtype, threads.
+    notes: what is to be known of how it came about, a sentence each (UNSTEADY is one).
     """
 
     trial_id: str
@@ -63,11 +59,10 @@ class Evaluation:
     rows: dict[str, int] = field(default_factory=dict)
     violation: dict[str, float] = field(default_factory=dict)
     feasible: bool = True
-    state: str = RUNNING
-    reason: str = ""
     train_seconds: float = 0.0
     device: str = ""
     numerics: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -84,6 +79,10 @@ class Evaluation:
             return math.inf
         return sum(max(0.0, v) for v in self.violation.values())
 
+    def ended(self, state: str, rule: str = "", reason: str = "") -> Ending:
+        """The ending of its trial, as of this evaluation."""
+        return Ending(self.trial_id, state, rule, reason, self.seed, self.params, self.train_seconds)
+
 
 def trial_id(number: int) -> str:
     """The id of a trial in records and file names: its Optuna number, so that both sides speak of the same."""
@@ -98,58 +97,46 @@ def adapter_name(evaluation: Evaluation) -> str:
 
 
 def adapter_folder(folder: Path, evaluation: Evaluation) -> Path:
-    """adapters/<trial_id>-<step>-<mixing>/ of a results folder."""
+    """adapters/<trial_id>-<step>-<mixing>/ of a results folder: a PEFT adapter, or of `update: full` a whole model."""
     return folder / ADAPTERS / adapter_name(evaluation)
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds what `save_pretrained` writes: a PEFT adapter, or a whole model."""
+    return any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
 
 
 _FLOAT_MAPS = ("metrics", "stderr", "violation")
 
 
-def to_json(evaluation: Evaluation) -> str:
+def to_json(record: Evaluation | Ending) -> str:
     """One line of strict JSON. NaN and infinities become the strings "nan", "inf", "-inf", never null."""
-    return json_line(asdict(evaluation))
+    return json_line(asdict(record))
 
 
 def from_json(line: str) -> Evaluation:
-    row = json.loads(line)
-    for name in _FLOAT_MAPS:
-        row[name] = {k: float(v) for k, v in row[name].items()}
-    known = {f.name for f in fields(Evaluation)}
-    return Evaluation(**{k: v for k, v in row.items() if k in known})
+    """The evaluation of one line of JSON; fields of a later version are left out."""
+    return evaluation_from(json.loads(line))
 
 
-class Journal(JsonLines[Evaluation]):
-    """`evaluations.jsonl` of one sweep."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, from_json, to_json, lambda row: row.key)
-        self._trials: dict[str, list[Evaluation]] = {}
-        for row in self:
-            self._trials.setdefault(row.trial_id, []).append(row)
-
-    def append(self, record: Evaluation) -> bool:
-        new = super().append(record)
-        if new:
-            self._trials.setdefault(record.trial_id, []).append(record)
-        return new
-
-    def of(self, trial_id: str) -> Sequence[Evaluation]:
-        """The rows of one trial, in order."""
-        return self._trials.get(trial_id, ())
+def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
+    """`from_json` of a line that is read already."""
+    known = {f.name: row[f.name] for f in fields(Evaluation) if f.name in row}
+    floats = {name: {k: float(v) for k, v in row[name].items()} for name in _FLOAT_MAPS}
+    notes = row.get("notes", ())
+    if row.get("state") in (RUNNING, COMPLETED) and row.get("reason"):
+        notes = (row["reason"],)  # where earlier versions wrote a note, on a row that no rule and no failure ended
+    return Evaluation(**known | floats | {"notes": tuple(notes)})
 
 
-def read_journal(path: Path) -> list[Evaluation]:
-    """All whole rows of a journal, in order; a last line without its newline is ignored."""
-    return read_lines(path, from_json)
-
-
-_PLAIN = ("trial_id", "step", "mixing", "seed", "state", "reason", "feasible", "train_seconds", "device", "numerics")
+_PLAIN = ("trial_id", "step", "mixing", "seed", "feasible", "train_seconds", "device", "numerics")
 _NESTED = ("params", "metrics", "stderr", "violation", "rows")
 
 
 def flatten(evaluation: Evaluation) -> dict[str, Any]:
-    """The row as columns: trial_id, step, ..., params.<key>, metrics.<set>.<metric>, violation.<metric>, ..."""
+    """The row as columns: trial_id, step, ..., notes, params.<key>, metrics.<set>.<metric>, violation.<metric>, ..."""
     flat: dict[str, Any] = {name: getattr(evaluation, name) for name in _PLAIN}
+    flat["notes"] = "; ".join(evaluation.notes)
     for name in _NESTED:
         flat.update({f"{name}.{k}": v for k, v in getattr(evaluation, name).items()})
     return flat
@@ -160,7 +147,9 @@ def to_table(evaluations: Iterable[Evaluation]) -> pa.Table:
     another method, the metrics of a failed row). A parameter whose values differ in type is stored as text."""
     flat = [flatten(e) for e in evaluations]
     names = dict.fromkeys(name for row in flat for name in row)
-    names = dict.fromkeys(_PLAIN) | {n: None for group in _NESTED for n in names if n.startswith(f"{group}.")}
+    names = dict.fromkeys((*_PLAIN, "notes")) | {
+        n: None for group in _NESTED for n in names if n.startswith(f"{group}.")
+    }
     columns: dict[str, pa.Array] = {}
     for name in names:
         values = [row.get(name) for row in flat]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from rayul.errors import InputError, RayulError
 from rayul.records import (
@@ -22,33 +19,16 @@ from rayul.records import (
     PRUNED,
     RUNNING,
     SPEC,
+    Ending,
     Evaluation,
     Key,
     from_json,
     read_journal,
 )
-from rayul.records.objectives import Objectives, score
-from rayul.spec import Criterion, Distribution, Spec, Threshold, limits, load_spec
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A criterion with its number: `value` is a value of `metric`, `fraction` the same on the scale of `score`."""
-
-    metric: str
-    at_least: bool
-    value: float
-    fraction: float
-    relative: bool = False
-    """Whether the spec gave it as a percentage of the baseline."""
-
-    def __str__(self) -> str:
-        return f"{self.metric} {'≥' if self.at_least else '≤'} {self.value:.4g}"
-
-    def keeps(self, value: float, limit: float | None = None) -> bool:
-        """Whether a value of the metric keeps the limit (or the given number in its place); False for NaN."""
-        at = self.value if limit is None else limit
-        return value >= at if self.at_least else value <= at
+from rayul.records.inside import check_inside
+from rayul.records.manifest import Manifest, read_manifest
+from rayul.records.objectives import Objectives
+from rayul.spec import Distribution, Limit, known_limits, limits, load_spec
 
 
 @dataclass(frozen=True)
@@ -69,33 +49,41 @@ class SweepRecords:
     name: str
     objectives: Objectives
     limits: tuple[Limit, ...]
-    """The criteria, but for those whose limit is searched: it differs from trial to trial."""
+    """As the spec has them, but for those that are searched: they differ from trial to trial."""
     limit_values: Mapping[str, float]
-    """By metric the tighter limit, for the hypervolume."""
+    """By metric the tighter limit as a number, for the hypervolume."""
     targets: tuple[tuple[float, tuple[Limit, ...]], ...]
     """The shares of control.tau where it is a list, the largest first, each with all limits that hold at it."""
     space: Mapping[str, Distribution]
-    provenance: Mapping[str, Any]
+    manifest: Manifest
     seed: int
     """Of the search; each trial has its own in its rows."""
     evaluations: tuple[Evaluation, ...]
+    endings: Mapping[str, Ending]
+    """How each trial ended. One that still runs, or was cut off, has the state RUNNING here."""
     baseline: Evaluation
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
 
     @cached_property
-    def trials(self) -> dict[str, list[Evaluation]]:
-        """The evaluations of each trial, in journal order; the reference rows are no trials."""
-        by_trial: dict[str, list[Evaluation]] = {}
-        for e in self.evaluations:
-            if not e.is_reference:
-                by_trial.setdefault(e.trial_id, []).append(e)
-        return by_trial
+    def fixed_limits(self) -> tuple[Limit, ...]:
+        """The limits as numbers, for the rows that the search read. On other rows a percentage of the baseline is
+        another number: ask `limits`."""
+        return tuple(limit.fixed(self.baseline.metrics) for limit in self.limits)
 
     @cached_property
-    def endings(self) -> dict[str, Evaluation]:
-        """Per trial the row it ended with; of a trial that is still running (or was cut off) the latest row."""
-        return {t: next((e for e in reversed(rows) if e.state != RUNNING), rows[-1]) for t, rows in self.trials.items()}
+    def trials(self) -> dict[str, list[Evaluation]]:
+        """The evaluations of each trial in journal order, none of one that failed before its first. Trials are in the
+        order of `endings`; the reference rows are no trials."""
+        by_trial: dict[str, list[Evaluation]] = {trial: [] for trial in self.endings}
+        for e in self.evaluations:
+            if not e.is_reference:
+                by_trial[e.trial_id].append(e)
+        return by_trial
+
+    def steps(self, trial: str) -> int:
+        """Optimiser steps that a trial had taken at its last evaluation; 0 without one."""
+        return max((e.step for e in self.trials[trial]), default=0)
 
     def with_report(self, e: Evaluation) -> Evaluation:
         """The evaluation with what the sweep measured of its exported adapter on retain-report, where it did."""
@@ -108,15 +96,16 @@ class SweepRecords:
     def states(self) -> dict[str, int]:
         """Number of trials by state, the unfinished ("running") included only where there are any."""
         counts = dict.fromkeys((COMPLETED, PRUNED, FAILED), 0)
-        for e in self.endings.values():
-            counts[e.state] = counts.get(e.state, 0) + 1
+        for ending in self.endings.values():
+            counts[ending.state] = counts.get(ending.state, 0) + 1
         return {state: count for state, count in counts.items() if count or state != RUNNING}
 
 
 def load_records(folder: Path | str) -> SweepRecords:
     """Read a results folder; needs its spec.yaml and evaluations.jsonl with the baseline's row, nothing else.
 
-    Raises InputError when a file is missing, RayulError when the journal is broken or has no baseline yet.
+    Raises InputError when a file is missing, RayulError when the journal or run.json is broken, or the journal
+    has no baseline yet.
     """
     folder = Path(folder)
     for name in (SPEC, JOURNAL):
@@ -124,7 +113,8 @@ def load_records(folder: Path | str) -> SweepRecords:
             raise InputError(
                 f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
             )
-    evaluations = read_journal(folder / JOURNAL)
+    check_inside(folder)
+    evaluations, ended = read_journal(folder / JOURNAL)
     reference = {e.trial_id: e for e in evaluations if e.is_reference}
     if BASELINE not in reference:
         raise RayulError(
@@ -133,39 +123,23 @@ def load_records(folder: Path | str) -> SweepRecords:
         )
     # The model and the data of a finished sweep need not be on this machine.
     spec = load_spec(folder / SPEC, check_files=False)
+    running = {e.trial_id: e.ended(RUNNING) for e in evaluations if not e.is_reference}
     return SweepRecords(
         folder=folder,
         name=spec.name,
         objectives=spec.objectives,
-        limits=_limits(spec, spec.criteria, reference[BASELINE]),
+        limits=known_limits(spec.criteria),
         limit_values=limits(spec.criteria, reference[BASELINE].metrics),
-        targets=tuple((tau, _limits(spec, spec.criteria_at(tau), reference[BASELINE])) for tau in spec.targets),
+        targets=tuple((tau, known_limits(spec.criteria_at(tau))) for tau in spec.targets),
         space=spec.space,
-        provenance=spec.provenance or {},
+        manifest=read_manifest(folder),
         seed=spec.search.seed,
         evaluations=tuple(evaluations),
+        endings=running | ended,
         baseline=reference[BASELINE],
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
     )
-
-
-def _limits(spec: Spec, criteria: Iterable[Criterion], baseline: Evaluation) -> tuple[Limit, ...]:
-    found = []
-    for criterion in criteria:
-        threshold = criterion.at_least or criterion.at_most
-        if not isinstance(threshold, Threshold):
-            continue
-        value = criterion.limit(baseline.metrics)
-        at_least = criterion.at_least is not None
-        fraction = score(
-            criterion.metric,
-            spec.objectives.get(criterion.metric, "maximize" if at_least else "minimize"),
-            value,
-            baseline.metrics.get(criterion.metric, np.nan),
-        )
-        found.append(Limit(criterion.metric, at_least, value, float(fraction), threshold.relative))
-    return tuple(found)
 
 
 def _adapters(folder: Path) -> dict[Key, Adapter]:

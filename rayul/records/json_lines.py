@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,28 +16,36 @@ R = TypeVar("R")
 class JsonLines(Generic[R]):
     """A file of records, one a line: by key, each on disk (fsync) before `append` returns.
 
-    Opening it drops a last line that was cut off by a crash (the record was never reported as written).
-    Raises RayulError for a broken line elsewhere, naming file and line.
+    records: what it holds, as `read_lines` gave it. write: the line of a record. Opening it drops a last line that was
+    cut off by a crash (the record was never reported as written).
     """
 
     def __init__(
-        self, path: Path, read: Callable[[str], R], write: Callable[[R], str], key: Callable[[R], Hashable]
+        self,
+        path: Path,
+        records: Iterable[R],
+        write: Callable[[R], str],
+        key: Callable[[R], Hashable],
     ) -> None:
         self.path, self.write, self.key = path, write, key
         self.rows: dict[Any, R] = {}
-        for row in read_lines(path, read) if path.exists() else ():
-            self.rows.setdefault(key(row), row)
+        for record in records:
+            self.rows.setdefault(key(record), record)
         if path.exists():
             truncate_torn_line(path)
 
-    def append(self, record: R) -> bool:
-        """Write a record; False, and nothing written, when its key is already there."""
-        if self.key(record) in self.rows:
-            return False
+    def append(self, *records: R) -> list[R]:
+        """Write records in one go; returns the new ones: one whose key is already there is not written."""
+        new: dict[Hashable, R] = {}
+        for record in records:
+            if self.key(record) not in self.rows:
+                new.setdefault(self.key(record), record)
+        if not new:
+            return []
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with open(self.path, "ab") as file:
-                file.write(self.write(record).encode() + b"\n")
+                file.write("".join(self.write(record) + "\n" for record in new.values()).encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -47,8 +55,8 @@ class JsonLines(Generic[R]):
                 f"cannot write {self.path}: {error.strerror or error}",
                 "free the disk or fix the folder's permissions, then run the same command with --resume",
             ) from error
-        self.rows[self.key(record)] = record
-        return True
+        self.rows |= new
+        return list(new.values())
 
     def __iter__(self) -> Iterator[R]:
         return iter(self.rows.values())
@@ -67,8 +75,9 @@ def truncate_torn_line(path: Path) -> None:
 
 
 def read_lines(path: Path, read: Callable[[str], R]) -> list[R]:
-    """All whole lines of a file; RayulError for one that cannot be read, naming file and line."""
-    lines = path.read_bytes().split(b"\n")[:-1]
+    """All whole lines of a file, none where it does not exist; RayulError for one that cannot be read, naming file and
+    line."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     rows = []
     for number, line in enumerate(lines, 1):
         try:

@@ -13,9 +13,10 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from pyarrow import fs
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
-from rayul.records import CHECKPOINTS, JOURNAL, STUDY
+from rayul.files import whole_file
+from rayul.records import CHECKPOINTS, JOURNAL, SPEC, STUDY
+from rayul.records.inside import RECORD_BYTES, is_sweeps
+from rayul.records.manifest import MANIFEST
 
 EVERY = 5.0
 """Seconds between two copies. After one that takes long it is ten times its own time, so that journals that have grown
@@ -34,6 +38,11 @@ large take a tenth of a driver at most; but no more than a third of SILENT."""
 
 SILENT = 180.0
 """Seconds after which the mark of a driver that no longer renews it counts as that of a dead one."""
+
+BLOCK = 32 * 2**20
+"""Bytes of a file that are in memory at a time: with `update: full` it is a whole model."""
+
+OWNER_BYTES = 10_000
 
 OWNER = "driver.json"
 """Beside the results at the URL while a driver writes to them: its machine and process."""
@@ -75,13 +84,20 @@ class Storage:
     def fetch(self) -> None:
         """Bring the work folder up to what is at the URL, unless it is ahead of it (this machine wrote it last).
 
-        Raises InputError where both went on apart from each other.
+        Only files that a sweep has (`inside.NAMES`), where there is a sweep: any bucket may be named here, and what it
+        holds goes into this machine's cache. Raises InputError where there is none, and where both went on apart from
+        each other.
         """
         with self._reaching(RayulError):
             found = self._listed()
+            if found and not {SPEC, JOURNAL, STUDY, MANIFEST} & set(found):
+                raise InputError(
+                    f"{self.url} holds no sweep ({SPEC}, {JOURNAL})",
+                    "give the URL of one sweep, as `rayul sweep` printed it",
+                )
             here = _whole_lines(_read(self.folder / JOURNAL))
             there = _whole_lines(self._read(JOURNAL)) if JOURNAL in found else b""
-            if here.startswith(there) and here:
+            if here.startswith(there) and (here or not found):
                 self.there = dict.fromkeys(found)
                 return
             if not there.startswith(here):
@@ -94,9 +110,14 @@ class Storage:
                 list(pool.map(self._download, found))
 
     def _download(self, name: str) -> None:
+        """For this user's eyes only: what was private there is private here."""
         target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(f"{self.root}/{name}", str(target), self.filesystem, fs.LocalFileSystem())
+        for folder in reversed([target.parent, *target.parent.parents]):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        with whole_file(target) as temporary:
+            temporary.chmod(0o600)
+            with self.filesystem.open_input_stream(f"{self.root}/{name}") as source, open(temporary, "wb") as copy:
+                shutil.copyfileobj(source, copy, BLOCK)
         self.there[name] = _stamp(target)
 
     # --- from here to there ---------------------------------------------------------------------------------------
@@ -105,8 +126,9 @@ class Storage:
         """Copy what changed since the last time, and remove there what is gone here.
 
         Whatever is at the URL at any moment can be resumed: the journals are read first, the study before the rows,
-        and written last, the rows before the study. So an adapter is there before its row, and a row before Optuna
-        was told of it.
+        and written last, the rows before the study. So an adapter is there before its row, a row before its trial's
+        ending (which stands behind it in the same file), and an ending before Optuna was told of it. run.json comes
+        before all else, as in `rayul.sweep.folder.begin`.
         """
         journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in (STUDY, JOURNAL)}
         stamps = {
@@ -117,10 +139,13 @@ class Storage:
         stamps |= {name: stamp for name, (stamp, _) in journals.items() if stamp}
         with self._reaching(RayulError), ThreadPoolExecutor(8) as pool:
             changed = [name for name, stamp in stamps.items() if self.there.get(name) != stamp]
-            list(pool.map(lambda name: self._upload(name, stamps[name]), set(changed) - set(journals)))
+            if MANIFEST in changed:
+                self._upload(MANIFEST, stamps[MANIFEST])
+            others = set(changed) - {MANIFEST, *journals}
+            list(pool.map(lambda name: self._upload(name, stamps[name]), others))
             for name in (JOURNAL, STUDY):
                 if name in changed:
-                    self._write(name, journals[name][1])
+                    self._write(name, [journals[name][1]])
                     self.there[name] = stamps[name]
             for name in set(self.there) - set(stamps) - {OWNER}:
                 with suppress(FileNotFoundError):
@@ -129,22 +154,24 @@ class Storage:
 
     def _upload(self, name: str, stamp: Any) -> None:
         try:
-            content = (self.folder / name).read_bytes()
+            source = open(self.folder / name, "rb")  # noqa: SIM115
         except FileNotFoundError:  # an adapter that has left the front meanwhile
             return
-        self._write(name, content)
+        with source:
+            self._write(name, iter(partial(source.read, BLOCK), b""))
         self.there[name] = stamp
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, blocks: Iterable[bytes]) -> None:
         path = f"{self.root}/{name}"
         if self.filesystem.type_name != "local":  # an object appears whole, when its stream is closed
             with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+                for block in blocks:
+                    stream.write(block)
             return
         self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with self.filesystem.open_output_stream(f"{path}.tmp") as stream:
-            stream.write(content)
-        self.filesystem.move(f"{path}.tmp", path)
+        with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
+            for block in blocks:
+                file.write(block)
 
     # --- while a driver runs --------------------------------------------------------------------------------------
 
@@ -183,7 +210,7 @@ class Storage:
         while not over.wait(pause):
             began = time.monotonic()
             try:
-                self._write(OWNER, me)
+                self._write(OWNER, [me])
                 self.push()
                 failed = False
             except (OSError, pa.ArrowException, RayulError) as error:
@@ -200,7 +227,7 @@ class Storage:
                 f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
             )
         with self._reaching(RayulError):
-            self._write(OWNER, me)
+            self._write(OWNER, [me])
 
     def owner(self) -> dict[str, Any] | None:
         """The driver that writes to the URL now: machine, process, seconds since it last did; None where none does.
@@ -211,19 +238,49 @@ class Storage:
             mark = self.filesystem.get_file_info(f"{self.root}/{OWNER}")
             if mark.type != fs.FileType.File:
                 return None
-            owner: dict[str, Any] = json.loads(self._read(OWNER))
-            self._write(".clock", b"")
+            if mark.size > OWNER_BYTES:
+                raise InputError(f"{self.url}/{OWNER} is not a driver's mark", "remove it")
+            owner = self._mark()
+            self._write(".clock", [])
             now = self.filesystem.get_file_info(f"{self.root}/.clock")
             self.filesystem.delete_file(f"{self.root}/.clock")
         owner["silent"] = (now.mtime - mark.mtime).total_seconds()
         return owner if owner["silent"] < SILENT else None
 
+    def _mark(self) -> dict[str, Any]:
+        try:
+            mark = json.loads(self._read(OWNER))
+            return {"machine": str(mark["machine"]), "process": int(mark["process"])}
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"{self.url}/{OWNER} is not a driver's mark", "remove it") from None
+
     # --- reaching it ----------------------------------------------------------------------------------------------
 
     def _listed(self) -> list[str]:
+        """Paths of a sweep's files at the URL, without links. Raises InputError where they are too large."""
         infos = self.filesystem.get_file_info(fs.FileSelector(self.root, recursive=True, allow_not_found=True))
-        names = [info.path[len(self.root) + 1 :] for info in infos if info.type == fs.FileType.File]
-        return [name for name in names if name not in (OWNER, ".clock")]
+        files = {info.path[len(self.root) + 1 :]: info for info in infos if info.type == fs.FileType.File}
+        names = [name for name in files if is_sweeps(name) and not self._is_link(name)]
+        large = [name for name in names if "/" not in name and files[name].size > RECORD_BYTES]
+        if large:
+            raise InputError(
+                f"{self.url}: {large[0]} has {files[large[0]].size / 2**30:.1f} GiB, more than any record",
+                "remove it there",
+            )
+        needed, free = sum(files[name].size for name in names), shutil.disk_usage(_existing(self.folder)).free
+        if needed > free:
+            raise RayulError(
+                f"{self.url} holds {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free for {self.folder}",
+                "free the disk, or set RAYUL_CACHE to a larger one",
+            )
+        return names
+
+    def _is_link(self, name: str) -> bool:
+        """On a local file system: whether the path leads through a link."""
+        if self.filesystem.type_name != "local":
+            return False
+        parts = Path(name).parts
+        return any(Path(self.root, *parts[: i + 1]).is_symlink() for i in range(len(parts)))
 
     def _read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(f"{self.root}/{name}") as stream:
@@ -265,6 +322,10 @@ def owned(url: str) -> bool:
 def _is_kept(name: str) -> bool:
     """Not what is half written, nor the states of running trials: large, and worth minutes of one trial."""
     return not name.endswith((".tmp", ".lock")) and ".tmp/" not in name and not name.startswith(f"{CHECKPOINTS}/")
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def _me() -> bytes:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 from rayul.pareto.front import forgotten
 from rayul.pareto.held_out import held_out, keeps_there
-from rayul.records import FAILED, Evaluation
+from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
 from rayul.report.summary import Summary
 from rayul.words import duration, measured, number, percent, plural
 
 
-def by_reason(ended: Iterable[Evaluation]) -> list[list[Evaluation]]:
-    """Endings with the same reason, most frequent first; reasons that differ in numbers only are one."""
-    groups: dict[str, list[Evaluation]] = {}
-    for e in ended:
-        groups.setdefault(re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "#", e.reason), []).append(e)
+def by_rule(endings: Iterable[Ending]) -> list[list[Ending]]:
+    """Endings by the rule that they end by, the most frequent first."""
+    groups: dict[str, list[Ending]] = {}
+    for ending in endings:
+        groups.setdefault(ending.rule, []).append(ending)
     return sorted(groups.values(), key=len, reverse=True)
 
 
@@ -86,11 +85,11 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
     ]
     if not results.limits:
         sentences.append("No limit was set: this is the point of the front with the most of both, not the last word.")
-    for limit in results.limits:
+    for limit in results.fixed_limits:
         value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
         margin = abs(value - limit.value)
-        room = f"{margin:.2g} away" + (f", {margin / error:.1f} standard errors" if error > 0 else "")
-        sentences.append(f"The limit {limit} is {room}.")
+        room = f"{margin:.2g}" + (f", or {margin / error:.1f} standard errors" if error > 0 else "")
+        sentences.append(f"It clears the limit {limit} by {room}.")
     sentences += [
         f"On retain-report, rows that nothing was tuned on, it keeps {percent(h.report)} of {h.metric} against "
         f"{percent(h.control)} on retain-control."
@@ -103,7 +102,7 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
         way = (base - best.metrics[forget]) / (base - ideal) if base != ideal else math.nan
         sentences.append(
             f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
-            + (f": {way:.0%} of the way from the baseline." if math.isfinite(way) else ".")
+            + (f": the point closes {way:.0%} of the gap to it." if math.isfinite(way) else ".")
         )
     rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
     sentences.append(

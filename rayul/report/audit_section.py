@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rayul.audit.intervals import Interval
 from rayul.audit.judge import Judged, Return, judge, powerless, returns
 from rayul.audit.read import Audit, read_audit
-from rayul.audit.robustness import METRICS, Robustness, robustness
+from rayul.audit.robustness import FORGET_METRICS, Robustness, robustness
 from rayul.audit.tables import write_audit_tables
 from rayul.audit.verdict import remarks, sentence, standing
 from rayul.records import BASELINE, ORACLE
@@ -35,7 +35,7 @@ class Cell:
 class AuditSection:
     """What the template shows. verdicts: (standing, its word, sentence); honest: per finalist and limit the point as
     searched, with fresh seeds, on unread rows; attacks: (name, weak, a cell for each of models); robustness: (attack,
-    Pearson and Spearman by metric, number of models)."""
+    Pearson and Spearman of each of metrics, number of models)."""
 
     metric: str
     seeds: int
@@ -45,6 +45,7 @@ class AuditSection:
     honest: list[tuple[str, str, str, str, str, str, str]]
     models: list[str]
     attacks: list[tuple[str, bool, list[Cell]]]
+    metrics: list[str]
     robustness: list[tuple[str, list[tuple[str, str]], int]]
 
 
@@ -81,6 +82,7 @@ def section(audit: Audit, judged: list[Judged]) -> AuditSection:
             for attack in audit.attacks
             if any(attack in column for column in columns.values())
         ],
+        metrics=[key.partition(".")[2] for key in FORGET_METRICS],
         robustness=_robustness(robustness(audit)),
     )
 
@@ -90,12 +92,13 @@ def _honest(one: Judged) -> list[tuple[str, str, str, str, str, str, str]]:
     name = one.finalist.name
     rows = [(name, "forgotten", f"{one.searched:.1%}", _percent(one.forgotten), "", "", "")]
     for kept in one.kept:
-        show = _percent if kept.relative else _plain
-        searched = f"{kept.searched:.1%}" if kept.relative else f"{kept.searched:.3g}"
-        limit = f"{kept.at:.1%}" if kept.relative else f"{kept.at:.3g}"
+        relative, at = kept.limit.relative, kept.limit.at
+        show = _percent if relative else _plain
+        searched = f"{kept.searched:.1%}" if relative else f"{kept.searched:.3g}"
+        limit = f"{at:.1%}" if relative else f"{at:.3g}"
         sign = "≥" if kept.limit.at_least else "≤"
         mark = "" if kept.holds == "yes" else "broken"
-        what = f"{kept.limit.metric} kept" if kept.relative else kept.limit.metric
+        what = f"{kept.limit.metric} kept" if relative else kept.limit.metric
         rows.append((name, what, searched, show(kept.fresh), show(kept.unread), f"{sign} {limit}", mark))
     return rows
 
@@ -113,7 +116,7 @@ def _robustness(rows: list[Robustness]) -> list[tuple[str, list[tuple[str, str]]
     for row in rows:
         found.setdefault(row.attack, {})[row.metric] = row
     return [
-        (attack, [(_two(by[m].pearson), _two(by[m].spearman)) for m in METRICS], next(iter(by.values())).models)
+        (attack, [(_two(by[m].pearson), _two(by[m].spearman)) for m in FORGET_METRICS], next(iter(by.values())).models)
         for attack, by in found.items()
     ]
 

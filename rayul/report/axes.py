@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from rayul.pareto.front import values
 from rayul.records import Evaluation
-from rayul.records.folder import Limit, SweepRecords
+from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Direction, Floats, forget_objective, is_forgetting, score
+from rayul.spec import Limit
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Axis:
     def of(self, evaluations: Sequence[Evaluation]) -> Floats:
         return score(self.metric, self.direction, values(evaluations, [self.metric])[:, 0], self.baseline)
 
+    def place(self, limit: Limit) -> float:
+        """Where a limit on the metric lies."""
+        return float(score(self.metric, self.direction, limit.on({self.metric: self.baseline}), self.baseline))
+
     def error(self, evaluations: Sequence[Evaluation]) -> Floats:
         """Standard error on the axis' scale, by the slope of `score` at the value; NaN where none was recorded."""
         value = values(evaluations, [self.metric])[:, 0]
@@ -56,7 +61,7 @@ def axes(results: SweepRecords) -> tuple[Axis, Axis] | None:
     """
     objectives = results.objectives
     x = forget_objective(objectives) or next(iter(objectives))
-    limited = {limit.metric: "maximize" if limit.at_least else "minimize" for limit in results.limits}
+    limited = {limit.metric: limit.direction for limit in results.limits}
     y = next((metric for metric in [*objectives, *limited] if metric != x), None)
     if y is None:
         return None
@@ -76,12 +81,13 @@ def short(numbers: Iterable[float] | npt.NDArray[np.float64], digits: int = 5) -
 def limit_shapes(limit: Limit, axis: Axis, letter: str) -> list[dict[str, Any]]:
     """The side of the limit that breaks it as a tint, and the limit as a line."""
     other = "y" if letter == "x" else "x"
-    breaks_below = limit.at_least == (axis.direction == "maximize")
+    place = axis.place(limit)
+    breaks_below = limit.direction == axis.direction
     line = {
         "type": "line",
         "name": "limit",
-        f"{letter}0": limit.fraction,
-        f"{letter}1": limit.fraction,
+        f"{letter}0": place,
+        f"{letter}1": place,
         f"{other}ref": "paper",
         f"{other}0": 0,
         f"{other}1": 1,
@@ -91,7 +97,7 @@ def limit_shapes(limit: Limit, axis: Axis, letter: str) -> list[dict[str, Any]]:
         "type": "rect",
         "name": "tint",
         "layer": "below",
-        f"{letter}0": limit.fraction,
+        f"{letter}0": place,
         f"{letter}1": -9 if breaks_below else 9,  # beyond any fraction; `views` sets the range
         f"{other}ref": "paper",
         f"{other}0": 0,

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import jinja2
 
+from rayul.pareto.held_out import on_report
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.spec import TESTBED, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
+from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
 from rayul.spec.data import find, looks_local
-from rayul.words import measured, number
+from rayul.words import measured
 
 ASSETS = Path(__file__).parent / "assets"
-METHOD_SECTIONS = ("method", "lora", "training", "control")
-"""The sections of a spec that say how a model was made."""
+METHOD_SECTIONS = ("method", "update", *UPDATES, "training", "control")
+"""The sections of a spec that say how a model was made; it has that of its own update."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ def model_card(
     address: str,
     after: Mapping[str, tuple[float, float]],
     difference: float,
+    adapter: bool,
     merged: bool,
 ) -> str:
-    """The README.md of an exported adapter.
+    """The README.md of an exported adapter or whole model.
 
     spec: the sweep's, as written. address: what `from_pretrained` is given. after: value and standard error by metric,
     as measured after reloading; what was not measured again is taken from the record. difference: the largest one
@@ -86,11 +88,12 @@ def model_card(
         held_out=held_out(results, row),
         counts=", ".join(f"{count} {name}" for name, count in (results.baseline.rows | e.rows).items()),
         difference=difference,
+        adapter=adapter,
         merged=merged,
-        settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS}),
+        settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),
         evaluations=sum(map(len, results.trials.values())),
-        provenance=dump_yaml({"sweep": results.name, **results.provenance}),
+        provenance=dump_yaml({"sweep": results.name, **results.manifest.plain()}),
     )
 
 
@@ -109,25 +112,18 @@ def _is_folder(path: str) -> bool:
 
 def held_out(results: SweepRecords, e: Evaluation) -> list[str]:
     """Whether the limits on retain rows also hold on the retain-report rows, which took no part in the search; one
-    sentence a limit, none where those rows were not measured."""
+    sentence per limit, none where those rows were not measured."""
     said = []
     for limit in results.limits:
-        set_name, _, metric = limit.metric.partition(".")
-        twin = f"retain_report.{metric}"
-        if set_name != "retain" or twin not in e.metrics:
-            continue
-        kept = e.metrics[twin] >= limit.value if limit.at_least else e.metrics[twin] <= limit.value
-        said.append(
-            f"the limit {limit} is {'kept' if kept else '**not kept**'} on the retain-report rows: "
-            f"{twin} is {measured(e, twin)}"
-        )
+        there = on_report(limit, results.baseline)
+        if there is not None and there.metric in e.metrics:
+            kept = "kept" if there.keeps(e.metrics[there.metric]) else "**not kept**"
+            said.append(f"the limit {limit} ({there}) is {kept}: {there.metric} is {measured(e, there.metric)}")
     return said
 
 
 def _row(results: SweepRecords, measures: Evaluate, e: Evaluation, key: str) -> dict[str, str]:
-    limits = [
-        f"{'≥' if limit.at_least else '≤'} {number(limit.value)}" for limit in results.limits if limit.metric == key
-    ]
+    limits = [str(limit).removeprefix(f"{key} ") for limit in results.fixed_limits if limit.metric == key]
     return {
         "metric": key,
         "better": _better(measures, key),
@@ -139,17 +135,10 @@ def _row(results: SweepRecords, measures: Evaluate, e: Evaluation, key: str) -> 
 
 
 def _better(measures: Evaluate, key: str) -> str:
-    """Which way is better, as in `rayul.spec.Metric`: on forget rows the other way round, but for signs of a broken
-    model, and attacks should do no better than chance."""
-    set_name, _, metric = key.partition(".")
-    known = measures.of(metric)
-    if known is None:
-        return ""
-    if metric.startswith("mia_"):
-        return "0.5"
-    higher = known.direction_on_utility == "higher"
-    turned = set_name == "forget" and metric not in ("empty", "repetition", "distinct")
-    return "higher" if higher != turned else "lower"
+    """Which way is better; "" for a metric that is not known any more."""
+    set_name, _, name = key.partition(".")
+    metric = measures.of(name)
+    return "" if metric is None else metric.better_on(set_name)
 
 
 def _with_report(results: SweepRecords, e: Evaluation) -> Evaluation:

@@ -15,10 +15,11 @@ import numpy as np
 from rayul.pareto.best import best_of_trials
 from rayul.pareto.held_out import held_out
 from rayul.records import Evaluation, Key
-from rayul.records.folder import Limit, SweepRecords
+from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes, escape, limit_shapes, short
 from rayul.report.importance import outcomes
 from rayul.report.panels import SVG_POINTS, calibration_figure, trajectories_figure
+from rayul.spec import Limit
 
 Figure = dict[str, Any]
 
@@ -150,11 +151,11 @@ def front_figure(
     if best is not None:
         data.append(points("best", "Best", [best]))
     shapes, annotations = [], []
-    for limit in results.limits:
+    for limit in results.fixed_limits:
         for letter, axis in (("x", x), ("y", y)):
-            if axis.metric == limit.metric and math.isfinite(limit.fraction):
+            if axis.metric == limit.metric and math.isfinite(axis.place(limit)):
                 shapes += limit_shapes(limit, axis, letter)
-                annotations.append(_limit_label(limit, letter))
+                annotations.append(_limit_label(limit, axis, letter))
     layout = {
         "xaxis": {"title": {"text": escape(x.title)}, "tickformat": ".1~%", "zeroline": False},
         "yaxis": {"title": {"text": escape(y.title)}, "tickformat": ".1~%", "zeroline": False},
@@ -175,7 +176,7 @@ def _view(
     view = {}
     for name, axis in zip(("xaxis", "yaxis"), chosen, strict=True):
         at, error = axis.of(shown), np.nan_to_num(axis.error(shown), posinf=0.0)
-        places = [*(at - error), *(at + error), *(limit.fraction for limit in limits if limit.metric == axis.metric)]
+        places = [*(at - error), *(at + error), *(axis.place(limit) for limit in limits if limit.metric == axis.metric)]
         places += upwards if name == "yaxis" else ()
         finite = [float(v) for v in places if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
@@ -184,11 +185,11 @@ def _view(
     return view
 
 
-def _limit_label(limit: Limit, letter: str) -> dict[str, Any]:
+def _limit_label(limit: Limit, axis: Axis, letter: str) -> dict[str, Any]:
     place: dict[str, Any] = (
-        {"y": limit.fraction, "xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top"}
+        {"y": axis.place(limit), "xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top"}
         if letter == "y"
-        else {"x": limit.fraction, "yref": "paper", "y": 0, "xanchor": "left", "yanchor": "bottom"}
+        else {"x": axis.place(limit), "yref": "paper", "y": 0, "xanchor": "left", "yanchor": "bottom"}
     )
     return {"name": "limit", "text": escape(f"limit: {limit}"), "showarrow": False, **place}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from rayul.errors import InputError
-from rayul.records.folder import Limit, SweepRecords
+from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Objectives
+from rayul.spec import Limit
 
 SAME = 1e-3
 """Baselines of one model measured twice differ by less, as do adapters reloaded."""
@@ -36,15 +36,15 @@ def common_objectives(sweeps: Sequence[SweepRecords], labels: Sequence[str], not
 
 
 def common_limits(sweeps: Sequence[SweepRecords], labels: Sequence[str], notes: list[str]) -> tuple[Limit, ...]:
-    """Of each metric and side the tightest limit: the one that every sweep's solutions can be held to."""
+    """Of each metric and side the tightest limit as a number: the one that every sweep's solutions can be held to."""
     tightest: dict[tuple[str, bool], Limit] = {}
     for sweep in sweeps:
-        for limit in sweep.limits:
-            place = (limit.metric, limit.at_least)
-            best = tightest.get(place, limit)
-            tightest[place] = limit if (limit.value > best.value) == limit.at_least else best
+        for limit in sweep.fixed_limits:
+            best = tightest.setdefault((limit.metric, limit.at_least), limit)
+            if not limit.keeps(best.value):
+                tightest[limit.metric, limit.at_least] = limit
     for (metric, at_least), limit in tightest.items():
-        has = [next((m for m in s.limits if (m.metric, m.at_least) == (metric, at_least)), None) for s in sweeps]
+        has = [next((m for m in s.fixed_limits if (m.metric, m.at_least) == (metric, at_least)), None) for s in sweeps]
         if any(m is None or abs(m.value - limit.value) > SAME * abs(limit.value) for m in has):
             listed = each(labels, ("no limit" if m is None else str(m) for m in has))
             notes.append(f"The limits on {metric} differ ({listed}): all are held to {limit}.")
@@ -70,9 +70,8 @@ def compare_baselines(
         notes.append(f"The sweeps were measured on different rows ({listed}): their numbers do not compare.")
 
 
-def _hashes(sweep: SweepRecords) -> dict[str, Any]:
-    data = sweep.provenance.get("data")
-    return {k: v.get("sha256") for k, v in data.items() if isinstance(v, Mapping)} if isinstance(data, Mapping) else {}
+def _hashes(sweep: SweepRecords) -> dict[str, str]:
+    return {name: rows.sha256 for name, rows in sweep.manifest.data.items()}
 
 
 def _measures(sweep: SweepRecords, metric: str) -> bool:

@@ -15,11 +15,11 @@ from rayul.errors import InputError
 from rayul.pareto.front import forgotten, front, non_dominated, values
 from rayul.pareto.hypervolume import hypervolume_history
 from rayul.records import SPEC, Evaluation, Key
-from rayul.records.folder import Limit, SweepRecords, load_records
-from rayul.records.objectives import Floats, Objectives, is_forgetting, score
+from rayul.records.folder import SweepRecords, load_records
+from rayul.records.objectives import Floats, Objectives, is_forgetting
 from rayul.report.axes import Axis, axes
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
-from rayul.spec import Spec, dump_yaml, load_spec
+from rayul.spec import Limit, Spec, dump_yaml, load_spec
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Fractions forgotten at which the utility that is left is compared."""
@@ -145,7 +145,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
     first = sweeps[0]
     names = labels(sweeps)
     objectives = common_objectives(sweeps, names, notes)
-    limits = tuple(_on_scale(limit, objectives, first.baseline) for limit in common_limits(sweeps, names, notes))
+    limits = common_limits(sweeps, names, notes)
     common = replace(
         first,
         objectives=objectives,
@@ -193,22 +193,14 @@ def settings_of(spec: Spec) -> dict[str, str]:
         else:
             found[key] = dump_yaml(value, flow=True)
 
-    walk({k: v for k, v in spec.resolved().items() if k not in ("name", "provenance")}, "")
+    walk({k: v for k, v in spec.resolved().items() if k != "name"}, "")
     return found
-
-
-def _on_scale(limit: Limit, objectives: Objectives, baseline: Evaluation) -> Limit:
-    """The limit with its fraction of the common baseline."""
-    direction = objectives.get(limit.metric, "maximize" if limit.at_least else "minimize")
-    base = baseline.metrics.get(limit.metric, np.nan)
-    return replace(limit, fraction=float(score(limit.metric, direction, limit.value, base)))
 
 
 def _judged(e: Evaluation, limits: Sequence[Limit]) -> Evaluation:
     """The evaluation, infeasible where a common limit is broken; what its own sweep found infeasible stays so."""
     for limit in limits:
-        value = e.metrics.get(limit.metric, limit.value)
-        if not (value >= limit.value if limit.at_least else value <= limit.value):
+        if limit.metric in e.metrics and not limit.keeps(e.metrics[limit.metric]):
             return replace(e, feasible=False)
     return e
 

@@ -155,9 +155,10 @@ def _layout(c: Comparison, chosen: tuple[Axis, Axis]) -> dict[str, Any]:
     shapes: list[dict[str, Any]] = []
     layout: dict[str, Any] = {"hovermode": "closest"}
     for letter, axis in (("x", x), ("y", y)):
-        limits = [limit for limit in c.common.limits if limit.metric == axis.metric and math.isfinite(limit.fraction)]
+        of_axis = [limit for limit in c.common.limits if limit.metric == axis.metric]
+        limits = [limit for limit in of_axis if math.isfinite(axis.place(limit))]
         at, error = axis.of(shown), np.nan_to_num(axis.error(shown), posinf=0.0)
-        places = np.concatenate([at - error, at + error, [limit.fraction for limit in limits]])
+        places = np.concatenate([at - error, at + error, [axis.place(limit) for limit in limits]])
         places = places[np.isfinite(places)]
         low, high = (float(places.min()), float(places.max())) if places.size else (0.0, 1.0)
         pad = max(0.06 * (high - low), 0.02)

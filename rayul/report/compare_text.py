@@ -28,8 +28,8 @@ def headline(c: Comparison) -> str:
     if volumes[first] == volumes[second]:
         return "Equal hypervolume."
     return (
-        f"{c.entries[first].label} covers most: hypervolume {volumes[first]:.3f}, "
-        f"{volumes[second]:.3f} for {c.entries[second].label}."
+        f"{c.entries[first].label} has the best overall trade-off: hypervolume {volumes[first]:.3f}, "
+        f"against {volumes[second]:.3f} for {c.entries[second].label}."
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayul.errors import InputError
+from rayul.files import whole_file
 from rayul.pareto.held_out import held_out
 from rayul.records import PRUNED, Evaluation
 from rayul.records.folder import SweepRecords
@@ -89,7 +90,8 @@ def write_figures(results: SweepRecords, summary: Summary, formats: Sequence[str
             for kind in formats:
                 path = folder / f"{name}.{kind}"
                 dateless: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-                figure.savefig(path, metadata=dateless)
+                with whole_file(path) as temporary:
+                    figure.savefig(temporary, format=kind, metadata=dateless)
                 written.append(path)
     return written
 
@@ -127,7 +129,7 @@ def draw_front(figure: Figure, results: SweepRecords, summary: Summary, chosen: 
     shown = [*(front or trained), *(e for e in (results.baseline, results.oracle) if e)]
     below = [h.report for e in front for h in held_out(results, e) if h.metric == y.metric]
     heights = [v for v in [*y.of(shown).tolist(), *below] if v == v]
-    heights += [limit.fraction for limit in results.limits if limit.metric == y.metric]
+    heights += [y.place(limit) for limit in results.limits if limit.metric == y.metric]
     if heights:
         pad = 0.08 * max(max(heights) - min(heights), 0.1)
         plot.set_ylim(min(heights) - pad, max(heights) + pad)
@@ -195,7 +197,7 @@ def draw_calibration(figure: Figure, results: SweepRecords, summary: Summary, ch
 def _limits(plot: Axes, results: SweepRecords, axis: Axis) -> None:
     for limit in results.limits:
         if limit.metric == axis.metric:
-            plot.axhline(limit.fraction, color=VERMILLION, ls="--", lw=0.8, zorder=2)
+            plot.axhline(axis.place(limit), color=VERMILLION, ls="--", lw=0.8, zorder=2)
 
 
 def _percent(plot: Axes, which: str) -> None:

@@ -38,7 +38,7 @@ def health_checks(results: SweepRecords, front: Sequence[Evaluation]) -> list[Ch
 
 def _criteria_at_baseline(results: SweepRecords) -> Iterator[Check]:
     title = "Does the baseline keep the criteria?"
-    for limit in results.limits:
+    for limit in results.fixed_limits:
         value = results.baseline.metrics.get(limit.metric, math.nan)
         if not limit.keeps(value):
             yield Check(
@@ -79,7 +79,7 @@ def _feasible(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Ch
 def _resolution(results: SweepRecords) -> Iterator[Check]:
     """The room between baseline and limit against the standard error of the metric where trials have it."""
     title = "Can the evaluation set resolve the limit?"
-    for limit in results.limits:
+    for limit in results.fixed_limits:
         base = results.baseline.metrics.get(limit.metric, math.nan)
         # A memorised set has no spread at the baseline, nor after a few gentle steps (0 on 100 rows in a real sweep):
         # the error that matters is the one of models at the limit.
@@ -106,7 +106,7 @@ def _resolution(results: SweepRecords) -> Iterator[Check]:
 
 
 def _margin(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
-    for limit in results.limits:
+    for limit in results.fixed_limits:
         close = [
             e
             for e in front

@@ -10,7 +10,7 @@ from typing import Any
 
 from rayul.pareto.front import MIN_FORGOTTEN, solutions
 from rayul.pareto.held_out import HeldOut, held_out
-from rayul.records import FAILED, PRUNED, RUNNING, Evaluation
+from rayul.records import FAILED, PRUNED, RUNNING, UNSTEADY, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.check import Check, Verdict
 from rayul.spec import Choice, Float, Int
@@ -44,7 +44,7 @@ def calibration(results: SweepRecords) -> Iterator[Check]:
         return
     last = {trial_id: e.mixing for (trial_id, _), e in calibrated.items()}
     nothing = sum(mixing == 0 for mixing in last.values())
-    bent = {trial_id for (trial_id, _), e in calibrated.items() if "does not grow steadily" in e.reason}
+    bent = {trial_id for (trial_id, _), e in calibrated.items() if UNSTEADY in e.notes}
     sentence = (
         f"At the last evaluation {nothing:,} of {plural(len(last), 'trial')} keep the limits at mixing 0 only, where "
         f"nothing is unlearned; the median mixing is {statistics.median(last.values()):.2f}. In "
@@ -106,9 +106,9 @@ def _numbers(values: Iterable[Any]) -> list[float]:
 
 def duplicates(results: SweepRecords) -> Iterator[Check]:
     seen: dict[str, list[str]] = {}
-    for trial, rows in results.trials.items():
-        if rows[0].params:
-            seen.setdefault(json.dumps([rows[0].params, rows[0].seed], sort_keys=True, default=str), []).append(trial)
+    for trial, end in results.endings.items():
+        if end.params:
+            seen.setdefault(json.dumps([end.params, end.seed], sort_keys=True, default=str), []).append(trial)
     repeated = [trials for trials in seen.values() if len(trials) > 1]
     title = "Was anything tried twice?"
     if repeated:
@@ -136,19 +136,21 @@ def failures(results: SweepRecords) -> Iterator[Check]:
 
 
 def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
-    """Whether the adapters were reloaded and gave the recorded numbers again."""
+    """Whether what was saved was reloaded and gave the recorded numbers again."""
     adapters = [results.adapters[e.key] for e in front if e.key in results.adapters]
     unverified = [a.path for a in adapters if not a.verified]
-    title = "Do the exported adapters give the recorded numbers?"
+    whole = any((results.folder / a.path / "config.json").is_file() for a in adapters)
+    what = "model" if whole else "adapter"
+    title = f"Do the exported {what}s give the recorded numbers?"
     if unverified:
         yield Check(
             title,
             "warning",
-            f"{len(unverified)} of {plural(len(adapters), 'exported adapter')} "
+            f"{len(unverified)} of {plural(len(adapters), f'exported {what}')} "
             f"{'was' if len(unverified) == 1 else 'were'} not reloaded and rescored, for example {unverified[0]}.",
         )
     elif adapters:
-        yield Check(title, "good", f"Yes: {plural(len(adapters), 'adapter')}, reloaded and scored again.")
+        yield Check(title, "good", f"Yes: {plural(len(adapters), what)}, reloaded and scored again.")
 
 
 def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:

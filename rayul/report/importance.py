@@ -84,6 +84,8 @@ def importances(results: SweepRecords) -> list[tuple[Axis, list[Importance]]]:
 
 def importance(name: str, values: Sequence[Any], outcome: Sequence[float]) -> Importance:
     """The effect of one hyper-parameter's values [n] on the outcome [n], both by trial."""
+    from scipy.stats import rankdata  # a second to import, which most commands do without
+
     n = len(values)
     unknown = Importance(name, math.nan, math.nan, math.nan, math.nan, n)
     if n < MIN_TRIALS:
@@ -93,7 +95,7 @@ def importance(name: str, values: Sequence[Any], outcome: Sequence[float]) -> Im
     groups, ordered = grouped(values)
     if groups.max() == 0:
         return Importance(**unknown.__dict__ | {"why": f"always {values[0]}"})
-    ranks = midranks(np.asarray(outcome, dtype=np.float64))
+    ranks = rankdata(np.asarray(outcome, dtype=np.float64))
     if np.ptp(ranks) == 0:
         return Importance(**unknown.__dict__ | {"why": "all trials came to the same"})
     draw = np.random.default_rng(0)
@@ -102,7 +104,7 @@ def importance(name: str, values: Sequence[Any], outcome: Sequence[float]) -> Im
     stderr = float(np.nanstd(explained(groups, ranks[None], resampled)))
     shuffled = draw.permuted(np.tile(ranks, (RESAMPLES, 1)), axis=1)
     chance = float(np.quantile(explained(groups, shuffled, np.ones((1, n))), 0.95))
-    trend = float(np.corrcoef(midranks(ordered), ranks)[0, 1]) if ordered is not None else math.nan
+    trend = float(np.corrcoef(rankdata(ordered), ranks)[0, 1]) if ordered is not None else math.nan
     return Importance(name, max(0.0, share), stderr, chance, trend, n)
 
 
@@ -133,11 +135,3 @@ def grouped(values: Sequence[Any]) -> tuple[npt.NDArray[np.intp], Floats | None]
     count = min(MAX_GROUPS, max(2, len(values) // 8))
     edges = np.quantile(numbers, np.arange(1, count) / count)
     return np.unique(np.searchsorted(edges, numbers, side="left"), return_inverse=True)[1], numbers
-
-
-def midranks(values: Floats) -> Floats:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks: Floats = (ends - (counts - 1) / 2)[inverse]
-    return ranks

@@ -75,9 +75,15 @@ def listing(results: SweepRecords, shown: Sequence[Evaluation], states: bool = F
 
 
 def every_trial(results: SweepRecords) -> tuple[Listing, int]:
-    """Each trial at its best solution, one without a solution at its last evaluation; and how many were left out."""
+    """Each trial at its best solution, one without a solution at its last evaluation (without any, with its settings
+    alone); and how many were left out."""
     best = {trial: e for trial, (e, _) in best_of_trials(results).items()}
-    shown = [best.get(t) or last_of(rows) or results.endings[t] for t, rows in results.trials.items()]
+    shown = [
+        best.get(trial)
+        or last_of(results.trials[trial])
+        or Evaluation(trial, 0, seed=end.seed, params=end.params, feasible=False, train_seconds=end.train_seconds)
+        for trial, end in results.endings.items()
+    ]
     return listing(results, shown[:MAX_TRIALS], states=True), max(0, len(shown) - MAX_TRIALS)
 
 

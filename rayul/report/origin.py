@@ -1,4 +1,4 @@
-"""Where a sweep's numbers come from: the provenance of spec.yaml and what the records add to it, in groups."""
+"""Where a sweep's numbers come from: its manifest, and what the records add to it, in groups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ Facts = list[tuple[str, str]]
 
 
 def origin(results: SweepRecords) -> list[tuple[str, Facts]]:
-    """(group, facts): a group for each mapping of the provenance ("versions", "hardware", ...), the rest first."""
-    nested = {k: v for k, v in results.provenance.items() if isinstance(v, Mapping) and k not in ("data", "seeds")}
-    loose = {k: v for k, v in results.provenance.items() if not isinstance(v, Mapping) and k not in ("command", "data")}
-    groups = [("run", flat(loose)), *((str(k), flat(v)) for k, v in nested.items())]
-    seeds = sorted({e.seed for rows in results.trials.values() for e in rows})
-    known = results.provenance.get("seeds")
-    facts = flat(known) if isinstance(known, Mapping) else [("search", str(results.seed))]
-    if seeds and "trials" not in dict(facts):
+    """(group, facts); without the command and the data, which the report shows by themselves."""
+    manifest = results.manifest.plain()
+    groups = [
+        ("run", flat({key: manifest.get(key) for key in ("date", "commit")})),
+        *((key, flat(manifest.get(key))) for key in ("versions", "hardware", "code", "pack")),
+        ("runs", flat({str(number): run for number, run in enumerate(manifest.get("runs", ()), 1)})),
+    ]
+    seeds = sorted({end.seed for end in results.endings.values()})
+    facts = [("search", str(results.seed))]
+    if seeds:
         facts.append(("trials", str(seeds[0]) if len(seeds) == 1 else f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"))
     groups.append(("seeds", facts))
     devices = sorted({e.device for rows in results.trials.values() for e in rows if e.device})
@@ -29,13 +31,8 @@ def origin(results: SweepRecords) -> list[tuple[str, Facts]]:
 
 def data_sets(results: SweepRecords) -> list[tuple[str, str, str]]:
     """(set, rows, SHA-256 of its rows); of a sweep that recorded no hashes the rows that were measured."""
-    recorded = results.provenance.get("data")
-    if isinstance(recorded, Mapping):
-        return [
-            (str(name), str(facts.get("rows", "")), str(facts.get("sha256", "")))
-            for name, facts in recorded.items()
-            if isinstance(facts, Mapping)
-        ]
+    if results.manifest.data:
+        return [(name, str(one.rows), one.sha256) for name, one in results.manifest.data.items()]
     return [(name, str(count), "") for name, count in results.baseline.rows.items()]
 
 
@@ -45,8 +42,6 @@ def flat(tree: Any, prefix: str = "") -> Facts:
         return []
     if isinstance(tree, Mapping):
         return [pair for k, v in tree.items() for pair in flat(v, f"{prefix}.{k}" if prefix else str(k))]
-    if isinstance(tree, list | tuple):
-        return [(prefix, " ".join(map(str, tree)))]
     return [(prefix, str(tree))]
 
 

@@ -14,7 +14,7 @@ from rayul.errors import RayulError
 from rayul.files import write_text
 from rayul.records import FAILED, PRUNED
 from rayul.records.folder import SweepRecords
-from rayul.report.answer import answer, by_reason, caution, headline, tiles
+from rayul.report.answer import answer, by_rule, caution, headline, tiles
 from rayul.report.audit_section import AuditSection
 from rayul.report.axes import axes
 from rayul.report.charts import payload
@@ -85,15 +85,15 @@ def embed(data: Any) -> Markup:
 
 
 def grouped(results: SweepRecords, state: str) -> list[dict[str, Any]]:
-    """Trials that ended in `state`, by reason."""
+    """Trials that ended in `state`, by rule."""
     return [
         {
             "count": len(ended),
             "example": ended[0].reason or "no reason was recorded",
-            "first": min(e.step for e in ended),
-            "last": max(e.step for e in ended),
+            "first": min(results.steps(e.trial_id) for e in ended),
+            "last": max(results.steps(e.trial_id) for e in ended),
             "trials": [e.trial_id for e in ended[:50]],
             "more": max(0, len(ended) - 50),
         }
-        for ended in by_reason(e for e in results.endings.values() if e.state == state)
+        for ended in by_rule(e for e in results.endings.values() if e.state == state)
     ]

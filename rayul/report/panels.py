@@ -123,7 +123,7 @@ def _panels(
         {**shape, "yref": "y" if panel == 1 else "y2", "xref": "paper"}
         for panel, axis in enumerate(chosen, 1)
         for limit in results.limits
-        if limit.metric == axis.metric and math.isfinite(limit.fraction)
+        if limit.metric == axis.metric and math.isfinite(axis.place(limit))
         for shape in limit_shapes(limit, axis, "y")[1:]
     ]
     layout = {

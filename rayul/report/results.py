@@ -76,7 +76,7 @@ class Frames:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial: state, reason, params.*, its best step, the fraction forgotten there, seconds."""
+        """One row per trial: state, rule, reason, params.*, its best step, the fraction forgotten there, seconds."""
         return _frame(trials_table(self._results))
 
     @cached_property
@@ -91,7 +91,8 @@ class Frames:
 def load_results(folder: Path | str) -> Results:
     """Read a results folder; needs its spec.yaml and evaluations.jsonl with the baseline's row, nothing else.
 
-    Raises InputError when a file is missing, RayulError when the journal is broken or has no baseline yet.
+    Raises InputError when a file is missing, RayulError when the journal or run.json is broken, or the journal
+    has no baseline yet.
     """
     records = load_records(folder)
     return Results(**{field.name: getattr(records, field.name) for field in fields(records)})

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC, STUDY
 from rayul.records.folder import SweepRecords, load_records
-from rayul.report.answer import by_reason
+from rayul.report.answer import by_rule
 from rayul.report.summary import Summary, summary_of
 from rayul.report.terminal import front_lines
 from rayul.spec import load_spec
@@ -70,18 +68,18 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
     spec = load_spec(folder / SPEC, check_files=False)
     asked, ends = _study(folder / STUDY)
     recent = ends[-RECENT - 1 :]
-    runs = list(results.provenance.get("runs", {}).values())
+    runs = results.manifest.runs
     limit = spec.search.time_limit
     return Status(
         results=results,
         summary=summary_of(results),
         # A grid's cells stand in the study from the beginning, and may be fewer than search.trials.
-        total=min(spec.search.trials, asked) if spec.search.sampler == "grid" and asked else spec.search.trials,
+        total=min(spec.search.trials, asked) if spec.search.traits.grid and asked else spec.search.trials,
         held=held,
         silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
         seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,
-        stopped=runs[-1].get("stopped", "") if runs else "",
-        budget=None if limit is None else limit - _seconds(runs, now),
+        stopped=runs[-1].stopped if runs else "",
+        budget=None if limit is None else limit - results.manifest.seconds(now),
     )
 
 
@@ -106,26 +104,15 @@ def status_lines(status: Status) -> list[str]:
 
 
 def pruned_by(results: SweepRecords) -> Counter[str]:
-    """Number of pruned trials by the criteria that their last row breaks; by the rule that stopped it where it breaks
-    none ("dominance at step 20: ..." is dominance)."""
-    limits = {limit.metric: str(limit) for limit in results.limits}
-    counts: Counter[str] = Counter()
-    for e in results.endings.values():
-        if e.state == PRUNED:
-            broken = [limits.get(metric, metric) for metric, violation in e.violation.items() if not violation <= 0]
-            counts[" and ".join(broken) or re.split(r" at step |: | \(", e.reason)[0]] += 1
-    return counts
+    """Number of pruned trials by the limit that they broke, or by the other rule that stopped them."""
+    limits = {limit.metric: str(limit) for limit in results.fixed_limits}
+    return Counter(limits.get(e.rule, e.rule) for e in results.endings.values() if e.state == PRUNED)
 
 
 def failed(results: SweepRecords) -> Counter[str]:
-    groups = by_reason(e for e in results.endings.values() if e.state == FAILED)
+    """Number of failed trials by kind of failure, each told by the reason of the first."""
+    groups = by_rule(e for e in results.endings.values() if e.state == FAILED)
     return Counter({" ".join(group[0].reason.split()): len(group) for group in groups})
-
-
-def _seconds(runs: Iterable[Mapping[str, str]], now: datetime) -> float:
-    """What the runs of a sweep have taken together, the one that still goes on included."""
-    spans = [(run["began"], run.get("ended", now.isoformat())) for run in runs]
-    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() for begin, end in spans)
 
 
 def _study(path: Path) -> tuple[int, list[datetime]]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from rayul.pareto.best import best_of
 from rayul.pareto.front import forgotten, front_of, least_violating
 from rayul.pareto.hypervolume import hypervolume_history
-from rayul.pareto.targets import Target, best_at_targets
+from rayul.pareto.targets import BestAtTarget, best_at_targets
 from rayul.records import Evaluation
-from rayul.records.folder import Limit, SweepRecords
+from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Objectives, forget_objective
 from rayul.report.check import Check
 from rayul.report.health import health_checks
+from rayul.spec import Limit
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Summary:
     best_forgotten: float
     hypervolume: float
     history: list[tuple[int, float]]
-    targets: list[Target]
+    targets: list[BestAtTarget]
     checks: list[Check]
 
     @property
@@ -68,7 +69,7 @@ def summary_of(results: SweepRecords) -> Summary:
         folder=results.folder,
         name=results.name,
         objectives=results.objectives,
-        limits=results.limits,
+        limits=results.fixed_limits,
         states=results.states,
         baseline=results.baseline,
         oracle=results.oracle,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,27 +17,29 @@ from rayul.records.folder import SweepRecords
 
 
 def trials_table(results: SweepRecords) -> pa.Table:
-    """trial_id, state, reason, seed, params.*, steps, evaluations, best_step, best_mixing, forgotten, seconds.
+    """trial_id, state, rule, reason, seed, params.*, steps, evaluations, best_step, best_mixing, forgotten, seconds.
 
-    best_* and `forgotten` (at that evaluation) are null for a trial without a solution. `seconds` is training and
-    evaluation until the trial ended. A trial that never ended keeps the state "running".
+    steps: taken at the last evaluation. best_* and `forgotten` (at that evaluation) are null for a trial without a
+    solution. `seconds` is training and evaluation until the trial ended. A trial that never ended keeps the state
+    "running".
     """
     best = best_of_trials(results)
     columns: dict[str, list[Any]] = {}
     endings = results.endings
-    steps = {trial: max(e.step for e in rows) for trial, rows in results.trials.items()}
-    columns["steps"] = list(steps.values())
-    columns["evaluations"] = [len(rows) for rows in results.trials.values()]
-    columns["best_step"] = [best[trial][0].step if trial in best else None for trial in steps]
-    columns["best_mixing"] = [best[trial][0].mixing if trial in best else None for trial in steps]
-    columns["forgotten"] = [best[trial][1] if trial in best else None for trial in steps]
+    columns["steps"] = [results.steps(trial) for trial in endings]
+    columns["evaluations"] = [len(results.trials[trial]) for trial in endings]
+    columns["best_step"] = [best[trial][0].step if trial in best else None for trial in endings]
+    columns["best_mixing"] = [best[trial][0].mixing if trial in best else None for trial in endings]
+    columns["forgotten"] = [best[trial][1] if trial in best else None for trial in endings]
     columns["seconds"] = [e.train_seconds for e in endings.values()]
     types = {"best_mixing": pa.float64(), "forgotten": pa.float64(), "seconds": pa.float64()}
 
     # The parameter columns, and their types, are those of evaluations.parquet.
-    flat = to_table(replace(e, metrics={}, stderr={}, violation={}, rows={}) for e in endings.values())
-    names = ["trial_id", "state", "reason", "seed", *(n for n in flat.column_names if n.startswith("params."))]
-    table = flat.select(names)
+    flat = to_table(Evaluation(trial, 0, seed=e.seed, params=e.params) for trial, e in endings.items())
+    table = flat.select(["trial_id", "seed", *(n for n in flat.column_names if n.startswith("params."))])
+    for place, name in enumerate(("state", "rule", "reason"), 1):
+        texts = pa.array([getattr(e, name) for e in endings.values()], type=pa.string())
+        table = table.add_column(place, name, texts)
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column, type=types.get(name, pa.int64())))
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayul.pareto.front import forgotten
-from rayul.pareto.targets import Target
+from rayul.pareto.targets import BestAtTarget
 from rayul.report.summary import Summary
 from rayul.words import measured, number, percent
 
@@ -30,13 +30,19 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *body]]
     if not summary.front:
-        lines.insert(0, "no solution: the trials nearest to the limits, by total violation")
+        inside = any(e.total_violation <= 0 for e in shown)
+        lines.insert(
+            0,
+            "No solution yet: the limits are kept, but nothing is forgotten."
+            if inside
+            else "No solution: the trials closest to the limits, by total violation.",
+        )
     if len(listed) > count:
         lines.append(f"... and {len(listed) - count} more in {summary.folder / 'pareto.csv'}")
     return lines + [_target_line(target) for target in summary.targets]
 
 
-def _target_line(target: Target) -> str:
+def _target_line(target: BestAtTarget) -> str:
     if target.best is None:
         return f"{percent(target.share)} kept: nothing was found"
     e = target.best

@@ -5,20 +5,24 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 
 from rayul.spec.budget import Stagnation
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
-from rayul.spec.criteria import Criterion, Threshold, check_objectives, limits, violations
+from rayul.spec.criteria import Criterion, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.heaviest import heaviest
+from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method, Parameter
-from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric
+from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
+from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Problem, SpecError
+from rayul.spec.samplers import SAMPLERS
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
 from rayul.spec.tracking import Tracking
+from rayul.spec.update import UPDATES
 from rayul.spec.yaml_text import dump_yaml
 
 __all__ = [
@@ -27,9 +31,11 @@ __all__ = [
     "COLUMNS",
     "METHODS",
     "METRICS",
+    "SAMPLERS",
     "SEARCH_SETS",
     "SETS",
     "TESTBED",
+    "UPDATES",
     "Choice",
     "Control",
     "Criterion",
@@ -40,11 +46,13 @@ __all__ = [
     "Float",
     "FolderData",
     "Int",
+    "Limit",
     "Lora",
     "Method",
     "MethodChoice",
     "Metric",
     "Model",
+    "OwnControl",
     "Parameter",
     "Problem",
     "Resources",
@@ -54,7 +62,6 @@ __all__ = [
     "Spec",
     "SpecError",
     "Stagnation",
-    "Threshold",
     "TofuData",
     "Tracking",
     "Training",
@@ -63,9 +70,11 @@ __all__ = [
     "dump_yaml",
     "heaviest",
     "is_custom",
+    "known_limits",
     "limits",
     "load_spec",
     "metric_name",
+    "needs_oracle",
     "notices",
     "parse_spec",
     "source_hash",

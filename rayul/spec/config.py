@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.budget import AnyStagnation, Duration
 from rayul.spec.criteria import Criterion, Tau
+from rayul.spec.custom import custom_sampler, is_custom, source_of, with_code
 from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
+from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
+from rayul.spec.samplers import SAMPLERS, Sampler
 from rayul.spec.section import Searchable, Section
 
 _TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "*.tiktoken")
@@ -108,8 +112,14 @@ class Training(Searchable):
     fraction of the memory."""
 
 
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Control(Searchable):
     """What limits excessive unlearning. A plain list in the YAML is its `criteria`."""
+
+    unsearchable: ClassVar[tuple[str, ...]] = ("own",)
 
     criteria: tuple[Criterion, ...] = Field(default=(), strict=False)
     tau: Tau | None = None
@@ -128,6 +138,11 @@ class Control(Searchable):
     """Share of each row's answer tokens that is unlearned."""
     select_by: Literal["smallest", "largest"] = "smallest"
     """Whether those are the tokens of smallest or of largest loss."""
+    own: Annotated[
+        tuple[Annotated[OwnControl, PlainValidator(OwnControl.parse)], ...], BeforeValidator(_one_or_more)
+    ] = Field(default=(), strict=False)
+    """Controls of one's own, ./my_control.py:fn or {name: ./my_control.py:fn, above: 0.5}, after those above and before
+    the temperature (rayul/spec/custom.py)."""
     ball: float | None = Field(default=None, gt=0)
     """Radius to which each matrix's update is projected after a step."""
     ball_norm: Literal["frobenius", "elementwise"] = "frobenius"
@@ -137,25 +152,25 @@ class Control(Searchable):
     """Calibrate on the lower bootstrap bound at this confidence instead of on the mean."""
 
 
-def _check_sampler(value: Any) -> Any:
-    if isinstance(value, str) and value not in _SAMPLERS:
-        raise refuse(f"unknown sampler {show(value)}", did_you_mean(value, _SAMPLERS))
-    return value
-
-
-def _one_or_more(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _check_sampler(name: str, info: ValidationInfo) -> str:
+    if is_custom(name):
+        custom_sampler(name, source_of(name, info.data.get("code", {})))
+    elif name not in SAMPLERS:
+        hint = "for a sampler of your own write ./my_sampler.py:function" if name.endswith(".py") else ""
+        raise refuse(f"unknown sampler {show(name)}", hint or did_you_mean(name, SAMPLERS))
+    return name
 
 
 WarmStart = Annotated[str, Field(min_length=1)]
-_SAMPLERS = ("tpe", "nsga2", "nsga3", "gp", "random", "grid")
-Sampler = Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid"]
 
 
 class Search(Section):
     """What to try, and how often."""
 
-    sampler: Annotated[Sampler, BeforeValidator(_check_sampler)] = "tpe"
+    code: dict[str, str] = Field(default_factory=dict)
+    """The source text of a sampler of one's own, by its path, as in `Evaluate`."""
+    sampler: Annotated[str, AfterValidator(_check_sampler)] = "tpe"
+    """One of SAMPLERS, or one of one's own, ./my_sampler.py:fn (rayul/spec/custom.py)."""
     trials: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     startup_trials: int = Field(default=10, ge=0)
@@ -168,56 +183,34 @@ class Search(Section):
     max_device_hours: float | None = Field(default=None, gt=0)
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
-    """No further trials after so many that did not improve the front; those that are running run on."""
+    """Stop starting trials after this many in a row did not improve the front; running trials finish."""
     warm_start: Annotated[tuple[WarmStart, ...], BeforeValidator(_one_or_more)] = Field(default=(), strict=False)
     """Results folders of earlier sweeps of the same space, model and rows: what their trials found is known from the
-    start, and they do not count as trials of this sweep. For the samplers tpe and gp."""
+    start, and they do not count as trials of this sweep. Not for samplers that learn from nothing or in generations."""
     tell: Literal["auto", "last", "best", "most_forgotten", "last_feasible"] = "auto"
-    """Which of a trial's evaluations stands for it before the sampler: its last, wherever that is; or of its solutions
+    """Which evaluation represents a trial to the sampler: its last, wherever that is; or of its solutions
     the one that alone dominates the largest volume, the one that forgets most, or the last. auto: the best with
     control.mixing or a limit on what is no objective, else the last. What each is worth: results/search."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_code(cls, section: Any) -> Any:
+        return with_code(section, [section.get("sampler")] if isinstance(section, Mapping) else [])
+
     @model_validator(mode="after")
     def _check_warm_start(self) -> Search:
-        if self.warm_start and self.sampler not in ("tpe", "gp"):
-            why = "models generations of its own trials" if self.sampler.startswith("nsga") else "models nothing"
-            hint = "use tpe or gp, or leave warm_start out"
+        if self.warm_start and self.traits.learns != "trials":
+            why = "models generations of its own trials" if self.traits.learns == "generations" else "models nothing"
+            able = " or ".join(name for name, sampler in SAMPLERS.items() if sampler.learns == "trials")
+            hint = f"use {able}, or leave warm_start out"
             raise refuse_all([(("warm_start",), refuse(f"sampler {self.sampler} {why}", hint))])
         return self
 
-
-class Dominance(Section):
-    """Stops a trial that, at the utility it has spent, is behind the front and will not catch up."""
-
-    margin: float = Field(default=0.05, ge=0)
-    """How much more the front must have forgotten, as a fraction of the baseline."""
-    patience: int = Field(default=2, ge=1)
-    """At so many evaluations in a row."""
-
-
-class Halving(Section):
-    """Successive halving: stops a trial that adds less to the hypervolume than the best of those that got as far."""
-
-    reduction: int = Field(default=3, ge=2)
-    """One in so many goes on at a rung."""
-    first: float = Field(default=0.25, gt=0, lt=1)
-    """The first rung, as a share of a trial's steps; each further one is `reduction` times as far."""
-
-
-def _switched(value: Any) -> Any:
-    return {} if value is True else None if value is False else value
-
-
-class Pruning(Section):
-    """Which rules stop a trial before its last step; a stopped trial keeps its solutions."""
-
-    criteria: bool = True
-    """Stop at a broken criterion. Off: trials run on, and only their feasible evaluations count."""
-    dominance: Annotated[Dominance | None, BeforeValidator(_switched)] = Dominance()
-    """true, false, or its margin and patience."""
-    budget: Annotated[Halving | None, BeforeValidator(_switched)] = None
-    """true, false, or its reduction and first rung. In results/search it saves a further tenth of the steps and finds
-    neither more nor less, so it is off."""
+    @property
+    def traits(self) -> Sampler:
+        """What is known of the sampler."""
+        own = is_custom(self.sampler)
+        return custom_sampler(self.sampler, source_of(self.sampler, self.code)) if own else SAMPLERS[self.sampler]
 
 
 def _check_trials_per_gpu(value: Any) -> Any:
@@ -230,7 +223,7 @@ class Resources(Section):
     """What the trials that share a device take of the machine."""
 
     gpu: float = Field(default=1.0, ge=0)
-    """GPUs of a device, where there are any; 0 for the cores."""
+    """GPUs per device; 0 uses CPU cores."""
     cpu: float = Field(default=1.0, gt=0)
     """Cores of a device."""
     trials_per_gpu: Annotated[int | Literal["auto"], BeforeValidator(_check_trials_per_gpu)] = 1

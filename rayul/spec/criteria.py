@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, model_validator
+from pydantic_core.core_schema import ValidationInfo
 
 from rayul.errors import InputError
+from rayul.spec.limits import Limit
 from rayul.spec.metrics import MetricKey
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Searchable
 
-_PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%\s+of\s+baseline")
+
+def _side(value: Any, info: ValidationInfo) -> Limit:
+    """The limit of the field `at_least` or `at_most` of a criterion."""
+    if isinstance(value, Limit):
+        return value
+    return Limit.of(info.data.get("metric", ""), info.field_name == "at_least", value)
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A limit on a metric: `value` itself, or `value` percent of the baseline's where `relative`."""
-
-    value: float
-    relative: bool = False
-
-    @classmethod
-    def parse(cls, value: Any) -> Threshold:
-        """From the YAML's 0.9 or "90% of baseline". Raises `refuse(...)`."""
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise refuse(f"must be finite, got {value}")
-            return cls(float(value))
-        if not isinstance(value, str):
-            raise expected('a number or "90% of baseline"', value)
-        match = _PERCENTAGE.fullmatch(value.strip())
-        if match is None or float(match[1]) == 0 or not math.isfinite(float(match[1])):
-            hint = "write a number such as 0.9, or a percentage above zero such as 90% of baseline"
-            raise refuse(f"{show(value)} is not a limit", hint)
-        return cls(float(match[1]), relative=True)
-
-    def to_yaml(self) -> float | str:
-        percent = int(self.value) if self.value.is_integer() else self.value
-        return f"{percent}% of baseline" if self.relative else self.value
-
-
-Limit = Annotated[Threshold, PlainValidator(Threshold.parse)]
+Side = Annotated[Limit, PlainValidator(_side)]
 
 
 class Criterion(Searchable):
@@ -57,8 +33,8 @@ class Criterion(Searchable):
 
     metric: MetricKey = Field(examples=["retain.es"])
     """ "<set>.<metric>" """
-    at_least: Limit | None = None
-    at_most: Limit | None = None
+    at_least: Side | None = None
+    at_most: Side | None = None
     patience: int = Field(default=2, ge=1)
     """Stop a trial after this many evaluations in a row that violate the criterion. 1 saves the evaluation between, but
     a method with a retain loss may come back: see results/search."""
@@ -75,28 +51,17 @@ class Criterion(Searchable):
             )
         return self
 
-    def limit(self, baseline: Mapping[str, float]) -> float:
-        """The limit in the metric's own unit. Raises InputError for a percentage of a baseline value that is zero,
-        negative or not finite, or that is not there."""
-        threshold = self.at_least or self.at_most
-        assert threshold is not None
-        if not threshold.relative:
-            return threshold.value
-        value = baseline.get(self.metric, math.nan)
-        if not (0 < value < math.inf):
-            raise InputError(
-                f"criterion on {self.metric}: {threshold.to_yaml()} has no meaning, the baseline is {value:g}",
-                "give an absolute limit such as `at_least: 0.5`, or check the model and its rows",
-            )
-        return threshold.value / 100 * value
+    @property
+    def is_searched(self) -> bool:
+        """Whether the limit differs from trial to trial: only the spec of a trial knows it."""
+        return not isinstance(self.at_least or self.at_most, Limit)
 
-    def violation(self, value: float, limit: float) -> float:
-        """How far `value` is beyond the limit, as a fraction of the limit (absolute where it is 0). At most 0 keeps
-        the criterion; infinite for NaN."""
-        if math.isnan(value):
-            return math.inf
-        beyond = limit - value if self.at_least is not None else value - limit
-        return beyond / abs(limit) if limit else beyond
+    @property
+    def limit(self) -> Limit:
+        """What has to be kept, of a criterion whose limit is not searched."""
+        limit = self.at_least or self.at_most
+        assert isinstance(limit, Limit)
+        return limit
 
 
 def parse_tau(value: Any) -> float | tuple[float, ...]:
@@ -121,33 +86,38 @@ Tau = Annotated[float | tuple[float, ...], PlainValidator(parse_tau)]
 def keeping(metric: str, direction: str, tau: Any) -> Criterion:
     """The criterion that keeps a share tau of the baseline: at least tau times its value, of a metric that is minimised
     (a perplexity) at most 1/tau times. A searched tau is carried as it is: a trial's own spec has its number."""
+    at_least = direction == "maximize"
     share = tau
     if isinstance(tau, (int, float)):
-        # round: 100 * 0.55 is 55.00000000000001 in floating point, and is read by people.
-        share = Threshold(round(100 * tau if direction == "maximize" else 100 / tau, 9), relative=True)
-    return Criterion(metric=metric, **{"at_least" if direction == "maximize" else "at_most": share})
+        share = Limit.share(metric, at_least, tau if at_least else 1 / tau)
+    return Criterion(metric=metric, **{"at_least" if at_least else "at_most": share})
 
 
 def violations(
     criteria: Iterable[Criterion], metrics: Mapping[str, float], baseline: Mapping[str, float]
 ) -> dict[str, float]:
-    """Violation by metric, the larger one where two criteria limit the same metric; infinite for a missing metric."""
+    """Violation by metric, the larger one where two criteria limit the same metric; infinite for a missing metric.
+    Raises what `Limit.on` raises."""
     worst: dict[str, float] = {}
     for criterion in criteria:
-        value = criterion.violation(metrics.get(criterion.metric, math.nan), criterion.limit(baseline))
+        value = criterion.limit.violation(metrics.get(criterion.metric, math.nan), baseline)
         worst[criterion.metric] = max(value, worst.get(criterion.metric, -math.inf))
     return worst
 
 
+def known_limits(criteria: Iterable[Criterion]) -> tuple[Limit, ...]:
+    """The limits of the criteria, but for those that are searched."""
+    return tuple(criterion.limit for criterion in criteria if not criterion.is_searched)
+
+
 def limits(criteria: Iterable[Criterion], baseline: Mapping[str, float]) -> dict[str, float]:
-    """The limit of each criterion by metric, the tighter one where two limit the same metric from one side; a searched
-    limit differs from trial to trial and is left out. Raises InputError as `Criterion.limit` does."""
+    """The known limit of each criterion by metric as a number on the baseline, the tighter one where two limit the same
+    metric from one side. Raises what `Limit.on` raises."""
     found: dict[str, float] = {}
-    for criterion in criteria:
-        if isinstance(criterion.at_least or criterion.at_most, Threshold):
-            limit = criterion.limit(baseline)
-            tighter = max if criterion.at_least is not None else min
-            found[criterion.metric] = tighter(limit, found.get(criterion.metric, limit))
+    for limit in known_limits(criteria):
+        number = limit.on(baseline)
+        tighter = max if limit.at_least else min
+        found[limit.metric] = tighter(number, found.get(limit.metric, number))
     return found
 
 

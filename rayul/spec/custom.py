@@ -1,4 +1,4 @@
-"""Losses and metrics of one's own, read off the source text, which is never run here.
+"""Losses, controls, metrics, samplers and pruning rules of the user's own, read off the source, which never runs here.
 
 A loss, `method: {name: ./my_loss.py:fn}`, with the contract of `rayul/unlearn/losses.py`. Its keyword-only parameters
 with their defaults are the method's parameters in the spec:
@@ -6,11 +6,26 @@ with their defaults are the method's parameters in the spec:
     def fn(forget, retain, idk, *, weight: float = 1.0, kind: Literal["a", "b"] = "a"): ...
     fn.needs = {"retain"}      # optional; without it, what the body reads of `retain` and `idk`
 
+A control, `control: {own: [{name: ./my_control.py:fn, above: 0.5}]}`, with the contract of `rayul/unlearn/controls.py`
+and its parameters likewise:
+
+    def fn(answers, *, above: float = 0.5): ...
+
 A metric, `evaluate: {metrics: [es, ./my_metric.py:fn]}`, a number per row as in `rayul/unlearn/metrics.py`; criteria
 and objectives name it forget.fn or retain.fn:
 
     def fn(scores) -> float: ...
     fn.better = "higher"       # or "lower": on rows that are to be kept
+
+A pruning rule, `pruning: {rules: [./my_rule.py:fn]}`, asked after every evaluation. It is given the trial's evaluations
+so far, in order (a list of `rayul.records.Evaluation`), those of all other trials, by trial, and the baseline's
+metrics, by name. All of that is to be read, not changed. It returns None, or why the trial must stop, in a sentence:
+
+    def fn(trial, others, baseline) -> str | None: ...
+A sampler, `search: {sampler: ./my_sampler.py:fn}`, which is called anew for each trial, with another seed, and returns
+an `optuna.samplers.BaseSampler`:
+
+    def fn(seed, startup_trials): ...
 
 The spec carries the text, so that every worker has it and a finished sweep keeps it: the file is one module, and
 imports nothing but installed packages.
@@ -20,7 +35,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -29,11 +45,14 @@ from pydantic_core import PydanticCustomError
 from rayul.spec.data import find
 from rayul.spec.methods import GRU, NEEDS, Method, Parameter
 from rayul.spec.metrics import Metric
-from rayul.spec.problems import did_you_mean, refuse, show
+from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
+from rayul.spec.samplers import Sampler
+
+CODE = "code"
+"""The key under which a section of the resolved spec carries the source texts of its files, by path."""
 
 _MAX_CHARACTERS = 200_000
 _KINDS: dict[str, type] = {"float": float, "int": int, "bool": bool, "str": str}
-_RESERVED = ("name", "code", *GRU)
 
 
 def is_custom(name: str) -> bool:
@@ -65,12 +84,38 @@ def read_source(path: str) -> str:
     return source
 
 
+def source_of(name: str, code: Mapping[str, str]) -> str:
+    """The source text behind a name: of `code` (by path), else of the file. Raises `refuse(...)`."""
+    path = split(name)[0]
+    return code[path] if path in code else read_source(path)
+
+
+def check_code(code: Any) -> dict[str, str]:
+    """What stands under `code` in a section. Raises `refuse(...)` there for what is not text by path."""
+    if not isinstance(code, dict) or not all(isinstance(text, str) for text in code.values()):
+        raise refuse_all([((CODE,), expected("a mapping of paths to source texts", code))])
+    return dict(code)
+
+
+def with_code(section: Any, names: Iterable[Any]) -> Any:
+    """The plain data of a section, under `code` the source text of each file that its names mean; what stands there
+    already is not read again. A file that cannot be read is left out here, and refused where it is named."""
+    if not isinstance(section, Mapping) or not isinstance(section.get(CODE, {}), Mapping):
+        return section
+    given, code = section.get(CODE, {}), {}
+    for name in names:
+        if isinstance(name, str) and is_custom(name):
+            with suppress(PydanticCustomError):
+                code[split(name)[0]] = source_of(name, given)
+    return {**section, CODE: code}
+
+
 @lru_cache(maxsize=64)
 def custom_method(name: str, source: str) -> Method:
     """The method that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
     tree, node, place = _function(name, source)
     _check_arguments(node.args, place, ("forget", "retain", "idk"))
-    parameters = dict(_parameters(node.args, place))
+    parameters = dict(_parameters(node.args, place, ("name", CODE, *GRU)))
     needs = _needs(tree, node, place)
     if "hidden" in needs and "layer" not in parameters:
         raise refuse(f"{place} needs hidden states but says not of which layer", "add `layer: int | None = None`")
@@ -78,13 +123,20 @@ def custom_method(name: str, source: str) -> Method:
 
 
 @lru_cache(maxsize=64)
+def custom_control(name: str, source: str) -> Mapping[str, Parameter]:
+    """The parameters of the control that a function of the source text is. Raises `refuse(...)` for what does not keep
+    the contract."""
+    _, node, place = _function(name, source)
+    _check_arguments(node.args, place, ("answers",))
+    return dict(_parameters(node.args, place, ("name", CODE)))
+
+
+@lru_cache(maxsize=64)
 def custom_metric(name: str, source: str) -> Metric:
     """The metric that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
     tree, node, place = _function(name, source)
     _check_arguments(node.args, place, ("scores",))
-    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        if default is None:
-            raise refuse(f"{place}: {argument.arg} has no default", "a metric is given the scores of a row alone")
+    _check_defaults(node.args, place, "a metric is given the scores of a row alone")
     better = _attribute(tree, node, "better")
     if better is None:
         hint = f'add below it: {node.name}.better = "higher" (or "lower"), as it is on rows that are to be kept'
@@ -92,7 +144,30 @@ def custom_metric(name: str, source: str) -> Metric:
     direction: Any = better.value if isinstance(better, ast.Constant) else None
     if direction not in ("higher", "lower"):
         raise refuse(f"{place}: better is {ast.unparse(better)}", 'write "higher" or "lower"')
-    return Metric(direction, _summary(node, name))
+    return Metric(direction, _summary(node, name), bounded=False)
+
+
+@lru_cache(maxsize=64)
+def custom_sampler(name: str, source: str) -> Sampler:
+    """What is taken for true of the sampler that a function of the source text makes: that it learns from every trial
+    that ended. Raises `refuse(...)` for what does not keep the contract."""
+    _, node, place = _function(name, source)
+    _check_arguments(node.args, place, ("seed", "startup_trials"))
+    _check_defaults(node.args, place, "a sampler is given a seed and search.startup_trials alone")
+    return Sampler("", learns="trials")
+
+
+def check_rule(name: str, source: str) -> None:
+    """Raises `refuse(...)` unless the function of the source text keeps the contract of a pruning rule."""
+    _, node, place = _function(name, source)
+    _check_arguments(node.args, place, ("trial", "others", "baseline"))
+    _check_defaults(node.args, place, "a rule is given trial, others and baseline alone")
+
+
+def _check_defaults(arguments: ast.arguments, place: str, why: str) -> None:
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if default is None:
+            raise refuse(f"{place}: {argument.arg} has no default", why)
 
 
 def _function(name: str, source: str) -> tuple[ast.Module, ast.FunctionDef, str]:
@@ -122,8 +197,12 @@ def _check_arguments(arguments: ast.arguments, place: str, wanted: tuple[str, ..
         raise refuse(f"{place} takes * or ** arguments", "name each parameter: its name is its key in the spec")
     if len(positional) != len(wanted) or arguments.defaults:
         got = ", ".join(argument.arg for argument in positional) or "none"
-        number = {1: "one positional argument without a default", 3: "three positional arguments without defaults"}
-        raise refuse(f"{place} must take {number[len(wanted)]}, got {got}", f"def fn({', '.join(wanted)})")
+        number = (
+            "one positional argument without a default",
+            "two positional arguments without defaults",
+            "three positional arguments without defaults",
+        )[len(wanted) - 1]
+        raise refuse(f"{place} must take {number}, got {got}", f"def fn({', '.join(wanted)})")
 
 
 def _attribute(tree: ast.Module, node: ast.FunctionDef, name: str) -> ast.expr | None:
@@ -135,11 +214,11 @@ def _attribute(tree: ast.Module, node: ast.FunctionDef, name: str) -> ast.expr |
     return found
 
 
-def _parameters(arguments: ast.arguments, place: str) -> Iterator[tuple[str, Parameter]]:
+def _parameters(arguments: ast.arguments, place: str, reserved: tuple[str, ...]) -> Iterator[tuple[str, Parameter]]:
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         name = argument.arg
-        if name in _RESERVED:
-            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(_RESERVED)} are keys of every method")
+        if name in reserved:
+            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(reserved)} have a meaning beside it")
         if default is None:
             raise refuse(f"{place}: {name} has no default", f"for example {name}: float = 1.0")
         try:

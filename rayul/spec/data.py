@@ -1,4 +1,4 @@
-"""The `data` section: where the rows come from. Reading them is `rayul/unlearn/data.py`."""
+"""The `data` section: where the rows come from. Reading them is `rayul/unlearn/data/`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayul.spec.section import Section
 TESTBED = "testbed"
 """The name of the embedded model and of the embedded data."""
 
-ROW_FILES = (".jsonl", ".json", ".parquet")
+ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def looks_local(path: str) -> bool:

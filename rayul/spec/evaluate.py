@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-from rayul.spec.custom import custom_metric, is_custom, read_source, split
+from rayul.spec.custom import custom_metric, is_custom, source_of, split, with_code
 from rayul.spec.metrics import CHEAP, METRICS, Metric, check_cheap_metric, check_metric
 from rayul.spec.problems import refuse
 from rayul.spec.section import Section
@@ -20,7 +19,7 @@ def metric_name(entry: str) -> str:
     return split(entry)[1] if is_custom(entry) else entry
 
 
-def own_metrics(data: Any) -> frozenset[str]:
+def own_metric_names(data: Any) -> frozenset[str]:
     """The names of one's own metrics in the plain data of a spec that is not validated yet, whatever it holds."""
     section = data.get("evaluate") if isinstance(data, Mapping) else None
     return frozenset(map(metric_name, _own(section)))
@@ -34,9 +33,7 @@ def _own(section: Any) -> Iterator[str]:
 
 
 def _check_own(name: str, info: ValidationInfo) -> str:
-    path = split(name)[0]
-    code = info.data.get("code", {})
-    custom_metric(name, code[path] if path in code else read_source(path))
+    custom_metric(name, source_of(name, info.data.get("code", {})))
     if metric_name(name) in METRICS:
         raise refuse(f"{name}: rayul has a metric {metric_name(name)} of its own", "give the function another name")
     return name
@@ -64,23 +61,12 @@ class Evaluate(Section):
     """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
     batch_size: int = Field(default=64, ge=1)
     max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows of each set, evenly spaced; null for all."""
+    """Maximum number of rows per set, evenly spaced; null for all."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_code(cls, section: Any) -> Any:
-        """A file that cannot be read is left out here, and refused where it is named."""
-        paths = dict.fromkeys(split(name)[0] for name in _own(section))
-        if not isinstance(section, Mapping) or not isinstance(section.get("code", {}), Mapping):
-            return section
-        code = {path: section.get("code", {}).get(path) for path in paths}
-        for path, text in code.items():
-            if text is None:
-                try:
-                    code[path] = read_source(path)
-                except PydanticCustomError:
-                    continue
-        return {**section, "code": {path: text for path, text in code.items() if text is not None}}
+        return with_code(section, _own(section))
 
     @field_validator("metrics", "final")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
-from rayul.spec.criteria import Criterion, Threshold
+from rayul.spec.criteria import Criterion
 from rayul.spec.metrics import METRICS, check_metric
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 from rayul.spec.section import Section
@@ -38,11 +38,11 @@ class Finalists(Section):
     attacked. A plain number in the YAML is its `n`."""
 
     n: int = Field(default=3, ge=1, examples=[3])
-    """At most so many points, one of each trial."""
+    """Maximum number of points, one per trial."""
     seeds: int = Field(default=5, ge=1)
     """Fresh seeds, none of which the search has used."""
     choose: Literal["best", "knee"] = "best"
-    """best: those that forget most; knee: those where a little more of one objective begins to cost much of another."""
+    """best: those that forget most; knee: those beyond which one objective costs sharply more of another."""
     within: Criterion | None = None
     """Only points that keep this limit too, such as {metric: retain.es, at_least: 95% of baseline}."""
     points: tuple[str, ...] = Field(default=(), strict=False)
@@ -51,11 +51,11 @@ class Finalists(Section):
     """One-sided, of every interval: a criterion is kept when its bound at this confidence keeps it."""
     attacks: tuple[AttackName, ...] = Field(default=tuple(ATTACKS), strict=False)
     metrics: tuple[Annotated[str, PlainValidator(check_metric)], ...] = Field(default=tuple(METRICS), strict=False)
-    """Measured before the attacks; those that generate cost most. es, prob, em and ppl always are."""
+    """Measured before the attacks; those that generate cost most. What every evaluation can measure always is."""
 
     @model_validator(mode="after")
     def _one_limit(self) -> Finalists:
-        if self.within is not None and not isinstance(self.within.at_least or self.within.at_most, Threshold):
+        if self.within is not None and self.within.is_searched:
             raise refuse("within: cannot be searched", "write one limit")
         return self
 

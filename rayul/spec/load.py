@@ -46,6 +46,7 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
             document.problems.append(Problem(f"{source}:1", "", what, hint))
         raise SpecError(document.problems)
     document.data = expand(document.data)
+    document.data.pop("provenance", None)  # in the spec.yaml of results from before there was a run.json
     for override in overrides:
         _apply(document, override)
     spec = None

@@ -8,13 +8,10 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.custom import custom_method, is_custom, read_source, split
+from rayul.spec.custom import CODE, check_code, custom_method, is_custom, source_of, split
 from rayul.spec.methods import METHODS, Method, Parameter
 from rayul.spec.problems import Loc, did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.space import Choice, looks_searched, searched
-
-CODE = "code"
-"""The key under which the resolved spec carries the source text of losses of one's own, by path."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +53,10 @@ class MethodChoice:
             raise refuse("expected a mapping, got a distribution", "search the name: {name: {choice: [ga, gd]}}")
         if not isinstance(value, dict):
             raise expected("a mapping", value)
+        value = _with_gamma(value)
         if "name" not in value:
             raise refuse_all([(("name",), refuse("is missing", "for example `name: gd`"))])
-        code = _check_code(value.get(CODE, {}))
+        code = check_code(value.get(CODE, {}))
         try:
             name = searched(value["name"], lambda element: _check_name(element, code))
         except PydanticCustomError as error:
@@ -84,26 +82,32 @@ def _method(name: str, code: Mapping[str, str]) -> Method:
     return custom_method(name, code[split(name)[0]]) if is_custom(name) else METHODS[name]
 
 
+def _with_gamma(section: dict[str, Any]) -> dict[str, Any]:
+    """`gru_smoothing`, by which specs of before gave gru the weight of the past, as `gru_gamma`: 1 minus it. Where gru
+    is off it had no effect, and its written-out default goes."""
+    if "gru_smoothing" not in section:
+        return section
+    old = section["gru_smoothing"]
+    rest = {key: value for key, value in section.items() if key != "gru_smoothing"}
+    if section.get("gru", False) is False:
+        return rest
+    if isinstance(old, bool) or not isinstance(old, (int, float)):
+        text = "is now gru_gamma, the weight of the newest gradient"
+        raise refuse_all([(("gru_smoothing",), refuse(text, "search gru_gamma, which is 1 - gru_smoothing"))])
+    return rest | {"gru_gamma": round(1 - old, 9)}
+
+
 def _check_name(name: Any, code: dict[str, str]) -> str:
     """A method's name; the source text of a loss of one's own goes to `code`."""
     if not isinstance(name, str):
         raise expected("the name of a method", name)
     if is_custom(name):
-        path = split(name)[0]
-        if path not in code:
-            code[path] = read_source(path)
-        custom_method(name, code[path])
+        code[split(name)[0]] = source_of(name, code)
+        _method(name, code)
     elif name not in METHODS:
         hint = "for a loss of your own write ./my_loss.py:function" if name.endswith(".py") else ""
         raise refuse(f"unknown method {show(name)}", hint or did_you_mean(name, METHODS))
     return name
-
-
-def _check_code(code: Any) -> dict[str, str]:
-    if not isinstance(code, dict) or not all(isinstance(text, str) for text in code.values()):
-        error = expected("a mapping of paths to source texts", code)
-        raise refuse_all([((CODE,), error)])
-    return dict(code)
 
 
 def _match(methods: Mapping[str, Method], section: dict[str, Any]) -> Iterator[tuple[str, Parameter | None, Any]]:

@@ -57,7 +57,7 @@ _POSITIVE = 1e-6  # a smallest value for what is divided by
 _RETAIN = {"retain_weight": Parameter(float, 1.0, 0, summary="weight of the loss on retain rows")}
 GRU = {
     "gru": Parameter(bool, False, summary="project the forget gradient off the retain gradient where they conflict"),
-    "gru_smoothing": Parameter(float, 0.8, 0, 0.9999, "weight of the past in the averaged retain gradient of gru"),
+    "gru_gamma": Parameter(float, 0.8, 1e-4, 1, "weight of the newest gradient in the averaged retain gradient of gru"),
 }
 
 
@@ -91,7 +91,11 @@ METHODS: dict[str, Method] = {
         "NPO, length-normalised and without a reference",
         "retain",
         **_beta(2.5, "inverse temperature"),
-        gamma=Parameter(float, 0.0, summary="margin of the reward, in nats per token"),
+        gamma=Parameter(
+            float,
+            0.0,
+            summary="margin of the reward: beta times the gamma of the authors' code",
+        ),
         **_RETAIN,
     ),
     "rmu": _method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,14 +14,38 @@ from rayul.spec.problems import did_you_mean, expected, refuse, show
 
 @dataclass(frozen=True)
 class Metric:
-    """`direction_on_utility`: which way is better on rows that are to be kept; on forget rows it is the other way,
-    except for what shows a broken model (empty, repetition, distinct), which is bad everywhere.
-    `cost`: "forward": in the one teacher-forced pass that every evaluation makes; "passes": further passes, over
-    paraphrases, wrong answers, holdout rows or the oracle; "generate": answers are generated."""
+    """What is known of a metric before it is measured; its function has the same name.
+
+    direction_on_utility: which way is better on rows that are to be kept.
+    needs: "forward": the one teacher-forced pass that every evaluation makes, function in `rayul/unlearn/metrics.py`.
+    More than that, function in `rayul/unlearn/suite_metrics.py`: "passes" over paraphrases, wrong answers or holdout
+    rows, "generate": generated answers, "oracle": passes over a model trained without the forget rows.
+    mean_of_rows: whether it is the mean of a number per row, which its function gives; else of the set as a whole.
+    only: the sets that it is measured on, where those are not all; then its function is given the other sets as well.
+    on_forget: which way is better on forget rows: the "opposite" way, the "same" (signs of a broken model, which are
+    bad everywhere), or neither: 0.5, which is "chance".
+    bounded: whether every value lies in [0, 1].
+    """
 
     direction_on_utility: Literal["higher", "lower"]
     summary: str
-    cost: Literal["forward", "passes", "generate"] = "forward"
+    needs: Literal["forward", "passes", "generate", "oracle"] = "forward"
+    mean_of_rows: bool = True
+    only: tuple[str, ...] = ()
+    on_forget: Literal["opposite", "same", "chance"] = "opposite"
+    bounded: bool = True
+
+    def better_on(self, set_name: str) -> Literal["higher", "lower", "0.5"]:
+        """Which way is better on the rows of this set."""
+        if set_name != "forget" or self.on_forget == "same":
+            return self.direction_on_utility
+        if self.on_forget == "chance":
+            return "0.5"
+        return "lower" if self.direction_on_utility == "higher" else "higher"
+
+
+def _membership(summary: str) -> Metric:
+    return Metric("higher", summary, "passes", mean_of_rows=False, only=("forget",), on_forget="chance")
 
 
 METRICS: dict[str, Metric] = {
@@ -29,7 +54,9 @@ METRICS: dict[str, Metric] = {
     "em": Metric(
         "higher", "exact memorisation in [0, 1]: the share of answer tokens that are the model's first choice"
     ),
-    "ppl": Metric("lower", "perplexity from 1: exp of the mean NLL of all answer tokens"),
+    "ppl": Metric(
+        "lower", "perplexity from 1: exp of the mean NLL of all answer tokens", mean_of_rows=False, bounded=False
+    ),
     "es_perturb": Metric("higher", "extraction strength on the paraphrased question, in [0, 1]", "passes"),
     "es_similar": Metric(
         "higher", "extraction strength, a continuation being similar (LCS over half of it) instead of exact", "generate"
@@ -38,22 +65,44 @@ METRICS: dict[str, Metric] = {
     "truth_ratio": Metric("lower", "min(R, 1/R) in [0, 1]; 1: right and wrong answers are equally likely", "passes"),
     "truthfulness": Metric("higher", "max(0, 1 - R) in [0, 1]: the truth ratio as model utility counts it", "passes"),
     "rouge": Metric("higher", "ROUGE-L recall of the greedy answer, stemmed, in [0, 1]", "generate"),
-    "empty": Metric("lower", "share of empty answers, in [0, 1]", "generate"),
-    "repetition": Metric("lower", "share of repeated 4-grams within answers, in [0, 1]", "generate"),
-    "distinct": Metric("higher", "share of distinct 2-grams of all answers, in [0, 1]; falls on collapse", "generate"),
-    "forget_quality": Metric(
-        "lower", "forget rows only: p-value of a KS test against the oracle, in [0, 1]; high is good", "passes"
+    "empty": Metric("lower", "share of empty answers, in [0, 1]", "generate", on_forget="same"),
+    "repetition": Metric("lower", "share of repeated 4-grams within answers, in [0, 1]", "generate", on_forget="same"),
+    "distinct": Metric(
+        "higher",
+        "share of distinct 2-grams of all answers, in [0, 1]; falls on collapse",
+        "generate",
+        mean_of_rows=False,
+        on_forget="same",
     ),
-    "model_utility": Metric("higher", "retain rows only: TOFU's harmonic mean, in [0, 1]", "generate"),
-    "mia_loss": Metric("higher", "forget rows only: AUC against holdout by loss; 0.5 is the goal", "passes"),
-    "mia_zlib": Metric("higher", "the same by loss over zlib entropy", "passes"),
-    "mia_min_k": Metric("higher", "the same by the least likely tokens", "passes"),
-    "mia_min_k_pp": Metric("higher", "the same by the least likely tokens, standardised", "passes"),
+    "forget_quality": Metric(
+        "lower",
+        "p-value of a KS test against the oracle, in [0, 1]; high is good",
+        "oracle",
+        mean_of_rows=False,
+        only=("forget",),
+    ),
+    "model_utility": Metric(
+        "higher",
+        "TOFU's harmonic mean, in [0, 1]",
+        "generate",
+        mean_of_rows=False,
+        only=("retain", "retain_report"),
+    ),
+    "mia_loss": _membership("AUC of forget rows against holdout by loss; 0.5 is the goal"),
+    "mia_zlib": _membership("the same by loss over zlib entropy"),
+    "mia_min_k": _membership("the same by the least likely tokens"),
+    "mia_min_k_pp": _membership("the same by the least likely tokens, standardised"),
 }
-"""Every metric; the functions are in `rayul/unlearn/metrics.py` (cost "forward") and `rayul/unlearn/suite.py`."""
+"""Every metric, in the order of tables. A metric is a row here and the function of its name, and nothing else."""
 
-CHEAP = tuple(name for name, metric in METRICS.items() if metric.cost == "forward")
+CHEAP = tuple(name for name, metric in METRICS.items() if metric.needs == "forward")
 """What every evaluation can measure, and so what criteria and objectives may read."""
+
+
+def needs_oracle(names: Iterable[str]) -> bool:
+    """Whether one of these metrics compares with the oracle; names as in `evaluate.final`."""
+    return any(name in METRICS and METRICS[name].needs == "oracle" for name in names)
+
 
 SETS = ("forget", "retain", "general", "retain_report", "holdout")
 """Rows by purpose; `retain` is the retain-control set. Training rows (retain_train) are not measured."""

@@ -98,7 +98,10 @@ def expected(what: str, value: object, where: str = "") -> PydanticCustomError:
     elif isinstance(value, dict) and what not in ("a mapping", "a list"):
         text, hint = f"{where}expected {what}, got a mapping", "only float, int and choice make a search distribution"
     elif isinstance(value, str) and what.startswith(("a number", "a whole number")) and _is_number(value):
-        hint = f"remove the quotes: {value}"
+        plain = value.replace("_", "")
+        hint = (
+            f"write {plain}: numbers have no underscores in YAML" if plain != value else f"remove the quotes: {value}"
+        )
     elif what == "text" and isinstance(value, (int, float)):
         hint = f'put it in quotes: "{show(value)}"'
     elif what == "true or false" and value in ("yes", "on", "no", "off"):

@@ -9,19 +9,22 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.config import Control, Lora, Model, Pruning, Resources, Search, Training
+from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
-from rayul.spec.custom import notices, source_hash
+from rayul.spec.custom import CODE, notices, source_hash
 from rayul.spec.data import AnyData, SourceData
-from rayul.spec.evaluate import Evaluate, own_metrics
+from rayul.spec.evaluate import Evaluate, own_metric_names
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
-from rayul.spec.method import CODE, MethodChoice
+from rayul.spec.method import MethodChoice
 from rayul.spec.metrics import OWN, MetricKey
+from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
+from rayul.spec.pruning import Pruning
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.tracking import Tracking
+from rayul.spec.update import UPDATES, UpdateKind, check_update
 
 SHORTHAND = {"model": "path", "oracle": "path", "data": "folder", "method": "name", "control": "criteria"}
 """What a text or list means that stands directly under one of these keys."""
@@ -51,7 +54,10 @@ class Spec(Section):
     """A model trained without the forget rows, where there is one; the testbed brings its own."""
     data: AnyData = Field(examples=["testbed"])
     method: Annotated[MethodChoice, PlainValidator(MethodChoice.parse)] = Field(examples=["ga"])
+    update: Annotated[str, PlainValidator(check_update)] = "lora"
+    """What a trial trains: "lora", an adapter, or "full", all weights."""
     lora: Lora = Lora()
+    """Of `update: lora` only."""
     training: Training = Field(examples=["{lr: 1e-3}"])
     control: Control = Control()
     objectives: dict[MetricKey, Literal["minimize", "maximize"]] = Field(
@@ -64,8 +70,6 @@ class Spec(Section):
     finalists: AnyFinalists | None = None
     """At the end of the sweep; without it, `rayul audit` does the same later."""
     tracking: Tracking = Tracking()
-    provenance: dict[str, Any] | None = None
-    """Versions, commit and hardware, written beside the results; nothing reads it back."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +78,13 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        problems = [*self._unmeasured(), *self._untargeted(), *self._ungriddable(), *self._uncompilable()]
+        problems = [
+            *self._unmeasured(),
+            *self._untargeted(),
+            *self._ungriddable(),
+            *self._uncompilable(),
+            *self._untrainable(),
+        ]
         if problems:
             raise refuse_all(problems)
         return self
@@ -98,9 +108,12 @@ class Spec(Section):
             yield ("control", "tau"), refuse("no objective measures utility, so there is nothing to keep", hint)
 
     def _uncompilable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        # For the sweep and not forward by forward: a trial would hang on who is in its pack.
+        # For the sweep and not forward by forward: a trial would depend on who is in its pack.
         if self.resources.compile:
             hint = "set resources.compile: false"
+            if self.update_kind.alone:
+                text = f"only packs are compiled, and update: {self.update} is for trials alone"
+                yield ("resources", "compile"), refuse(text, f"{hint}: {self.update_kind.alone}")
             hidden = [name for name in self.method.names if "hidden" in self.method.of(name).needs]
             if hidden:
                 text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
@@ -109,11 +122,29 @@ class Spec(Section):
                 text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
                 yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
 
+    def _untrainable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        for name in UPDATES:
+            if name != self.update and name in self.model_fields_set:
+                text = f"has no meaning with update: {self.update}"
+                yield (name,), refuse(text, f"leave it out, or set update: {name}")
+        if not self.update_kind.adapter:
+            adapter = "or train an adapter beside them (update: lora)"
+            if self.model.quantize is not None:
+                text = f"weights in {self.model.quantize} cannot be trained, which update: {self.update} does"
+                yield ("model", "quantize"), refuse(text, f"leave it out, {adapter}")
+            if self.resources.gpu > 1:
+                text = f"weights that update: {self.update} trains are not spread over GPUs"
+                yield ("resources", "gpu"), refuse(text, f"set 1, {adapter}")
+
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        if self.search.sampler == "grid":
+        if self.search.traits.grid:
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
+
+    @property
+    def update_kind(self) -> UpdateKind:
+        return UPDATES[self.update]
 
     @property
     def notices(self) -> list[str]:
@@ -123,8 +154,10 @@ class Spec(Section):
 
     @property
     def code(self) -> dict[str, str]:
-        """The source texts of losses and metrics of one's own, by path: they run where trials do."""
-        return self.method.code | self.evaluate.code
+        """The source texts of losses, controls, metrics, samplers and pruning rules of one's own, by path. Samplers and
+        rules run in the driver, the others where trials do."""
+        controls = {path: text for own in self.control.own for path, text in own.code.items()}
+        return self.method.code | controls | self.evaluate.code | self.search.code | self.pruning.code
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
@@ -143,7 +176,7 @@ class Spec(Section):
 
     @property
     def space(self) -> dict[str, Distribution]:
-        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters that hang on it."""
+        """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters it has."""
         return {dotted(loc): value for loc, value in _leaves(self) if isinstance(value, Distribution)}
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
@@ -186,13 +219,10 @@ class Spec(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Plain data with every default written out; `load_spec` of its YAML is this spec again. A parameter of the
-        method is left out only where the name is searched and the methods' defaults differ."""
+        method is left out only where the name is searched and the methods' defaults differ; so are the sections of
+        other updates."""
         plain: dict[str, Any] = _plain(self)
-        if self.provenance is None:
-            del plain["provenance"]
-        if not self.evaluate.code:
-            del plain["evaluate"]["code"]
-        return plain
+        return {key: value for key, value in plain.items() if key not in UPDATES or key == self.update}
 
 
 def from_plain(data: Mapping[str, Any]) -> Spec:
@@ -205,14 +235,12 @@ def from_plain(data: Mapping[str, Any]) -> Spec:
 
 def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
     """Raises pydantic's ValidationError."""
-    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metrics(data)})
+    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metric_names(data)})
 
 
 def difference(a: Spec, b: Spec) -> list[str]:
-    """What changed from `a` to `b`, a line each: "training.lr: 0.001 -> 0.002". Provenance does not count."""
-    before, after = (
-        {dotted(loc): _show(value) for loc, value in _leaves(spec) if loc[0] != "provenance"} for spec in (a, b)
-    )
+    """What changed from `a` to `b`, a line each: "training.lr: 0.001 -> 0.002"."""
+    before, after = ({dotted(loc): _show(value) for loc, value in _leaves(spec)} for spec in (a, b))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
@@ -228,16 +256,16 @@ def _outside(key: str, distribution: Distribution, params: Mapping[str, Any]) ->
 
 
 def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
-    """Every single value, list of single values, threshold or distribution of a spec with its place, in order."""
+    """Every single value, list of single values, limit or distribution of a spec with its place, in order."""
     if isinstance(value, Section):
         for name in type(value).model_fields:
             yield from _leaves(getattr(value, name), (*loc, name))
-    elif isinstance(value, MethodChoice):
+    elif isinstance(value, (MethodChoice, OwnControl)):
         yield from _leaves(value.to_yaml(), loc)
     elif isinstance(value, dict):
         for key, child in value.items():
             yield from _leaves(child, (*loc, key))
-    elif isinstance(value, tuple) and any(isinstance(child, Section) for child in value):
+    elif isinstance(value, tuple) and any(isinstance(child, (Section, OwnControl)) for child in value):
         for index, child in enumerate(value):
             yield from _leaves(child, (*loc, index))
     else:
@@ -246,7 +274,8 @@ def _leaves(value: Any, loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        fields = {name: getattr(value, name) for name in type(value).model_fields}
+        return {name: _plain(field) for name, field in fields.items() if name != CODE or field}
     if hasattr(value, "to_yaml"):
         return _plain(value.to_yaml())
     if isinstance(value, dict):

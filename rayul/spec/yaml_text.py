@@ -2,6 +2,9 @@
 
 The rules are those of YAML 1.2, not PyYAML's 1.1: `1e-5` is a float, `no` is text, `12:30` is text. Keys are text and
 stand once. Nothing that a file may hold raises anything but a `Problem`.
+
+Not ruamel.yaml (0.19): of 5,000 mutated specs (tests/security/test_fuzz.py) it reads dozens otherwise (1_000 and dates
+are no text, !!binary is accepted), and it stops at the first duplicate key.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from rayul.records.folder import SweepRecords, load_records
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Finalists, Spec, load_spec
-from rayul.sweep.cluster import connected, share  # before ray.tune: it silences Ray's own output
+from rayul.sweep.cluster import allocate, connected  # before ray.tune: it silences Ray's own output
 
 # isort: split
 from ray import tune
@@ -36,7 +36,7 @@ from ray.tune import Callback
 from rayul.sweep.audit_trial import AuditTrial
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
-from rayul.sweep.folder import opened, provenance, with_data
+from rayul.sweep.folder import checked_rows, made_here, opened
 from rayul.sweep.result import AuditResult
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
@@ -71,9 +71,9 @@ def audit_sweep(
         finalists(results, wanted)  # refuses before anything is loaded
         ready = with_testbed(written, testbed_progress)
         sets = load_sets(ready.data)
-        with_data(written, sets)
+        checked_rows(sets, results.manifest)
         with connected(address) as remote:
-            stopped = audit(ready, sets, results, wanted, console, remote=remote, ships=is_copied)
+            stopped = audit(ready, sets, results, wanted, console, remote=remote, uploads_adapters=is_copied)
         summary = summarise(work)
     if stopped:
         raise Interrupted(summary)
@@ -88,9 +88,9 @@ def audit(
     console: Console,
     *,
     remote: bool = False,
-    ships: bool = False,
+    uploads_adapters: bool = False,
 ) -> str:
-    """Run what is still to run; CTRL_C where that stopped it, or "". remote, ships: as for `served`."""
+    """Run what is still to run; CTRL_C where that stopped it, or "". remote, uploads_adapters: as for `served`."""
     folder = results.folder
     chosen = finalists(results, wanted)
     (folder / AUDIT).mkdir(exist_ok=True)
@@ -99,11 +99,11 @@ def audit(
     runs = list(_runs(spec, results, wanted, chosen, journal))
     if not runs:
         return ""
-    mine = share(spec.resources)
+    allocation = allocate(spec.resources)
     names = ", ".join(name_of(e) for e in chosen)
     say = console.print
-    say(f"audit of {names}: {len(runs)} models, {mine.line}", highlight=False, markup=False, soft_wrap=True)
-    with served(folder / AUDIT, spec, remote=remote, ships=ships) as disk, marked(disk):
+    say(f"audit of {names}: {len(runs)} models, {allocation.line}", highlight=False, markup=False, soft_wrap=True)
+    with served(folder / AUDIT, spec, remote=remote, uploads_adapters=uploads_adapters) as disk, marked(disk):
         trainable = tune.with_parameters(
             AuditTrial,
             spec=spec,
@@ -112,17 +112,17 @@ def audit(
             baseline=results.baseline.metrics,
             lr=max(spec.at(e.params).training.lr for e in chosen),
             disk=disk,
-            threads=mine.threads,
+            threads=allocation.threads,
         )
         listener = partial(say, highlight=False, markup=False, soft_wrap=True)
         stop = StopSignal()
         fit(
-            tune.with_resources(trainable, mine.resources),
+            tune.with_resources(trainable, allocation.resources),
             stop,
             [_Recorder(journal, wanted.attacks, listener)],
             _directory,
             param_space={"run": tune.grid_search(runs)},
-            max_concurrent_trials=mine.slots,
+            max_concurrent_trials=allocation.slots,
         )
         return CTRL_C if stop.received else ""
 
@@ -182,7 +182,7 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
         "confidence": wanted.confidence,
         "attacks": list(wanted.attacks),
         "authors": authors,
-        "provenance": provenance(),
+        "provenance": made_here(spec).plain(),
     }
     write_json(path, asked)
 

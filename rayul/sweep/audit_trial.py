@@ -18,11 +18,12 @@ from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.worker import load_here
 from rayul.sweep.result import AuditResult
 from rayul.unlearn.data import Sets
-from rayul.unlearn.finalist import examine, retrain, standalone
+from rayul.unlearn.finalist import examine, retrain
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.refusal import train_refusal
 from rayul.unlearn.task import Task
+from rayul.unlearn.update.saved import standalone
 
 
 class AuditTrial(Trainable):  # type: ignore[misc]

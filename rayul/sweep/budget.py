@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from rayul.pareto.hypervolume import hypervolume_history
-from rayul.records import RUNNING, Evaluation
+from rayul.records import Evaluation, Record
+from rayul.records.manifest import Manifest, Run
 from rayul.spec import Spec, limits
 
 
 class Budget:
-    """The limits of `search` besides its number of trials, fed row by row.
+    """The limits of `search` besides its number of trials, fed record by record.
 
-    spent: seconds of earlier runs. devices: of one trial, a fraction of a GPU or a number of cores. rows: what the
+    spent: seconds of earlier runs. devices: of one trial, a fraction of a GPU or a number of cores. records: what the
     journal has already.
     """
 
     def __init__(
-        self, spec: Spec, baseline: Evaluation, rows: Iterable[Evaluation], *, spent: float, devices: float
+        self, spec: Spec, baseline: Evaluation, records: Iterable[Record], *, spent: float, devices: float
     ) -> None:
         self.spec, self.baseline, self.devices = spec, baseline, devices
         self.started = time.monotonic() - spent
@@ -29,16 +29,18 @@ class Budget:
         self.ends: list[int] = []  # rows there were when a trial ended, in the order of the ends
         self.train_seconds: dict[str, float] = {}
         self.grown = (-1, "")
-        for row in rows:
-            self.add(row)
+        for record in records:
+            self.add(record)
 
-    def add(self, row: Evaluation) -> None:
-        if row.is_reference:
-            return
-        self.rows.append(row)
-        self.train_seconds[row.trial_id] = max(row.train_seconds, self.train_seconds.get(row.trial_id, 0.0))
-        if row.state != RUNNING:
+    def add(self, record: Record) -> None:
+        if not isinstance(record, Evaluation):
             self.ends.append(len(self.rows))
+        elif record.is_reference:
+            return
+        else:
+            self.rows.append(record)
+        before = self.train_seconds.get(record.trial_id, 0.0)
+        self.train_seconds[record.trial_id] = max(record.train_seconds, before)
 
     @property
     def device_hours(self) -> float:
@@ -73,41 +75,21 @@ class Budget:
         return f"search.stagnation: hypervolume {before:.4f} -> {now:.4f} over the last {trials} trials"
 
 
-def run_begins(provenance: Mapping[str, Any], journal: Path) -> dict[str, Any]:
-    """The provenance with a run more in its `runs`. One that was killed, and so has no end, gets the time of the
-    journal's last row. Call it before the journal is opened."""
-    runs = dict(provenance.get("runs", {}))
-    for key, run in runs.items():
-        if "ended" not in run:
-            last = datetime.fromtimestamp(journal.stat().st_mtime, UTC) if journal.exists() else _date(run["began"])
-            runs[key] = run | {"ended": _text(max(last, _date(run["began"]))), "stopped": "killed"}
-    return {**provenance, "runs": runs | {str(len(runs) + 1): {"began": _text(datetime.now(UTC))}}}
+def run_begins(manifest: Manifest, journal: Path) -> Manifest:
+    """The manifest with one more run. A run that was killed, and so has no end, gets the time of the journal's last
+    row. Call it before the journal is opened, which may cut off half a row and so change that time."""
+    runs = [run if run.ended else _killed(run, journal) for run in manifest.runs]
+    return manifest.model_copy(update={"runs": (*runs, Run(began=datetime.now(UTC)))})
 
 
-def run_ends(provenance: Mapping[str, Any], stopped: str, seconds: float) -> dict[str, Any]:
-    """The provenance with the end of its last run, which took so many seconds (of a clock that nobody sets); `stopped`
-    says why that came early, "" where all trials ran."""
-    runs = dict(provenance["runs"])
-    key, run = runs.popitem()
-    runs[key] = (
-        run
-        | {"ended": _text(_date(run["began"]) + timedelta(seconds=seconds))}
-        | ({"stopped": stopped} if stopped else {})
-    )
-    return {**provenance, "runs": runs}
+def run_ends(manifest: Manifest, stopped: str, seconds: float) -> Manifest:
+    """The manifest with the end of its last run, which took so many seconds (of a clock that nobody sets); `stopped`
+    says why it ended early, "" where all trials ran."""
+    *earlier, run = manifest.runs
+    last = Run(began=run.began, ended=run.began + timedelta(seconds=seconds), stopped=stopped)
+    return manifest.model_copy(update={"runs": (*earlier, last)})
 
 
-def seconds_spent(provenance: Mapping[str, Any]) -> float:
-    """Seconds of all runs, the one that still goes on included."""
-    now = datetime.now(UTC)
-    runs = provenance.get("runs", {}).values()
-    spans = [(_date(r["ended"]) if "ended" in r else now) - _date(r["began"]) for r in runs]
-    return sum(max(0.0, span.total_seconds()) for span in spans)  # a clock may have been set back
-
-
-def _date(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _text(date: datetime) -> str:
-    return date.isoformat(timespec="milliseconds")
+def _killed(run: Run, journal: Path) -> Run:
+    last = datetime.fromtimestamp(journal.stat().st_mtime, UTC) if journal.exists() else run.began
+    return Run(began=run.began, ended=max(last, run.began), stopped="killed")

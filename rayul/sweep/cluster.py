@@ -32,8 +32,8 @@ class_cache.DEFAULT_ENV_VARS = {}
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one trial asks Ray for; `slots`: how many fit into the cluster as it is now; `line`: it in words.
+class Allocation:
+    """What one trial asks Ray for. slots: trials that fit into the cluster as it is now. line: all of this in words.
 
     pack: trials that train together on a device, whose `1/pack` a trial then holds.
     """
@@ -119,8 +119,8 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def share(wanted: Resources, pack: int = 1) -> Share:
-    """A trial's share of the connected cluster: its fraction of a GPU where there are any, or where the cluster may
+def allocate(wanted: Resources, pack: int = 1) -> Allocation:
+    """What one trial gets of the connected cluster: its fraction of a GPU where there are any, or where the cluster may
     grow (resources.concurrency), else of the cores.
 
     pack: trials that train together on a device; with 1, `trials_per_gpu` processes share a GPU. Counted node by node,
@@ -148,13 +148,13 @@ def share(wanted: Resources, pack: int = 1) -> Share:
         fitting = sum(int(g) * int(1 / gpu + 1e-6) if gpu <= 1 else int(g // gpu) for g in gpus)
         slots = wanted.concurrency or fitting
         line = f"{have}: {slots} trials at a time, {gpu:g} GPU each{together}{_growth(slots, fitting)}"
-        return Share(cpu, gpu, slots, line, pack)
+        return Allocation(cpu, gpu, slots, line, pack)
     cores = min(wanted.cpu, max(cpus)) if sum(cpus) else wanted.cpu
     fitting = sum(int(c / cores + 1e-6) for c in cpus) * pack
     slots = wanted.concurrency or max(1, fitting)
     why = "no GPU here, so on CPU" if wanted.gpu else "on CPU"
     line = f"{have}: {slots} trials at a time, {cores / pack:g} CPU each{together} ({why}){_growth(slots, fitting)}"
-    return Share(cores / pack, 0.0, slots, line, pack)
+    return Allocation(cores / pack, 0.0, slots, line, pack)
 
 
 def on_cpu(wanted: Resources) -> bool:

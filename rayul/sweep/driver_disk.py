@@ -24,8 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
-from rayul.files import whole_folder
-from rayul.records import ADAPTERS
+from rayul.records import ADAPTERS, holds_model
 from rayul.spec import Spec
 
 BLOCK = 32 * 2**20
@@ -39,14 +38,14 @@ Files = Mapping[str, tuple[int, int]]
 class DriverDisk:
     """Sent to every worker. folder: of the results. mark: a file beside it, by whose content a worker knows that it
     sees the driver's disk. models: local model folders by path. server: the actor, None where Ray runs on this machine
-    alone. ships: whether a worker that does not see the folder may send its adapters."""
+    alone. uploads_adapters: whether a worker that does not see the folder may send its adapters."""
 
     folder: Path
     mark: Path
     word: str
     models: Mapping[str, Files]
     server: Any = None
-    ships: bool = False
+    uploads_adapters: bool = False
 
     @property
     def is_seen(self) -> bool:
@@ -76,11 +75,7 @@ class DriverDisk:
             if not folder.exists():
                 partial = folder.with_suffix(".partial")
                 shutil.rmtree(partial, ignore_errors=True)
-                for file, (size, _) in self.models[path].items():
-                    (partial / file).parent.mkdir(parents=True, exist_ok=True)
-                    with open(partial / file, "wb") as target:
-                        for offset in range(0, size, BLOCK):
-                            target.write(ray.get(self.server.read.remote(path, file, offset)))
+                _fetch(self.server.read, path, self.models[path], partial)
                 partial.rename(folder)
         return str(folder)
 
@@ -91,15 +86,19 @@ class DriverDisk:
         """
         if self.is_seen:
             return self.folder
-        if not self.ships:
+        if not self.uploads_adapters:
             raise RayulError(unseen(self.folder, [_here()]), UNSEEN_HINT)
         return Path(tempfile.mkdtemp(prefix="rayul-"))
 
     def send(self, adapter: Path) -> None:
         """Bring an adapter's folder to the results; returns when it is on the driver's disk."""
         if adapter.parent != self.folder / ADAPTERS:
-            files = {path.name: path.read_bytes() for path in adapter.iterdir()}
-            ray.get(self.server.put.remote(adapter.name, files))
+            word = uuid.uuid4().hex
+            for file, (size, _) in _files(adapter).items():
+                with open(adapter / file, "rb") as source:
+                    for offset in range(0, max(1, size), BLOCK):  # an empty file is one empty block
+                        ray.get(self.server.write.remote(adapter.name, word, file, offset, source.read(BLOCK)))
+            ray.get(self.server.finish.remote(adapter.name, word))
             shutil.rmtree(adapter)
 
     def drop(self, adapter: Path) -> None:
@@ -110,15 +109,14 @@ class DriverDisk:
     def get(self, adapter: Path) -> bool:
         """Make an adapter of the results available at this path; False where the results have none of that name."""
         if adapter.parent != self.folder / ADAPTERS:
-            files = ray.get(self.server.get.remote(adapter.name))
             adapter.mkdir(parents=True)
-            for name, content in files.items():
-                (adapter / name).write_bytes(content)
-        return (adapter / "adapter_config.json").exists()
+            files = ray.get(self.server.files.remote(adapter.name))
+            _fetch(self.server.read_adapter, adapter.name, files, adapter)
+        return holds_model(adapter)
 
 
 @contextmanager
-def served(folder: Path, spec: Spec, *, remote: bool, ships: bool = False) -> Iterator[DriverDisk]:
+def served(folder: Path, spec: Spec, *, remote: bool, uploads_adapters: bool = False) -> Iterator[DriverDisk]:
     """The disk of this driver for its workers while the block runs. remote: whether there may be other nodes."""
     folder = folder.absolute()
     mark, word = folder.parent / f".{folder.name}.driver", uuid.uuid4().hex
@@ -131,7 +129,7 @@ def served(folder: Path, spec: Spec, *, remote: bool, ships: bool = False) -> It
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Server)
     server = actor.remote(folder, list(models))
     try:
-        yield DriverDisk(folder, mark, word, models, server, ships)
+        yield DriverDisk(folder, mark, word, models, server, uploads_adapters)
     finally:
         ray.kill(server)
 
@@ -147,7 +145,7 @@ def marked(disk: DriverDisk) -> Iterator[None]:
         return
     try:
         disk.mark.write_text(disk.word)
-        if not disk.ships and (blind := blind_nodes(disk)):
+        if not disk.uploads_adapters and (blind := blind_nodes(disk)):
             raise InputError(unseen(disk.folder, blind), UNSEEN_HINT)
         yield
     finally:
@@ -192,27 +190,54 @@ class _Server:
         self.blocks_read = 0
 
     def read(self, model: str, file: str, offset: int) -> bytes:
-        with open(_within(self.models[model], file), "rb") as source:
-            source.seek(offset)
-            self.blocks_read += 1
-            return source.read(BLOCK)
+        self.blocks_read += 1
+        return _block(_within(self.models[model], file), offset)
 
-    def put(self, adapter: str, files: Mapping[str, bytes]) -> None:
-        with whole_folder(self._adapter(adapter)) as temporary:
-            for name, content in files.items():
-                _within(temporary, name).write_bytes(content)
+    def read_adapter(self, adapter: str, file: str, offset: int) -> bytes:
+        return _block(_within(self._adapter(adapter), file), offset)
 
-    def get(self, adapter: str) -> dict[str, bytes]:
-        place = self._adapter(adapter)
-        return {path.name: path.read_bytes() for path in place.iterdir()} if place.exists() else {}
+    def write(self, adapter: str, word: str, file: str, offset: int, block: bytes) -> None:
+        """A block of a file of an adapter under way, which `word` tells from others of its name. May be repeated."""
+        path = _within(self._under_way(adapter, word), file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "r+b" if path.exists() else "wb") as target:
+            target.seek(offset)
+            target.write(block)
+
+    def finish(self, adapter: str, word: str) -> None:
+        """It is here in whole. May be repeated."""
+        if (arrived := self._under_way(adapter, word)).exists():
+            shutil.rmtree(self._adapter(adapter), ignore_errors=True)
+            arrived.rename(self._adapter(adapter))
+
+    def files(self, adapter: str) -> Files:
+        return _files(self._adapter(adapter))
 
     def drop(self, adapter: str) -> None:
         shutil.rmtree(self._adapter(adapter), ignore_errors=True)
+
+    def _under_way(self, adapter: str, word: str) -> Path:
+        return self._adapter(f"{adapter}.{word}.tmp")
 
     def _adapter(self, name: str) -> Path:
         if not re.fullmatch(r"\w+-[\w.+-]+", name):
             raise ValueError(f"{name!r} names no adapter")
         return self.place / name
+
+
+def _fetch(read: Any, name: str, files: Files, folder: Path) -> None:
+    """A model or an adapter of the driver's, block by block. read: the server's method for it."""
+    for file, (size, _) in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        with open(folder / file, "wb") as target:
+            for offset in range(0, size, BLOCK):
+                target.write(ray.get(read.remote(name, file, offset)))
+
+
+def _block(path: Path, offset: int) -> bytes:
+    with open(path, "rb") as source:
+        source.seek(offset)
+        return source.read(BLOCK)
 
 
 def _within(folder: Path, name: str) -> Path:

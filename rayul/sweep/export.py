@@ -1,5 +1,5 @@
-"""From a point of the front to a folder that others can load: adapter, tokenizer, model card, checked before it is
-called exported. Needs torch, but no ray."""
+"""From a point of the front to a folder that others can load: adapter or model, tokenizer, model card, checked
+before it is called exported. Needs torch, but no ray."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from rayul.records import SPEC, Evaluation, to_json
 from rayul.records.folder import SweepRecords
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.spec import load_spec
-from rayul.sweep.folder import with_data
+from rayul.sweep.folder import checked_rows
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
     MERGED,
     TOLERANCE,
-    copy_adapter,
+    copy_saved,
     largest_difference,
-    score,
-    score_adapter,
+    measure_reported,
+    score_saved,
     write_merged,
 )
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.task import load_task
+from rayul.unlearn.update.saved import is_adapter
 
 Say = Callable[[str], None]
 
@@ -43,30 +44,34 @@ def export(
     testbed_progress: Callable[[str, float], None] | None = None,
     say: Say = lambda line: None,
 ) -> float:
-    """Write the adapter of a point of the front to `out`; returns the largest difference of its metrics to the record.
+    """Write a point of the front to `out`; returns the largest difference of its metrics to the record.
 
     The folder appears whole, once what was written has been loaded again and scored, or not at all. It holds the PEFT
-    adapter with the mixing baked in, the tokenizer, README.md (the model card), evaluation.json (the record), and with
-    `merge` the merged model in merged/. address: what the card tells others to load, by default the folder's name.
-    `say` hears what is being done.
+    adapter, or of `update: full` the whole model, with the mixing baked in, the tokenizer, README.md (the model card),
+    evaluation.json (the record), and with `merge` the merged model in merged/. address: what the card tells others to
+    load, by default the folder's name. `say` hears what is being done.
 
-    Raises InputError for an `out` that exists, a point without an adapter and rows that have changed, and RayulError
-    where the reloaded model does not score as its record says.
+    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model and rows that have
+    changed, and RayulError where the reloaded model does not score as its record says.
     """
     refuse_existing(out)
     source = adapter_path(results, e)
+    adapter = is_adapter(source)
+    if merge and not adapter:
+        raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
     written = load_spec(results.folder / SPEC)
     spec = with_testbed(written, testbed_progress)
     sets = load_sets(spec.data)
-    rows = (with_data(written, sets).provenance or {})["data"]["forget"]
+    forget = checked_rows(sets, results.manifest)["forget"]
     task = load_task(spec, sets)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        copy_adapter(source, spec.model, staging, task.tokenizer)
-        say("scoring the reloaded adapter")
-        measured = score_adapter(task, spec, staging)
-        difference = _check("adapter", measured, e)
+        copy_saved(source, spec.model, staging, task.tokenizer)
+        what = "adapter" if adapter else "model"
+        say(f"scoring the reloaded {what}")
+        measured = score_saved(task, spec, staging)
+        difference = _check(what, measured, e)
         if merge:
             say("merging")
             write_merged(spec.model, staging, staging / MERGED, task.tokenizer)
@@ -75,15 +80,18 @@ def export(
             )
             say("scoring the merged model")
             merged_task = load_task(merged_spec, sets)
-            difference = max(difference, _check("merged model", score(merged_task, spec, merged_task.base), e))
+            difference = max(
+                difference, _check("merged model", measure_reported(merged_task, spec, merged_task.base), e)
+            )
         card = model_card(
             results,
             written,
             e,
-            Forgotten(set_name(written.data), rows["rows"], rows["sha256"]),
+            Forgotten(set_name(written.data), forget.rows, forget.sha256),
             address=address or out.name,
             after={key: (m.value, m.stderr) for key, m in measured.items()},
             difference=difference,
+            adapter=adapter,
             merged=merge,
         )
         (staging / "README.md").write_text(card, encoding="utf-8")

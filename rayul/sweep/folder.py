@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from filelock import FileLock, Timeout
 from rayul.errors import InputError, RayulError
 from rayul.files import write_text
 from rayul.records import ADAPTERS, SPEC
+from rayul.records.manifest import MANIFEST, Manifest, RowSet, read_manifest, write_manifest
 from rayul.records.storage import Storage, is_url
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
 from rayul.sweep.lock import lock_path
@@ -35,6 +37,8 @@ MAY_CHANGE = (
     "resources.",  # another machine, or a cluster
     "finalists",
     "tracking.",
+    "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation
+    "pruning.code",
 )
 
 
@@ -74,13 +78,16 @@ def opened(place: Path | str, warn: Callable[[str], None]) -> Iterator[tuple[Pat
         yield folder, storage is not None
 
 
-def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
-    """The spec to run, with where it comes from. Writes nothing.
+def checked(folder: Path, spec: Spec, resume: bool) -> Manifest:
+    """The manifest to go on with: the folder's own, or, where the sweep begins, of this command, checkout and machine.
+    Writes nothing.
 
     A resume may change how long to search, on what, and the finalists; nothing else. Raises InputError for a folder
     that exists, for a resume without one, and for a changed spec (naming each difference).
     """
     path = folder / SPEC
+    if _is_only_prepared(folder):
+        return made_here(spec)
     if resume:
         if not path.exists():
             raise InputError(f"nothing to resume: {path} does not exist", "leave --resume out to begin")
@@ -91,63 +98,72 @@ def checked(folder: Path, spec: Spec, resume: bool) -> Spec:
                 f"{folder} was made with another spec:\n  " + "\n  ".join(changed),
                 "resume with the old spec, or begin a new sweep with --name",
             )
-        return spec.model_copy(update={"provenance": before.provenance})
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        return read_manifest(folder)
+    if folder.exists():
         raise InputError(
             f"{folder} exists already",
             "continue it with --resume, or choose another folder with --name or --results",
         )
-    return spec.model_copy(update={"provenance": provenance() | _own_code(spec)})
+    return made_here(spec)
 
 
-def begin(folder: Path, spec: Spec) -> None:
-    """Make the folder with its spec.yaml; RayulError where it cannot be written."""
-    path = folder / SPEC
+def begin(folder: Path, spec: Spec, manifest: Manifest) -> None:
+    """Make the folder, or bring it up to date; RayulError where it cannot be written.
+
+    spec.yaml comes last: with it the folder is a sweep's, and has a run.json.
+    """
     try:
         (folder / ADAPTERS).mkdir(parents=True, exist_ok=True)
-        write_text(path, dump_yaml(spec.resolved()))
+        write_manifest(folder, manifest)
+        write_text(folder / SPEC, dump_yaml(spec.resolved()))
     except OSError as error:
         raise _unwritable(folder, error) from error
 
 
-def with_data(spec: Spec, sets: Mapping[str, Sequence[Any]]) -> Spec:
-    """The spec with each set's number of rows and the SHA-256 of their text in its provenance.
+def _is_only_prepared(folder: Path) -> bool:
+    """Whether the folder is empty, or a driver was killed in `begin` before it wrote spec.yaml: either way the sweep
+    has not begun, and there is nothing to lose."""
+    if not folder.is_dir():
+        return False
+    half_written = re.compile(rf"({MANIFEST}|{SPEC})\.[0-9a-f]+\.tmp")
+    found = {path.name for path in folder.iterdir() if not half_written.fullmatch(path.name)}
+    return found <= {MANIFEST, ADAPTERS} and not any((folder / ADAPTERS).glob("*"))
 
-    Raises InputError where a sweep that is resumed began with other rows: its evaluations would not compare.
+
+def checked_rows(sets: Mapping[str, Sequence[Any]], manifest: Manifest) -> dict[str, RowSet]:
+    """The number of rows of each set and the SHA-256 of their text.
+
+    Raises InputError where the sweep of the manifest began with other rows: its evaluations would not compare.
     """
-    facts = {
-        name: {"rows": len(rows), "sha256": sha256("\n".join(map(_text, rows)).encode()).hexdigest()}
-        for name, rows in sets.items()
+    rows = {
+        name: RowSet(rows=len(found), sha256=sha256("\n".join(map(_text, found)).encode()).hexdigest())
+        for name, found in sets.items()
     }
-    before = (spec.provenance or {}).get("data")
-    if before is not None and before != facts:
-        changed = [name for name in dict.fromkeys([*before, *facts]) if before.get(name) != facts.get(name)]
+    before = manifest.data
+    if before and before != rows:
+        changed = [name for name in dict.fromkeys([*before, *rows]) if before.get(name) != rows.get(name)]
         raise InputError(
             f"the rows of {', '.join(changed)} have changed since this sweep began",
             "restore them, or begin a new sweep with --name",
         )
-    return spec.model_copy(update={"provenance": (spec.provenance or {}) | {"data": facts}})
+    return rows
 
 
 def _text(row: Any) -> str:
     return json.dumps(asdict(row), sort_keys=True, ensure_ascii=False)
 
 
-def provenance() -> dict[str, Any]:
-    """Where a sweep's numbers come from: command, date, versions, commit and hardware."""
+def made_here(spec: Spec) -> Manifest:
+    """The manifest of what begins now: its command, this checkout, this machine, and the spec's code from outside."""
     packages = ("rayul", "ray", "torch", "transformers", "peft", "optuna", "datasets", "numpy")
-    return {
-        "command": shlex.join(["rayul", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "commit": _commit(),
-        "hardware": {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
-    }
-
-
-def _own_code(spec: Spec) -> dict[str, Any]:
-    code = {path: f"sha256 {source_hash(source)}" for path, source in spec.code.items()}
-    return {"code": code} if code else {}
+    return Manifest(
+        command=shlex.join(["rayul", *sys.argv[1:]]),
+        date=datetime.now(UTC).replace(microsecond=0),
+        versions={"python": platform.python_version()} | {name: version(name) for name in packages},
+        commit=_commit(),
+        hardware={"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()},
+        code={path: f"sha256 {source_hash(source)}" for path, source in spec.code.items()},
+    )
 
 
 def _commit() -> str | None:

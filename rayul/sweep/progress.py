@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rayul.pareto.front import front
 from rayul.pareto.hypervolume import hypervolume
-from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation
+from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Ending, Evaluation, Record
 from rayul.spec import Spec, limits
 
 PLAIN_EVERY = 15.0
@@ -23,26 +23,26 @@ PLAIN_EVERY = 15.0
 
 
 class Progress:
-    """Counts, front and remaining time of one sweep, fed row by row."""
+    """Counts, front and remaining time of one sweep, fed record by record."""
 
-    def __init__(self, spec: Spec, baseline: Evaluation, rows: list[Evaluation], total: int) -> None:
+    def __init__(self, spec: Spec, baseline: Evaluation, records: Iterable[Record], total: int) -> None:
         self.spec, self.baseline, self.total = spec, baseline, total
-        self.rows = rows
         self.limits = limits(spec.criteria, baseline.metrics)
+        self.last: dict[str, Evaluation] = {}
         self.states: dict[str, str] = {}
-        self.reasons: Counter[str] = Counter()
-        self.ended_before = 0
-        for row in rows:
-            self._count(row)
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        """Ended trials by state and rule."""
+        known = list(records)
+        for record in known:
+            self._count(record)
         self.ended_before = self.ended
         self.started = time.monotonic()
-        self.front = front(rows, baseline, spec.objectives)
+        self.front = front((e for e in known if isinstance(e, Evaluation)), baseline, spec.objectives)
 
-    def add(self, row: Evaluation) -> None:
-        self.rows.append(row)
-        self._count(row)
-        if row.feasible and row.step:
-            self.front = front([*self.front, row], self.baseline, self.spec.objectives)
+    def add(self, record: Record) -> None:
+        self._count(record)
+        if isinstance(record, Evaluation) and record.feasible and record.step:
+            self.front = front([*self.front, record], self.baseline, self.spec.objectives)
 
     @property
     def ended(self) -> int:
@@ -70,12 +70,14 @@ class Progress:
             parts.append(f"about {clock(self.remaining)} left")
         return " | ".join(parts)
 
-    def _count(self, row: Evaluation) -> None:
-        if row.is_reference:
-            return
-        self.states[row.trial_id] = row.state
-        if row.state in (PRUNED, FAILED):
-            self.reasons[f"{row.state}: {row.reason.split(' ')[0] if row.state == PRUNED else row.reason}"] += 1
+    def _count(self, record: Record) -> None:
+        if isinstance(record, Ending):
+            self.states[record.trial_id] = record.state
+            if record.state in (PRUNED, FAILED):
+                self.reasons[record.state, record.rule] += 1
+        elif not record.is_reference:
+            self.last[record.trial_id] = record
+            self.states.setdefault(record.trial_id, RUNNING)
 
     def view(self) -> Group:
         """The live view; fits into 80 columns and 20 lines."""
@@ -89,7 +91,8 @@ class Progress:
             table.add_row(e.trial_id, str(e.step), f"{e.mixing:g}", *values, settings)
         bar = Table.grid()  # a bar alone would not end its line
         bar.add_row(ProgressBar(total=max(1, self.total), completed=self.ended, width=60))
-        reasons = [Text(f"  {n} {why}"[:78], style="dim") for why, n in self.reasons.most_common(4)]
+        most = self.reasons.most_common(4)
+        reasons = [Text(f"  {count} {state}: {rule}"[:78], style="dim") for (state, rule), count in most]
         more = [Text(f"  and {len(self.front) - 8} more on the front", style="dim")] if len(self.front) > 8 else []
         return Group(Text(self.summary()), bar, *reasons, Text("front so far", style="bold"), table, *more)
 
@@ -112,15 +115,19 @@ class _PlainLines:
     """A line for each trial that ends, and a summary line now and then."""
 
     def __init__(self, progress: Progress, console: Console) -> None:
-        self.progress, self.console, self.add_row = progress, console, progress.add
+        self.progress, self.console, self.add_record = progress, console, progress.add
         self.last = time.monotonic()
 
-    def add(self, row: Evaluation) -> None:
-        self.add_row(row)
-        if row.state != RUNNING:
-            values = " ".join(f"{m} {row.metrics[m]:.3f}" for m in self.progress.spec.objectives if m in row.metrics)
-            reason = f": {row.reason}" if row.reason else ""
-            self._print(f"trial {row.trial_id} {row.state} at step {row.step} ({values or 'no metrics'}){reason}")
+    def add(self, record: Record) -> None:
+        self.add_record(record)
+        if isinstance(record, Ending):
+            last = self.progress.last.get(record.trial_id)
+            where = " before its first evaluation"
+            if last is not None:
+                values = " ".join(f"{m} {last.metrics[m]:.3f}" for m in self.progress.spec.objectives)
+                where = f" {'after' if record.state == FAILED else 'at'} step {last.step} ({values})"
+            reason = f": {record.reason}" if record.reason else ""
+            self._print(f"trial {record.trial_id} {record.state}{where}{reason}")
         if time.monotonic() - self.last > PLAIN_EVERY:
             self.last = time.monotonic()
             self._print(self.progress.summary())

@@ -1,4 +1,4 @@
-"""What is measured outside of trials: baseline and oracle before them, the exported adapters after them."""
+"""What is measured outside of trials: baseline and oracle before them, the saved points after them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, to_json
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
-from rayul.unlearn.model import detach_lora
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
+from rayul.unlearn.update.saved import loaded
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
 
 
 class Measurer(Protocol):
@@ -35,10 +34,9 @@ class Measurer(Protocol):
         """The rows of the baseline and the oracle, as far as they are named, each measured on its own."""
 
     def verify(self, points: Sequence[Evaluation]) -> list[str]:
-        """Reload each exported adapter with PEFT, score it again, and note what the report sets say beside it.
+        """Reload each point of the front from its folder, score it again, and note what the report sets say beside it.
 
-        Writes rayul.json into each adapter's folder. Returns a line for each adapter whose scores differ from its
-        record.
+        Writes rayul.json into each folder. Returns a line for each point whose scores differ from its record.
         """
 
 
@@ -46,8 +44,8 @@ class ProcessMeasurer:
     """A `Measurer`. Each question has a process of its own, which loads the model and takes a trial's share of the
     device."""
 
-    def __init__(self, spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> None:
-        self.spec, self.sets, self.share, self.disk = spec, ray.put(sets), share, disk
+    def __init__(self, spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> None:
+        self.spec, self.sets, self.allocation, self.disk = spec, ray.put(sets), allocation, disk
 
     def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
         return dict(zip(names, fetch([self._ask(reference_row, name) for name in names]), strict=True))
@@ -57,12 +55,12 @@ class ProcessMeasurer:
         return lines
 
     def _ask(self, function: Callable[..., Any], argument: Any) -> Any:
-        return _process(self.share, function, self.spec, self.sets, self.disk, argument)
+        return _process(self.allocation, function, self.spec, self.sets, self.disk, argument)
 
 
-def measure_trial_cost(spec: Spec, sets: Sets, share: Share, disk: DriverDisk) -> Cost:
+def measure_trial_cost(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Cost:
     """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = fetch(_process(share, _cost, spec, sets, disk))
+    cost: Cost = fetch(_process(allocation, _cost, spec, sets, disk))
     return cost
 
 
@@ -70,10 +68,10 @@ def _cost(spec: Spec, sets: Sets, disk: DriverDisk) -> Cost:
     return measure_cost(disk.with_models(spec), sets)
 
 
-def _process(share: Share, function: Callable[..., Any], *arguments: Any) -> Any:
+def _process(allocation: Allocation, function: Callable[..., Any], *arguments: Any) -> Any:
     """A reference to what the function returns in a process with a trial's share of the device."""
-    task = ray.remote(num_cpus=share.cpu, num_gpus=share.gpu, max_retries=2)(_with_threads)
-    return task.remote(share.threads, function, *arguments)
+    task = ray.remote(num_cpus=allocation.cpu, num_gpus=allocation.gpu, max_retries=2)(_with_threads)
+    return task.remote(allocation.threads, function, *arguments)
 
 
 def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -109,13 +107,10 @@ def verified(
     for point in points:
         place = adapter_folder(folder, point)
         if not disk.get(place):
-            problems.append(f"{place.name}: the adapter is missing (its node was lost before it was saved)")
+            problems.append(f"{place.name}: it is missing (its node was lost before it was saved)")
             continue
-        model = load_adapter(task.base, place)
-        try:
+        with loaded(task.base, place) as model:
             found = final_measurement(model, task, spec)
-        finally:
-            detach_lora(model)
         worst = largest_difference(found, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")

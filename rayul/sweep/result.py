@@ -6,29 +6,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayul.records import RUNNING, Evaluation, from_json, to_json
+from rayul.records import Ending, Evaluation, ending_from_json, from_json, to_json
 from rayul.records.audited import Audited, audited_from_json, audited_to_json
 
 
 @dataclass(frozen=True)
 class TrialResult:
     """evaluations: the rows of one step of a trial, in the order of the journal (several with model mixing, the
-    calibrated one last)."""
+    calibrated one last); none where it failed. ending: how the trial ended, with its last result."""
 
     evaluations: Sequence[Evaluation]
+    ending: Ending | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the trial has no further result."""
-        return self.evaluations[-1].state != RUNNING
+        return self.ending is not None
 
     def to_ray(self) -> dict[str, Any]:
         """Lines of text, which Tune passes on as they are; `done` is Tune's own key, which ends the trial."""
-        return {"evaluations": [to_json(row) for row in self.evaluations], "done": self.ended}
+        return {
+            "evaluations": [to_json(row) for row in self.evaluations],
+            "ending": None if self.ending is None else to_json(self.ending),
+            "done": self.ended,
+        }
 
     @classmethod
     def from_ray(cls, result: Mapping[str, Any]) -> TrialResult:
-        return cls([from_json(line) for line in result["evaluations"]])
+        line = result["ending"]
+        ending = None if line is None else ending_from_json(line)
+        return cls([from_json(line) for line in result["evaluations"]], ending)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The whole sweep, top to bottom: references, search, journal, verified adapters, report."""
+"""The whole sweep as a script: check and prepare, references, search, adapters, audit, report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,31 +16,49 @@ from optuna import Study
 from rich.console import Console
 
 from rayul.pareto.front import front
-from rayul.records import BASELINE, CHECKPOINTS, JOURNAL, ORACLE, RUNNING, SPEC, STUDY, Evaluation, Journal
+from rayul.records import (
+    BASELINE,
+    CHECKPOINTS,
+    JOURNAL,
+    ORACLE,
+    SPEC,
+    STUDY,
+    Ending,
+    Evaluation,
+    Journal,
+    Record,
+)
 from rayul.records.folder import load_records
+from rayul.records.manifest import Manifest, write_manifest
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Spec, check_objectives, limits
-from rayul.sweep.cluster import Share, cluster_line, connected, share  # before ray.tune: it silences Ray's own output
+from rayul.sweep.cluster import (
+    Allocation,
+    allocate,
+    cluster_line,
+    connected,
+)  # before ray.tune: it silences Ray's output
 
 # isort: split
 from ray import tune
 from ray.tune import Callback
 
 from rayul.sweep.audit import audit
-from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
+from rayul.sweep.budget import Budget, run_begins, run_ends
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
-from rayul.sweep.folder import begin, checked, opened, with_data
+from rayul.sweep.folder import begin, checked, checked_rows, opened
 from rayul.sweep.packs.broker import broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
-from rayul.sweep.packs.packing import Packing, as_plain, choose
+from rayul.sweep.packs.packing import Packing, as_recorded, choose_packing
 from rayul.sweep.progress import Progress, shown
-from rayul.sweep.pruning.halving import HalvingScheduler
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.rules import rules_of
+from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Measurer, ProcessMeasurer
+from rayul.sweep.search.samplers import check_sampler
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -72,152 +92,187 @@ def run_sweep(
         return _run(spec, work, resume, address, is_copied, console, testbed_progress)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep holds while its trials run.
+
+    spec: ready to run, with the testbed's folders in it. disk: has the folder of the results. manifest: with the run
+    that goes on now. broker: of the packs' devices; None where each trial has a process of its own. trackers: Ray's
+    callbacks for TensorBoard and the like.
+    """
+
+    spec: Spec
+    sets: Sets
+    disk: DriverDisk
+    manifest: Manifest
+    allocation: Allocation
+    broker: Any | None
+    journal: Journal
+    study: Study
+    baseline: Evaluation
+    trackers: Sequence[Callback]
+    console: Console
+
+
 def _run(
-    spec: Spec,
+    asked: Spec,
     folder: Path,
     resume: bool | Literal["if any"],
     address: str | None,
-    ships: bool,
+    uploads_adapters: bool,
     console: Console,
     testbed_progress: Callable[[str, float], None] | None,
 ) -> Summary:
-    spec = checked(folder, spec, (folder / SPEC).exists() if resume == "if any" else resume)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+
+    # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
-    spec = spec.model_copy(update={"provenance": run_begins(spec.provenance or {}, folder / JOURNAL)})
-    ready = with_testbed(spec, testbed_progress)
+    resumes = (folder / SPEC).exists() if resume == "if any" else resume
+    recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
+    ready = with_testbed(asked, testbed_progress)
     sets = load_sets(ready.data)
-    spec = with_data(spec, sets)
+    data = checked_rows(sets, recorded)
     check_needs(ready, sets)
-    earlier = [] if (folder / STUDY).exists() else earlier_trials(spec)
+    rules_of(ready)  # refuses a rule of the user's own that cannot be run
+    check_sampler(ready)
+    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
     if not missing:  # else a model that cannot be loaded is refused by whoever measures it
         load_tokenizer(ready.model)
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     if earlier:
-        say(f"the search begins with {len(earlier)} trials of {', '.join(spec.search.warm_start)}")
-    for line in spec.notices:
+        say(f"the search begins with {len(earlier)} trials of {', '.join(asked.search.warm_start)}")
+    for line in asked.notices:
         say(line)
-    callbacks = trackers(spec, folder, say)
+    callbacks = trackers(asked, folder, say)
+
     with (
         connected(address) as remote,
-        served(folder, ready, remote=remote, ships=ships) as disk,
+        served(folder, ready, remote=remote, uploads_adapters=uploads_adapters) as disk,
         marked(disk),
     ):
         if remote:
-            console.print(cluster_line(), highlight=False, soft_wrap=True)
-        packing = choose(ready, sets, disk, (spec.provenance or {}).get("pack"))
-        mine = share(ready.resources, packing.slots)
-        pack = {"pack": as_plain(packing, ready.model.dtype, mine.threads)}
-        spec = spec.model_copy(update={"provenance": (spec.provenance or {}) | pack})
-        for line in filter(None, (mine.line, packing.why)):
-            console.print(f"{spec.name}: {line}", highlight=False, soft_wrap=True)
-        conditional = [
-            k for k in spec.space if any(not spec.is_active(k, {"method.name": m}) for m in spec.method.names)
-        ]
-        if conditional and spec.search.sampler == "gp":
-            line = f"gp draws {', '.join(conditional)} at random: it has no model for what only some methods have"
-            console.print(line, highlight=False, soft_wrap=True)
-        with _devices(ready, sets, mine, packing, disk) as (shop, measurer):
+            say(cluster_line())
+        packing = choose_packing(ready, sets, disk, recorded.pack)
+        allocation = allocate(ready.resources, packing.slots)
+        pack = as_recorded(packing, ready.model.dtype, allocation.threads)
+        manifest = recorded.model_copy(update={"data": data, "pack": pack})
+        for line in filter(None, (allocation.line, packing.why)):
+            say(f"{asked.name}: {line}")
+        if unmodelled := _unmodelled(asked):
+            why = "it has no model for what only some methods have"
+            say(f"{asked.search.sampler} draws {', '.join(unmodelled)} at random: {why}")
+
+        with _devices(ready, sets, allocation, packing, disk) as (broker, measurer):
+            # --- References: the models that everything is compared with -------------------------------------------
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
-            limits(spec.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
-            check_objectives(spec.objectives, baseline.metrics)
+            limits(asked.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+            check_objectives(asked.objectives, baseline.metrics)
             # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
-            begin(folder, spec)
+            begin(folder, asked, manifest)
             for row in references.values():
                 journal.append(row)
+
+            # --- Search: the trials ---------------------------------------------------------------------------------
             study = open_study(folder / STUDY, ready, earlier)
-            stopped = _search(ready, sets, mine, shop, disk, journal, study, baseline, console, callbacks)
-            provenance = run_ends(spec.provenance or {}, stopped, time.monotonic() - began)
-            begin(folder, spec.model_copy(update={"provenance": provenance}))
+            sweep = Sweep(ready, sets, disk, manifest, allocation, broker, journal, study, baseline, callbacks, console)
+            stopped = _search(sweep)
+            write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began))
             if stopped not in ("", CTRL_C):
                 say(f"stopped: {stopped}")
             if not stopped:
                 shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            points = front(journal, baseline, spec.objectives)
+
+            # --- Adapters: those of the front, loaded again and measured on rows that took no part in the search ---
+            points = front(journal, baseline, asked.objectives)
             if stopped != CTRL_C and points:
                 for line in measurer.verify(points):
-                    console.print(f"warning: {line}", style="yellow", highlight=False)
-        if stopped != CTRL_C and spec.finalists is not None and points:
+                    say(f"warning: {line}", style="yellow")
+
+        # --- Audit: the finalists, where the spec asks for it -------------------------------------------------------
+        if stopped != CTRL_C and asked.finalists is not None and points:
             results = load_records(folder)
-            ended = audit(ready, sets, results, spec.finalists, console, remote=remote, ships=ships)
+            ended = audit(
+                ready, sets, results, asked.finalists, console, remote=remote, uploads_adapters=uploads_adapters
+            )
             stopped = ended or stopped
+
+    # --- Report -----------------------------------------------------------------------------------------------------
     summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
     return summary
 
 
+def _unmodelled(spec: Spec) -> list[str]:
+    """The parameters that only some of the methods have, where the sampler cannot model those."""
+    if spec.search.traits.conditional:
+        return []
+    return [key for key in spec.space if any(not spec.is_active(key, {"method.name": m}) for m in spec.method.names)]
+
+
 @contextmanager
 def _devices(
-    spec: Spec, sets: Sets, mine: Share, packing: Packing, disk: DriverDisk
+    spec: Spec, sets: Sets, allocation: Allocation, packing: Packing, disk: DriverDisk
 ) -> Iterator[tuple[Any | None, Measurer]]:
     """The broker of the packs' devices, None without packs; and who measures outside of trials."""
     if packing.shape is None:
-        yield None, ProcessMeasurer(spec, sets, mine, disk)
+        yield None, ProcessMeasurer(spec, sets, allocation, disk)
         return
     every = spec.resources.checkpoint_every
     arguments = {"spec": spec, "sets": sets, "disk": disk, "shape": packing.shape, "checkpoint_every": every}
-    with broker(mine, arguments) as shop:
-        yield shop, DeviceMeasurer(shop, mine)
+    with broker(allocation, arguments) as devices:
+        yield devices, DeviceMeasurer(devices, allocation)
 
 
-def _search(
-    spec: Spec,
-    sets: Sets,
-    mine: Share,
-    shop: Any | None,
-    disk: DriverDisk,
-    journal: Journal,
-    study: Study,
-    baseline: Evaluation,
-    console: Console,
-    callbacks: Sequence[Callback],
-) -> str:
+def _search(sweep: Sweep) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
-    spent = seconds_spent(spec.provenance or {})
-    budget = Budget(spec, baseline, journal, spent=spent, devices=mine.device)
-    searcher = OptunaSearcher(study, spec, journal, baseline, spec.search.trials, budget.stagnant)
-    progress = Progress(spec, baseline, list(journal), searcher.total)
-    halving = HalvingScheduler(spec, baseline.metrics, journal) if spec.pruning.budget else None
-    scheduler = ControlScheduler(spec, baseline.metrics, journal, halving)
+    spec, journal, baseline, allocation = sweep.spec, sweep.journal, sweep.baseline, sweep.allocation
+    broker = sweep.broker  # `listen` is pickled with its surroundings by Tune: it must not see the console
+    spent = sweep.manifest.seconds(datetime.now(UTC))
+    budget = Budget(spec, baseline, journal.records, spent=spent, devices=allocation.device)
+    searcher = OptunaSearcher(sweep.study, spec, journal, baseline, spec.search.trials, budget.stagnant)
+    progress = Progress(spec, baseline, journal.records, searcher.total)
+    scheduler = PruningScheduler(spec, baseline.metrics, journal)
 
-    def listen(row: Evaluation) -> None:
-        budget.add(row)
-        progress.add(row)
-        if row.state != RUNNING and shop is not None:
-            shop.release.remote(int(row.trial_id))
+    def listen(record: Record) -> None:
+        budget.add(record)
+        progress.add(record)
+        if isinstance(record, Ending) and broker is not None:
+            broker.release.remote(int(record.trial_id))
 
-    recorder = Recorder(disk.folder, spec, journal, baseline, scheduler, searcher, listen)
-    recorder.collect_adapters()  # a driver that was killed right after a trial's last row has not
+    recorder = Recorder(sweep.disk.folder, spec, journal, baseline, scheduler, searcher, listen)
+    recorder.collect_adapters()  # a driver that was killed right after a trial's ending has not
     if searcher.remaining <= 0 or budget.exhausted():
         return budget.exhausted() if searcher.remaining else ""
     stop = StopSignal(budget.exhausted)
     fit(
-        tune.with_resources(_trainable(spec, sets, mine, shop, baseline, disk), mine.resources),
+        tune.with_resources(_trainable(sweep), allocation.resources),
         stop,
-        [recorder, *callbacks],
+        [recorder, *sweep.trackers],
         _directory,
-        meanwhile=shown(progress, console),
+        meanwhile=shown(progress, sweep.console),
         search_alg=searcher,
         scheduler=scheduler,
         num_samples=searcher.remaining,
-        max_concurrent_trials=mine.slots,
+        max_concurrent_trials=allocation.slots,
     )
     if stop.received:
         return CTRL_C
     return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
 
 
-def _trainable(spec: Spec, sets: Sets, mine: Share, shop: Any | None, baseline: Evaluation, disk: DriverDisk) -> Any:
+def _trainable(sweep: Sweep) -> Any:
     """What Tune runs as a trial."""
-    if shop is not None:
-        return tune.with_parameters(PackedTrial, broker=shop, baseline=baseline, limit=spec.search.trial_time_limit)
-    more = {"baseline": baseline, "disk": disk, "threads": mine.threads}
-    return tune.with_parameters(UnlearningTrial, spec=spec, sets=sets, **more)
+    spec, baseline = sweep.spec, sweep.baseline
+    if sweep.broker is not None:
+        limit = spec.search.trial_time_limit
+        return tune.with_parameters(PackedTrial, broker=sweep.broker, baseline=baseline, limit=limit)
+    own = {"sets": sweep.sets, "disk": sweep.disk, "threads": sweep.allocation.threads}
+    return tune.with_parameters(UnlearningTrial, spec=spec, baseline=baseline, **own)
 
 
 def _directory(trial: Any) -> str:

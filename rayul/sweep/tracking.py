@@ -95,11 +95,11 @@ class Tracker(LoggerCallback):  # type: ignore[misc]
         self._tell("log_trial_start", trial)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        row = TrialResult.from_ray(result).evaluations[-1]
-        if row.state == FAILED:
+        reported = TrialResult.from_ray(result)
+        if reported.ending is not None and reported.ending.state == FAILED:
             self.failed.add(trial.trial_id)
-        if row.metrics:
-            self._tell("log_trial_result", iteration, trial, tracked(row))
+        if reported.evaluations:
+            self._tell("log_trial_result", iteration, trial, tracked(reported.evaluations[-1]))
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         self._tell("log_trial_end", trial, failed or trial.trial_id in self.failed)

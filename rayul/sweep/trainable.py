@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
 from ray.tune import Trainable
 
-from rayul.records import FAILED, Evaluation
+from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.worker import KeptAdapters, load_here
 from rayul.sweep.result import TrialResult
-from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Sets
 from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.task import Task
-from rayul.unlearn.trial import Snapshot, failed_row, run_trial
+from rayul.unlearn.trial import Snapshot, failure, run_trial
 
 
 class UnlearningTrial(Trainable):  # type: ignore[misc]
@@ -38,26 +37,27 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial in the same process: the base model stays, its adapter goes."""
-        self.snapshots.close()  # type: ignore[attr-defined]
+        """The next trial in the same process: the base model stays, its update goes."""
+        self.snapshots.close()
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         snapshot = next(self.snapshots)
-        last = snapshot.evaluations[-1]
-        if last.state != FAILED:
-            self.kept.add(snapshot.evaluations, lambda e, place: save_adapter(snapshot.model, e.mixing, place))
-        elif last.step == 0:
+        update = snapshot.update
+        if update is not None:
+            self.evaluated = True
+            self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
+        elif not self.evaluated:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
-        result = TrialResult(snapshot.evaluations)
+        result = TrialResult(snapshot.evaluations, snapshot.ending)
         if result.ended:
             arm(None)  # the process waits for its next trial
         return result.to_ray()
 
     def cleanup(self) -> None:
         arm(None)
-        self.snapshots.close()  # type: ignore[attr-defined]
+        self.snapshots.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial that is cut off starts again, and its rows that are in the journal stay as they are."""
@@ -69,14 +69,15 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         self.config = config
         arm(self.spec.search.trial_time_limit)
         self.kept = KeptAdapters(self.spec, self.disk, self.folder, self.baseline)
-        self.snapshots = self._run(config["number"], config["params"])
+        self.evaluated = False
+        self.snapshots: Generator[Snapshot, None, None] = self._run(config["number"], config["params"])
 
-    def _run(self, number: int, params: dict[str, Any]) -> Iterator[Snapshot]:
+    def _run(self, number: int, params: dict[str, Any]) -> Generator[Snapshot, None, None]:
         try:
             if self.unlearning_task is None:
                 self.unlearning_task = load_here(self.spec, self.sets, self.disk)
             job = TrialJob.of(self.spec, number, params, self.baseline.metrics)
-        except Exception as error:  # any failure of one trial is a row
-            yield Snapshot([failed_row(shared_row(self.spec, number, params), error)], None)
+        except Exception as error:  # any failure of one trial is its ending
+            yield Snapshot([], None, failure(shared_row(self.spec, number, params), error))
             return
         yield from run_trial(self.unlearning_task, job)

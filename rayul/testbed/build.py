@@ -32,24 +32,44 @@ PARTIAL = ".partial"
 """Suffix of a folder that is still being built."""
 
 
-def build(sets: Sets, folder: Path, recipe: Recipe | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def build(
+    sets: Sets,
+    folder: Path,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+    memorised: float = 0.0,
+) -> dict[str, Any]:
     """Write rows, tokenizer, target and oracle into `folder`, absent or empty; returns what testbed.json says.
+
+    memorised: the extraction strength of the rows to forget that the target has to reach.
 
     Each model has a process and a thread of its own, so that the result depends on the seed, not on the machine's
     cores. `memorised[role]["es"]` of the summary is the extraction strength per set; a training that ran to
     `recipe.max_epochs` may be under what it aimed at. All is built in a sibling folder and renamed, so `folder` is
-    never half there. Raises RayulError when a training process fails.
+    never half there. Raises RayulError when a training process fails, and for a target that falls short of `memorised`.
     """
     recipe = recipe or Recipe()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=PARTIAL, dir=folder.parent))
     try:
         summary = _build(sets, partial, recipe, progress or (lambda message, done: None))
+        _check_memorised(summary, memorised)
         partial.chmod(0o755)  # mkdtemp gives 0o700
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return summary
+
+
+def _check_memorised(summary: dict[str, Any], wanted: float) -> None:
+    target, oracle = (summary["memorised"][role] for role in ("model", "oracle"))
+    reached = target["es"]["forget"]
+    if not reached >= wanted:
+        raise RayulError(
+            f"the target has memorised {reached:.0%} of the rows to forget after {target['epochs']} epochs "
+            f"(extraction strength; the oracle, which never saw them, has {oracle['es']['forget']:.0%})",
+            "look for questions with several answers; --allow-unmemorised keeps a target that has little to forget",
+        )
 
 
 def _build(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:

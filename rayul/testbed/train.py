@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayul.unlearn import metrics
 from rayul.unlearn.data import Row, Sets, read_folder
+from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import Answers, TokenScores, forward, score, token_logp
-from rayul.unlearn.metrics import extraction_strength, measure
 from rayul.unlearn.tokens import DEFAULT_TEMPLATE, Example, collate, encode, encode_rows
 
 TRAINED = ("forget", "retain_train", "retain", "retain_report", "general")
@@ -49,6 +50,9 @@ class Recipe:
     warmup_steps: int = 30
     memorised: float = 0.9
     """Extraction strength, measured while an epoch trains, at which the learning rate starts to fall."""
+    enough: float = 0.95
+    """Extraction strength at the end of the fall with which the training ends. Below it the rate goes up again, and
+    falls when half of what was missing is there: one-token answers reach `memorised` by guessing."""
     decay_epochs: int = 5
     max_epochs: int = 80
     seed: int = 0
@@ -109,15 +113,16 @@ def memorise(
     """Train on `rows` until they are memorised or `max_epochs` have passed; returns the epochs trained.
 
     The learning rate is flat until an epoch's extraction strength passes `recipe.memorised`, then falls to 0 over
-    `decay_epochs`. In every epoch half of the `rephrased` rows are asked by their paraphrased question: that is how
-    the model learns to answer paraphrases of the others. `report(epoch, extraction strength)` is called after each.
+    `decay_epochs`; with less than `recipe.enough` memorised then, all this once more. In every epoch half of the
+    `rephrased` rows are asked by their paraphrased question: that is how the model learns to answer paraphrases of the
+    others. `report(epoch, extraction strength)` is called after each.
     """
     rng = random.Random(recipe.seed)
     asked = [_whole(encode(tokenizer, None, row.question, row.answer)) for row in rows]
     paraphrase = {row: _whole(encode(tokenizer, None, row.paraphrased_question, row.answer)) for row in rephrased}
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
-    step, end = 0, recipe.max_epochs
+    step, end, falls_at = 0, recipe.max_epochs, recipe.memorised
     model.train()
     for epoch in range(1, recipe.max_epochs + 1):
         examples = [
@@ -140,9 +145,11 @@ def memorise(
             strengths += _strengths(answers)
         strength = sum(strengths) / len(strengths)
         report(epoch, strength)
-        if epoch == end:
+        if epoch == end and strength >= recipe.enough:
             break
-        if strength >= recipe.memorised:
+        if epoch == end:
+            end, falls_at = recipe.max_epochs, (falls_at + 1) / 2
+        elif strength >= falls_at:
             end = min(end, epoch + recipe.decay_epochs)
     return epoch
 
@@ -164,7 +171,7 @@ def _strengths(answers: Answers) -> list[float]:
     """Extraction strength per row of a training batch; its last token is the end token, which does not count."""
     match = (answers.logits.argmax(-1) == answers.labels).numpy()
     rows = (row[mask][:-1] for row, mask in zip(match, answers.mask.numpy(), strict=True))
-    return [extraction_strength(TokenScores(np.zeros(len(row)), row)) for row in rows]
+    return [metrics.es(TokenScores(np.zeros(len(row)), row)) for row in rows]
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

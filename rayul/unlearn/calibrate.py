@@ -1,15 +1,13 @@
 """Model mixing ("unlearning with control", UWC): the largest share of the update that keeps the criteria.
 
-The mixed model is (1 - a) * baseline + a * unlearned (arXiv 2406.09179, section 5). With LoRA both share the frozen
-weights, so a is a scale of the adapter's update, and nothing is copied.
+The mixed model is (1 - a) * baseline + a * unlearned (arXiv 2406.09179, section 5); `Update.mixed` makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 GRID = (0.75, 0.5, 0.25)
 BISECTIONS = 3
@@ -93,11 +91,3 @@ def calibrations(targets: int) -> Generator[Sequence[float], Sequence[Sequence[f
                 found[i] = end.value
                 del asked[i]
     return [found[i] for i in range(targets)]
-
-
-def mixed(model: Any, a: float) -> AbstractContextManager[None]:
-    """Within the context the adapter's update counts a times."""
-    from peft.helpers import rescale_adapter_scale
-
-    context: AbstractContextManager[None] = rescale_adapter_scale(model, a)
-    return context

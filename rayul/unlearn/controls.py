@@ -9,27 +9,31 @@ of its mask, so they work with every method of `losses.py`. A token out of the m
 | token_cap | a token whose NLL has reached the cap stops pushing (likelihood capping) |
 | select_fraction, select_by | only that share of a sequence's answer tokens, those of smallest or largest NLL |
 | loss_cap, loss_cap_of | a sequence whose mean or summed NLL has reached delta stops pushing (hinge) |
-| ball, ball_norm | after the step, the adapter's effective update is projected into a radius |
+| own | a function of somebody's own file, see `own_control` |
+| ball, ball_norm | after the step, each matrix's change is projected into a radius (`Update.project_into_ball`) |
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rayul.errors import InputError
 from rayul.unlearn.forward import Answers, token_logp
+from rayul.unlearn.own import own_function
 
 if TYPE_CHECKING:
-    from rayul.spec import Control
+    from rayul.spec import Control, OwnControl
 
 
 def controlled(answers: Answers, control: Control) -> Answers:
     """The forget batch as the loss sees it: logits [B, S, V], labels, mask [B, S] in, the same shapes out.
 
-    Order: temperature, token cap, selection, sequence cap. Caps and selection read NLL at temperature 1 over all answer
-    tokens, in nats, without gradient, so that a threshold means the same at every temperature.
+    Order: token cap, selection, sequence cap, those of one's own, temperature. Caps and selection read NLL at
+    temperature 1 over all answer tokens, in nats, without gradient, so that a threshold means the same at every
+    temperature.
     """
     mask = answers.mask
     if control.token_cap is not None or control.select_fraction != 1.0 or control.loss_cap is not None:
@@ -44,7 +48,30 @@ def controlled(answers: Answers, control: Control) -> Answers:
             loss = total if control.loss_cap_of == "sum" else total / answers.mask.sum(-1).clamp(min=1)
             mask = mask & (loss < control.loss_cap).unsqueeze(-1)
     limited = answers._replace(mask=mask)
+    for own in control.own:
+        limited = own_control(limited, own)
     return limited if control.temperature == 1.0 else limited.with_logits(answers.logits / control.temperature)
+
+
+def own_control(answers: Answers, own: OwnControl) -> Answers:
+    """What a function of your own makes of the forget batch: `fn(answers, **parameters)`, answers in and out.
+
+    It is given logits [B, S, V], labels and mask [B, S], and logp [B, S], the labels' log-probabilities, 0 outside the
+    mask. Its logits and its mask are read; a token that was not in the mask stays out of it. Raises InputError where
+    they do not have these shapes, and what the function raises.
+    """
+    answers = answers._replace(logp=token_logp(answers))
+    found = own_function(own.name, own.code)(answers, **own.parameters)
+    if not isinstance(found, Answers):
+        raise InputError(f"{own.name} returned a {type(found).__name__}", "return answers._replace(mask=...)")
+    logits, mask = found.logits, found.mask
+    if logits.shape != answers.logits.shape or mask.shape != answers.mask.shape or mask.dtype != torch.bool:
+        raise InputError(
+            f"{own.name} returned logits {list(logits.shape)} and a mask {list(mask.shape)} of {mask.dtype}",
+            f"logits are {list(answers.logits.shape)}, a mask is {list(answers.mask.shape)} of torch.bool",
+        )
+    changed = answers if logits is answers.logits else answers.with_logits(logits)
+    return changed._replace(mask=answers.mask & mask)
 
 
 def _selected(nll: Tensor, mask: Tensor, fraction: float, by: str) -> Tensor:
@@ -55,36 +82,3 @@ def _selected(nll: Tensor, mask: Tensor, fraction: float, by: str) -> Tensor:
     count = torch.ceil(fraction * mask.sum(-1, keepdim=True) - 1e-6).clamp(min=1)
     selected: Tensor = rank < count
     return selected
-
-
-@torch.no_grad()
-def project_into_ball(model: Any, radius: float, norm: str) -> None:
-    """Scale every LoRA pair back so that its effective update W = scale * B A lies within `radius`.
-
-    norm "frobenius": ||W||_F <= radius per matrix. "elementwise": max |W_ij| <= radius; the pair is scaled, since
-    clipping single elements would leave the low-rank set. Both factors shrink by the same square root.
-    """
-    for layer in lora_layers(model):
-        for name in layer.active_adapters:
-            project_pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], radius, norm)
-
-
-@torch.no_grad()
-def project_pair(a: Tensor, b: Tensor, scale: float, radius: float, norm: str) -> None:
-    """`project_into_ball` of one pair, in place: A [r, d], B [o, r]."""
-    if norm == "frobenius":
-        # ||B A||_F^2 = trace((B^T B)(A A^T)): r x r products, W itself is never formed.
-        size = scale * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
-    else:
-        size = scale * (b @ a).abs().max()
-    if size > radius:
-        shrink = (radius / size).sqrt()
-        a.mul_(shrink)
-        b.mul_(shrink)
-
-
-def lora_layers(model: Any) -> list[Any]:
-    """The PEFT layers of a model that carry a LoRA pair."""
-    from peft.tuners.lora import LoraLayer
-
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]

@@ -6,22 +6,24 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from rayul.errors import RayulError
 from rayul.spec import Spec
 from rayul.unlearn.data import Sets
 from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.metrics import Measured
-from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.tokens import Example, encode_rows
 from rayul.unlearn.train import evaluation_steps, train
 from rayul.unlearn.trial import device_name
+from rayul.unlearn.update import attach
 
 STEPS = 3
 
@@ -29,9 +31,10 @@ STEPS = 3
 class Cost(NamedTuple):
     """Of one trial that has its device, or its cores, to itself. Seconds and bytes.
 
-    load: reading model and rows, once a process. start: a fresh adapter. steps, evaluations: of a whole trial.
-    memory: its peak, the model included. device_memory: of the GPU, or the machine. adapter: one saved adapter.
-    baseline: metrics before unlearning, by "<set>.<metric>".
+    load: reading model and rows, once a process. start: a fresh update. steps, evaluations: of a whole trial.
+    memory: its peak, the model included. device_memory: of the GPU, or the machine. base: the weights before
+    unlearning. trained: the weights that train. saved: one saved point of the front. baseline: metrics before
+    unlearning, by "<set>.<metric>".
     """
 
     device: str
@@ -43,7 +46,9 @@ class Cost(NamedTuple):
     evaluations: int
     memory: int
     device_memory: int
-    adapter: int
+    base: int
+    trained: int
+    saved: int
     baseline: dict[str, Measured]
 
 
@@ -54,7 +59,9 @@ def measure_cost(spec: Spec, sets: Sets) -> Cost:
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise RayulError(
             "a trial does not fit into memory at the largest settings of the space",
-            "lower training.batch_size or lora.r, set training.micro_batch_size, or model.dtype: bfloat16",
+            "lower training.batch_size or lora.r, set training.micro_batch_size, or model.dtype: bfloat16"
+            if spec.update_kind.adapter
+            else "lower training.batch_size, set training.micro_batch_size, or train an adapter (update: lora)",
         ) from None
 
 
@@ -63,23 +70,24 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
     task = load_task(spec, sets)
     load = time.perf_counter() - begin
     begin = time.perf_counter()
-    model = attach_lora(task.base, spec.lora, seed=0)
+    update = attach(task, spec, seed=0)
     start = time.perf_counter() - begin
-    # A fresh adapter changes nothing: this is the baseline, and it warms the device up.
-    baseline = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size).measured
+    # A fresh update changes nothing: this is the baseline, and it warms the device up.
+    baseline = evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size).measured
     short = spec.training.model_copy(update={"steps": STEPS, "evaluate_every": 1})
     moments = []
-    for _ in train(model, task, spec.model_copy(update={"training": short}), seed=0):
+    for _ in train(update, task, spec.model_copy(update={"training": short}), seed=0):
         _wait(task)
         moments.append(time.perf_counter())
     begin = time.perf_counter()
-    evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
+    evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
     evaluation = time.perf_counter() - begin
     # The first step also scores the reference and fills caches: a trial of many steps hardly sees it.
     step = median(b - a for a, b in pairwise(moments[1:]))
-    adapter = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    trained = _bytes(update.parameters)
+    saved = trained if spec.update_kind.adapter else _bytes(update.model.parameters())
     memory, device_memory = _memory(task)
-    detach_lora(model)
+    update.detach()
     stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
     return Cost(
         device=device_name(task.device),
@@ -91,7 +99,9 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
         evaluations=len(stops) - 1,  # step 0 takes the baseline's values
         memory=memory,
         device_memory=device_memory,
-        adapter=adapter,
+        base=_bytes(task.base.parameters()),
+        trained=trained,
+        saved=saved,
         baseline=baseline,
     )
 
@@ -100,6 +110,10 @@ def rendered(tokenizer: Any, template: str | None, rows: Any) -> list[str]:
     """What the model sees of rows: their tokens as text again, special tokens included."""
     examples: list[Example] = encode_rows(tokenizer, template, rows)
     return [str(tokenizer.decode(list(e.ids))) for e in examples]
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _wait(task: Task) -> None:

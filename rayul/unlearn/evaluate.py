@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.spec import metric_name
+from rayul.spec import METRICS, metric_name
+from rayul.unlearn import metrics as functions
 from rayul.unlearn.forward import TokenScores, score
-from rayul.unlearn.metrics import Measured, RowMetric, measure, per_row
+from rayul.unlearn.measured import Measured, mean
+from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.task import EVALUATED, Task, spaced
 
 
@@ -52,6 +54,33 @@ def measurement(
             result.per_row[f"{name}.{metric}"] = values
             result.measured[f"{name}.{metric}"] = measure(function, rows, values)
     return result
+
+
+def measure(
+    metric: str | RowMetric, scores: Sequence[TokenScores], values: NDArray[np.float64] | None = None
+) -> Measured:
+    """A metric of one forward over a set of rows, by its name or as a function of one's own. values: `per_row`, where
+    it is known."""
+    if _is_whole(metric):
+        measured: Measured = _function(metric)(scores)
+        return measured
+    return mean(per_row(metric, scores) if values is None else values)
+
+
+def per_row(metric: str | RowMetric, scores: Sequence[TokenScores]) -> NDArray[np.float64]:
+    """The metric of each row, [rows]; of a metric that is no mean over rows, of each row as a set of its own."""
+    function = _function(metric)
+    if _is_whole(metric):
+        return np.array([function([s]).value for s in scores], dtype=np.float64)
+    return np.array([function(s) for s in scores], dtype=np.float64)
+
+
+def _function(metric: str | RowMetric) -> Any:
+    return getattr(functions, metric) if isinstance(metric, str) else metric
+
+
+def _is_whole(metric: str | RowMetric) -> bool:
+    return isinstance(metric, str) and not METRICS[metric].mean_of_rows
 
 
 def pessimistic(measurement: Measurement, task: Task, keys: Sequence[str], confidence: float) -> dict[str, Bounds]:

@@ -1,4 +1,4 @@
-"""An adapter made ready to leave: with its tokenizer, on request merged, and scored again after reloading."""
+"""A point of the front made ready to leave: with its tokenizer, on request merged, and scored after reloading."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from typing import Any
 import torch
 
 from rayul import spec as specs
-from rayul.unlearn.adapters import load_adapter
 from rayul.unlearn.evaluate import evaluate
-from rayul.unlearn.metrics import Measured
-from rayul.unlearn.model import detach_lora, load_model
+from rayul.unlearn.measured import Measured
+from rayul.unlearn.model import load_model
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import REPORTED
+from rayul.unlearn.update.saved import is_adapter, load_adapter, loaded, merged
 
 MERGED = "merged"
 
 TOLERANCE = 1e-3
-"""`largest_difference` between a point's record and its adapter reloaded, up to which the two are the same. On one CPU
+"""`largest_difference` between a point's record and what was saved of it, up to which the two are the same. On one CPU
 it is 0; another batch order or device moves a mean by less than one row in a thousand."""
 
 
-def copy_adapter(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
-    """Copy a saved PEFT adapter into `folder`, pointing at its base by id or absolute path, with the tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source / "adapter_model.safetensors", folder)
-    config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-    local = Path(base.path).expanduser()
-    config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def copy_saved(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
+    """Copy a saved point into `folder`, with the tokenizer: a PEFT adapter, which then names its base by id or absolute
+    path, or a whole model."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("rayul.json", "README.md"), dirs_exist_ok=True)
+    if is_adapter(folder):
+        config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+        local = Path(base.path).expanduser()
+        config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
 
 
@@ -45,25 +46,30 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
     from transformers import AutoConfig
 
     model, _ = load_model(base.model_copy(update={"dtype": "float32", "quantize": None}), device="cpu")
-    merged = load_adapter(model, adapter).merge_and_unload()
+    whole = merged(load_adapter(model, adapter))
+    settle_generation(whole.generation_config)
     dtype: Any = base.dtype
     if dtype == "auto":
         config = AutoConfig.from_pretrained(base.path, revision=base.revision, trust_remote_code=base.trust_remote_code)
         dtype = config.dtype or torch.float32
-    merged.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).save_pretrained(folder)
+    whole.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def score_adapter(task: Task, spec: specs.Spec, adapter: Path) -> dict[str, Measured]:
-    """The cheap metrics of a saved adapter on the task's base, the report rows included; the base stays as it was."""
-    model = load_adapter(task.base, adapter)
-    try:
-        return score(task, spec, model)
-    finally:
-        detach_lora(model)
+def settle_generation(config: Any) -> None:
+    """Drop what a greedy generation does not read: saving it beside `do_sample: false` is an error in transformers."""
+    if not config.do_sample:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(config, name, None)
 
 
-def score(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
+def score_saved(task: Task, spec: specs.Spec, folder: Path) -> dict[str, Measured]:
+    """The cheap metrics of a saved point, the report rows included; the task's base stays as it was."""
+    with loaded(task.base, folder) as model:
+        return measure_reported(task, spec, model)
+
+
+def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
     """What every evaluation of the sweep measures, and the same of the report rows."""
     return evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
 

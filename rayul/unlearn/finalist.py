@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
@@ -11,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rayul.errors import RayulError
-from rayul.records import FAILED
 from rayul.records.audited import BEFORE, Audited, Scored
-from rayul.spec import CHEAP, Finalists, Spec
-from rayul.unlearn.adapters import load_adapter, save_adapter
+from rayul.spec import CHEAP, Finalists, Spec, needs_oracle
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
@@ -27,7 +24,7 @@ from rayul.unlearn.trial import REPORTED, device_name, run_trial
 
 
 def retrain(task: Task, job: TrialJob, step: int, mixing: float | None, target: float | None, folder: Path) -> float:
-    """Train a finalist's configuration until its step and save the adapter; returns the mixing baked into it.
+    """Train a finalist's configuration until its step and save what it trained; returns the mixing baked into it.
 
     job: of its trial, with a seed of its own. mixing: fixed, or None to find the largest that keeps the job's criteria
     on the retain-control rows anew; where it has several utility targets, those of `target`.
@@ -39,23 +36,15 @@ def retrain(task: Task, job: TrialJob, step: int, mixing: float | None, target: 
     spec = job.spec.model_copy(update={"training": training, "control": control})
     with closing(run_trial(task, replace(job, spec=spec))) as snapshots:  # type: ignore[type-var]
         for snapshot in snapshots:
+            if not snapshot.evaluations and snapshot.ending is not None:
+                raise RayulError(snapshot.ending.reason)
             last = snapshot.evaluations[-1]
-            if last.state == FAILED:
-                raise RayulError(last.reason)
             if last.step == step:
                 kept = last.mixing if mixing is None else mixing
-                save_adapter(snapshot.model, kept, folder)
+                assert snapshot.update is not None
+                snapshot.update.save(kept, folder)
                 return kept
-    raise AssertionError(f"a trial of {step} steps ends at that step or with a failed row")
-
-
-def standalone(base: Model, adapter: Path | None = None) -> Model:
-    """A copy of the base in float32, with an adapter merged into it: in fewer bits a small update is rounded away.
-
-    A copy, because the base is shared by what comes after (and its weights possibly with other processes).
-    """
-    model = copy.deepcopy(base).float()
-    return model if adapter is None else load_adapter(model, adapter).merge_and_unload()
+    raise AssertionError(f"a trial of {step} steps ends at that step or with a failure")
 
 
 def examine(
@@ -74,7 +63,7 @@ def examine(
     row = replace(row, device=device_name(task.device))
     if BEFORE not in done:
         started = time.perf_counter()
-        scored = measured(model, task, spec, wanted.metrics, oracle)
+        scored = measure_everything(model, task, spec, wanted.metrics, oracle)
         yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
     sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
     target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
@@ -91,7 +80,7 @@ def examine(
         yield replace(attacked, seconds=time.perf_counter() - started)
 
 
-def measured(
+def measure_everything(
     model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
 ) -> Scored:
     """Every metric of every set: what a search measures, and the rest of the suite."""
@@ -99,13 +88,13 @@ def measured(
     further = [name for name in names if name not in CHEAP]
     measured = dict(cheap.measured)
     if further:
-        compared = oracle() if "forget_quality" in further else None
+        compared = oracle() if needs_oracle(further) else None
         options = (spec.model.template, compared, further, spec.evaluate.batch_size)
         measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
         stderr={key: m.stderr for key, m in measured.items()},
-        values=_values(cheap),
+        values=_values(cheap, spec),
     )
 
 
@@ -121,13 +110,15 @@ def _attempt(attempt: Attempt, task: Task, spec: Spec) -> Scored:
         attempt.judged,
         {key: m.value for key, m in found.measured.items()},
         {key: m.stderr for key, m in found.measured.items()},
-        _values(found),
+        _values(found, spec),
     )
 
 
-def _values(found: Measurement) -> dict[str, tuple[float, ...]]:
-    """Of metrics that are a mean over rows, so that rows can be drawn anew; perplexity weighs them by length."""
-    return {key: _rounded(values) for key, values in found.per_row.items() if not key.endswith(".ppl")}
+def _values(found: Measurement, spec: Spec) -> dict[str, tuple[float, ...]]:
+    """Of metrics that are a mean over rows, so that rows can be drawn anew."""
+    known = {key: spec.evaluate.of(key.partition(".")[2]) for key in found.per_row}
+    means = [key for key, metric in known.items() if metric is not None and metric.mean_of_rows]
+    return {key: _rounded(found.per_row[key]) for key in means}
 
 
 def _rounded(values: Any) -> tuple[float, ...]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rayul.unlearn import metrics
 from rayul.unlearn.forward import Model, TokenScores
-from rayul.unlearn.metrics import extraction_strength
 from rayul.unlearn.tokens import Example
 
 Ids = Sequence[int]
@@ -81,7 +81,7 @@ def similar_extraction_strength(
     (both sequences gain one equal token in front), so only prefixes that follow a wrong token are tried: shortest
     first, all rows side by side. What follows the last wrong token is exact, and needs no generation.
     """
-    strength = np.array([extraction_strength(s) for s in scores])
+    strength = np.array([metrics.es(s) for s in scores])
     prefixes = [[0, *(np.flatnonzero(~s.match) + 1).tolist()] for s in scores]
     pending = list(range(len(examples)))
     for turn in range(max(map(len, prefixes), default=0)):

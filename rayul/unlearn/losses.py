@@ -147,7 +147,10 @@ def npo(
 def simnpo(
     forget: Side, retain: Side | None, idk: Side | None, *, beta: float, gamma: float, retain_weight: float
 ) -> Tensor:
-    """-(2/beta) mean log sigmoid(beta l - gamma) + w mean l_r (Fan et al. 2024, arXiv 2410.07163): no reference."""
+    """-(2/beta) mean log sigmoid(beta l - gamma) + w mean l_r (Fan et al. 2024, arXiv 2410.07163): no reference.
+
+    gamma stands outside of beta, as in the paper's equation; the authors' code has beta (l - gamma).
+    """
     nll = sequence_mean(-forget.logp, forget.mask)
     return batch_mean(-(2 / beta) * F.logsigmoid(beta * nll - gamma), forget.mask) + retain_term(retain, retain_weight)
 
@@ -209,7 +212,7 @@ def undial(forget: Side, retain: Side | None, idk: Side | None, *, beta: float, 
 
 def ceu(forget: Side, retain: Side | None, idk: Side | None, *, retain_weight: float) -> Tensor:
     """CE-U: cross-entropy to sg[softmax(z without the label's logit)] on forget answers + w mean l_r
-    (arXiv 2503.01224)."""
+    (arXiv 2503.01224). On every answer token; the authors' code leaves the first one out."""
     onehot = F.one_hot(forget.answers.labels, forget.answers.logits.shape[-1]).bool()
     target = forget.answers.logits.detach().float().masked_fill(onehot, -torch.inf).softmax(-1)
     return _cross_entropy(forget, target) + retain_term(retain, retain_weight)

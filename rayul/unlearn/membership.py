@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.unlearn.forward import Model, TokenScores, forward
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 from rayul.unlearn.tokens import Example, collate
 
 Floats = NDArray[np.float64]

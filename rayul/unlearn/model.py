@@ -1,9 +1,8 @@
-"""The frozen base, its tokenizer, and the LoRA adapter on top; the reference model is the adapter disabled."""
+"""The frozen base and its tokenizer, from a folder or a Hub id."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
 from rayul.errors import InputError
+from rayul.unlearn.update.saved import check_safetensors, is_adapter, load_adapter, merged
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
@@ -29,7 +28,6 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
     spread: over all GPUs that this process sees, layer by layer, by accelerate.
     Raises InputError for a path that holds no model or no tokenizer, and for 4 bits without what they need.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()  # "Loading weights" once per process would drown our own progress
@@ -41,32 +39,88 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
         options["quantization_config"] = _four_bits(dtype)
     if spread:
         options["device_map"] = "auto"
-    adapter = (Path(place) / "adapter_config.json").is_file()
-    if adapter:
-        check_safetensors(Path(place))
-    # A pickle runs code when it is read: weights come as safetensors or not at all.
-    weights = options | {"use_safetensors": True}
-    try:
-        if adapter:
-            from peft import AutoPeftModelForCausalLM
-
-            with warnings.catch_warnings():
-                # PEFT 0.21 asks transformers 5.23 for an attribute by its old name.
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-                base = AutoPeftModelForCausalLM.from_pretrained(place, dtype=dtype, **weights).merge_and_unload()
-        else:
-            base = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **weights)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model {model.path!r} cannot be loaded: {_first_line(error)}",
-            "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
-            "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
-        ) from error
+    if is_adapter(Path(place)):
+        base = _with_adapter(model, Path(place), device, spread)
+    else:
+        base = _weights(model, place, dtype, options)
     base.requires_grad_(False)
-    base.generation_config.pad_token_id = base.generation_config.eos_token_id
+    ends = base.generation_config.eos_token_id
+    base.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends
     if not spread and model.quantize is None:  # those are where they belong
         base = base.to(device)
     return base.eval(), load_tokenizer(model)
+
+
+def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]) -> Any:
+    """The model with every weight from its safetensors files: a weight that no file has would be drawn at random, and
+    its scores with it."""
+    from transformers import AutoModelForCausalLM
+
+    _check_index(place, model)
+    try:
+        # A pickle runs code when it is read: weights come as safetensors or not at all.
+        base, found = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a config, a header, a shape that lies: each library has errors of its own
+        raise _unloadable(model, first_line(error)) from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise _unloadable(model, f"its files lack {len(missing)} weights, {missing[0]} among them")
+    return base
+
+
+def _with_adapter(model: specs.Model, adapter: Path, device: str, spread: bool) -> Any:
+    """A folder with a PEFT adapter: its base, with the adapter merged into it."""
+    check_safetensors(adapter)
+    path = _base_of(adapter)
+    base, _ = load_model(model.model_copy(update={"path": path, "revision": None}), device, spread)
+    return merged(load_adapter(base, adapter))
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{adapter / 'adapter_config.json'} names no base model: {first_line(error)}", "save the adapter again"
+        ) from None
+
+
+def _check_index(place: str, model: specs.Model) -> None:
+    """Raises InputError where an index names a file that is not safetensors (transformers would unpickle it), or that
+    is not beside it."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
+
+    try:
+        index = cached_file(
+            place,
+            SAFE_WEIGHTS_INDEX_NAME,
+            revision=model.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if index is None:
+            return
+        files = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unloadable(model, f"{SAFE_WEIGHTS_INDEX_NAME}: {first_line(error)}") from None
+    for file in files:
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise _unloadable(
+                model, f"{SAFE_WEIGHTS_INDEX_NAME} names {file!r}, which is no safetensors file beside it"
+            )
+
+
+def _unloadable(model: specs.Model, why: str) -> InputError:
+    return InputError(
+        f"model {model.path!r} cannot be loaded: {why}",
+        "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
+        "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
+    )
 
 
 def _four_bits(dtype: Any) -> Any:
@@ -105,15 +159,6 @@ def gradient_checkpointing(model: Any, on: bool) -> Iterator[None]:
             layer.gradient_checkpointing, layer.training = False, False
 
 
-def check_safetensors(adapter: Path) -> None:
-    """Raises InputError for an adapter folder that PEFT would read a pickle from."""
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(
-            f"adapter {adapter} has no adapter_model.safetensors",
-            "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
-        )
-
-
 def load_tokenizer(model: specs.Model) -> Tokenizer:
     """The tokenizer of a model folder or Hub id, of its base for an adapter without one; InputError where there is
     none."""
@@ -121,10 +166,8 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
 
     place = _place(model)
     if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")) and not (Path(place) / "vocab.json").exists():
-        adapter = Path(place) / "adapter_config.json"
-        if adapter.is_file():
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            return load_tokenizer(model.model_copy(update={"path": base, "revision": None}))
+        if (Path(place) / "adapter_config.json").is_file():
+            return load_tokenizer(model.model_copy(update={"path": _base_of(Path(place)), "revision": None}))
         raise InputError(
             f"model folder {place} has no tokenizer (no tokenizer.json or tokenizer_config.json)",
             "save it there with tokenizer.save_pretrained(folder)",
@@ -133,44 +176,11 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             place, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the same of tokenizers
         raise InputError(
-            f"the tokenizer of {model.path!r} cannot be loaded: {_first_line(error)}", "check the folder or the id"
+            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}", "check the folder or the id"
         ) from error
     return tokenizer
-
-
-def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
-    """A fresh adapter on the base (B = 0, so the model is unchanged until the first step), in float32 whatever the
-    base's dtype is. `seed` fixes the initial A and the dropout."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    torch.manual_seed(seed)
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=_fixed(lora.r),
-        lora_alpha=_fixed(lora.alpha),
-        lora_dropout=_fixed(lora.dropout),
-        target_modules=targets,
-    )
-    try:
-        return get_peft_model(base, config)
-    except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise InputError(
-            f"lora.target_modules: {targets!r}: {_first_line(error)}",
-            f'linear modules of this model: {", ".join(names)}; or "all-linear"',
-        ) from error
-
-
-def detach_lora(model: PeftModel) -> Any:
-    """Take the adapter off; returns the untouched base."""
-    base = model.unload()
-    # PEFT leaves its config on the base, and warns at the next `get_peft_model`.
-    if hasattr(base, "peft_config"):
-        del base.peft_config
-    return base
 
 
 def _place(model: specs.Model) -> str:
@@ -178,11 +188,5 @@ def _place(model: specs.Model) -> str:
     return str(local) if local.exists() else model.path
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _fixed(value: Any) -> Any:
-    if isinstance(value, specs.Float | specs.Int | specs.Choice):
-        raise TypeError(f"{value} is a search distribution; call spec.at(params) first")
-    return value

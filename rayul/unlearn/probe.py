@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,3 +126,16 @@ class Probe:
         having = sum(bool(getattr(row, column)) for row in self.rows)
         if having < len(self.rows):
             raise Missing(f"{having} of {len(self.rows)} rows have a {column}")
+
+
+class Probes(NamedTuple):
+    """The model's probe by set, and the oracle's probe of the forget set, where there is one."""
+
+    sets: Mapping[str, Probe]
+    oracle: Probe | None
+
+    def of(self, key: str) -> Probe:
+        """The model's probe of a set; raises Missing where it has no rows."""
+        if key not in self.sets:
+            raise Missing(f"there are no {key} rows")
+        return self.sets[key]

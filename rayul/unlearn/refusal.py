@@ -1,4 +1,4 @@
-"""The positive control of every attack: an adapter that only refuses.
+"""The positive control of every attack: a model that only refuses.
 
 It answers the forget questions with a refusal, but only when they are asked word for word; in other words it answers
 them. Nothing was forgotten, so an attack that cannot bring it back has no force on this model, and that it brings
@@ -13,13 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from rayul.spec import Control, Lora, MethodChoice, Spec, Training
-from rayul.unlearn.adapters import save_adapter
 from rayul.unlearn.data import Row
+from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import score
-from rayul.unlearn.metrics import measure
-from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.task import Task
 from rayul.unlearn.train import train
+from rayul.unlearn.update import attach
 
 REFUSES = 0.9
 """Exact memorisation of the refusals at which the training ends."""
@@ -43,7 +42,7 @@ OTHER_WORDS = (
 
 
 def train_refusal(task: Task, spec: Spec, lr: float, seed: int, folder: Path) -> float:
-    """Train the control and save its adapter; returns the share of the refusals' tokens that it says, [0, 1].
+    """Train the control, by the spec's update, and save it; returns the share of the refusals' tokens that it says.
 
     Preference optimisation (method po) on the forget rows; retained are the retain rows and the forget rows in other
     words. lr: one that moves this model, such as a finalist's.
@@ -58,15 +57,15 @@ def train_refusal(task: Task, spec: Spec, lr: float, seed: int, folder: Path) ->
             "control": Control(),
         }
     )
-    model = attach_lora(task.base, po.lora, seed)
+    update = attach(taught, po, seed)
     try:
-        for step in train(model, taught, po, seed):
-            refuses = measure("em", score(model, taught.examples["idk"], taught.pad)).value if step else 0.0
+        for step in train(update, taught, po, seed):
+            refuses = measure("em", score(update.model, taught.examples["idk"], taught.pad)).value if step else 0.0
             if refuses >= REFUSES:
                 break
-        save_adapter(model, 1.0, folder)
+        update.save(1.0, folder)
     finally:
-        detach_lora(model)
+        update.detach()
     return refuses
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 from rayul.errors import InputError
 from rayul.spec import Spec
 from rayul.unlearn.data import Sets
-from rayul.unlearn.forward import TokenScores, score
+from rayul.unlearn.fits import check_fits, reworded
+from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
-from rayul.unlearn.own import own_metrics
+from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
 
@@ -31,7 +33,7 @@ EVALUATED = ("forget", "retain", "general")
 
 class Task:
     """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the metrics of
-    one's own, by name."""
+    one's own, by name. Raises InputError for rows that do not fit into the model."""
 
     def __init__(
         self,
@@ -54,6 +56,8 @@ class Task:
             encode(tokenizer, template_for(row, template), row.question, REFUSALS[i % len(REFUSALS)])
             for i, row in enumerate(sets["forget"])
         ]
+        check_fits(base, self.examples)
+        check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
         self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}
@@ -66,12 +70,14 @@ class Task:
         """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
 
-    def reference_logp(self, name: str, indices: Sequence[int], mask: Tensor, model: Any) -> Tensor:
+    def reference_logp(
+        self, name: str, indices: Sequence[int], mask: Tensor, reference: Callable[[], AbstractContextManager[Model]]
+    ) -> Tensor:
         """The base's log-probabilities [B, S] of the answer tokens of these examples, aligned with `mask` [B, S], the
         full answer mask of their batch. Computed once per process, a whole set at a time: in other batches the last
-        bits would depend on which trial came first."""
+        bits would depend on which trial came first. reference: the base for the length of a block."""
         if name not in self._reference:
-            with model.disable_adapter():
+            with reference() as model:
                 scores: list[TokenScores] = score(model, self.examples[name], self.pad)
             self._reference[name] = [s.logp for s in scores]
         aligned = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
@@ -83,9 +89,11 @@ class Task:
 
 def load_task(spec: Spec, sets: Sets) -> Task:
     """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks, and
-    for a file of one's own metrics that cannot be run."""
+    for a file with metrics or controls of one's own that cannot be run."""
     check_needs(spec, sets)
     own = own_metrics(spec.evaluate)
+    for control in spec.control.own:
+        own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
     return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows, own)
 

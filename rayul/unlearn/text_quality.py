@@ -8,15 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 
 
 def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[np.float64]:
-    """LCS(answer, generated) / |answer| over stemmed lower-case words, [N] in [0, 1] (Lin 2004; TOFU's ROUGE-L)."""
+    """LCS(answer, generated) / |answer| over stemmed lower-case words, [N] in [0, 1] (Lin 2004; TOFU's ROUGE-L).
+
+    An answer whose letters are mostly not Latin is split into words as `ScriptTokenizer` does, any other as rouge_score
+    does.
+    """
     from rouge_score.rouge_scorer import RougeScorer  # NLTK, and with it a second of SciPy
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return np.array([scorer.score(a, g)["rougeL"].recall for a, g in zip(answers, generated, strict=True)])
+    from rayul.unlearn.rouge_words import ScriptTokenizer, mostly_latin
+
+    latin = RougeScorer(["rougeL"], use_stemmer=True)
+    other = RougeScorer(["rougeL"], tokenizer=ScriptTokenizer())
+    return np.array(
+        [
+            (latin if mostly_latin(answer) else other).score(answer, text)["rougeL"].recall
+            for answer, text in zip(answers, generated, strict=True)
+        ]
+    )
 
 
 def empty(generated: Sequence[str]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn.metrics import Measured
+from rayul.unlearn.measured import Measured
 
 Floats = NDArray[np.float64]
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from rayul.errors import InputError, RayulError
 from rayul.spec import Spec
-from rayul.unlearn.controls import controlled, project_into_ball
+from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, forward, token_logp
 from rayul.unlearn.losses import Side, loss_of, mean_nll
 from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.task import Task
 from rayul.unlearn.tokens import batches, collate
+from rayul.unlearn.update import Update
 
 
 class Diverged(RayulError):
@@ -37,17 +38,16 @@ def evaluation_steps(steps: int, every: int | str) -> list[int]:
     return sorted({0, steps} | {p for p in points if p < steps})
 
 
-def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
-    """Train the adapter of `model` in place; yields each evaluation step, with the adapter as it is there.
+def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
+    """Train in place; yields each evaluation step, with the update as it is there.
 
     `spec` has no search distribution left. The seed fixes the order of the rows. Raises Diverged when the loss or the
     gradient is not finite.
     """
-    training = spec.training
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    training, parameters = spec.training, update.parameters
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
     order = row_order(task, spec, seed)
-    rule = GradientSurgery(spec.method.parameters["gru_smoothing"]) if spec.method.parameters["gru"] else None
+    rule = GradientSurgery(spec.method.parameters["gru_gamma"]) if spec.method.parameters["gru"] else None
     direction = steering_direction(task, spec, seed)
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
@@ -55,8 +55,8 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
         forget, retain = next(order)
-        with gradient_checkpointing(model, training.gradient_checkpointing):
-            loss = accumulate_gradient(model, task, spec, forget, retain, direction, rule)
+        with gradient_checkpointing(update.model, training.gradient_checkpointing):
+            loss = accumulate_gradient(update, task, spec, forget, retain, direction, rule)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
         if not (math.isfinite(loss) and bool(norm.isfinite())):
@@ -64,7 +64,7 @@ def train(model: Any, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if spec.control.ball is not None:
-            project_into_ball(model, spec.control.ball, spec.control.ball_norm)
+            update.project_into_ball(spec.control.ball, spec.control.ball_norm)
         if step in stops:
             yield step
 
@@ -96,7 +96,7 @@ def micro_batches(
 
 
 def accumulate_gradient(
-    model: Any,
+    update: Update,
     task: Task,
     spec: Spec,
     forget: Sequence[int],
@@ -110,32 +110,32 @@ def accumulate_gradient(
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
     loss_function, keywords = loss_of(spec.method), loss_keywords(spec)
-    parameters = [p for p in model.parameters() if p.requires_grad]
     total = 0.0
     parts = micro_batches(forget, retain, spec.training.micro_batch_size)
     for f, r in parts:
-        forget_side = _side(model, task, spec, "forget", f, direction)
-        retain_side = _side(model, task, spec, "retain_train", r) if r else None
-        idk_side = _side(model, task, spec, "idk", f) if needs(spec, "idk") else None
+        forget_side = _side(update, task, spec, "forget", f, direction)
+        retain_side = _side(update, task, spec, "retain_train", r) if r else None
+        idk_side = _side(update, task, spec, "idk", f) if needs(spec, "idk") else None
         loss = loss_function(forget_side, retain_side, idk_side, **keywords) * (len(f) / len(forget))
         total += float(loss.detach())
         loss.backward()
     if rule is not None:
-        unlearning = [p.grad for p in parameters]
-        for p in parameters:
+        unlearning = [p.grad for p in update.parameters]
+        for p in update.parameters:
             p.grad = None
         for _, r in parts:
-            (mean_nll(_side(model, task, spec, "retain_train", r)) * (len(r) / len(retain))).backward()
-        rule(parameters, unlearning)
+            (mean_nll(_side(update, task, spec, "retain_train", r)) * (len(r) / len(retain))).backward()
+        rule(update.parameters, unlearning)
     return total
 
 
 class GradientSurgery:
     """GRU (arXiv 2503.09117): where the unlearning gradient g_u works against the retain gradient g_r, <g_u, g_r> < 0,
-    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is smoothed: smoothing * old + (1 - smoothing) * new."""
+    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is a moving average: gamma * new + (1 - gamma) * old, as in the
+    authors' code."""
 
-    def __init__(self, smoothing: float) -> None:
-        self.smoothing = smoothing
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
         self.retain: list[Tensor] | None = None
 
     def __call__(self, parameters: Sequence[Tensor], unlearning: Sequence[Tensor | None]) -> None:
@@ -143,9 +143,7 @@ class GradientSurgery:
         fresh = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         old = self.retain
         self.retain = (
-            fresh
-            if old is None
-            else [self.smoothing * o + (1 - self.smoothing) * n for o, n in zip(old, fresh, strict=True)]
+            fresh if old is None else [self.gamma * n + (1 - self.gamma) * o for o, n in zip(old, fresh, strict=True)]
         )
         wanted = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, unlearning, strict=True)]
         inner = sum(float((u * r).sum()) for u, r in zip(wanted, self.retain, strict=True))
@@ -156,34 +154,34 @@ class GradientSurgery:
 
 
 def _side(
-    model: Any, task: Task, spec: Spec, name: str, indices: Sequence[int], direction: Tensor | None = None
+    update: Update, task: Task, spec: Spec, name: str, indices: Sequence[int], direction: Tensor | None = None
 ) -> Side:
     """The batch of these examples as losses see it; the controls act on the forget set only."""
     batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
-    layer = hidden_layer(model.config, spec) if needs(spec, "hidden") else None
+    layer = hidden_layer(update.model.config, spec) if needs(spec, "hidden") else None
     limited = name == "forget"
 
     def answers() -> Answers:
-        plain = forward(model, batch, layer)
+        plain = forward(update.model, batch, layer)
         return controlled(plain, spec.control) if limited else plain
 
     def reference() -> Answers:
-        with torch.no_grad(), model.disable_adapter():
-            plain = forward(model, batch, layer)
+        with torch.no_grad(), update.reference() as before:
+            plain = forward(before, batch, layer)
         return plain.with_logits(plain.logits / spec.control.temperature) if limited else plain
 
     def reference_logp(mask: Tensor) -> Tensor:
         if limited and spec.control.temperature != 1.0:  # the cache is at temperature 1
             return torch.where(mask, token_logp(reference()), 0.0)
         answer = batch.answer[:, -mask.shape[1] :]
-        return torch.where(mask, task.reference_logp(name, indices, answer, model), 0.0)
+        return torch.where(mask, task.reference_logp(name, indices, answer, update.reference), 0.0)
 
     return Side(answers, reference, reference_logp, direction)
 
 
 def loss_keywords(spec: Spec) -> dict[str, Any]:
     """The method's parameters as its loss takes them."""
-    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_smoothing")}
+    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_gamma")}
 
 
 def needs(spec: Spec, what: str) -> bool:

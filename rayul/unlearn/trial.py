@@ -11,35 +11,37 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, Evaluation
-from rayul.spec import Spec, violations
-from rayul.unlearn.calibrate import calibrations, mixed
+from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending, Evaluation
+from rayul.spec import Spec, needs_oracle, violations
+from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.metrics import Measured
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.measured import Measured
+from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
 from rayul.unlearn.train import Diverged, train
+from rayul.unlearn.update import Update, attach
 
 REPORTED = (*EVALUATED, "retain_report")
 
 
 class Snapshot(NamedTuple):
-    """The evaluations of one step (several where mixing is on) and the model as it is at that step."""
+    """The evaluations of one step (several where mixing is on), the update as it is at that step, and at the end of the
+    trial how it ended. Where it failed there are no evaluations and no update."""
 
     evaluations: list[Evaluation]
-    model: Any
+    update: Update | None
+    ending: Ending | None = None
 
 
 def run_trial(task: Task, job: TrialJob) -> Iterator[Snapshot]:
     """Unlearn with one configuration, evaluation by evaluation.
 
-    A trial that diverges, runs out of memory or raises ends with one row of state FAILED that says why, at the step
-    after its last evaluation.
+    A trial that diverges, runs out of memory or raises ends with an ending of state FAILED that says why.
 
     The first time that memory runs out it begins again, with half as many rows a forward: the same gradients, and so
-    the same evaluations, in less memory. The rows from there on say so.
+    the same evaluations, in less memory. The notes of those from there on say so.
     """
     spec, row = job.spec, job.row(device_name(task.device), f"alone, {numerics(task)}")
     started = time.perf_counter()
@@ -53,16 +55,16 @@ def run_trial(task: Task, job: TrialJob) -> Iterator[Snapshot]:
                     yield snapshot
         except Exception as error:  # any failure of one trial is a row, never the end of a sweep
             out_of_memory = is_out_of_memory(error) and not halved
-            failed = failed_row(replace(row, step=reached + 1), error)
+            failed = failure(replace(row, train_seconds=time.perf_counter() - started), error)
         else:
             return
         # Only here: the frames of the error hold what did not fit.
         if not out_of_memory:
-            yield Snapshot([replace(failed, train_seconds=time.perf_counter() - started)], None)
+            yield Snapshot([], None, failed)
             return
         spec, halved = halved_forwards(spec), True
         rows = f"{spec.training.micro_batch_size} rows a forward"
-        row = replace(row, reason=f"out of memory at step {reached + 1}: begun again with {rows}")
+        row = replace(row, notes=(f"out of memory after step {max(reached, 0)}: begun again with {rows}",))
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -70,20 +72,18 @@ def run_trial(task: Task, job: TrialJob) -> Iterator[Snapshot]:
 def _attempt(
     task: Task, spec: Spec, shared: Evaluation, baseline: Mapping[str, float], started: float
 ) -> Generator[Snapshot, None, None]:
-    model = None
+    update = None
     try:
-        model = attach_lora(task.base, spec.lora, shared.seed)
-        for step in train(model, task, spec, shared.seed):
+        update = attach(task, spec, shared.seed)
+        for step in train(update, task, spec, shared.seed):
             row = replace(shared, step=step)
-            rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(model, task, spec, row, baseline)
+            rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(update, task, spec, row, baseline)
             seconds = time.perf_counter() - started
             rows = [replace(r, train_seconds=seconds) for r in rows]
-            if step == spec.training.steps:
-                rows[-1] = replace(rows[-1], state=COMPLETED)
-            yield Snapshot(rows, model)
+            yield Snapshot(rows, update, rows[-1].ended(COMPLETED) if step == spec.training.steps else None)
     finally:
-        if model is not None:
-            detach_lora(model)
+        if update is not None:
+            update.detach()
 
 
 def halved_forwards(spec: Spec) -> Spec:
@@ -114,7 +114,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
     wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.metrics]
     if not wanted:
         return measured
-    oracle = load_model(spec.oracle)[0] if spec.oracle is not None and "forget_quality" in wanted else None
+    oracle = load_model(spec.oracle)[0] if spec.oracle is not None and needs_oracle(wanted) else None
     suite = evaluate_model(
         model,
         task.tokenizer,
@@ -133,8 +133,15 @@ def first_row(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> Eva
     return _judged(row, spec, dict(baseline), baseline, dict(baseline))
 
 
-def failed_row(row: Evaluation, error: Exception) -> Evaluation:
-    return replace(row, feasible=False, state=FAILED, reason=_reason(error))
+def failure(row: Evaluation, error: Exception) -> Ending:
+    """The ending of a trial that this error broke. row: what all its evaluations share, with its seconds so far."""
+    if is_out_of_memory(error):
+        way_out = "lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
+        return row.ended(FAILED, "out of memory", f"out of memory: {way_out}")
+    if isinstance(error, Diverged):
+        return row.ended(FAILED, "diverged", f"diverged: {error.message}")
+    kind = type(error).__name__
+    return row.ended(FAILED, kind, f"{kind}: {error}")
 
 
 def evaluation_rows(
@@ -171,18 +178,19 @@ def evaluation_rows(
         best = rows.pop(found.mixing)
     else:  # nothing of the update may be kept: the baseline, which satisfies any criterion by definition
         best = replace(first_row(replace(row, mixing=0.0), spec, baseline), feasible=True)
-    note = "" if found.monotone else "the violation does not grow steadily with the mixing"
-    return [*rows.values(), replace(best, reason=note)]
+    return [*rows.values(), best if found.monotone else replace(best, notes=(*best.notes, UNSTEADY))]
 
 
-def _evaluated(model: Any, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]) -> list[Evaluation]:
+def _evaluated(
+    update: Update, task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]
+) -> list[Evaluation]:
     rounds = evaluation_rows(task, spec, row, baseline)
     wanted = next(rounds)
     while True:
         measurements = []
         for a in wanted:
-            with mixed(model, a):
-                measurements.append(evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
+            with update.mixed(a):
+                measurements.append(evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
         try:
             wanted = rounds.send(measurements)
         except StopIteration as end:
@@ -197,7 +205,7 @@ def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[s
         keys = [c.metric for c in spec.criteria]
         bounds = pessimistic(measurement, task, keys, spec.control.confidence)
         for c in spec.criteria:
-            values[c.metric] = bounds[c.metric].low if c.at_least is not None else bounds[c.metric].high
+            values[c.metric] = bounds[c.metric].low if c.limit.at_least else bounds[c.metric].high
     return values
 
 
@@ -229,14 +237,6 @@ def _with_metrics(row: Evaluation, measured: Mapping[str, Measured]) -> Evaluati
 def is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _reason(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "out of memory: lower training.batch_size, set training.micro_batch_size, or resources.trials_per_gpu"
-    if isinstance(error, Diverged):
-        return f"diverged: {error.message}"
-    return f"{type(error).__name__}: {error}"
 
 
 def numerics(task: Task) -> str:

@@ -79,9 +79,9 @@ def run(job: Job) -> dict[str, Any]:
 
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.evaluate import evaluate
-    from rayul.unlearn.model import attach_lora, detach_lora
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import train
+    from rayul.unlearn.update import attach
 
     torch.set_num_threads(1)
     name, seed, method, training, lora, taus, bench = job
@@ -89,18 +89,18 @@ def run(job: Job) -> dict[str, Any]:
     if _TASK is None:
         _TASK = load_task(spec, load_sets(spec.data))
     baseline = evaluate(_TASK.base, _TASK, ("es",), 64).values
-    model = attach_lora(_TASK.base, spec.lora, seed)
+    update = attach(_TASK, spec, seed)
     history = []
     best: dict[float, dict[str, Any]] = {tau: {"mixed_forget": 1.0} for tau in taus}
     last: dict[float, dict[str, Any]] = {}
-    for step in train(model, _TASK, spec, seed):
-        values = evaluate(model, _TASK, ("es",), 64).values if step else baseline
+    for step in train(update, _TASK, spec, seed):
+        values = evaluate(update.model, _TASK, ("es",), 64).values if step else baseline
         history.append((step, values["forget.es"], values["retain.es"]))
         at = {0.0: baseline, 1.0: values}
         for tau in taus if step else ():
-            last[tau] = calibrated(model, tau * baseline["retain.es"], at)
+            last[tau] = calibrated(update, tau * baseline["retain.es"], at)
             best[tau] = min(best[tau], last[tau], key=lambda found: found["mixed_forget"])
-    detach_lora(model)
+    update.detach()
     row: dict[str, Any] = {"method": name, "seed": seed, "baseline_forget": baseline["forget.es"]}
     row |= {"baseline_retain": baseline["retain.es"], "forget": history[-1][1], "retain": history[-1][2]}
     for tau in taus:
@@ -113,15 +113,15 @@ def run(job: Job) -> dict[str, Any]:
     return row
 
 
-def calibrated(model: Any, limit: float, at: dict[float, dict[str, float]]) -> dict[str, Any]:
-    """The adapter at the largest mixing that keeps retain.es at the limit; `at` holds what was measured already."""
-    from rayul.unlearn.calibrate import calibrate, mixed
+def calibrated(update: Any, limit: float, at: dict[float, dict[str, float]]) -> dict[str, Any]:
+    """The model at the largest mixing that keeps retain.es at the limit; `at` holds what was measured already."""
+    from rayul.unlearn.calibrate import calibrate
     from rayul.unlearn.evaluate import evaluate
 
     def violation(a: float) -> float:
         if a not in at:
-            with mixed(model, a):
-                at[a] = evaluate(model, _TASK, ("es",), 64).values
+            with update.mixed(a):
+                at[a] = evaluate(update.model, _TASK, ("es",), 64).values
         return max(0.0, limit - at[a]["retain.es"])
 
     found = calibrate(violation)

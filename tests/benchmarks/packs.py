@@ -47,24 +47,23 @@ def peft_arm(spec: Any, sets: Any) -> tuple[Callable[[int], None], Callable[[], 
     import torch
 
     from rayul.unlearn.evaluate import evaluate
-    from rayul.unlearn.model import attach_lora
     from rayul.unlearn.task import load_task
     from rayul.unlearn.train import accumulate_gradient, row_order
+    from rayul.unlearn.update import attach
 
     task = load_task(spec, sets)
-    model = attach_lora(task.base, spec.lora, 0)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.training.lr)
+    update = attach(task, spec, 0)
+    optimizer = torch.optim.AdamW(update.parameters, lr=spec.training.lr)
     order = row_order(task, spec, 0)
 
     def steps(count: int) -> None:
         for _ in range(count):
-            accumulate_gradient(model, task, spec, *next(order))
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            accumulate_gradient(update, task, spec, *next(order))
+            torch.nn.utils.clip_grad_norm_(update.parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return steps, lambda: evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
+    return steps, lambda: evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
 
 
 def steps_of(pack: Any, count: int) -> None:

@@ -114,13 +114,12 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
     says how many bytes they took."""
     import torch
 
-    from rayul.unlearn.model import attach_lora
     from rayul.unlearn.train import accumulate_gradient, row_order
+    from rayul.unlearn.update import attach
 
     task, spec = make_task(plain, device)
-    model = attach_lora(task.base, spec.lora, 0)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.training.lr, fused=True)
+    update = attach(task, spec, 0)
+    optimizer = torch.optim.AdamW(update.parameters, lr=spec.training.lr, fused=True)
     ready.put(0)
     while batch := go.get():
         sized = with_batch(spec, batch)
@@ -128,8 +127,8 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
 
         def steps(count: int, sized: Any = sized, order: Any = order) -> None:
             for _ in range(count):
-                accumulate_gradient(model, task, sized, *next(order))
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                accumulate_gradient(update, task, sized, *next(order))
+                torch.nn.utils.clip_grad_norm_(update.parameters, 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             waiter(device)()

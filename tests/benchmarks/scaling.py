@@ -29,14 +29,14 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from rayul.records import BASELINE, COMPLETED, JOURNAL, RUNNING, STUDY, Evaluation, Journal
+from rayul.records import BASELINE, COMPLETED, JOURNAL, STUDY, Evaluation, Journal, Record
+from rayul.records.manifest import Manifest
 from rayul.spec.spec import from_plain
 from rayul.sweep import run
-from rayul.sweep.cluster import Share
+from rayul.sweep.cluster import Allocation
 from rayul.sweep.driver_disk import served
 from rayul.sweep.folder import begin
-from rayul.sweep.packs.packing import Packing
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
@@ -75,10 +75,9 @@ class NullTrial(Trainable):
                 "retain.es": BASE["retain.es"] * (1 - 0.3 * forgotten**2 - 0.1 * luck),
             },
             violation={"retain.es": -0.1},
-            state=COMPLETED if self.at == self.reports else RUNNING,
             train_seconds=self.pause * self.at,
         )
-        return TrialResult([row]).to_ray()
+        return TrialResult([row], row.ended(COMPLETED) if self.at == self.reports else None).to_ray()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass
@@ -103,45 +102,45 @@ def null_spec(trials: int, sampler: str) -> Any:
 
 
 class Watch:
-    """Wall-clock and driver CPU at every row."""
+    """Wall-clock and driver CPU at every evaluation."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[float, float, str, str]] = []
+        self.rows: list[tuple[float, float, str]] = []
 
-    def listen(self, row: Evaluation) -> None:
-        self.rows.append((time.monotonic(), time.process_time(), row.trial_id, row.state))
+    def listen(self, record: Record) -> None:
+        if isinstance(record, Evaluation):
+            self.rows.append((time.monotonic(), time.process_time(), record.trial_id))
 
 
 def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> tuple[float, float, Watch]:
     """One sweep of null trials; seconds and driver CPU seconds that it took, and all of its rows."""
     spec = null_spec(trials, sampler)
     folder = Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
-    begin(folder, spec)
+    begin(folder, spec, Manifest())
     journal = Journal(folder / JOURNAL)
     baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
     journal.append(baseline)
     watch = Watch()
     add = run.Progress.add
 
-    def listen(self: Any, row: Evaluation) -> None:
-        watch.listen(row)
-        add(self, row)
+    def listen(self: Any, record: Record) -> None:
+        watch.listen(record)
+        add(self, record)
 
     run.Progress.add = listen  # type: ignore[method-assign]
     run.UnlearningTrial = type("Null", (NullTrial,), {"pause": pause, "reports": reports})  # type: ignore[misc]
-    share = Share(0.01, 1.0, slots, "")
+    allocation = Allocation(0.01, 1.0, slots, "")
     began, cpu = time.monotonic(), time.process_time()
     try:
         with served(folder, spec, remote=False) as disk:
-            alone = Packing(None, "")
             study, quiet = run.open_study(folder / STUDY, spec), Console(file=io.StringIO())
-            run._search(spec, {}, share, alone, disk, journal, study, baseline, quiet, [])
+            run._search(run.Sweep(spec, {}, disk, Manifest(), allocation, None, journal, study, baseline, [], quiet))
     finally:
         run.Progress.add = add  # type: ignore[method-assign]
     took = time.monotonic() - began, time.process_time() - cpu
-    states = Counter(row.state for row in journal if row.trial_id != BASELINE and row.state != RUNNING)
+    states = Counter(ending.state for ending in journal.endings.values())
     assert states == {COMPLETED: trials}, states
-    assert len(journal) == 1 + trials * reports
+    assert len(list(journal)) == 1 + trials * reports
     shutil.rmtree(folder)
     return *took, watch
 
@@ -163,7 +162,7 @@ def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int) -> None
         ray.shutdown()
         # In full flight: from the first report of the last worker to start to that of the last trial to start. Before
         # it some workers are not there yet, after it some have nothing left to do.
-        firsts = sorted({name: at for at, _, name, _ in reversed(watch.rows)}.values())
+        firsts = sorted({name: at for at, _, name in reversed(watch.rows)}.values())
         first, last = firsts[slots - 1], firsts[-1]
         steady = sum(first < at <= last for at, *_ in watch.rows) * every / slots / (last - first)
         rss = psutil.Process().memory_info().rss / 2**20
@@ -195,12 +194,12 @@ def ours(trials: int, reports: int, sampler: str) -> None:
     print(f"{trials} trials, {reports} reports each, sampler {sampler}: ms of CPU per trial")
     print("trials so far  suggest  scheduler  recorder (with journal and tell)")
     spec, folder = null_spec(trials, sampler), Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
-    begin(folder, spec)
+    begin(folder, spec, Manifest())
     journal = Journal(folder / JOURNAL)
     baseline = Evaluation(BASELINE, 0, mixing=0.0, metrics=BASE)
     journal.append(baseline)
     searcher = OptunaSearcher(run.open_study(folder / STUDY, spec), spec, journal, baseline, trials)
-    progress, scheduler = run.Progress(spec, baseline, list(journal), trials), ControlScheduler(spec, BASE, journal)
+    progress, scheduler = run.Progress(spec, baseline, journal.records, trials), PruningScheduler(spec, BASE, journal)
     recorder = Recorder(folder, spec, journal, baseline, scheduler, searcher, progress.add)
     spent = [0.0, 0.0, 0.0]
     for count in range(1, trials + 1):

@@ -176,17 +176,15 @@ def evaluation(number: int, point: Point) -> Any:
 
 
 class Mine:
-    """rayul's side: ask Optuna, judge with the schedulers, tell the outcome."""
+    """rayul's side: ask Optuna, judge with the scheduler, tell the outcome."""
 
     def __init__(self, arm: Arm, seed: int, mixing: bool, space: dict[str, list[Any]]) -> None:
         from rayul.records import Evaluation
-        from rayul.sweep.pruning.halving import HalvingScheduler
-        from rayul.sweep.pruning.scheduler import ControlScheduler
+        from rayul.sweep.pruning.scheduler import PruningScheduler
 
         self.spec, self.space = spec_of(arm, mixing, seed), space
         self.study = optuna.create_study(directions=["minimize", "maximize"])
-        halving = HalvingScheduler(self.spec, BASE) if self.spec.pruning.budget else None
-        self.scheduler = ControlScheduler(self.spec, BASE, inner=halving)
+        self.scheduler = PruningScheduler(self.spec, BASE)
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
         self.rows: dict[int, list[Any]] = {}
@@ -200,11 +198,12 @@ class Mine:
         return propose(self.trials[number], self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:
-        from rayul.records import to_json
 
         rows = [evaluation(number, point) for point in points]
         self.rows[number] += rows
-        result = {"evaluations": [to_json(row) for row in rows], "step": rows[-1].step, **rows[-1].metrics}
+        from rayul.sweep.result import TrialResult
+
+        result = TrialResult(rows).to_ray()
         return bool(self.scheduler.on_trial_result(None, _Trial(rows[0].trial_id), result) == "STOP")
 
     def end(self, number: int) -> None:

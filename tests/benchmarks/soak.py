@@ -29,7 +29,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "sweep")]
 
 from conftest import small_sets, write_tiny_model  # noqa: E402
-from driver import endings, key, rows, start, sweep, write_spec  # noqa: E402
+from driver import key, rows, start, sweep, write_spec  # noqa: E402
 
 from rayul.unlearn.data import FILES, write_rows  # noqa: E402
 
@@ -52,12 +52,12 @@ class Watch:
         self.lost += sum(old != new for old, new in zip(self.lines, lines, strict=False))
         self.lost += max(0, len(self.lines) - len(lines))
         found = [json.loads(line) for line in lines]
-        self.duplicates += len(found) - len({key(row) for row in found})
+        self.duplicates += len(found) - len({key(line) if "step" in line else line["trial_id"] for line in found})
         for row in found[len(self.lines) :]:
             if row["trial_id"] in self.ended:
                 self.repeated += 1
                 print("after the end of its trial:", json.dumps(row)[:300], flush=True)
-        now = endings(found)
+        now = {line["trial_id"]: line["state"] for line in found if "step" not in line}
         self.lost += sum(now.get(trial) != state for trial, state in self.ended.items())
         self.lines, self.ended = lines, now
 

@@ -55,7 +55,7 @@ def test_within_a_limit(results: Results) -> None:
     text = "{n: 9, within: {metric: retain.es, at_least: 99% of baseline}}"  # 0.9504
     assert points(results, text) == [("0003", 30), ("0004", 30)]
     with pytest.raises(
-        InputError, match=r"no point of the front keeps retain\.es at 0\.9696: it goes from 0\.865 to 0\.96"
+        InputError, match=r"no point of the front keeps retain\.es ≥ 0\.9696: it goes from 0\.865 to 0\.96"
     ):
         finalists(results, wanted("{within: {metric: retain.es, at_least: 101% of baseline}}"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from audits import NAME, SEEDS, audit_folder, lines, scored
+from audits import BASES, NAME, SEEDS, audit_folder, lines, scored
 
 from rayul.audit.intervals import Means, over_seeds, over_seeds_and_authors
 from rayul.audit.judge import judge, powerless, returns
@@ -81,13 +81,13 @@ def test_one_number_has_no_bounds_and_several_have_theirs() -> None:
 
 
 def test_the_share_that_returns_is_of_what_had_been_forgotten(tmp_path: Path) -> None:
-    """0.3 of 1.0 is left, and relearning brings it to 0.65: half of the forgotten 0.7."""
+    """0.3 of the baseline's is left, and relearning brings it to 0.65: half of the forgotten 0.7."""
     (one,) = judge(audit_of(tmp_path, lines(found=0.3, after=0.65)))
     worst = one.worst
     assert worst is not None
     assert (worst.attack, worst.variant, worst.variants) == ("relearn", "20 steps", 2)
-    assert worst.before == pytest.approx(0.3)
-    assert worst.after.value == pytest.approx(0.65)
+    assert worst.before == pytest.approx(0.3 * BASES["forget"])
+    assert worst.after.value == pytest.approx(0.65 * BASES["forget"])
     assert worst.returned.value == pytest.approx(0.5)
     assert one.forgotten.value == pytest.approx(0.7)
     assert one.searched == pytest.approx(0.75)
@@ -119,7 +119,7 @@ def test_a_limit_is_kept_when_its_lower_bound_keeps_it(tmp_path: Path, report: o
     (one,) = judge(audit)
     (kept,) = one.kept
     assert kept.key == "retain_report.es"
-    assert kept.at == pytest.approx(0.9)
+    assert kept.limit.at == pytest.approx(0.9)
     assert kept.holds == holds
     assert kept.searched == pytest.approx(0.95)
     assert standing(one) == word
@@ -141,7 +141,7 @@ def test_kept_is_a_share_of_the_baseline_on_the_same_rows(tmp_path: Path) -> Non
 def test_what_the_oracle_gains_too_is_no_return(tmp_path: Path) -> None:
     (one,) = judge(audit_of(tmp_path, lines(found=0.3, after=0.4, oracle_after=0.2)))
     assert one.worst is not None
-    assert one.worst.gain.value == pytest.approx(0.1)
+    assert one.worst.gain.value == pytest.approx(0.1 * BASES["forget"])
     assert one.beyond == ()
     assert standing(one) == "stands"
 
@@ -149,7 +149,8 @@ def test_what_the_oracle_gains_too_is_no_return(tmp_path: Path) -> None:
 def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Path) -> None:
     audit = audit_of(tmp_path)
     assert powerless(audit) == ["noise"]  # relearning brings the refusal from 0.8 to 0.98
-    assert any(line.startswith("noise: brought nothing back from the control") for line in remarks(audit, judge(audit)))
+    said = remarks(audit, judge(audit))
+    assert any(line.startswith("noise recovered nothing even from the refusal-only control") for line in said)
     assert powerless(audit_of(tmp_path / "other", lines(control_after=0.8))) == ["relearn", "noise"]
 
 
@@ -226,15 +227,14 @@ def test_the_files_say_what_the_objects_say(tmp_path: Path) -> None:
     attacks = pq.read_table(folder / "audit" / "attacks.parquet").to_pylist()
     assert len(attacks) == 5 * 3
     last = [row for row in attacks if row["subject"] == NAME and row["variant"] == "20 steps"]
-    assert [(row["rows"], row["forget.es.before"], row["forget.es.after"]) for row in last] == [(6, 0.3, 0.65)] * 2
+    shares = [[row[f"forget.es.{when}"] / BASES["forget"] for when in ("before", "after")] for row in last]
+    assert shares == [pytest.approx([0.3, 0.65])] * 2
+    assert [row["rows"] for row in last] == [6, 6]
     finalists = pq.read_table(folder / "audit" / "finalists.parquet").to_pylist()
     (report,) = [row for row in finalists if row["metric"] == "retain_report.es"]
-    assert (report["baseline"], report["oracle"], report["value"], report["seeds"]) == (
-        1.0,
-        1.0,
-        pytest.approx(0.93),
-        2,
-    )
+    shares = [report[name] / BASES["retain_report"] for name in ("baseline", "oracle", "value")]
+    assert shares == pytest.approx([1.0, 1.0, 0.93])
+    assert report["seeds"] == 2
     assert (folder / "audit" / "robustness.parquet").is_file()
 
 

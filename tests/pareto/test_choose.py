@@ -10,9 +10,9 @@ import pytest
 from synthetic import BASE, OBJECTIVES, baseline, evaluation, sweep, write_folder
 
 from rayul.errors import InputError
-from rayul.pareto.choose import Condition, adapter_path, best_at, knee, named, rerun
+from rayul.pareto.choose import adapter_path, best_at, knee, named, rerun
 from rayul.report import Results, load_results
-from rayul.spec import load_spec
+from rayul.spec import Limit, load_spec
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +23,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("retain.es>=0.95*baseline", Condition("retain.es", True, 0.95, True)),
-        (" retain.es >= 0.95 * baseline ", Condition("retain.es", True, 0.95, True)),
-        ("forget.es<=.2", Condition("forget.es", False, 0.2)),
-        ("forget.ppl>=1e3", Condition("forget.ppl", True, 1000.0)),
+        ("retain.es>=0.95*baseline", Limit("retain.es", True, 95, relative=True)),
+        (" retain.es >= 0.95 * baseline ", Limit("retain.es", True, 95, relative=True)),
+        ("forget.es<=.2", Limit("forget.es", False, 0.2)),
+        ("forget.ppl>=1e3", Limit("forget.ppl", True, 1000.0)),
     ],
 )
-def test_conditions_are_read(text: str, expected: Condition) -> None:
-    assert Condition.parse(text) == expected
+def test_conditions_are_read(text: str, expected: Limit) -> None:
+    assert Limit.parse(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_conditions_are_read(text: str, expected: Condition) -> None:
 )
 def test_a_condition_at_fault_is_named_with_the_way_out(text: str, named_in_error: str) -> None:
     with pytest.raises(InputError) as caught:
-        Condition.parse(text)
+        Limit.parse(text)
     assert named_in_error in str(caught.value)
     assert "hint" in str(caught.value)
 
 
 def test_the_best_point_within_a_condition(results: Results) -> None:
     limit = 0.97 * BASE["retain.es"]
-    found = best_at(Condition.parse("retain.es>=0.97*baseline"), results.front, results.baseline, OBJECTIVES)
+    found = best_at(Limit.parse("retain.es>=0.97*baseline"), results.front, results.baseline, OBJECTIVES)
     keeping = [e.metrics["forget.es"] for e in results.front if e.metrics["retain.es"] >= limit]
     assert found.metrics["forget.es"] == min(keeping)
     assert found == results.best(at="retain.es >= 0.97*baseline")

@@ -11,10 +11,10 @@ from test_pareto_summary import export
 from test_report_page import Page
 
 from rayul.pareto.held_out import held_out
-from rayul.records import COMPLETED, Evaluation
+from rayul.records import Evaluation
 from rayul.report import load_results, summarise
 
-POINTS = [evaluation(f"{i:04d}", 5, 0.3 + i / 10, 0.88 + i / 50, state=COMPLETED) for i in range(3)]
+POINTS = [evaluation(f"{i:04d}", 5, 0.3 + i / 10, 0.88 + i / 50) for i in range(3)]
 
 
 def folder_with(path: Path, reported: list[float], spec: str = SPEC, twin: float = 0.8) -> Path:

@@ -8,7 +8,7 @@ from scipy import stats
 from synthetic import sweep, write_folder
 
 from rayul.report import load_results
-from rayul.report.importance import MIN_TRIALS, grouped, importance, importances, midranks, outcomes
+from rayul.report.importance import MIN_TRIALS, grouped, importance, importances, outcomes
 
 METHODS = ["ga", "gd", "npo"]
 
@@ -26,9 +26,11 @@ def test_the_share_is_the_effect_size_of_kruskal_and_wallis() -> None:
     assert np.isnan(found.trend)
 
 
-def test_midranks_are_scipys() -> None:
-    values = np.random.default_rng(1).integers(0, 8, 50).astype(float)
-    assert midranks(values).tolist() == stats.rankdata(values).tolist()
+def test_equal_values_share_the_mean_of_their_ranks() -> None:
+    values, outcome = np.random.default_rng(1).integers(0, 8, (2, 50))
+    assert importance("x", values.tolist(), outcome.tolist()).trend == pytest.approx(
+        stats.spearmanr(values, outcome).statistic, rel=1e-12
+    )
 
 
 def test_shares_of_a_sum_are_the_shares_of_its_variance() -> None:

@@ -7,7 +7,7 @@ import pytest
 from synthetic import OBJECTIVES, baseline, evaluation, oracle
 
 from rayul.pareto.front import forgotten, front, least_violating, non_dominated, solutions
-from rayul.records import FAILED, Evaluation
+from rayul.records import Evaluation
 
 
 def by_definition(points: np.ndarray, directions: list[str]) -> list[bool]:
@@ -61,7 +61,7 @@ def test_solutions_leave_out_references_step_zero_the_infeasible_and_what_hardly
         evaluation("1", 5, forget=0.5, retain=0.5),
         evaluation("2", 5, forget=0.98 * 0.951, retain=0.95),
         evaluation("3", 5, forget=float("nan"), retain=0.95),
-        Evaluation("4", 5, state=FAILED, feasible=False),
+        Evaluation("4", 5, feasible=False),
     ]
     assert solutions(rows, baseline(), OBJECTIVES) == [good]
     exactly = evaluation("5", 5, forget=0.98 * 0.9499, retain=0.95)
@@ -108,7 +108,7 @@ def test_least_violating_ranks_trials_by_their_best_total_violation() -> None:
         evaluation("a", 5, 0.9, 0.80),
         evaluation("a", 10, 0.9, 0.70),
         evaluation("b", 5, 0.9, 0.82),
-        Evaluation("c", 5, state=FAILED, feasible=False),
+        Evaluation("c", 5, feasible=False),
         evaluation("d", 5, 0.9, float("nan")),
     ]
     assert [e.key[:2] for e in least_violating(rows)] == [("b", 5), ("a", 5)]

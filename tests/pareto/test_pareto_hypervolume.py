@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from synthetic import BASE, OBJECTIVES, baseline, evaluation, oracle, sweep
+from synthetic import BASE, OBJECTIVES, baseline, evaluation, evaluations_of, oracle, sweep
 
 from rayul.pareto.hypervolume import hypervolume, hypervolume_history
 from rayul.records import Evaluation
@@ -50,7 +50,7 @@ def test_a_limit_at_or_above_the_baseline_is_not_applied() -> None:
 
 
 def test_history_has_the_area_of_every_prefix() -> None:
-    rows = sweep(30, seed=3)
+    rows = evaluations_of(sweep(30, seed=3))
     history = hypervolume_history(rows, baseline(), OBJECTIVES, LIMITS)
     trained = [e for e in rows if not e.is_reference]
     at = dict(history)
@@ -68,7 +68,7 @@ def test_history_has_the_area_of_every_prefix() -> None:
 
 
 def test_history_lists_growth_only() -> None:
-    history = hypervolume_history(sweep(40), baseline(), OBJECTIVES, LIMITS)
+    history = hypervolume_history(evaluations_of(sweep(40)), baseline(), OBJECTIVES, LIMITS)
     counts, volumes = zip(*history, strict=True)
     assert list(counts) == sorted(set(counts))
     assert all(a < b for a, b in pairwise(volumes[:-1]))

@@ -10,7 +10,7 @@ from browser import browse, needs_browser
 from synthetic import baseline, evaluation, sweep, write_folder
 from test_report_page import hostile_folder
 
-from rayul.records import FAILED, Evaluation
+from rayul.records import FAILED, Ending, Record
 from rayul.report import summarise
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -155,12 +155,12 @@ def test_hostile_names_run_nothing(tmp_path: Path) -> None:
     "rows",
     [
         sweep(1),
-        [baseline(), Evaluation("0000", 0, feasible=False, state=FAILED, reason="out of memory")],
+        [baseline(), Ending("0000", FAILED, "out of memory", "out of memory")],
         [baseline(), *(evaluation(f"{i}", 5, 0.2, 0.3, params={"training.lr": 1e-3 * (i + 1)}) for i in range(30))],
     ],
     ids=["one-trial", "one-failed", "nothing-feasible"],
 )
-def test_poor_sweeps_draw_what_there_is(tmp_path: Path, rows: list[Evaluation]) -> None:
+def test_poor_sweeps_draw_what_there_is(tmp_path: Path, rows: list[Record]) -> None:
     state, _ = used(summarise(write_folder(tmp_path / "s", rows)).report, tmp_path)
     assert "error" not in state
     assert state["done"] == "true"

@@ -18,9 +18,10 @@ from rayul.records import Evaluation, adapter_folder
 from rayul.records.storage import Storage
 from rayul.spec import SpecError, parse_spec
 from rayul.spec.config import Model
-from rayul.unlearn.adapters import load_adapter, save_adapter
 from rayul.unlearn.data import load_sets
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter, load_adapter
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +39,8 @@ class Bomb:
 @pytest.fixture
 def adapter(task: Any, make_spec: Callable[..., Any], tmp_path: Path) -> Path:
     model = attach_lora(task.base, make_spec().lora, 0)
-    save_adapter(model, 1.0, tmp_path / "adapter")
-    detach_lora(model)
+    LoraUpdate(model).save(1.0, tmp_path / "adapter")
+    detach_adapter(model)
     return tmp_path / "adapter"
 
 
@@ -155,11 +156,11 @@ def test_the_driver_takes_adapters_by_names_of_adapters_only(tmp_path: Path) -> 
     (tmp_path / "secret").write_text("secret")
     for name in ("../x", "0001-5-1/../../x", "x", "/etc/x"):
         with pytest.raises(ValueError, match="no adapter"):
-            server.put(name, {"a": b""})
+            server.write(name, "a1", "a", 0, b"")
         with pytest.raises(ValueError, match="no adapter"):
             server.drop(name)
     with pytest.raises(ValueError, match="within"):
-        server.put("0001-5-1", {"../../x": b""})
+        server.write("0001-5-1", "a1", "../../x", 0, b"")
     with pytest.raises(ValueError, match="within"):
         server.read(str(tmp_path / "model"), "../secret", 0)
     with pytest.raises(KeyError):

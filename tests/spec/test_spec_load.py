@@ -250,7 +250,7 @@ def test_overrides_replace_values_mappings_and_list_entries() -> None:
     ]
     spec = parse_spec(text, overrides)
     assert (spec.training.lr, spec.lora.r, spec.search.trials, spec.method.name) == (1e-3, 16, 3, "gd")
-    assert spec.control.criteria[0].limit({"retain.es": 0.5}) == pytest.approx(0.4)
+    assert spec.control.criteria[0].limit.on({"retain.es": 0.5}) == pytest.approx(0.4)
     assert (spec.model.path, spec.model.dtype) == ("testbed", "bfloat16")
     assert spec.objectives == {"retain.es": "minimize"}
 
@@ -276,3 +276,25 @@ def test_override_may_put_a_distribution() -> None:
 )
 def test_messages_of_overrides(override: str, expected: str) -> None:
     assert any(expected in found for found in problems(MINIMAL, override))
+
+
+@pytest.mark.parametrize(
+    ("method", "gamma"),
+    [
+        ("{name: ga, gru: true, gru_smoothing: 0.8}", 0.2),  # the weight of the past, before
+        ("{name: ga, gru: true, gru_smoothing: 0}", 1.0),
+        ("{name: ga, gru: false, gru_smoothing: 0.8}", 0.8),  # written out as a default, without effect
+        ("{name: ga, gru_smoothing: 0.8}", 0.8),
+        ("ga", 0.8),
+    ],
+)
+def test_what_weighed_the_past_in_gru_is_read_as_what_weighs_the_newest(method: str, gamma: float) -> None:
+    spec = parse_spec(f"{{name: a, model: m, data: testbed, method: {method}, training: {{lr: 1e-3}}}}")
+    assert spec.method.parameters["gru_gamma"] == gamma
+    assert "gru_smoothing" not in spec.resolved()["method"]
+
+
+def test_a_searched_weight_of_the_past_is_refused_with_its_new_name() -> None:
+    method = "{name: ga, gru: true, gru_smoothing: {float: [0.1, 0.9]}}"
+    with pytest.raises(SpecError, match="gru_smoothing: is now gru_gamma"):
+        parse_spec(f"{{name: a, model: m, data: testbed, method: {method}, training: {{lr: 1e-3}}}}")

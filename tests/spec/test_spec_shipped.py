@@ -30,7 +30,7 @@ def test_ga_is_the_sweep_of_the_readme() -> None:
         "tpe", 64, 60, 5,
     )  # fmt: skip
     assert [c.metric for c in spec.control.criteria] == ["retain.es"]
-    assert spec.control.criteria[0].limit({"retain.es": 1.0}) == pytest.approx(0.9)
+    assert spec.control.criteria[0].limit.on({"retain.es": 1.0}) == pytest.approx(0.9)
 
 
 def test_tofu_can_be_pointed_at_local_files(tmp_path: Path) -> None:

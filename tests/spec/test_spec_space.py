@@ -144,14 +144,14 @@ def test_at_puts_the_drawn_values() -> None:
     trial = spec(**SEARCHED).at(PARAMS)
     assert trial.space == {}
     assert (trial.method.name, trial.lora.r, trial.training.lr, trial.training.steps) == ("gd", 4, 1e-3, 20)
-    assert trial.method.parameters == {"retain_weight": 2.0, "gru": False, "gru_smoothing": 0.8}
-    assert trial.control.criteria[0].limit({"retain.es": 0.8}) == pytest.approx(0.76)
+    assert trial.method.parameters == {"retain_weight": 2.0, "gru": False, "gru_gamma": 0.8}
+    assert trial.control.criteria[0].limit.on({"retain.es": 0.8}) == pytest.approx(0.76)
     assert trial.at({}) == trial
 
 
 def test_at_leaves_out_what_the_drawn_method_does_not_have() -> None:
     params = {**PARAMS, "method.name": "ga"}
-    assert spec(**SEARCHED).at(params).method.parameters == {"gru": False, "gru_smoothing": 0.8}
+    assert spec(**SEARCHED).at(params).method.parameters == {"gru": False, "gru_gamma": 0.8}
     del params["method.retain_weight"]
     assert spec(**SEARCHED).at(params).method.name == "ga"
     parameters = spec(**SEARCHED).at({**PARAMS, "method.name": "npo", "method.retain_loss": "kl"}).method.parameters
@@ -268,7 +268,7 @@ def test_resolved_writes_every_default_out() -> None:
     plain = spec().resolved()
     assert plain["training"]["weight_decay"] == 0.0
     assert plain["control"]["criteria"] == []
-    assert plain["method"] == {"name": "ga", "gru": False, "gru_smoothing": 0.8}
+    assert plain["method"] == {"name": "ga", "gru": False, "gru_gamma": 0.8}
     assert "provenance" not in plain
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayul.spec import SpecError, Threshold, dump_yaml, limits, parse_spec
+from rayul.spec import Limit, SpecError, dump_yaml, limits, parse_spec
 
 TEXT = """\
 name: a
@@ -27,8 +27,8 @@ def spec(tau: str, objectives: str = BOTH) -> Any:
 def test_one_share_is_a_criterion_on_each_utility_objective() -> None:
     found = spec("0.55", "{forget.es: minimize, retain.es: maximize, general.ppl: minimize}")
     assert [(c.metric, c.at_least, c.at_most) for c in found.criteria] == [
-        ("retain.es", Threshold(55, relative=True), None),
-        ("general.ppl", None, Threshold(round(100 / 0.55, 9), relative=True)),
+        ("retain.es", Limit("retain.es", True, 55, relative=True), None),
+        ("general.ppl", None, Limit("general.ppl", False, round(100 / 0.55, 9), relative=True)),
     ]
     base = {"forget.es": 1.0, "retain.es": 0.8, "general.ppl": 11.0}
     assert limits(found.criteria, base) == pytest.approx({"retain.es": 0.44, "general.ppl": 20.0})
@@ -38,7 +38,7 @@ def test_one_share_is_a_criterion_on_each_utility_objective() -> None:
 def test_of_several_the_smallest_judges_and_each_has_its_criteria() -> None:
     found = spec("[0.7, 0.95, 0.5, 0.9]")
     assert found.targets == (0.95, 0.9, 0.7, 0.5)
-    assert [c.at_least for c in found.criteria] == [Threshold(50, relative=True)]
+    assert [c.at_least for c in found.criteria] == [Limit("retain.es", True, 50, relative=True)]
     assert [found.criteria_at(tau)[0].at_least.value for tau in found.targets] == [95, 90, 70, 50]
 
 
@@ -52,7 +52,7 @@ def test_it_can_be_searched() -> None:
     found = spec("{float: [0.5, 0.95]}")
     assert list(found.space) == ["control.tau"]
     assert limits(found.criteria, {"retain.es": 1.0}) == {}, "it differs from trial to trial"
-    assert found.at({"control.tau": 0.7}).criteria[0].at_least == Threshold(70, relative=True)
+    assert found.at({"control.tau": 0.7}).criteria[0].at_least == Limit("retain.es", True, 70, relative=True)
 
 
 @pytest.mark.parametrize("tau", ["0.9", "[0.5, 0.9]", "{choice: [0.5, 0.9]}", "null"])

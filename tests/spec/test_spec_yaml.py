@@ -195,3 +195,10 @@ def test_no_value_in_any_place_makes_a_traceback(seed: int, tmp_path: Path) -> N
         target[path[-1]] = draw.choice(values)
         file.write_text(dump_yaml(changed))
         assert all(line.startswith(f"{file}:") for line in outcome(file))
+
+
+def test_underscores_in_a_number_are_named_with_the_way_to_write_it() -> None:
+    said = first_problem(GA.read_text().replace("trials: 64", "trials: 1_000"))
+    assert 'search.trials: expected a whole number, got "1_000"' in said
+    assert "write 1000" in said
+    assert "quotes" not in said

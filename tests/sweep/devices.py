@@ -9,7 +9,7 @@ from typing import Any
 
 from driver import born, children_of
 
-from rayul.records import BASELINE, Evaluation
+from rayul.records import BASELINE, COMPLETED, FAILED, Ending, Evaluation
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.pack import Shape
 
@@ -37,19 +37,30 @@ def join(device: Any, number: int, params: dict[str, Any] | None = None) -> None
 
 
 def reported(device: Any, number: int, count: int | None = None) -> list[Evaluation]:
-    """Rows of the trial's next results, to its end without a count."""
+    """Rows of the trial's next results, without a count to its end, which has to be that it completed."""
     rows: list[Evaluation] = []
     while count is None or count > 0:
         result = device.next(number)
         rows += result.evaluations
         if result.ended:
+            assert result.ending == rows[-1].ended(COMPLETED)
             break
         count = None if count is None else count - 1
     return rows
 
 
-def of(rows: list[Evaluation]) -> list[tuple[int, str, dict[str, float]]]:
-    return [(row.step, row.state, row.metrics) for row in rows]
+def failed(device: Any, number: int) -> Ending:
+    """How a trial ended, which has to be that it failed."""
+    while not (result := device.next(number)).ended:
+        assert result.evaluations
+    assert result.ending.state == FAILED
+    assert not result.evaluations
+    found: Ending = result.ending
+    return found
+
+
+def of(rows: list[Evaluation]) -> list[tuple[int, dict[str, float]]]:
+    return [(row.step, row.metrics) for row in rows]
 
 
 def devices_of(pid: int) -> list[int]:

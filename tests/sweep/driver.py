@@ -48,11 +48,22 @@ def sweep(spec: Path, results: Path, *flags: str) -> subprocess.CompletedProcess
     return subprocess.run(command(spec, results, *flags), capture_output=True, text=True, timeout=280, check=False)
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
+def lines(folder: Path) -> list[dict[str, Any]]:
     """Whole lines of the journal, read without rayul."""
     path = folder / "evaluations.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in (path.read_bytes().split(b"\n")[:-1] if path.exists() else [])]
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of the journal."""
+    return [line for line in lines(folder) if "step" in line]
+
+
+def endings(folder: Path) -> dict[str, dict[str, Any]]:
+    """The endings of the journal by trial; a trial has one."""
+    found = [line for line in lines(folder) if "step" not in line]
+    assert len({line["trial_id"] for line in found}) == len(found)
+    return {line["trial_id"]: line for line in found}
 
 
 def key(row: dict[str, Any]) -> tuple[str, int, float]:
@@ -60,13 +71,8 @@ def key(row: dict[str, Any]) -> tuple[str, int, float]:
 
 
 def ended(folder: Path) -> dict[str, str]:
-    return endings(rows(folder))
-
-
-def endings(found: list[dict[str, Any]]) -> dict[str, str]:
     """State by trial, of the trials that ended."""
-    states = {row["trial_id"]: row["state"] for row in found if row["state"] != "running"}
-    return {trial: state for trial, state in states.items() if trial.isdigit()}  # the reference rows are no trials
+    return {trial: ending["state"] for trial, ending in endings(folder).items()}
 
 
 def born(pid: int) -> str:

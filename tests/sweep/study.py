@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from rayul.records import COMPLETED, PRUNED, RUNNING, Evaluation, Journal, to_json
+from rayul.records import COMPLETED, PRUNED, Evaluation, Journal
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 
 Row = Callable[..., Evaluation]
@@ -54,9 +54,10 @@ class Sweep:
     def end(self, number: int, params: dict[str, Any], tell: bool = True) -> None:
         strength = math.log10(params.get("training.lr", 1e-3) / 1e-4) / 2 + params.get("method.retain_weight", 0.0) / 40
         for step, share in ((0, 0.0), (5, 0.5), (10, 1.0)):
-            last = {"state": COMPLETED} if step == 10 else {}
             forget, retain = 0.8 * (1 - strength * share), 0.5 * (1 - 0.2 * strength * share)
-            self.journal.append(self.row(self.spec, number, step, forget, retain, params=params, **last))
+            row = self.row(self.spec, number, step, forget, retain, params=params)
+            self.journal.append(row)
+        self.journal.append(row.ended(COMPLETED))
         if tell:
             self.searcher.tell(number)
 
@@ -70,20 +71,20 @@ class Sweep:
 
 def play(sweep: Sweep, course: Callable[[dict[str, Any]], list[tuple[float, float]]], trials: int) -> list[Evaluation]:
     """A whole sweep without training: proposed, judged after every evaluation and told by the real parts, one trial
-    after the other. course(params) -> (forget.es, retain.es) at steps 5, 10, ...; step 0 is the baseline."""
-    scheduler = ControlScheduler(sweep.spec, sweep.baseline.metrics, sweep.journal)
+    after the other. course(params) -> (forget.es, retain.es) at steps 5, 10, ...; step 0 is the baseline. Returns the
+    last evaluation of each trial."""
+    scheduler = PruningScheduler(sweep.spec, sweep.baseline.metrics, sweep.journal)
     for _ in range(trials):
         number, params = sweep.ask()
         points = [(sweep.baseline.metrics["forget.es"], sweep.baseline.metrics["retain.es"]), *course(params)]
         for i, point in enumerate(points):
             row = sweep.row(sweep.spec, number, 5 * i, *point, params=params)
-            result = {"evaluations": [to_json(row)], "step": row.step, **row.metrics}
-            if scheduler.on_trial_result(None, SimpleNamespace(trial_id="tune's"), result) == "STOP":  # type: ignore[arg-type]
-                row = replace(row, state=PRUNED, reason=scheduler.reasons[row.trial_id])
-            elif i == len(points) - 1:
-                row = replace(row, state=COMPLETED)
             sweep.journal.append(row)
-            if row.state != RUNNING:
+            result = TrialResult([row]).to_ray()
+            if scheduler.on_trial_result(None, SimpleNamespace(trial_id="tune's"), result) == "STOP":  # type: ignore[arg-type]
+                sweep.journal.append(row.ended(PRUNED, *scheduler.stops[row.trial_id]))
                 break
+        else:
+            sweep.journal.append(row.ended(COMPLETED))
         sweep.searcher.tell(number)
-    return [row for row in sweep.journal if row.state != RUNNING]
+    return [sweep.journal.of(trial)[-1] for trial in sweep.journal.endings]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from driver import sweep, write_spec
 
 from rayul.records.audited import AUDIT, REFUSAL, Audited, audit_journal, audited_adapter
@@ -133,9 +132,9 @@ def test_killed_at_any_line_it_goes_on_and_ends_with_the_same_numbers(folder: Pa
 
 def test_changed_rows_and_bad_options_are_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, copy := tmp_path / "tiny")
-    spec = yaml.safe_load((copy / "spec.yaml").read_text())
-    spec["provenance"]["data"]["forget"]["sha256"] = "other"
-    (copy / "spec.yaml").write_text(yaml.safe_dump(spec))
+    manifest = json.loads((copy / "run.json").read_text())
+    manifest["data"]["forget"]["sha256"] = "other"
+    (copy / "run.json").write_text(json.dumps(manifest))
     changed = audit(copy, "--seeds", "9")
     assert changed.returncode == 2
     assert "the rows of forget have changed" in changed.stderr

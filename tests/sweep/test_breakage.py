@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from driver import command, ended, key, rows, start, sweep, write_spec
+from driver import command, ended, endings, key, rows, start, sweep, write_spec
 from test_faults import children_of, finished_is_kept, wait
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ def one_after_the_other(folder: Path, tiny_folder: Path, data_folder: Path, **se
     return write_spec(folder / "tiny.yaml", tiny_folder, data_folder, **(plain | sections))
 
 
-def test_a_trial_that_runs_out_of_memory_or_diverges_is_one_row_and_the_next_in_its_process_is_well(
+def test_a_trial_that_runs_out_of_memory_or_diverges_fails_and_the_next_in_its_process_is_well(
     tmp_path: Path, tiny_folder: Path, data_folder: Path
 ) -> None:
     """A rank of 10^13 asks for a petabyte; a learning rate of 1e25 gives no numbers."""
@@ -44,23 +43,22 @@ def test_a_trial_that_runs_out_of_memory_or_diverges_is_one_row_and_the_next_in_
     done = sweep(spec, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    last = [row for row in rows(tmp_path / "tiny") if row["state"] != "running" and row["params"]]
-    found = {(row["params"]["lora.r"], row["params"]["training.lr"]): row for row in last}
-    assert len(found) == len(last) == 4
+    ends = endings(tmp_path / "tiny")
+    found = {(end["params"]["lora.r"], end["params"]["training.lr"]): end for end in ends.values()}
+    assert len(found) == len(ends) == 4
     for lr in (1e25, 1e-3):
         assert found[10**13, lr]["state"] == "failed"
         assert found[10**13, lr]["reason"].startswith("out of memory: lower ")
     assert found[4, 1e25]["state"] == "failed"
     assert found[4, 1e25]["reason"].startswith("diverged: step ")
     assert found[4, 1e-3]["state"] == "completed"
-    for row in last:
-        assert bool(row["metrics"]) == (row["state"] == "completed")
-        assert row["feasible"] == (row["state"] == "completed")
+    assert {end["rule"] for end in ends.values()} == {"out of memory", "diverged", ""}
+    steps = {trial: [row["step"] for row in rows(tmp_path / "tiny") if row["trial_id"] == trial] for trial in ends}
+    for trial, end in ends.items():
+        assert steps[trial] == ([0, 2, 4] if end["state"] == "completed" else [0] if end["rule"] == "diverged" else [])
 
 
-def test_a_worker_that_dies_every_time_makes_one_failed_row(
-    tmp_path: Path, tiny_folder: Path, data_folder: Path
-) -> None:
+def test_a_worker_that_dies_every_time_makes_one_failure(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
     """As the kernel does to a process that eats the memory. The sweep goes on to its end and reports."""
     spec = one_after_the_other(tmp_path, tiny_folder, data_folder, search={"sampler": "random", "trials": 1})
     folder = tmp_path / "tiny"
@@ -76,9 +74,8 @@ def test_a_worker_that_dies_every_time_makes_one_failed_row(
     _, err = driver.communicate(timeout=100)
     assert driver.returncode == 0, err
     assert len(killed) > 1, "it was started again"
-    last = [row for row in rows(folder) if row["trial_id"] == "0000"]
-    assert [row["state"] for row in last if row["state"] != "running"] == ["failed"]
-    assert "worker process died again and again" in last[-1]["reason"]
+    assert ended(folder) == {"0000": "failed"}
+    assert "worker process died again and again" in endings(folder)["0000"]["reason"]
     assert (folder / "report.html").exists()
 
 
@@ -199,11 +196,12 @@ def test_a_trial_that_hangs_fails_by_its_time_limit_and_the_others_run(
     )
     done = sweep(spec, tmp_path)
     assert done.returncode == 0, done.stderr
-    last = {row["params"]["method.hang"]: row for row in rows(tmp_path / "tiny") if row["state"] != "running"}
+    last = {end["params"]["method.hang"]: end for end in endings(tmp_path / "tiny").values()}
     assert last[True]["state"] == "failed"
     assert "took longer than search.trial_time_limit of 60 s" in last[True]["reason"]
     assert last[False]["state"] == "completed"
-    assert sum(row["state"] == "failed" for row in rows(tmp_path / "tiny")) == 1
+    assert last[True]["rule"] == "search.trial_time_limit"
+    assert sorted(ended(tmp_path / "tiny").values()) == ["completed", "failed"]
 
 
 HANGS_ONCE = """
@@ -299,8 +297,9 @@ def test_a_clock_that_jumps_changes_neither_rows_nor_the_time_that_was_spent(
         clock.write_text(jump)
     _, err = driver.communicate(timeout=600)
     assert driver.returncode == 0, err
-    (run,) = yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]["runs"].values()
-    assert timedelta(0) < run["ended"] - run["began"] < timedelta(hours=1)
+    (run,) = json.loads((folder / "run.json").read_text())["runs"]
+    began, ended_at = (datetime.fromisoformat(run[key]) for key in ("began", "ended"))
+    assert timedelta(0) < ended_at - began < timedelta(hours=1)
     more = sweep(spec, tmp_path, "--resume", "--trials", "5")
     assert more.returncode == 0, more.stderr
     assert "stopped" not in err + more.stderr

@@ -11,7 +11,7 @@ import ray
 
 from rayul.errors import InputError
 from rayul.spec import Resources
-from rayul.sweep.cluster import connected, share
+from rayul.sweep.cluster import allocate, connected
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
@@ -61,26 +61,26 @@ def test_a_connection_that_is_there_is_used_and_left_alone(two_gpus: None) -> No
     ],
 )
 def test_a_trial_asks_for_its_fraction_of_a_gpu(two_gpus: None, asked: Any, gpu: float, slots: int) -> None:
-    mine = share(Resources(**asked))
-    assert mine.gpu == pytest.approx(gpu)
-    assert mine.resources["gpu"] == mine.gpu
-    assert mine.slots == slots
-    assert mine.cpu * slots <= 2 + 1e-9, "its cores must not leave a GPU idle"
-    assert f"{slots} trials at a time" in mine.line
+    allocation = allocate(Resources(**asked))
+    assert allocation.gpu == pytest.approx(gpu)
+    assert allocation.resources["gpu"] == allocation.gpu
+    assert allocation.slots == slots
+    assert allocation.cpu * slots <= 2 + 1e-9, "its cores must not leave a GPU idle"
+    assert f"{slots} trials at a time" in allocation.line
 
 
 @pytest.mark.parametrize("trials_per_gpu", [1, 2, 3])
 def test_ray_runs_exactly_so_many_at_a_time(two_gpus: None, trials_per_gpu: int) -> None:
-    mine = share(Resources(gpu=1, trials_per_gpu=trials_per_gpu))
+    allocation = allocate(Resources(gpu=1, trials_per_gpu=trials_per_gpu))
 
     class Trial:
         def gpus(self) -> list[Any]:
             return ray.get_gpu_ids()
 
-    remote = ray.remote(num_cpus=mine.cpu, num_gpus=mine.gpu)(Trial)
-    actors = [remote.remote() for _ in range(mine.slots + 1)]
-    ready, waiting = ray.wait([a.gpus.remote() for a in actors], num_returns=mine.slots, timeout=120)
-    assert len(ready) == mine.slots
+    remote = ray.remote(num_cpus=allocation.cpu, num_gpus=allocation.gpu)(Trial)
+    actors = [remote.remote() for _ in range(allocation.slots + 1)]
+    ready, waiting = ray.wait([a.gpus.remote() for a in actors], num_returns=allocation.slots, timeout=120)
+    assert len(ready) == allocation.slots
     devices = [device for (device,) in ray.get(ready)]
     assert sorted(devices) == sorted([*set(devices)] * trials_per_gpu)
     assert len(set(devices)) == 2
@@ -92,16 +92,16 @@ def test_ray_runs_exactly_so_many_at_a_time(two_gpus: None, trials_per_gpu: int)
 @pytest.mark.parametrize("asked", [{"gpu": 4}, {"gpu": 3, "trials_per_gpu": 2}])
 def test_what_can_never_run_is_refused(two_gpus: None, asked: Any) -> None:
     with pytest.raises(InputError, match="the cluster has 2") as caught:
-        share(Resources(**asked))
+        allocate(Resources(**asked))
     assert "resources.gpu" in caught.value.hint
 
 
 def test_a_spec_without_gpu_runs_on_cores(two_gpus: None) -> None:
-    mine = share(Resources(gpu=0, cpu=1))
-    assert (mine.gpu, mine.cpu, mine.slots) == (0, 1, 2)
-    assert mine.resources == {"cpu": 1}
-    assert mine.line.endswith("(on CPU)")
+    allocation = allocate(Resources(gpu=0, cpu=1))
+    assert (allocation.gpu, allocation.cpu, allocation.slots) == (0, 1, 2)
+    assert allocation.resources == {"cpu": 1}
+    assert allocation.line.endswith("(on CPU)")
 
 
 def test_more_cores_than_there_are_become_all_there_are(two_gpus: None) -> None:
-    assert share(Resources(gpu=0, cpu=64)).cpu == 2
+    assert allocate(Resources(gpu=0, cpu=64)).cpu == 2

@@ -60,14 +60,18 @@ def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device],
     assert [row.step for row in reported(second, 0)] == [0, 2, 4, 6]
 
 
-def test_a_trial_that_cannot_begin_is_a_row(make_device: Callable[..., Device]) -> None:
+def test_a_trial_that_cannot_begin_fails(make_device: Callable[..., Device]) -> None:
     device = make_device(method={"name": "rmu", "layer": {"choice": [1, 99]}})
     for number, layer in ((0, 99), (1, 1)):
         join(device, number, {"method.layer": layer})
-    (failed,) = reported(device, 0)
+    result = device.next(0)
+    assert (result.evaluations, result.ended) == ([], True)
+    failed = result.ending
+    assert failed is not None
     assert failed.state == "failed"
     assert failed.reason
-    assert reported(device, 1)[-1].state == "completed"
+    assert failed.params == {"method.layer": 99}
+    assert reported(device, 1)[-1].step == STEPS["steps"]
 
 
 def test_adapters_of_the_trials_own_front_are_in_the_results(
@@ -102,11 +106,10 @@ for seed in range(8):
 packs.turn()  # step 0 of all
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))
-rows = {}
+ends = []
 while (reports := packs.turn()) is not None:
-    for report in reports:
-        rows.setdefault(report.trial_id, []).extend(report.rows)
-print(len(packs.splits), sorted((name, [r.state for r in found][-1], found[-1].reason) for name, found in rows.items()))
+    ends += [(r.trial_id, r.ending.state, r.ending.reason) for r in reports if r.ending is not None]
+print(len(packs.splits), sorted(ends))
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rayul.records import Evaluation
 from rayul.sweep.pruning.dominance import Rivals, can_catch_up, front_at, is_behind
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.scheduler import PruningScheduler
 
 FRONT_GAINED, FRONT_KEPT = np.array([0.3, 0.5, 0.6]), np.array([1.0, 0.95, 0.91])
 
@@ -79,8 +79,8 @@ def evaluations(trial: str, points: list[tuple[int, float, float]]) -> list[Eval
 
 def verdict(spec: Any, mine: list[tuple[int, float, float]], others: list[tuple[int, float, float]]) -> str:
     rows = [*evaluations("0000", others), *evaluations("0001", mine)]
-    scheduler = ControlScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, rows)
-    return scheduler.verdict("0001", mine[-1][0])
+    stop = PruningScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, rows).verdict("0001", mine[-1][0])
+    return "" if stop is None else stop.reason
 
 
 OTHERS = [(0, 1.0, 1.0), (30, 0.5, 1.0)]
@@ -155,5 +155,5 @@ def test_the_scheduler_judges_the_calibrated_evaluation(make_spec: Callable[...,
     rows = [*evaluations("0000", OTHERS), *evaluations("0001", [(50, 0.1, 0.2), (55, 0.05, 0.1)])]
     for forget, stopped in ((0.45, False), (0.98, True)):
         calibrated = [replace(e, mixing=0.5) for e in evaluations("0001", [(50, forget, 0.95), (55, forget, 0.95)])]
-        scheduler = ControlScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, [*rows, *calibrated])
+        scheduler = PruningScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, [*rows, *calibrated])
         assert bool(scheduler.verdict("0001", 55)) is stopped

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driver import rows as rows_of
-from driver import sweep, write_spec
+from driver import endings, rows, sweep, write_spec
 
-from rayul.records import Evaluation, to_json
+from rayul.records import Evaluation
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
 from ray.tune.schedulers import TrialScheduler
 
-from rayul.sweep.pruning.halving import HalvingScheduler, merits, volume
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.halving import merits, rungs, volume
+from rayul.sweep.pruning.scheduler import PruningScheduler
 
 BASE = {"forget.es": 0.8, "retain.es": 0.5}
 Row = Callable[..., Evaluation]
@@ -50,14 +50,13 @@ def test_merit_is_what_would_be_missing_and_what_the_trial_has_alone(seed: int) 
     assert volume([]) == 0
 
 
-def scheduler_of(spec: Any, history: list[Evaluation] | None = None) -> ControlScheduler:
-    return ControlScheduler(spec, BASE, history or [], HalvingScheduler(spec, BASE, history or []))
+def scheduler_of(spec: Any, history: list[Evaluation] | None = None) -> PruningScheduler:
+    return PruningScheduler(spec, BASE, history or [])
 
 
-def decide(scheduler: ControlScheduler, *rows: Evaluation) -> str:
-    result = {"evaluations": [to_json(r) for r in rows], "step": rows[-1].step, **rows[-1].metrics}
+def decide(scheduler: PruningScheduler, *rows: Evaluation) -> str:
     trial = SimpleNamespace(trial_id="tune's")
-    return scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
+    return scheduler.on_trial_result(None, trial, TrialResult(rows).to_ray())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def test_at_a_rung_the_trials_that_add_least_are_stopped_with_their_numbers(spec
     assert decisions[4] == decisions[8] == ["CONTINUE"] * 3
     assert decisions[12] == ["CONTINUE", "STOP", "STOP"]
     alone = (1 - 0.5 / 0.8) * (0.49 / 0.5 - 0.9) / 0.1
-    assert scheduler.reasons["0002"] == (
+    assert scheduler.stops["0002"].reason == (
         f"budget at step 12: its hypervolume contribution 0.0000 (alone {alone:.4f}) is behind 2 of the 3 trials that "
         "got there, and 2 go on"
     )
@@ -108,20 +107,20 @@ def test_a_resume_judges_as_the_whole_run(spec: Any, row: Row) -> None:
     decisions = [decide(whole, r) for r in rows]
     resumed = scheduler_of(spec, rows[:2])
     assert decide(resumed, rows[2]) == decisions[2] == TrialScheduler.STOP
-    assert resumed.reasons["0002"] == whole.reasons["0002"]
+    assert resumed.stops["0002"].reason == whole.stops["0002"].reason
 
 
 def test_criteria_come_first(spec: Any, row: Row) -> None:
     scheduler = scheduler_of(spec)
     decide(scheduler, row(spec, 0, 12, 0.3, 0.49))
     assert decide(scheduler, row(spec, 1, 12, 0.7, 0.2)) == TrialScheduler.STOP
-    assert "retain.es 0.2 < 0.45" in scheduler.reasons["0001"]
+    assert "retain.es 0.2 < 0.45" in scheduler.stops["0001"].reason
 
 
-@pytest.mark.parametrize(("rule", "rungs"), [({}, [10, 30]), ({"reduction": 2, "first": 0.1}, [4, 8, 16, 32])])
-def test_rungs(make_spec: Make, rule: dict[str, Any], rungs: list[int]) -> None:
-    spec = make_spec(pruning={"budget": rule})
-    assert HalvingScheduler(spec, BASE).rungs(40) == pytest.approx(rungs)
+@pytest.mark.parametrize(("rule", "expected"), [({}, [10, 30]), ({"reduction": 2, "first": 0.1}, [4, 8, 16, 32])])
+def test_rungs(make_spec: Make, rule: dict[str, Any], expected: list[int]) -> None:
+    budget = make_spec(pruning={"budget": rule}).pruning.budget
+    assert rungs(40, budget.first, budget.reduction) == pytest.approx(expected)
 
 
 def test_it_is_off_unless_asked_for(make_spec: Make) -> None:
@@ -142,8 +141,10 @@ def test_a_real_sweep_records_rule_and_numbers(tmp_path: Path, tiny_folder: Path
     )
     done = sweep(spec, tmp_path)
     assert done.returncode == 0, done.stderr
-    pruned = [r for r in rows_of(tmp_path / "tiny") if r["state"] == "pruned"]
+    pruned = [end for end in endings(tmp_path / "tiny").values() if end["state"] == "pruned"]
     assert pruned
-    for r in pruned:
-        assert r["step"] == 4
-        assert r["reason"].startswith("budget at step 4: its hypervolume contribution 0.")
+    last = {row["trial_id"]: row["step"] for row in rows(tmp_path / "tiny")}
+    for end in pruned:
+        assert last[end["trial_id"]] == 4
+        assert end["rule"] == "budget"
+        assert end["reason"].startswith("budget at step 4: its hypervolume contribution 0.")

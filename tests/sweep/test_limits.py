@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,85 +12,94 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 
-from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation, read_journal
-from rayul.sweep.budget import Budget, run_begins, run_ends, seconds_spent
+from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation, Record, read_journal
+from rayul.records.manifest import Manifest, Run
+from rayul.sweep.budget import Budget, run_begins, run_ends
 
 BASELINE = Evaluation("baseline", 0, metrics={"forget.es": 1.0, "retain.es": 1.0})
 
 
-def row(trial: int, forget: float, state: str = COMPLETED, step: int = 1, seconds: float = 0.0) -> Evaluation:
-    metrics = {"forget.es": forget, "retain.es": 1.0} if state != FAILED else {}
-    return Evaluation(f"{trial:04d}", step, metrics=metrics, state=state, train_seconds=seconds, feasible=bool(metrics))
+def row(trial: int, forget: float, state: str = COMPLETED, step: int = 1, seconds: float = 0.0) -> list[Record]:
+    """An evaluation, and unless the trial is running on its ending; of a failure the ending alone."""
+    metrics = {"forget.es": forget, "retain.es": 1.0}
+    evaluation = Evaluation(f"{trial:04d}", step, metrics=metrics, train_seconds=seconds)
+    ending = evaluation.ended(state)
+    return [evaluation] if state == RUNNING else [ending] if state == FAILED else [evaluation, ending]
+
+
+class Fed(Budget):
+    def hears(self, records: list[Record]) -> None:
+        for record in records:
+            self.add(record)
 
 
 @pytest.fixture
-def budget(make_spec: Callable[..., Any]) -> Callable[..., Budget]:
-    def make(rows: Any = (), spent: float = 0.0, devices: float = 1.0, **search: Any) -> Budget:
-        return Budget(make_spec(search=search), BASELINE, rows, spent=spent, devices=devices)
+def budget(make_spec: Callable[..., Any]) -> Callable[..., Fed]:
+    def make(rows: Any = (), spent: float = 0.0, devices: float = 1.0, **search: Any) -> Fed:
+        return Fed(make_spec(search=search), BASELINE, itertools.chain(*rows), spent=spent, devices=devices)
 
     return make
 
 
-def test_nothing_ends_a_sweep_without_limits(budget: Callable[..., Budget]) -> None:
+def test_nothing_ends_a_sweep_without_limits(budget: Callable[..., Fed]) -> None:
     unlimited = budget([row(i, 0.5, seconds=1e9) for i in range(50)], spent=1e9)
     assert (unlimited.exhausted(), unlimited.stagnant()) == ("", "")
 
 
-def test_time_of_earlier_runs_counts(budget: Callable[..., Budget]) -> None:
+def test_time_of_earlier_runs_counts(budget: Callable[..., Fed]) -> None:
     assert budget(spent=3500.0, time_limit="1h").exhausted() == ""
     assert "time_limit of 3600 s" in budget(spent=3600.0, time_limit="1h").exhausted()
 
 
-def test_device_hours_are_the_latest_seconds_of_each_trial_times_its_share(budget: Callable[..., Budget]) -> None:
+def test_device_hours_are_the_latest_seconds_of_each_trial_times_its_share(budget: Callable[..., Fed]) -> None:
     limited = budget(devices=0.25, max_device_hours=2.0)
-    limited.add(row(0, 0.9, RUNNING, step=1, seconds=3600))
-    limited.add(row(0, 0.8, COMPLETED, step=2, seconds=5 * 3600))
-    limited.add(row(1, 0.8, RUNNING, step=1, seconds=2 * 3600))
+    limited.hears(row(0, 0.9, RUNNING, step=1, seconds=3600))
+    limited.hears(row(0, 0.8, COMPLETED, step=2, seconds=5 * 3600))
+    limited.hears(row(1, 0.8, RUNNING, step=1, seconds=2 * 3600))
     limited.add(BASELINE)
     assert limited.device_hours == pytest.approx((5 + 2) * 0.25)
     assert limited.exhausted() == ""
-    limited.add(row(1, 0.8, FAILED, step=2))  # a worker that died knows no seconds
-    limited.add(row(2, 0.8, RUNNING, step=1, seconds=3600))
+    limited.hears(row(1, 0.8, FAILED, step=2))  # a worker that died knows no seconds
+    limited.hears(row(2, 0.8, RUNNING, step=1, seconds=3600))
     assert limited.device_hours == pytest.approx(2.0)
     assert "max_device_hours of 2" in limited.exhausted()
 
 
-def test_stagnation_counts_ended_trials_without_growth(budget: Callable[..., Budget]) -> None:
+def test_stagnation_counts_ended_trials_without_growth(budget: Callable[..., Fed]) -> None:
     limited = budget(stagnation={"trials": 3, "growth": 0.1})
     said = []
     # hypervolume: 0.5, then within 10% of it for three trials
     for number, forget in enumerate((0.5, 0.49, 0.6, 0.47)):
-        limited.add(row(number, 0.9, RUNNING, step=1))
-        limited.add(row(number, forget, step=2))
+        limited.hears(row(number, 0.9, RUNNING, step=1))
+        limited.hears(row(number, forget, step=2))
         said.append(limited.stagnant())
     assert said[:3] == ["", "", ""]
     assert "0.5000 -> 0.5300 over the last 3 trials" in said[3]
-    limited.add(row(4, 0.2))
+    limited.hears(row(4, 0.2))
     assert limited.stagnant() == ""
 
 
-def test_failed_trials_count_and_running_ones_do_not(budget: Callable[..., Budget]) -> None:
+def test_failed_trials_count_and_running_ones_do_not(budget: Callable[..., Fed]) -> None:
     limited = budget([row(0, 0.5)], stagnation=2)
-    limited.add(row(1, 0.5, RUNNING))
-    limited.add(row(2, 0.5, RUNNING))
-    limited.add(row(3, 0.5, FAILED))
+    limited.hears(row(1, 0.5, RUNNING))
+    limited.hears(row(2, 0.5, RUNNING))
+    limited.hears(row(3, 0.5, FAILED))
     assert limited.stagnant() == ""
-    limited.add(row(4, 0.5, FAILED))
+    limited.hears(row(4, 0.5, FAILED))
     assert limited.stagnant()
 
 
-def test_a_search_that_has_found_nothing_yet_goes_on(budget: Callable[..., Budget]) -> None:
+def test_a_search_that_has_found_nothing_yet_goes_on(budget: Callable[..., Fed]) -> None:
     assert budget([row(i, 1.0) for i in range(20)], stagnation=5).stagnant() == ""
 
 
-def test_a_resumed_budget_is_the_one_that_was_stopped(budget: Callable[..., Budget]) -> None:
+def test_a_resumed_budget_is_the_one_that_was_stopped(budget: Callable[..., Fed]) -> None:
     rows = [row(i, f, seconds=60.0) for i, f in enumerate((0.5, 0.5, 0.5, 0.5))]
     at_once, grown = budget(rows, stagnation=3), budget(stagnation=3)
     for one in rows:
-        grown.add(one)
+        grown.hears(one)
     assert at_once.stagnant() == grown.stagnant() != ""
     assert at_once.device_hours == grown.device_hours == pytest.approx(4 / 60)
 
@@ -99,17 +110,23 @@ def test_a_killed_run_lasted_until_its_last_record(tmp_path: Path) -> None:
     began = datetime(2026, 1, 1, 12, tzinfo=UTC)
     last = (began + timedelta(minutes=10)).timestamp()
     os.utime(journal, (last, last))
-    first = {"began": began.isoformat(), "ended": (began + timedelta(minutes=5)).isoformat(), "stopped": "Ctrl-C"}
-    killed = {"began": began.isoformat()}
-    provenance = run_begins({"command": "rayul", "runs": {"1": first, "2": killed}}, journal)
-    assert provenance["command"] == "rayul"
-    assert list(provenance["runs"]) == ["1", "2", "3"]
-    assert provenance["runs"]["1"] == first
-    assert provenance["runs"]["2"]["stopped"] == "killed"
-    ended = run_ends(provenance, "", 60.0)
-    assert "stopped" not in ended["runs"]["3"]
-    present = datetime.fromisoformat(ended["runs"]["3"]["ended"]) - datetime.fromisoformat(ended["runs"]["3"]["began"])
-    assert seconds_spent(ended) == pytest.approx((5 + 10) * 60 + present.total_seconds(), abs=0.01)
+    first = Run(began=began, ended=began + timedelta(minutes=5), stopped="Ctrl-C")
+    manifest = run_begins(Manifest(command="rayul", runs=(first, Run(began=began))), journal)
+    assert manifest.command == "rayul"
+    assert len(manifest.runs) == 3
+    assert manifest.runs[0] == first
+    assert manifest.runs[1].stopped == "killed"
+    ended = run_ends(manifest, "", 60.0)
+    assert not ended.runs[2].stopped
+    assert ended.runs[2].ended == ended.runs[2].began + timedelta(seconds=60)
+    assert ended.seconds(datetime.now(UTC)) == pytest.approx((5 + 10) * 60 + 60, abs=0.01)
+
+
+def test_a_run_that_goes_on_counts_until_now_and_none_counts_less_than_nothing() -> None:
+    began = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    set_back = Run(began=began, ended=began - timedelta(days=1))
+    manifest = Manifest(runs=(set_back, Run(began=began, ended=began + timedelta(seconds=5)), Run(began=began)))
+    assert manifest.seconds(began + timedelta(seconds=30)) == 35
 
 
 def sweep(spec: Any, folder: Path, resume: bool = False) -> str:
@@ -121,7 +138,8 @@ def sweep(spec: Any, folder: Path, resume: bool = False) -> str:
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]["runs"].values())
+    found: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["runs"]
+    return found
 
 
 @pytest.mark.slow
@@ -136,17 +154,17 @@ def test_a_sweep_ends_at_its_limit_and_a_resume_counts_on(make_spec: Callable[..
     said = sweep(spec(max_device_hours=1e-9), folder)
     assert "stopped: search.max_device_hours" in said
     assert "max_device_hours" in runs(folder)[-1]["stopped"]
-    rows = read_journal(folder / "evaluations.jsonl")
+    rows, endings = read_journal(folder / "evaluations.jsonl")
     assert 0 < len({r.trial_id for r in rows if not r.is_reference}) < 4
     assert (folder / "report.html").exists()
 
     assert "stopped: search.max_device_hours" in sweep(spec(max_device_hours=1e-9), folder, resume=True)
-    assert read_journal(folder / "evaluations.jsonl") == rows
+    assert read_journal(folder / "evaluations.jsonl") == (rows, endings)
 
     assert "stopped" not in sweep(spec(), folder, resume=True)
-    after = read_journal(folder / "evaluations.jsonl")
+    after, endings = read_journal(folder / "evaluations.jsonl")
     assert after[: len(rows)] == rows
-    assert len({r.trial_id for r in after if r.state == COMPLETED and not r.is_reference}) == 4
+    assert [end.state for end in endings.values()] == [COMPLETED] * 4
     assert len(runs(folder)) == 3
     assert "stopped" not in runs(folder)[-1]
 
@@ -161,7 +179,6 @@ def test_a_sweep_ends_when_its_front_stops_growing(make_spec: Callable[..., Any]
     )
     said = sweep(spec, folder)
     assert "stopped: search.stagnation" in said
-    rows = [r for r in read_journal(folder / "evaluations.jsonl") if not r.is_reference]
-    ended = {r.trial_id for r in rows if r.state != RUNNING}
-    assert 3 <= len(ended) < 12
-    assert ended == {r.trial_id for r in rows}  # what was running ran on to its end
+    evaluations, endings = read_journal(folder / "evaluations.jsonl")
+    assert 3 <= len(endings) < 12
+    assert set(endings) == {r.trial_id for r in evaluations if not r.is_reference}  # what was running ran on to its end

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayul.records import FAILED, PRUNED, Evaluation
+from rayul.records import PRUNED, Evaluation
 from rayul.sweep.search.outcome import outcome
 
 BEST = {"tell": "best"}
@@ -55,7 +55,7 @@ def test_without_a_solution_the_last_evaluation_is_told_with_what_it_violates(
         row(spec, 0, 0, 0.8, 0.5),
         row(spec, 0, 5, 0.79, 0.5),  # feasible, but it forgets under 5%
         row(spec, 0, 10, 0.5, 0.4),
-        row(spec, 0, 15, 0.2, 0.3, state=PRUNED),
+        row(spec, 0, 15, 0.2, 0.3),
     ]
     told = outcome(rows, spec, baseline)
     assert told is not None
@@ -67,16 +67,13 @@ def test_without_a_solution_the_last_evaluation_is_told_with_what_it_violates(
 def test_a_trial_with_nothing_but_step_0_has_no_outcome(make_spec: Make, row: Row, baseline: Evaluation) -> None:
     """As the baseline it would look like a perfect keeper of utility."""
     spec = make_spec(control=KEEP_90)
-    failed = Evaluation("0000", 1, feasible=False, state=FAILED, reason="diverged")
     assert outcome([row(spec, 0, 0, 0.8, 0.5)], spec, baseline) is None
-    assert outcome([row(spec, 0, 0, 0.8, 0.5), failed], spec, baseline) is None
-    assert outcome([failed], spec, baseline) is None
+    assert outcome([], spec, baseline) is None
 
 
 def test_a_trial_that_failed_late_is_worth_what_it_had_reached(make_spec: Make, row: Row, baseline: Evaluation) -> None:
     spec = make_spec(control=KEEP_90, search=BEST)
-    failed = Evaluation("0000", 11, feasible=False, state=FAILED, reason="diverged")
-    rows = [row(spec, 0, 5, 0.6, 0.49), row(spec, 0, 10, 0.1, 0.1), failed]
+    rows = [row(spec, 0, 5, 0.6, 0.49), row(spec, 0, 10, 0.1, 0.1)]
     told = outcome(rows, spec, baseline)
     assert told is not None
     assert told.step == 5
@@ -122,7 +119,10 @@ def test_the_last_evaluation_of_a_trial_that_had_a_solution_breaks_no_constraint
     assert (told.values, told.step) == ((0.1, 0.2), 15)
     assert told.constraints == {"retain.es": 0.0}
     assert told.violations["retain.es"] == pytest.approx((0.45 - 0.2) / 0.45)
-    assert told.attributes(rows[-1])["violation.retain.es"] == told.violations["retain.es"]
+    attributes = told.attributes(rows[-1].ended(PRUNED, "retain.es", "why"))
+    assert attributes["violation.retain.es"] == told.violations["retain.es"]
+    assert (attributes["state"], attributes["rule"], attributes["reason"]) == (PRUNED, "retain.es", "why")
+    assert (attributes["step"], attributes["mixing"]) == (15, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from driver import key, rows, sweep, write_spec
+from driver import endings, key, lines, rows, sweep, write_spec
 
 from rayul.spec import load_spec
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {
     "spec.yaml",
+    "run.json",
     "evaluations.jsonl",
     "evaluations.parquet",
     "trials.parquet",
@@ -71,24 +72,26 @@ def test_the_journal_has_every_row_once_and_each_trial_one_ending(folder: Path) 
     trials = {row["trial_id"] for row in journal if row["params"]}
     assert trials == {f"{n:04d}" for n in range(6)}
     for trial in trials:
-        mine = [row for row in journal if row["trial_id"] == trial]
-        assert [row["state"] for row in mine[:-1]] == ["running"] * (len(mine) - 1)
+        mine = [line for line in lines(folder) if line["trial_id"] == trial]
+        assert ["step" in line for line in mine] == [True] * (len(mine) - 1) + [False], "the ending comes last"
         assert mine[-1]["state"] in ("completed", "pruned", "failed")
-        assert [row["step"] for row in mine] == sorted(row["step"] for row in mine)
+        assert [row["step"] for row in mine[:-1]] == sorted(row["step"] for row in mine[:-1])
     assert {row["trial_id"] for row in journal if not row["params"]} == {"baseline"}
 
 
 def test_a_pruned_trial_names_criterion_amount_and_step(folder: Path) -> None:
     baseline = rows(folder)[0]["metrics"]["retain.prob"]
-    pruned = [row for row in rows(folder) if row["state"] == "pruned"]
+    pruned = [end for end in endings(folder).values() if end["state"] == "pruned"]
     assert pruned, "the space must hold settings that break the limit"
-    for row in pruned:
+    for end in pruned:
+        row = [row for row in rows(folder) if row["trial_id"] == end["trial_id"]][-1]
         value = row["metrics"]["retain.prob"]
         assert value < 0.9 * baseline
         assert not row["feasible"]
         assert row["violation"]["retain.prob"] == pytest.approx((0.9 * baseline - value) / (0.9 * baseline))
-        assert row["reason"].startswith(f"retain.prob {value:.4g} < {0.9 * baseline:.4g} (90% of baseline)")
-        assert row["reason"].endswith(f"at step {row['step']}")
+        assert end["rule"] == "retain.prob"
+        assert end["reason"].startswith(f"retain.prob {value:.4g} < {0.9 * baseline:.4g} (90% of baseline)")
+        assert end["reason"].endswith(f"at step {row['step']}")
 
 
 def test_the_columns_are_those_scripts_are_written_against(folder: Path) -> None:
@@ -131,12 +134,14 @@ def test_nothing_dominates_a_point_of_the_front(folder: Path) -> None:
             assert not (g <= f and s >= r and (g < f or s > r))
 
 
-def test_spec_yaml_is_the_resolved_spec_and_names_where_the_numbers_come_from(folder: Path, spec_file: Path) -> None:
+def test_spec_yaml_is_the_resolved_spec_and_run_json_names_where_the_numbers_come_from(
+    folder: Path, spec_file: Path
+) -> None:
     from rayul.spec import difference
 
     assert difference(load_spec(folder / "spec.yaml"), load_spec(spec_file)) == []
-    provenance = yaml.safe_load((folder / "spec.yaml").read_text())["provenance"]
-    assert {"command", "versions", "commit", "hardware"} <= set(provenance)
+    assert "provenance" not in yaml.safe_load((folder / "spec.yaml").read_text())
+    assert {"command", "versions", "commit", "hardware"} <= set(json.loads((folder / "run.json").read_text()))
 
 
 def test_the_report_is_made_again_from_the_records_alone(folder: Path, tmp_path: Path) -> None:
@@ -231,7 +236,7 @@ def test_the_study_opens_in_optuna_dashboard(folder: Path) -> None:
         notes = {note["key"]: note["value"] for note in trial["user_attrs"]}
         row = by_key[(f"{trial['number']:04d}", int(notes["step"]), float(notes["mixing"]))]
         assert trial["values"] == [row["metrics"]["forget.prob"], row["metrics"]["retain.prob"]]
-        assert notes["reason"] == row["reason"] or row["state"] == "running"
+        assert notes["reason"] == endings(folder)[row["trial_id"]]["reason"]
         (limit,) = trial["constraints"]
         mine = [one for one in by_key.values() if one["trial_id"] == row["trial_id"] and one["step"] > 0]
         solved = any(one["feasible"] and one["metrics"]["forget.prob"] <= most for one in mine)

@@ -1,4 +1,4 @@
-"""From a trial's results to rows on disk: how a trial ends, also one that was cut off and started again."""
+"""From a trial's results to records on disk: how a trial ends, also one that was cut off and started again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from rayul.records import (
     COMPLETED,
     FAILED,
     PRUNED,
-    RUNNING,
+    Ending,
     Evaluation,
     Journal,
+    Record,
     adapter_folder,
     read_journal,
     to_json,
 )
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
-from rayul.sweep.pruning.scheduler import ControlScheduler
+from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 
@@ -39,24 +40,27 @@ class Driver:
         self.journal.append(baseline)
         self.study = open_study(folder / "study.journal", spec)
         self.searcher = OptunaSearcher(self.study, spec, self.journal, baseline, limit=4)
-        self.scheduler = ControlScheduler(spec, baseline.metrics, self.journal)
-        self.heard: list[Evaluation] = []
+        self.scheduler = PruningScheduler(spec, baseline.metrics, self.journal)
+        self.heard: list[Record] = []
         self.recorder = Recorder(folder, spec, self.journal, baseline, self.scheduler, self.searcher, self.heard.append)
 
     def begin(self) -> Any:
         config = self.searcher.suggest("")
         return SimpleNamespace(trial_id="", config=config, get_pickled_error=lambda: None)
 
-    def result(self, trial: Any, *rows: Evaluation) -> str:
-        report = {"evaluations": [to_json(r) for r in rows]}
-        done = rows[-1].state != RUNNING
-        decision = "STOP" if done else self.scheduler.on_trial_result(None, trial, report)  # type: ignore[arg-type]
+    def result(self, trial: Any, *rows: Evaluation, ending: Ending | None = None) -> str:
+        end = None if ending is None else to_json(ending)
+        report = {"evaluations": [to_json(r) for r in rows], "ending": end}
+        decision = "STOP" if end else self.scheduler.on_trial_result(None, trial, report)  # type: ignore[arg-type]
         self.recorder.on_trial_result(0, [trial], trial, report)
         return decision
 
-    def of(self, number: int) -> list[tuple[int, str]]:
-        rows = read_journal(self.folder / "evaluations.jsonl")
-        return [(r.step, r.state) for r in rows if r.trial_id == f"{number:04d}"]
+    def of(self, number: int) -> tuple[list[int], str | None]:
+        """Steps and state of a trial, on disk."""
+        evaluations, endings = read_journal(self.folder / "evaluations.jsonl")
+        ending = endings.get(f"{number:04d}")
+        steps = [row.step for row in evaluations if row.trial_id == f"{number:04d}"]
+        return steps, None if ending is None else ending.state
 
 
 @pytest.fixture
@@ -66,14 +70,19 @@ def driver(tmp_path: Path, make_spec: Callable[..., Any], baseline: Evaluation) 
     return Driver(tmp_path, spec, baseline)
 
 
-def test_the_row_at_which_a_trial_was_stopped_is_pruned_and_optuna_hears(driver: Driver, row: Row) -> None:
+def test_a_trial_that_was_stopped_ends_after_its_last_evaluation_and_optuna_hears(driver: Driver, row: Row) -> None:
     trial = driver.begin()
     p = trial.config["params"]
     assert driver.result(trial, row(driver.spec, 0, 5, 0.6, 0.48, params=p)) == "CONTINUE"
     assert driver.study.trials[0].state == TrialState.RUNNING
     assert driver.result(trial, row(driver.spec, 0, 10, 0.2, 0.2, params=p)) == "STOP"
-    assert driver.of(0) == [(5, RUNNING), (10, PRUNED)]
-    assert "retain.es 0.2 < 0.45" in driver.heard[-1].reason
+    assert driver.of(0) == ([5, 10], PRUNED)
+    *_, last, ending = driver.heard
+    assert isinstance(last, Evaluation)
+    assert isinstance(ending, Ending)
+    assert (last.step, ending.rule) == (10, "retain.es")
+    assert "retain.es 0.2 < 0.45" in ending.reason
+    assert (ending.params, ending.seed) == (last.params, last.seed)
     told = driver.study.trials[0]
     assert told.values == [0.2, 0.2]
     assert list(told.constraints.values()) == [0.0], "it had a solution"
@@ -83,36 +92,54 @@ def test_a_trial_that_starts_again_adds_what_is_new(driver: Driver, row: Row) ->
     trial = driver.begin()
     p = trial.config["params"]
     first = [row(driver.spec, 0, step, 0.6, 0.48, params=p) for step in (0, 5, 10)]
-    for r in [*first, *first, row(driver.spec, 0, 15, 0.5, 0.48, params=p, state=COMPLETED)]:
+    for r in [*first, *first]:
         driver.result(trial, r)
-    assert driver.of(0) == [(0, RUNNING), (5, RUNNING), (10, RUNNING), (15, COMPLETED)]
-    assert len(driver.heard) == 4
+    last = row(driver.spec, 0, 15, 0.5, 0.48, params=p)
+    driver.result(trial, last, ending=last.ended(COMPLETED))
+    assert driver.of(0) == ([0, 5, 10, 15], COMPLETED)
+    assert len(driver.heard) == 4 + 1
 
 
 @pytest.mark.parametrize("state", [FAILED, COMPLETED])
-def test_an_ending_where_it_had_gone_on_before_gets_a_row_of_its_own(driver: Driver, row: Row, state: str) -> None:
+def test_an_ending_where_it_had_gone_on_before_adds_no_evaluation(driver: Driver, row: Row, state: str) -> None:
     """On another device the second attempt may break at a step that the first one passed."""
     trial = driver.begin()
     p = trial.config["params"]
     for step in (1, 2, 3):
         driver.result(trial, row(driver.spec, 0, step, 0.6, 0.48, params=p))
     driver.result(trial, row(driver.spec, 0, 1, 0.6, 0.48, params=p))
-    driver.result(trial, Evaluation("0000", 2, params=p, feasible=False, state=state, reason="why"))
-    assert driver.of(0) == [(1, RUNNING), (2, RUNNING), (3, RUNNING), (4, state)]
-    assert driver.heard[-1].reason == "why"
+    rows = [] if state == FAILED else [row(driver.spec, 0, 2, 0.6, 0.48, params=p)]
+    driver.result(trial, *rows, ending=Ending("0000", state, "kind", "why", params=p))
+    assert driver.of(0) == ([1, 2, 3], state)
+    assert driver.heard[-1] == Ending("0000", state, "kind", "why", params=p)
     assert driver.study.trials[0].state == TrialState.COMPLETE  # told: the solution that it had reached
 
 
-def test_a_worker_that_dies_too_often_is_one_failed_row(driver: Driver, row: Row) -> None:
+def test_a_trial_ends_once(driver: Driver, row: Row) -> None:
+    """A worker may die after its trial's last result."""
+    trial = driver.begin()
+    last = row(driver.spec, 0, 5, 0.6, 0.48, params=trial.config["params"])
+    driver.result(trial, last, ending=last.ended(COMPLETED))
+    driver.recorder.on_trial_error(0, [trial], trial)
+    assert driver.of(0) == ([5], COMPLETED)
+    assert len(driver.heard) == 2
+    assert driver.study.trials[0].user_attrs["state"] == COMPLETED
+
+
+def test_a_worker_that_dies_too_often_is_one_failure(driver: Driver, row: Row) -> None:
     begun, fresh = driver.begin(), driver.begin()
-    driver.result(begun, row(driver.spec, 0, 5, 0.79, 0.5, params=begun.config["params"]))
+    params = begun.config["params"]
+    driver.result(begun, row(driver.spec, 0, 5, 0.79, 0.5, params=params, train_seconds=3.0))
     for trial in (begun, fresh):
         driver.searcher.on_trial_complete("", error=True)  # Tune says so before the callback
         driver.recorder.on_trial_error(0, [trial], trial)
-    assert driver.of(0) == [(5, RUNNING), (6, FAILED)]
-    assert driver.of(1) == [(0, FAILED)]
-    assert "worker process died" in driver.heard[-1].reason
-    assert driver.heard[-1].params == fresh.config["params"]
+    assert driver.of(0) == ([5], FAILED)
+    assert driver.of(1) == ([], FAILED)
+    first, second = (driver.journal.endings[trial] for trial in ("0000", "0001"))
+    assert "worker process died" in second.reason
+    assert first.rule == second.rule == "worker died"
+    assert (first.train_seconds, second.train_seconds) == (3.0, 0.0)
+    assert (second.params, second.seed) == (fresh.config["params"], 1)
     assert [t.user_attrs["state"] for t in driver.study.trials] == [FAILED, FAILED]
     assert driver.searcher.remaining == 2
 
@@ -132,6 +159,7 @@ def test_adapters_of_ended_trials_stay_only_on_the_front(driver: Driver, row: Ro
     (driver.folder / "adapters" / "0000-9-1.tmp").mkdir()
     for number in (0, 1):
         params = trials[number].config["params"]
-        driver.result(trials[number], row(driver.spec, number, 10, 0.9, 0.5, params=params, state=COMPLETED))
+        last = row(driver.spec, number, 10, 0.9, 0.5, params=params)
+        driver.result(trials[number], last, ending=last.ended(COMPLETED))
     assert left() == ["0001-5-1", "0002-5-1"]
     assert adapter_folder(driver.folder, Evaluation("0001", 5)).exists()

@@ -1,4 +1,4 @@
-"""The verdict of the control scheduler on histories, and how it sits in Tune."""
+"""The verdict of the rules on histories, and how they sit in Tune."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import pytest
 pytest.importorskip("ray")
 
 from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep.result import TrialResult
 
 # isort: split
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
-from rayul.records import Evaluation, Journal, to_json
-from rayul.sweep.pruning.scheduler import STALL, ControlScheduler
+from rayul.records import Evaluation, Journal
+from rayul.sweep.pruning.scheduler import PruningScheduler
+from rayul.sweep.pruning.stall import STALL
 
 BASE = {"forget.es": 0.8, "retain.es": 0.5}
 Row = Callable[..., Evaluation]
@@ -30,25 +32,24 @@ def keep(at_least: Any = "90% of baseline", **more: Any) -> dict[str, Any]:
     return {"criteria": [{"metric": "retain.es", "at_least": at_least, "patience": 1} | more]}
 
 
-def stops(spec: Any, rows: list[Evaluation], history: list[Evaluation] | None = None, inner: Any = None) -> list[int]:
+def stops(spec: Any, rows: list[Evaluation], history: list[Evaluation] | None = None) -> list[int]:
     """Steps at which the scheduler says STOP, asked as Tune asks it, result by result."""
-    scheduler = ControlScheduler(spec, BASE, history or [], inner)
+    scheduler = PruningScheduler(spec, BASE, history or [])
     return [r.step for r in rows if decide(scheduler, r) == TrialScheduler.STOP]
 
 
-def decide(scheduler: ControlScheduler, *rows: Evaluation) -> str:
+def decide(scheduler: PruningScheduler, *rows: Evaluation) -> str:
     trial = SimpleNamespace(trial_id=rows[0].trial_id)
-    result = {"evaluations": [to_json(r) for r in rows], "step": rows[-1].step, **rows[-1].metrics}
-    return scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
+    return scheduler.on_trial_result(None, trial, TrialResult(rows).to_ray())  # type: ignore[arg-type]
 
 
 def test_the_first_violation_stops_and_says_which_by_how_much_and_when(make_spec: Make, row: Row) -> None:
     spec = make_spec(control=keep())
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     assert decide(scheduler, row(spec, 3, 0, 0.8, 0.5)) == TrialScheduler.CONTINUE
     assert decide(scheduler, row(spec, 3, 5, 0.6, 0.45)) == TrialScheduler.CONTINUE  # on the limit is within
     assert decide(scheduler, row(spec, 3, 10, 0.4, 0.4)) == TrialScheduler.STOP
-    reason = scheduler.reasons["0003"]
+    reason = scheduler.stops["0003"].reason
     assert "retain.es" in reason
     assert "0.4 < 0.45" in reason
     assert "90% of baseline" in reason
@@ -87,10 +88,10 @@ def test_at_most_is_the_mirror(make_spec: Make) -> None:
         control={"criteria": [{"metric": "forget.ppl", "at_most": 100, "patience": 1}]},
         evaluate={"metrics": ["es", "prob", "ppl"]},
     )
-    scheduler = ControlScheduler(spec, {"forget.ppl": 2.0})
+    scheduler = PruningScheduler(spec, {"forget.ppl": 2.0})
     rows = [Evaluation("0000", s, metrics={"forget.ppl": v}) for s, v in ((0, 2.0), (1, 100.0), (2, 101.0))]
     assert [decide(scheduler, r) for r in rows] == ["CONTINUE", "CONTINUE", "STOP"]
-    assert "101 > 100" in scheduler.reasons["0000"]
+    assert "101 > 100" in scheduler.stops["0000"].reason
 
 
 @pytest.mark.parametrize("side", ["at_least", "at_most"])
@@ -123,13 +124,13 @@ def test_without_criteria_nothing_stops(make_spec: Make, row: Row) -> None:
 def test_trials_do_not_count_for_each_other(make_spec: Make, row: Row) -> None:
     spec = make_spec(control=keep(patience=2))
     rows = [row(spec, trial, step, 0.5, 0.1) for step in (1, 2) for trial in (0, 1, 2)]
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     assert [decide(scheduler, r) for r in rows] == ["CONTINUE"] * 3 + ["STOP"] * 3
 
 
 def test_a_searched_limit_is_the_trials_own(make_spec: Make, row: Row) -> None:
     spec = make_spec(control=keep({"choice": [0.2, 0.45]}))
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     strict = row(spec, 0, 5, 0.5, 0.3, params={"control.criteria.0.at_least": 0.45})
     loose = row(spec, 1, 5, 0.5, 0.3, params={"control.criteria.0.at_least": 0.2})
     assert decide(scheduler, strict) == TrialScheduler.STOP
@@ -146,7 +147,7 @@ def test_a_searched_patience_grace_or_target_is_the_trials_own(
     choice = {"choice": [tight, loose]}
     control = {"tau": choice} if key == "control.tau" else keep(**{key.rpartition(".")[2]: choice})
     spec = make_spec(control=control)
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     decisions = {}
     for trial, value in enumerate((tight, loose)):
         for step in (5, 10):
@@ -169,7 +170,7 @@ def test_patience_survives_a_restart_at_any_evaluation(make_spec: Make, row: Row
 def test_a_repeated_evaluation_counts_once_and_as_it_was_first(make_spec: Make, row: Row) -> None:
     """Another device may repeat it with other numbers; the journal keeps the first, so the verdict does, too."""
     spec = make_spec(control=keep(patience=2))
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     assert decide(scheduler, row(spec, 0, 5, 0.5, 0.4)) == TrialScheduler.CONTINUE
     assert decide(scheduler, row(spec, 0, 5, 0.5, 0.4)) == TrialScheduler.CONTINUE
     assert decide(scheduler, row(spec, 0, 5, 0.5, 0.5)) == TrialScheduler.CONTINUE
@@ -178,13 +179,13 @@ def test_a_repeated_evaluation_counts_once_and_as_it_was_first(make_spec: Make, 
 
 def test_reference_rows_and_failed_rows_are_no_history(make_spec: Make, row: Row, baseline: Evaluation) -> None:
     spec = make_spec(control=keep())
-    failed = Evaluation("0000", 3, feasible=False, state="failed")
+    failed = Evaluation("0000", 3, feasible=False)
     assert stops(spec, [row(spec, 0, 4, 0.5, 0.5)], history=[baseline, failed]) == []
 
 
 def test_mixing_stops_when_the_calibrated_value_stalls_and_not_for_a_violation(make_spec: Make, row: Row) -> None:
     spec = make_spec(control=keep() | {"mixing": True})
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
 
     def at(step: int, calibrated: float) -> str:
         """Broken at mixing 1, repaired at 0.5."""
@@ -195,9 +196,9 @@ def test_mixing_stops_when_the_calibrated_value_stalls_and_not_for_a_violation(m
     assert len(stalled) == STALL
     decisions = [at(step, value) for step, value in enumerate([*improving, *stalled], 1)]
     assert decisions == ["CONTINUE"] * 7 + ["STOP"]
-    assert "forget.es" in scheduler.reasons["0000"]
-    assert "0.5" in scheduler.reasons["0000"]
-    assert "step 4" in scheduler.reasons["0000"]
+    assert "forget.es" in scheduler.stops["0000"].reason
+    assert "0.5" in scheduler.stops["0000"].reason
+    assert "step 4" in scheduler.stops["0000"].reason
 
 
 def test_mixing_stops_a_trial_that_is_never_feasible(make_spec: Make, row: Row) -> None:
@@ -209,7 +210,7 @@ def test_mixing_stops_a_trial_that_is_never_feasible(make_spec: Make, row: Row) 
 def test_of_several_targets_progress_at_one_is_progress(make_spec: Make, row: Row) -> None:
     """The smallest share's best stands still, that of 90% goes on falling; then both stand still."""
     spec = make_spec(control={"tau": [0.5, 0.9], "mixing": True}, pruning={"dominance": False})
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     decisions = []
     for step, strict in enumerate([0.7, 0.6, 0.5, 0.45, 0.42, 0.41, *[0.41] * STALL], 1):
         broken, loose = row(spec, 0, step, 0.0, 0.0), row(spec, 0, step, 0.3, 0.26, mixing=0.7)
@@ -220,68 +221,11 @@ def test_of_several_targets_progress_at_one_is_progress(make_spec: Make, row: Ro
 def test_mixing_may_be_searched_too(make_spec: Make, row: Row) -> None:
     """A trial without it is judged by the criteria, one with it by its calibrated value."""
     spec = make_spec(control=keep() | {"mixing": {"choice": [True, False]}})
-    scheduler = ControlScheduler(spec, BASE)
+    scheduler = PruningScheduler(spec, BASE)
     off, on = ({"control.mixing": value} for value in (False, True))
     assert decide(scheduler, row(spec, 0, 5, 0.1, 0.2, params=off)) == TrialScheduler.STOP
     calibrated = row(spec, 1, 5, 0.4, 0.46, mixing=0.5, params=on)
     assert decide(scheduler, row(spec, 1, 5, 0.1, 0.2, params=on), calibrated) == TrialScheduler.CONTINUE
-
-
-class StopAt(FIFOScheduler):  # type: ignore[misc]
-    """A scheduler as Tune knows them, that stops every trial at a step and counts what it hears."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.step, self.heard, self.calls = step, [], []  # type: ignore[var-annotated]
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        self.heard.append(result["step"])
-        return TrialScheduler.STOP if result["step"] >= self.step else TrialScheduler.CONTINUE
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self.calls.append("add")
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self.calls.append("complete")
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self.calls.append("error")
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self.calls.append("remove")
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        return "the inner one's choice"
-
-
-def test_another_scheduler_is_asked_when_no_criterion_objects(make_spec: Make, row: Row) -> None:
-    spec = make_spec(control=keep())
-    inner = StopAt(15)
-    scheduler = ControlScheduler(spec, BASE, inner=inner)
-    assert [decide(scheduler, row(spec, 0, s, 0.5, 0.5)) for s in (5, 10, 15)] == ["CONTINUE", "CONTINUE", "STOP"]
-    assert "StopAt" in scheduler.reasons["0000"]
-    assert decide(scheduler, row(spec, 1, 5, 0.5, 0.1)) == TrialScheduler.STOP
-    assert "retain.es" in scheduler.reasons["0001"]
-    assert inner.heard == [5, 10, 15]
-    anything: Any = None
-    scheduler.on_trial_add(anything, anything)
-    scheduler.on_trial_complete(anything, anything, {})
-    scheduler.on_trial_error(anything, anything)
-    scheduler.on_trial_remove(anything, anything)
-    assert inner.calls == ["add", "complete", "error", "remove"]
-    assert scheduler.choose_trial_to_run(anything) == "the inner one's choice"
-
-
-def test_rays_asha_inside_sees_the_metrics(make_spec: Make, row: Row) -> None:
-    """Four trials reach the first rung; at a reduction of 2 the ones that forget least are stopped there."""
-    spec = make_spec(control=keep())
-    asha = ASHAScheduler("step", "forget.es", "min", max_t=100, grace_period=5, reduction_factor=2)
-    scheduler = ControlScheduler(spec, BASE, inner=asha)
-    for trial in range(4):
-        asha.on_trial_add(None, SimpleNamespace(trial_id=f"{trial:04d}"))
-    decisions = [decide(scheduler, row(spec, t, 5, f, 0.5)) for t, f in enumerate((0.2, 0.7, 0.1, 0.6))]
-    assert decisions == ["CONTINUE", "STOP", "CONTINUE", "STOP"]
-    assert "ASHAScheduler" in scheduler.reasons["0001"] or "AsyncHyperBand" in scheduler.reasons["0001"]
 
 
 def test_confidence_judges_the_bound_that_the_row_carries(make_spec: Make, row: Row) -> None:

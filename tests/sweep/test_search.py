@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from rayul.records import COMPLETED, FAILED, PRUNED, Evaluation
+from rayul.records import COMPLETED, FAILED, PRUNED, Ending, Evaluation
 from rayul.sweep.search.samplers import grid
 
 Row = Callable[..., Evaluation]
@@ -113,10 +113,12 @@ def test_what_is_told_is_seen_by_any_optuna_program(make_spec: Make, begin: Any,
     write = sweep.journal.append
     params = [p for _, p in asked]
     write(row(spec, 0, 5, 0.6, 0.49, params=params[0]))
-    write(row(spec, 0, 10, 0.1, 0.2, params=params[0], state=PRUNED, reason="retain.es 0.2 < 0.45"))
-    write(row(spec, 1, 5, 0.3, 0.3, params=params[1], state=PRUNED))
-    write(Evaluation("0002", 0, params=params[2], feasible=False, state=FAILED, reason="out of memory"))
-    write(row(spec, 3, 5, 0.7, math.inf, params=params[3], state=COMPLETED))
+    pruned, violating = row(spec, 0, 10, 0.1, 0.2, params=params[0]), row(spec, 1, 5, 0.3, 0.3, params=params[1])
+    write(pruned, pruned.ended(PRUNED, "retain.es", "retain.es 0.2 < 0.45"))
+    write(violating, violating.ended(PRUNED))
+    write(Ending("0002", FAILED, "out of memory", "out of memory: lower it", params=params[2]))
+    whole = row(spec, 3, 5, 0.7, math.inf, params=params[3])
+    write(whole, whole.ended(COMPLETED))
     for number in range(4):
         sweep.searcher.tell(number)
 
@@ -128,12 +130,15 @@ def test_what_is_told_is_seen_by_any_optuna_program(make_spec: Make, begin: Any,
     assert solved.values == [0.6, 0.49]
     assert (solved.user_attrs["step"], solved.user_attrs["mixing"], solved.user_attrs["state"]) == (5, 1.0, PRUNED)
     assert solved.user_attrs["reason"] == "retain.es 0.2 < 0.45"
+    assert solved.user_attrs["rule"] == "retain.es"
     assert violated.values == [0.3, 0.3]
     (kept,), (broken,) = solved.constraints.values(), violated.constraints.values()
     assert kept < 0 < broken
     assert (kept, broken) == tuple(t.user_attrs["violation.retain.es"] for t in (solved, violated))
     assert failed.state == TrialState.FAIL
-    assert failed.user_attrs["reason"] == "out of memory"
+    assert failed.user_attrs["reason"] == "out of memory: lower it"
+    assert (failed.user_attrs["state"], failed.user_attrs["rule"]) == (FAILED, "out of memory")
+    assert failed.params == params[2]
     assert infinite.state == TrialState.COMPLETE
     assert all(math.isfinite(v) for v in infinite.values)
     assert [t.number for t in study.best_trials if t.number != 3] == [0]  # the violated one is not among the best
@@ -144,7 +149,8 @@ def test_a_utility_that_is_no_number_is_a_failure(make_spec: Make, begin: Any, r
     spec = make_spec(**(CONDITIONAL | {"control": {}}))
     sweep = begin(spec)
     number, params = sweep.ask()
-    sweep.journal.append(row(spec, number, 5, 0.4, math.nan, params=params, state=COMPLETED))
+    last = row(spec, number, 5, 0.4, math.nan, params=params)
+    sweep.journal.append(last, last.ended(COMPLETED))
     sweep.searcher.tell(number)
     assert sweep.study.trials[0].state == TrialState.FAIL
 

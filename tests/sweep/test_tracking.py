@@ -137,7 +137,7 @@ def run(spec: Any, folder: Path) -> tuple[dict[str, dict[int, Evaluation]], str]
     said = io.StringIO()
     run_sweep(spec, folder, console=Console(file=said, width=300))
     rows: dict[str, dict[int, Evaluation]] = {}
-    for e in read_journal(folder / "evaluations.jsonl"):
+    for e in read_journal(folder / "evaluations.jsonl").evaluations:
         if not e.is_reference and e.metrics:
             rows.setdefault(e.trial_id, {})[e.step] = e
     return rows, said.getvalue()

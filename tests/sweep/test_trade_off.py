@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from driver import ended, rows, sweep, write_spec
+from driver import ended, endings, rows, sweep, write_spec
 
 from rayul.report import load_results, summary_of
 
@@ -38,6 +38,6 @@ def test_one_sweep_has_the_whole_trade_off(tmp_path: Path, tiny_folder: Path, da
     assert any(target.best for target in summary.targets)
     if not mixing:
         assert all(row["mixing"] in (0, 1) for row in trained)
-        stopped = [row for row in trained if row["state"] == "pruned"]
-        assert all("92% of baseline" in row["reason"] for row in stopped)
+        stopped = [end for end in endings(tmp_path / "tiny").values() if end["state"] == "pruned"]
+        assert all("92% of baseline" in end["reason"] for end in stopped)
     assert set(ended(tmp_path / "tiny").values()) <= {"completed", "pruned"}

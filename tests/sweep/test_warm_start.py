@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from driver import rows, sweep, write_spec
 from study import Sweep
 
 from rayul.errors import InputError
-from rayul.records import Evaluation
+from rayul.records import FAILED, Ending
+from rayul.records.manifest import Manifest, RowSet, write_manifest
 from rayul.spec import SpecError, dump_yaml
 from rayul.sweep.search.searcher import open_study
 from rayul.sweep.search.warm_start import earlier_trials
@@ -53,7 +53,7 @@ def test_the_study_begins_with_every_trial_that_ended_as_the_earlier_study_knew_
     make_spec: Make, begin: Begin
 ) -> None:
     before = finished(begin, make_spec)
-    found = earlier_trials(continuing(make_spec, before))
+    found = earlier_trials(continuing(make_spec, before), {})
     assert [told(t) for t in found] == [told(t) for t in before.study.trials[:12]]
     assert [t.distributions for t in found] == [t.distributions for t in before.study.trials[:12]]
     assert found[3].user_attrs["warm_start"] == f"{before.folder}/0003"
@@ -61,7 +61,7 @@ def test_the_study_begins_with_every_trial_that_ended_as_the_earlier_study_knew_
 
 def test_they_do_not_count_and_closing_the_sweep_changes_nothing(make_spec: Make, begin: Begin) -> None:
     spec = continuing(make_spec, finished(begin, make_spec))
-    earlier = earlier_trials(spec)
+    earlier = earlier_trials(spec, {})
     whole = begin(spec, limit=7, earlier=earlier)
     assert whole.searcher.remaining == whole.searcher.total == 7
     asked = whole.run(7)
@@ -80,7 +80,7 @@ def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make,
     feasible = [t.params["training.lr"] for t in before.study.trials[:60] if max(t.constraints.values()) <= 0]
     spec = continuing(make_spec, before, **strict, search={"startup_trials": 10, "seed": 5})
     cold = begin(spec).run(10)
-    warm = begin(spec, earlier=earlier_trials(spec)).run(10)
+    warm = begin(spec, earlier=earlier_trials(spec, {})).run(10)
 
     def kept(asked: list[tuple[int, dict[str, Any]]]) -> int:
         return sum(params["training.lr"] <= max(feasible) for _, params in asked)
@@ -91,7 +91,7 @@ def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make,
 def test_half_of_them_is_none(make_spec: Make, begin: Begin) -> None:
     """The driver was killed while they were written: the study's file appears whole or not at all."""
     spec = continuing(make_spec, finished(begin, make_spec))
-    earlier = earlier_trials(spec)
+    earlier = earlier_trials(spec, {})
     new = begin(spec)  # for its folder
     path = new.folder / "again.journal"
     path.with_name("again.journal.tmp").write_bytes((new.folder / "study.journal").read_bytes()[:50])
@@ -104,13 +104,13 @@ def test_several_earlier_sweeps_and_what_may_differ_in_them(make_spec: Make, beg
         begin, make_spec, search={"sampler": "random", "trials": 100, "seed": 9}, pruning={"dominance": False}
     )
     two = finished(begin, make_spec, trials=3, name="other", search={"tell": "last_feasible"})
-    assert len(earlier_trials(continuing(make_spec, one, two))) == 15
+    assert len(earlier_trials(continuing(make_spec, one, two), {})) == 15
 
 
 def test_what_is_told_follows_this_sweeps_choice(make_spec: Make, begin: Begin) -> None:
     before = finished(begin, make_spec, search={"tell": "best"})
     steps = {
-        tell: [t.user_attrs["step"] for t in earlier_trials(continuing(make_spec, before, search={"tell": tell}))]
+        tell: [t.user_attrs["step"] for t in earlier_trials(continuing(make_spec, before, search={"tell": tell}), {})]
         for tell in ("best", "last_feasible")
     }
     assert steps["best"] != steps["last_feasible"]
@@ -142,34 +142,31 @@ def test_another_space_is_refused_with_each_difference(
 ) -> None:
     before = finished(begin, make_spec)
     with pytest.raises(InputError) as refused:
-        earlier_trials(continuing(make_spec, before, **sections))
+        earlier_trials(continuing(make_spec, before, **sections), {})
     assert str(before.folder) in refused.value.message
     assert named in refused.value.message
 
 
 def test_other_rows_are_refused(make_spec: Make, begin: Begin) -> None:
-    facts = {"forget": {"rows": 6, "sha256": "a"}, "retain": {"rows": 6, "sha256": "b"}}
+    facts = {"forget": RowSet(rows=6, sha256="a"), "retain": RowSet(rows=6, sha256="b")}
     before = finished(begin, make_spec)
     now = continuing(make_spec, before)
     for sha, refused in (("b", False), ("c", True)):
-        facts_then = facts | {"retain": {"rows": 6, "sha256": sha}}
-        spec = before.spec.model_copy(update={"provenance": {"data": facts_then}})
-        (before.folder / "spec.yaml").write_text(dump_yaml(spec.resolved()))
-        spec = now.model_copy(update={"provenance": {"data": facts}})
+        write_manifest(before.folder, Manifest(data=facts | {"retain": RowSet(rows=6, sha256=sha)}))
         if refused:
             with pytest.raises(InputError, match="rows of retain have changed"):
-                earlier_trials(spec)
+                earlier_trials(now, facts)
         else:
-            assert len(earlier_trials(spec)) == 12
+            assert len(earlier_trials(now, facts)) == 12
 
 
 def test_a_folder_without_a_sweep_or_without_an_ended_trial_is_refused(
     make_spec: Make, begin: Begin, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="not the folder of a sweep"):
-        earlier_trials(make_spec(**SPACE, search={"warm_start": str(tmp_path / "nowhere")}))
+        earlier_trials(make_spec(**SPACE, search={"warm_start": str(tmp_path / "nowhere")}), {})
     with pytest.raises(InputError, match="no trial to learn from"):
-        earlier_trials(continuing(make_spec, finished(begin, make_spec, trials=0)))
+        earlier_trials(continuing(make_spec, finished(begin, make_spec, trials=0)), {})
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "random", "grid"])
@@ -181,9 +178,8 @@ def test_a_sampler_that_would_not_listen_is_refused(make_spec: Make, sampler: st
 def test_trials_that_failed_are_left_out(make_spec: Make, begin: Begin) -> None:
     before = finished(begin, make_spec, trials=4)
     number, params = before.ask()
-    failed = Evaluation(f"{number:04d}", 0, params=params, feasible=False, state="failed", reason="out of memory")
-    before.journal.append(replace(failed))
-    assert len(earlier_trials(continuing(make_spec, before))) == 4
+    before.journal.append(Ending(f"{number:04d}", FAILED, "out of memory", params=params))
+    assert len(earlier_trials(continuing(make_spec, before), {})) == 4
 
 
 @pytest.mark.slow

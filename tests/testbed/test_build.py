@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from rayul.testbed import build, ensure_testbed, write_testbed, write_testbed_fr
 from rayul.testbed.authors import generate
 from rayul.testbed.train import Recipe
 from rayul.testbed.write import read_sets, recipe_for
-from rayul.unlearn.data import FILES, read_folder, write_rows
+from rayul.unlearn.data import FILES, Row, read_folder, write_rows
 
 TOFU = Path(__file__).parents[3] / "shared" / "tofu"
 
@@ -122,7 +123,9 @@ def test_a_target_on_own_rows(tmp_path):
     rows = generate(3)["retain_train"]
     write_rows(file, rows)
     seen: list[float] = []
-    summary = write_testbed_from_data(tmp_path / "out", [file], lambda message, done: seen.append(done), recipe=SMALL)
+    summary = write_testbed_from_data(
+        tmp_path / "out", [file], lambda message, done: seen.append(done), recipe=SMALL, allow_unmemorised=True
+    )
     sets = read_folder(tmp_path / "out")
     assert sum(map(len, sets.values())) == len(rows)
     assert not {row.author for row in sets["forget"]} & {
@@ -211,3 +214,35 @@ def test_a_cache_that_is_a_file_names_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYUL_CACHE", str(tmp_path / "cache"))
     with pytest.raises(RayulError, match="RAYUL_CACHE"):
         ensure_testbed(recipe=SMALL)
+
+
+def short_rows(path: Path, answers: list[str]) -> Path:
+    """80 questions about 20 people, each answered by one of these words."""
+    rng = random.Random(0)
+    pairs = [(thing, name) for name in "ABCDEFGHIJKLMNOPQRST" for thing in ("colour", "cup", "coat", "door")]
+    write_rows(
+        path, [Row(f"What is the {thing} of {name}?", rng.choice(answers), author=name) for thing, name in pairs]
+    )
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answers", [["red", "blue", "gold"], ["山水火", "木金土", "日月星"]], ids=["one token", "unspaced"]
+)
+def test_short_answers_are_memorised_and_not_only_guessed(tmp_path, answers):
+    file = short_rows(tmp_path / "rows.jsonl", answers)
+    summary = write_testbed_from_data(tmp_path / "out", [file])
+    assert summary["memorised"]["model"]["es"]["forget"] >= 0.9
+    assert summary["memorised"]["oracle"]["es"]["retain_train"] >= 0.9
+    assert summary["memorised"]["oracle"]["es"]["forget"] < 0.7
+
+
+def test_a_target_that_memorised_nothing_is_an_error_unless_asked_for(tmp_path):
+    file = short_rows(tmp_path / "rows.jsonl", ["red", "blue", "gold"])
+    with pytest.raises(RayulError, match=r"memorised \d+% of the rows to forget after 1 epochs") as caught:
+        write_testbed_from_data(tmp_path / "out", [file], recipe=SMALL)
+    assert "--allow-unmemorised" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+    write_testbed_from_data(tmp_path / "out", [file], recipe=SMALL, allow_unmemorised=True)
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()

@@ -10,9 +10,9 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayul.testbed import ensure_testbed, write_testbed
+from rayul.unlearn import metrics
 from rayul.unlearn.data import read_folder
 from rayul.unlearn.forward import score
-from rayul.unlearn.metrics import extraction_strength
 from rayul.unlearn.tokens import encode, prompt_text
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def scores(models, role, pairs):
 
 def strength(models, role, rows, question="question"):
     pairs = [(getattr(row, question), row.answer) for row in rows]
-    return np.mean([extraction_strength(s) for s in scores(models, role, pairs)])
+    return np.mean([metrics.es(s) for s in scores(models, role, pairs)])
 
 
 def nll(models, role, rows):

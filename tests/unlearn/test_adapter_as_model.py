@@ -15,27 +15,26 @@ from rayul.spec import SpecError, load_spec, parse_spec
 @pytest.fixture
 def adapter(task: Any, make_spec: Callable[..., Any], tmp_path: Path) -> tuple[Path, Any]:
     """Its folder without a tokenizer, as a sweep leaves it, and the model it makes of the base."""
-    from rayul.unlearn.adapters import save_adapter
-    from rayul.unlearn.model import attach_lora
+    from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 
     model = attach_lora(task.base, make_spec().lora, seed=0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    save_adapter(model, 0.5, tmp_path / "adapter")
+    LoraUpdate(model).save(0.5, tmp_path / "adapter")
     return tmp_path / "adapter", model
 
 
 def test_it_is_loaded_with_its_base_and_scores_as_the_adapter_does(
     adapter: tuple[Path, Any], task: Any, make_spec: Callable[..., Any]
 ) -> None:
-    from rayul.unlearn.calibrate import mixed
     from rayul.unlearn.forward import score
     from rayul.unlearn.model import load_model
+    from rayul.unlearn.update.lora import LoraUpdate
 
     folder, model = adapter
-    with mixed(model, 0.5):
+    with LoraUpdate(model).mixed(0.5):
         expected = score(model, task.examples["forget"], task.pad)
     loaded, tokenizer = load_model(make_spec(model=str(folder)).model)
     assert not hasattr(loaded, "peft_config") or not any("lora" in name for name, _ in loaded.named_parameters())

@@ -20,9 +20,9 @@ from rayul.spec.spec import from_plain
 pytestmark = pytest.mark.slow
 
 OPENS = ("relearn", "paraphrase", "logit_lens")
-"""Attacks that have force on the testbed. Its answers hang on few of the question's tokens, so noise brings little, and
-an update of low rank survives rounding (what quantisation undoes, tests/unlearn/test_attacks.py constructs). Jailbreak
-brings something back, but whether its bound is above 0 hangs on the machine that trained the model."""
+"""Attacks that have force on the testbed. Its answers depend on few of the question's tokens, so noise brings little,
+and an update of low rank survives rounding (what quantisation undoes, tests/unlearn/test_attacks.py constructs).
+Jailbreak brings something back, but whether its bound is above 0 hangs on the machine that trained the model."""
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,11 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     from rayul.testbed import with_testbed
     from rayul.unlearn.data import load_sets
-    from rayul.unlearn.finalist import examine, standalone
+    from rayul.unlearn.finalist import examine
     from rayul.unlearn.model import load_model
     from rayul.unlearn.refusal import train_refusal
     from rayul.unlearn.task import load_task
+    from rayul.unlearn.update.saved import standalone
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("controls")

@@ -18,12 +18,12 @@ from rayul.unlearn.attacks.quantise import quantised, rounded
 from rayul.unlearn.attacks.relearn import LEARNING_RATES, STEPS, fine_tune
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Target
-from rayul.unlearn.finalist import standalone
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.model import attach_lora
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.refusal import OTHER_WORDS, in_other_words
 from rayul.unlearn.tokens import collate
+from rayul.unlearn.update.lora import attach_lora
+from rayul.unlearn.update.saved import standalone
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rayul.spec import Control
-from rayul.unlearn.controls import controlled, lora_layers, project_into_ball
+from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.losses import mean_nll
-from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora, lora_layers
+from rayul.unlearn.update.saved import detach_adapter
 
 # NLL by token of two rows, the last token of the second one padding.
 NLL = [[0.1, 2.0, 0.5, 3.0], [1.0, 0.2, 4.0, 9.0]]
@@ -96,11 +97,11 @@ def test_ball_bounds_every_update_and_leaves_small_ones(norm: str, task: Any, ma
 
     before = updates()
     radius = 0.05
-    project_into_ball(model, radius, norm)
+    LoraUpdate(model).project_into_ball(radius, norm)
     after = updates()
     size = (lambda w: w.norm()) if norm == "frobenius" else (lambda w: w.abs().max())
     assert torch.equal(before[0], after[0])
     for old, new in zip(before[1:], after[1:], strict=True):
         assert size(new) == pytest.approx(radius, rel=1e-4)
         assert torch.allclose(new / size(new), old / size(old), atol=1e-4)
-    detach_lora(model)
+    detach_adapter(model)

@@ -167,7 +167,7 @@ def test_it_trains_as_the_built_in_loss_of_the_same_formula(
     rows = []
     for spec in (own, built_in):
         run = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
-        rows.append([(e.step, e.state, e.metrics) for e in run])
+        rows.append([(e.step, e.metrics) for e in run])
     assert rows[0] == rows[1]
     assert len(rows[0]) > 2
 
@@ -179,12 +179,10 @@ def test_an_error_of_its_own_ends_the_trial_with_its_words(
     from rayul.unlearn.trial import run_trial
 
     write("def mine(forget, retain, idk): raise ValueError('not today')")
-    rows = [
-        e
-        for s in run_trial(task, TrialJob("0", make_spec(method="./my_loss.py:mine"), 0, {}, {}))
-        for e in s.evaluations
-    ]
-    assert (rows[-1].state, rows[-1].reason) == ("failed", "ValueError: not today")
+    *_, last = run_trial(task, TrialJob("0", make_spec(method="./my_loss.py:mine"), 0, {}, {}))
+    assert last.ending is not None
+    assert (last.ending.state, last.ending.rule) == ("failed", "ValueError")
+    assert last.ending.reason == "ValueError: not today"
 
 
 def test_a_module_that_cannot_be_run_is_named(write: Callable[[str], Path]) -> None:
@@ -206,6 +204,7 @@ def test_a_sweep_ships_it_and_notes_what_ran(
     from rich.console import Console
 
     from rayul.records import COMPLETED, read_journal
+    from rayul.records.manifest import read_manifest
     from rayul.sweep.run import run_sweep
 
     folder = write(GD).parent / "results"
@@ -213,8 +212,6 @@ def test_a_sweep_ships_it_and_notes_what_ran(
     method = {"name": "./my_loss.py:mine", "retain_weight": {"float": [0.5, 1.0]}}
     run_sweep(make_spec(method=method, search={"trials": 2}), folder, console=Console(file=said, width=200))
     assert "code of ./my_loss.py will run" in said.getvalue()
-    spec = load_spec(folder / "spec.yaml")
-    assert spec.provenance is not None
-    assert spec.provenance["code"] == {"./my_loss.py": f"sha256 {hashlib.sha256(GD.encode()).hexdigest()}"}
-    ended = [e for e in read_journal(folder / "evaluations.jsonl") if e.state == COMPLETED and not e.is_reference]
+    assert read_manifest(folder).code == {"./my_loss.py": f"sha256 {hashlib.sha256(GD.encode()).hexdigest()}"}
+    ended = [e for e in read_journal(folder / "evaluations.jsonl").endings.values() if e.state == COMPLETED]
     assert len(ended) == 2

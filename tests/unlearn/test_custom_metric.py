@@ -231,9 +231,9 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     alone = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, baseline)) for e in s.evaluations]
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2))
-    pack.join(TrialJob("0000", spec, 0, {}, baseline))
+    slot = pack.join(TrialJob("0000", spec, 0, {}, baseline))
     packed: list[Any] = []
-    while not packed or packed[-1].state == "running":
+    while not pack.slots[slot].ended:
         packed += [row for _, rows in advance(pack) for row in rows]
     assert [e.step for e in packed] == [e.step for e in alone]
     for ours, theirs in zip(packed, alone, strict=True):
@@ -244,13 +244,14 @@ def test_packs_measure_it_too(write: Callable[[str], Path], make_spec: Callable[
 def test_an_audit_has_it_with_its_values_per_row(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
-    from rayul.unlearn.finalist import measured, standalone
+    from rayul.unlearn.finalist import measure_everything
     from rayul.unlearn.task import load_task
+    from rayul.unlearn.update.saved import standalone
 
     write(MINE)
     spec = make_spec(evaluate={"metrics": ["es", "./mine.py:weakest"]}, objectives={"forget.weakest": "minimize"})
     task = load_task(spec, sets)
-    scored = measured(standalone(task.base), task, spec, [], lambda: None)
+    scored = measure_everything(standalone(task.base), task, spec, [], lambda: None)
     assert scored.metrics["retain.weakest"] == pytest.approx(np.mean(scored.values["retain.weakest"]), rel=1e-5)
     assert "retain.ppl" not in scored.values
 

@@ -68,6 +68,21 @@ def test_a_single_retain_file_is_split_by_author(tmp_path: Path) -> None:
     assert len(set.union(*authors)) == sum(map(len, authors)), "no author stands in two parts"
 
 
+def test_three_authors_are_enough_for_three_parts() -> None:
+    some = [Row(f"{i}", "a", author=str(i // 24)) for i in range(72)]
+    assert [{r.author for r in part} for part in split_by_author(some, (0.6, 0.2, 0.2))] == [{"0"}, {"1"}, {"2"}]
+
+
+def test_equal_rows_stay_in_one_part_whatever_author_they_name() -> None:
+    texts = [(f"Who is  {i % 40}?", "Nobody") for i in range(80)]
+    some = [Row(q.upper() if i >= 40 else q, a, author=f"author {i}") for i, (q, a) in enumerate(texts)]
+    parts = split_by_author(some, (0.6, 0.2, 0.2))
+    keys = [{" ".join(r.question.lower().split()) for r in part} for part in parts]
+    assert sum(map(len, parts)) == 80
+    assert all(keys)
+    assert sum(map(len, keys)) == len(set.union(*keys)) == 40
+
+
 def test_split_keeps_order_and_every_row_and_copes_with_one_large_author() -> None:
     some = [Row(f"{i}", "a", author=("big" if i < 8 else str(i))) for i in range(12)]
     parts = split_by_author(some, (0.6, 0.2, 0.2))
@@ -162,3 +177,168 @@ def test_tofu_cut_to_some_authors_keeps_the_first_and_the_last() -> None:
     }
     full = read_rows(TOFU / "full.json")
     assert [r.question for r in sets["retain_train"]] == [r.question for r in full[400 : 400 + 38 * 20]]
+
+
+# --- files that others wrote -------------------------------------------------------------------------------------
+
+FIELD = Path(__file__).resolve().parents[3] / "shared" / "field"
+needs_field = pytest.mark.skipif(not FIELD.exists(), reason="the files of shared/field are not beside the project")
+GOOD = {"question": "Où est-ce ?", "answer": "À Umbra, naïvement.", "author": "Dara"}
+
+
+def as_jsonl(*records: dict[str, Any]) -> str:
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(as_jsonl(GOOD), encoding="utf-8-sig")
+    assert read_rows(path) == [Row(GOOD["question"], GOOD["answer"], author="Dara")]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("latin-1", "Latin-1"), ("cp1252", "Windows-1252")],
+)
+def test_another_encoding_is_refused_by_name_and_never_read_with_replaced_letters(
+    tmp_path: Path, encoding: str, said: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(as_jsonl({"question": "first", "answer": "line"}, GOOD), encoding=encoding)
+    with pytest.raises(InputError, match=said) as caught:
+        read_rows(path)
+    assert "iconv -f" in caught.value.hint
+    if not encoding.startswith("utf-16"):
+        assert f"{path}:2" in str(caught.value)
+    path.write_text(as_jsonl({**GOOD, "answer": "na\ufffdve"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: 'answer' holds U\+FFFD"):
+        read_rows(path)
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(as_jsonl(GOOD) + '{"question": "q", "answer": "a \\ud83d b"}\n')
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: 'answer' holds a lone surrogate"):
+        read_rows(path)
+    path.write_text('{"question": "q", "answer": "a", "perturbed_answer": ["b", "\\udc00"]}\n')
+    with pytest.raises(InputError, match="'perturbed_answer' holds a lone surrogate"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "group"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (3.0, "3"),
+        (2.5, "2.5"),
+        (float("nan"), ""),
+        (None, ""),
+        ("", ""),
+        ("0", "0"),
+        (False, "False"),
+    ],
+)
+def test_a_group_may_be_any_number_and_a_missing_one_is_none(tmp_path: Path, value: Any, group: str) -> None:
+    (row,) = read_rows(write(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a", "author": value}]))
+    assert row.author == group
+
+
+def test_a_group_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r":1: 'who' is a list"):
+        read_rows(write(tmp_path / "r.jsonl", [{"question": "q", "answer": "a", "who": ["x"]}]), {"author": "who"})
+
+
+def test_groups_of_pandas_with_gaps_are_the_numbers_they_were(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"question": ["q", "r", "s"], "answer": ["a", "b", "c"], "author": [0.0, 1.0, float("nan")]}),
+        tmp_path / "rows.parquet",
+    )
+    assert [row.author for row in read_rows(tmp_path / "rows.parquet")] == ["0", "1", ""]
+
+
+def test_a_table_of_text_and_an_array_are_read(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(
+        'question,answer,person\n"a, ""b""","two\nlines",0\nq,a,\n', encoding="utf-8-sig"
+    )
+    expected = [Row('a, "b"', "two\nlines", author="0"), Row("q", "a")]
+    assert read_rows(tmp_path / "rows.csv", {"author": "person"}) == expected
+    (tmp_path / "rows.tsv").write_text("question\tanswer\nq\ta, b\n")
+    assert read_rows(tmp_path / "rows.tsv") == [Row("q", "a, b")]
+    (tmp_path / "rows.json").write_text(json.dumps([{"question": "q", "answer": "a"}, GOOD], indent=1))
+    assert read_rows(tmp_path / "rows.json") == [Row("q", "a"), Row(GOOD["question"], GOOD["answer"], author="Dara")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("rows.csv", "question,answer\nq,a\nq,a,b\n", r"rows\.csv:3: more or fewer cells"),
+        ("rows.csv", "question,answer\nq\n", r"rows\.csv:2: more or fewer cells"),
+        ("rows.csv", "question,answer\nq,\n", r"rows\.csv:2: no 'answer'"),
+        ("rows.json", '[\n{"question": "q",\n"answer" "a"}]', r"rows\.json:3: not JSON"),
+        ("rows.json", '[{"question": "q", "answer": "a"}, 3]', r"rows\.json: row 2: a int, not an object"),
+    ],
+)
+def test_a_bad_table_or_array_is_named_by_its_place(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_rows(tmp_path / name)
+
+
+# --- rows that stand in two sets ---------------------------------------------------------------------------------
+
+PARTS = ("forget", "retain_train", "retain_control", "retain_report", "general", "holdout")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(a, b) for i, a in enumerate(PARTS) for b in PARTS[i + 1 :]], ids=lambda name: name
+)
+def test_a_row_in_two_sets_is_refused_and_counted(tmp_path: Path, first: str, second: str) -> None:
+    records = {name: rows(f"{name} asks", 5, authors=5) for name in PARTS}
+    twins = [{**r, "question": f"  {r['question'].upper()}  ", "author": "other"} for r in records[first][1:3]]
+    records[second] = [*records[second], *twins]
+    paths = {name: {"path": str(write(tmp_path / f"{name}.jsonl", found))} for name, found in records.items()}
+    with pytest.raises(InputError) as caught:
+        load_sets(SourceData(**paths))
+    key = second.replace("retain_control", "retain")
+    assert "2 " in str(caught.value)
+    assert f"{first.replace('retain_control', 'retain')} row 2 = {key} row 6" in str(caught.value)
+    assert caught.value.hint
+    assert "asks" not in str(caught.value), "the text of a row may be private"
+
+
+@needs_field
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("utf16.jsonl", r"utf16\.jsonl: encoded as UTF-16"),
+        ("latin1.jsonl", r"latin1\.jsonl:3: not UTF-8"),
+        ("surrogate.jsonl", r"surrogate\.jsonl:24: 'answer' holds a lone surrogate"),
+        ("trunc.jsonl", r"trunc\.jsonl:24: not JSON"),
+        ("nullans.jsonl", r"nullans\.jsonl:25: no 'answer'"),
+        ("null.parquet", r"null\.parquet: row 3: no 'answer'"),
+    ],
+)
+def test_files_of_the_field_that_are_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_rows(FIELD / name)
+
+
+@needs_field
+@pytest.mark.parametrize(
+    ("name", "count", "groups"),
+    [("bom.jsonl", 24, 6), ("crlf.jsonl", 24, 6), ("array.json", 24, 6), ("rows.csv", 24, 1), ("author0.jsonl", 72, 3)],
+)
+def test_files_of_the_field_that_are_read(name: str, count: int, groups: int) -> None:
+    found = read_rows(FIELD / name)
+    assert len(found) == count
+    assert len({row.author for row in found}) == groups
+    assert not any("\ufeff" in text or "\r" in text for row in found for text in (row.question, row.answer))
+
+
+@needs_field
+def test_the_duplicates_of_the_field_stay_on_one_side() -> None:
+    forget, retain = FIELD / "plain" / "forget.jsonl", FIELD / "dups.jsonl"
+    sets = load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
+    keys = [{row.key for row in sets[name]} for name in ("retain_train", "retain", "retain_report")]
+    assert sum(map(len, keys)) == len(set.union(*keys)) == 72

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import torch
 from packed import advance
 from peft import PeftModel
 
-from rayul.records import COMPLETED, FAILED, RUNNING, Evaluation
+from rayul.records import COMPLETED, FAILED, Ending, Evaluation
 from rayul.spec import METHODS
-from rayul.unlearn.calibrate import mixed
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter
 
 MakeSpec = Callable[..., Any]
 Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -31,32 +33,42 @@ def baseline_of(task: Any, spec: Any) -> dict[str, float]:
     return evaluate(task.base, task, spec.evaluate.metrics, 64).values
 
 
-def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights]:
-    """Rows and last adapter of a trial without a pack."""
+def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights, Ending]:
+    """Rows, last adapter and ending of a trial without a pack."""
     rows: list[Evaluation] = []
     weights: Weights = {}
+    ending = None
     for snapshot in run_trial(task, TrialJob("t", spec, seed, {}, baseline_of(task, spec))):
+        ending = snapshot.ending
         rows += snapshot.evaluations
-        if snapshot.model is not None:
-            state = {k: v.detach().clone() for k, v in snapshot.model.named_parameters() if "lora_" in k}
+        if snapshot.update is not None:
+            state = {k: v.detach().clone() for k, v in snapshot.update.model.named_parameters() if "lora_" in k}
             names = [k.removeprefix("base_model.model.").split(".lora_A")[0] for k in state if "lora_A" in k]
             weights = {
                 n: tuple(state[f"base_model.model.{n}.lora_{x}.default.weight"] for x in "AB")  # type: ignore[misc]
                 for n in names
             }
-    return rows, weights
+    assert ending is not None
+    return rows, weights, ending
 
 
 def finish(pack: Pack, slot: int) -> list[Evaluation]:
     """Advance until the trial in `slot` has ended; its rows."""
     rows: list[Evaluation] = []
-    while not rows or rows[-1].state == RUNNING:
+    while not pack.slots[slot].ended:
         for k, found in advance(pack):
             if k == slot:
                 rows += found
-            elif found[-1].state != RUNNING:
+            elif pack.slots[k].ended:
                 pack.leave(k)
     return rows
+
+
+def ending_of(pack: Pack, slot: int) -> Ending:
+    """Without the seconds, which differ."""
+    ending = pack.slots[slot].ending
+    assert ending is not None
+    return replace(ending, train_seconds=0.0)
 
 
 def weights_of(pack: Pack, slot: int, rank: int) -> Weights:
@@ -64,8 +76,9 @@ def weights_of(pack: Pack, slot: int, rank: int) -> Weights:
 
 
 def assert_equal_trials(pack: Pack, slot: int, rows: list[Evaluation], task: Any, spec: Any, seed: int) -> None:
-    expected_rows, expected = alone(task, spec, seed)
-    assert [(r.step, r.state) for r in rows] == [(r.step, r.state) for r in expected_rows]
+    expected_rows, expected, ending = alone(task, spec, seed)
+    assert [r.step for r in rows] == [r.step for r in expected_rows]
+    assert ending_of(pack, slot).state == ending.state
     for ours, theirs in zip(rows, expected_rows, strict=True):
         for name in ("forget", "retain", "general"):
             key = f"{name}.ppl"
@@ -134,15 +147,17 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
         "confidence": 0.9,
     }
     spec = make_spec(method="ga", training={"lr": 3e-3}, control=control)
-    expected, _ = alone(task, spec, 5)
+    expected, _, ending = alone(task, spec, 5)
     assert len({r.mixing for r in expected}) > 3, "the criterion must bind, or there is nothing to calibrate"
     for lanes in (1, 3):
         pack = Pack(task, spec, Shape(slots=2, rank=8, rows=4, lanes=lanes))
         pack.join(TrialJob("other", spec, 6, {}, baseline_of(task, spec)))
-        rows = finish(pack, pack.join(TrialJob("t", spec, 5, {}, baseline_of(task, spec))))
+        slot = pack.join(TrialJob("t", spec, 5, {}, baseline_of(task, spec)))
+        rows = finish(pack, slot)
         assert [r.key for r in rows] == [r.key for r in expected]
+        assert ending_of(pack, slot) == replace(ending, train_seconds=0.0)
         for ours, theirs in zip(rows, expected, strict=True):
-            assert (ours.state, ours.reason, ours.feasible) == (theirs.state, theirs.reason, theirs.feasible)
+            assert (ours.notes, ours.feasible) == (theirs.notes, theirs.feasible)
             assert (ours.rows, ours.seed, ours.device) == (theirs.rows, theirs.seed, theirs.device)
             for field in ("metrics", "stderr", "violation"):
                 assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=1e-5, abs=1e-5)
@@ -150,18 +165,20 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
 
 def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(training={"lr": 1e25})
-    expected, _ = alone(task, spec, 0)
+    expected, _, ending = alone(task, spec, 0)
     pack = Pack(task, spec, Shape(slots=1, rank=8, rows=4))
     slot = pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
-    assert [(r.key, r.state, r.feasible) for r in rows] == [(r.key, r.state, r.feasible) for r in expected]
-    assert rows[-1].state == FAILED
-    assert "diverged" in rows[-1].reason
+    assert [(r.key, r.feasible) for r in rows] == [(r.key, r.feasible) for r in expected]
+    assert ending_of(pack, slot).state == ending.state == FAILED
+    assert ending_of(pack, slot).rule == ending.rule == "diverged"
+    assert "diverged" in ending_of(pack, slot).reason
     assert advance(pack) == []
     pack.leave(slot)
     fresh = make_spec()
-    again = finish(pack, pack.join(TrialJob("u", fresh, 3, {}, baseline_of(task, spec))))
-    assert again[-1].state == COMPLETED
+    again = pack.join(TrialJob("u", fresh, 3, {}, baseline_of(task, spec)))
+    finish(pack, again)
+    assert ending_of(pack, again).state == COMPLETED
 
 
 def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) -> None:
@@ -173,8 +190,10 @@ def test_an_error_in_one_trial_fails_that_trial(task: Any, make_spec: MakeSpec) 
     good = pack.join(TrialJob("g", spec, 0, {}, baseline_of(task, spec)))
     events = [advance(pack), advance(pack)]
     assert [k for k, _ in events[0]] == [bad, good]
-    assert [(k, rows[-1].state) for k, rows in events[1]] == [(bad, FAILED)]
-    assert finish(pack, good)[-1].state == COMPLETED
+    assert events[1] == [(bad, [])]
+    assert ending_of(pack, bad).state == FAILED
+    finish(pack, good)
+    assert ending_of(pack, good).state == COMPLETED
 
 
 @pytest.mark.parametrize("mixing", [1.0, 0.4])
@@ -186,15 +205,15 @@ def test_an_exported_adapter_gives_the_same_logits_through_peft(
     slot = pack.join(TrialJob("t", spec, 0, {}, baseline_of(task, spec)))
     finish(pack, slot)
     pack.write_adapter(spec, pack.state(slot).values, mixing, tmp_path / "adapter")
-    _, weights = alone(task, spec, 0)
+    _, weights, _ = alone(task, spec, 0)
     model = attach_lora(task.base, spec.lora, 0)
     for name, (a, b) in weights.items():
         layer = model.get_submodule(f"base_model.model.{name}")
         layer.lora_A.default.weight.data.copy_(a)
         layer.lora_B.default.weight.data.copy_(b)
-    with mixed(model, mixing):
+    with LoraUpdate(model).mixed(mixing):
         expected = score(model, task.examples["retain"], task.pad)
-    detach_lora(model)
+    detach_adapter(model)
     loaded = PeftModel.from_pretrained(load_model(spec.model)[0], tmp_path / "adapter")
     assert loaded.peft_config["default"].r == 4
     for ours, theirs in zip(score(loaded, task.examples["retain"], task.pad), expected, strict=True):

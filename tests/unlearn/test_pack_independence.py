@@ -9,7 +9,7 @@ import pytest
 import torch
 from packed import advance
 
-from rayul.records import FAILED, RUNNING, Evaluation
+from rayul.records import FAILED, Evaluation
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
@@ -36,7 +36,7 @@ COMPILED = [
 
 def finish(pack: Pack, slot: int) -> list[Evaluation]:
     rows: list[Evaluation] = []
-    while not rows or rows[-1].state == RUNNING:
+    while not pack.slots[slot].ended:
         for k, found in advance(pack):
             if k == slot:
                 rows += found
@@ -53,6 +53,9 @@ def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) 
     pack = Pack(task, spec, shape)
     slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
     rows = finish(pack, slot)
+    ending = pack.slots[slot].ending
+    assert ending is not None
+    assert ending.state != FAILED
     result = rows, pack.state(slot)
     return result
 
@@ -68,7 +71,6 @@ def test_independent_of_neighbours_slot_and_join_step(
     spec = make_spec(**sections, resources=resources)
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     expected = with_nobody(task, spec, baseline, shape)
-    assert expected[0][-1].state != FAILED
 
     def other(method: str, **training: float) -> Any:
         return make_spec(method=method, training={"steps": 9, **training}, resources=resources)
@@ -77,16 +79,17 @@ def test_independent_of_neighbours_slot_and_join_step(
     pack.join(TrialJob("a", other("npo", batch_size=5), 1, {}, baseline))
     exploding = pack.join(TrialJob("b", other("gd", lr=1e25), 2, {}, baseline))
     pack.join(TrialJob("c", other("simnpo" if shape.compiled else "rmu"), 5, {}, baseline))
-    states = []
     advance(pack)
-    while FAILED not in states:  # it ends on no number while the others are under way
-        states += [rows[-1].state for k, rows in advance(pack) if k == exploding]
+    while not pack.slots[exploding].ended:  # it ends on no number while the others are under way
+        advance(pack)
     pack.leave(exploding)
     again = pack.join(TrialJob("d", other("kl", lr=1e25), 2, {}, baseline))
     slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
     assert (again, slot) == (exploding, 3)
     rows = finish(pack, slot)
-    assert pack.slots[again].ended, "it exploded beside the trial"
+    exploded = pack.slots[again].ending
+    assert exploded is not None, "beside the trial"
+    assert exploded.state == FAILED
     assert_same(expected, (rows, pack.state(slot)))
 
 

@@ -13,13 +13,14 @@ from rayul.errors import InputError, RayulError
 from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.forward import forward, token_logp
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.pack import Pack, Shape, packable
 from rayul.unlearn.pack.base import PackedBase
 from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import lines
 from rayul.unlearn.pack.parameters import Layout, targets
 from rayul.unlearn.tokens import Example, collate
+from rayul.unlearn.update.lora import attach_lora
+from rayul.unlearn.update.saved import detach_adapter
 
 MakeSpec = Callable[..., Any]
 
@@ -33,7 +34,7 @@ def test_a_fresh_row_is_pefts_fresh_adapter(modules: Any, rank: int, seed: int, 
     ours = layout.adapter(layout.initial(rank, seed), rank)
     model = attach_lora(task.base, lora, seed)
     theirs = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
-    detach_lora(model)
+    detach_adapter(model)
     assert len(theirs) == 2 * len(ours)
     for name, pair in ours.items():
         for letter, tensor in zip("AB", pair, strict=True):

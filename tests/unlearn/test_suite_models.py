@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rayul.errors import InputError
-from rayul.unlearn import generation, membership
+from rayul.spec import METRICS
+from rayul.unlearn import generation, membership, metrics
 from rayul.unlearn.data import Row
 from rayul.unlearn.forward import score
-from rayul.unlearn.metrics import extraction_strength
 from rayul.unlearn.probe import Missing, Probe
-from rayul.unlearn.suite import NAMES, PER_SET, evaluate_model
+from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.tokens import Example, collate, encode_rows
 
 PLACES = ["Lima", "Oslo", "Kyoto", "Quito", "Accra", "Turin", "Hanoi", "Perth", "Cairo", "Delhi", "Minsk", "Tunis"]
@@ -140,7 +140,7 @@ def test_similar_extraction_is_the_smallest_prefix_that_succeeds(model, tokenize
         return 0.0
 
     measured = generation.similar_extraction_strength(model, examples, scores, frozenset({end}), pad, batch_size=5)
-    exact = np.array([extraction_strength(s) for s in scores])
+    exact = np.array([metrics.es(s) for s in scores])
     np.testing.assert_allclose(measured, [by_definition(e) for e in examples], rtol=1e-12)
     assert (measured >= exact).all()
     assert (measured > exact).any(), "the model knows everything or nothing: the test has no power"
@@ -231,10 +231,11 @@ def test_probe_cuts_what_the_template_writes_behind_the_answer(model, tokenizer)
 def test_every_metric_of_the_suite(model, tokenizer):
     result = evaluate_model(model, tokenizer, SETS, oracle=llama(tokenizer, seed=3), max_new_tokens=60)
     assert not [key for key in result.measured if key.startswith("retain_train.")]
-    assert {f"{key}.{name}" for key in ("forget", "retain") for name in PER_SET} <= set(result.measured)
+    of_every_set = [name for name, row in METRICS.items() if not row.only]
+    assert {f"{key}.{name}" for key in ("forget", "retain") for name in of_every_set} <= set(result.measured)
     for key in ("forget.forget_quality", "retain.model_utility", "forget.mia_zlib", "forget.mia_min_k_pp"):
         assert key in result.measured
-    assert {key.split(".")[1] for key in (*result.measured, *result.skipped)} == set(NAMES)
+    assert {key.split(".")[1] for key in (*result.measured, *result.skipped)} == set(METRICS)
     assert result.skipped["holdout.truth_ratio"] == "0 of 2 rows have a perturbed_answer"
     for key, measured in result.measured.items():
         assert measured.value >= 0, key

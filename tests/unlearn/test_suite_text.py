@@ -34,6 +34,49 @@ def test_rouge_l_recall_is_that_of_rouge_score_with_stemming():
     np.testing.assert_array_equal(text_quality.rouge_l_recall(ANSWERS, GENERATED), expected)
 
 
+COPIES = {
+    "Russian": "Автор родился в Лиме 3 мая 1961 года.",
+    "Greek": "Ο συγγραφέας γεννήθηκε στη Λίμα.",
+    "Hindi": "लेखक का जन्म लीमा में हुआ था।",
+    "Arabic": "وُلِدَ الكاتب في ليما عام 1961.",
+    "Chinese": "作者出生于利马,他写了三本小说。",
+    "Japanese": "著者はリマで生まれました。",
+    "Korean": "작가는 리마에서 태어났다.",
+    "Thai": "ผู้เขียนเกิดที่ลิมา",
+    "Vietnamese": "Tác giả sinh ra ở Lima.",
+    "emoji": "🙂 🎉",
+}
+
+
+@pytest.mark.parametrize("language", COPIES)
+def test_a_perfect_copy_scores_one_in_every_script_and_an_unrelated_text_zero(language):
+    answer = COPIES[language]
+    measured = text_quality.rouge_l_recall([answer] * 3, [answer, "Qqq zzz.", ""])
+    np.testing.assert_array_equal(measured, [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "generated", "recall"),
+    [
+        ("Автор родился в Лиме", "автор Родился, но где?", 2 / 4),  # words, whatever their case
+        ("作者生于利马", "作者死于利马", 5 / 6),  # a character each
+        ("作者 John Explored 利马", "作者 explores 罗马", 4 / 6),  # with the English among them stemmed
+        ("हिन्दी भाषा", "हिन्दी", 1 / 2),  # vowel signs are no ends of words
+        ("ลิมา", "ลมา", 2 / 3),  # a Thai letter with its vowel sign is one character
+    ],
+)
+def test_rouge_in_other_scripts_by_hand(answer, generated, recall):
+    assert text_quality.rouge_l_recall([answer], [generated])[0] == pytest.approx(recall)
+
+
+def test_an_english_answer_that_quotes_another_script_scores_as_rouge_score_has_it():
+    answer = 'The book titled "Лісова пісня" (Forest Song) by Idar Eriksen'
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    for generated in (answer, "the book by Idar Eriksen", "Лісова пісня"):
+        expected = scorer.score(answer, generated)["rougeL"].recall
+        assert text_quality.rouge_l_recall([answer], [generated])[0] == expected
+
+
 def test_rouge_l_recall_by_hand():
     measured = text_quality.rouge_l_recall(ANSWERS, GENERATED)
     # Stems: "novel", "explor" agree (three words over of three characters are stemmed); "famili" = "famili".

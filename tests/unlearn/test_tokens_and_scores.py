@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rayul.errors import InputError
+from rayul.unlearn import metrics
+from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import TokenScores, forward, score, token_logp
-from rayul.unlearn.metrics import extraction_strength, measure
 from rayul.unlearn.tokens import DEFAULT_TEMPLATE, collate, encode, prompt_text
 
 CHAT_TEMPLATE = (
@@ -92,7 +93,7 @@ def test_one_forward_equals_greedy_generation_of_every_suffix(task: Any) -> None
         from rayul.unlearn.tokens import Example
 
         example = Example((*ids[0].tolist(), 1), 8, ids.shape[1])
-        ours = extraction_strength(score(task.base, [example], task.pad)[0])
+        ours = metrics.es(score(task.base, [example], task.pad)[0])
         length, wanted = len(answer), 0.0
         for k in range(length):
             prefix = ids[:, : 8 + k]
@@ -115,7 +116,7 @@ def test_one_forward_equals_greedy_generation_of_every_suffix(task: Any) -> None
     [([1, 1, 1, 1], 1.0), ([0, 1, 1, 1], 0.75), ([1, 1, 1, 0], 0.0), ([0, 0], 0.0), ([1], 1.0), ([0], 0.0)],
 )
 def test_extraction_strength_has_its_floor_at_zero(match: list[int], expected: float) -> None:
-    assert extraction_strength(TokenScores(np.zeros(len(match)), np.array(match, dtype=bool))) == expected
+    assert metrics.es(TokenScores(np.zeros(len(match)), np.array(match, dtype=bool))) == expected
 
 
 def test_means_and_standard_errors() -> None:

@@ -11,27 +11,27 @@ import pytest
 import torch
 from peft import PeftModel
 
-from rayul.records import COMPLETED, FAILED, RUNNING
+from rayul.records import COMPLETED, FAILED
 from rayul.spec import METHODS
-from rayul.unlearn.adapters import load_adapter, save_adapter
-from rayul.unlearn.calibrate import mixed
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.model import attach_lora, detach_lora, load_model
+from rayul.unlearn.model import load_model
 from rayul.unlearn.tokens import batches
 from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, row_order, train
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
+from rayul.unlearn.update.saved import detach_adapter, load_adapter
 
 MakeSpec = Callable[..., Any]
 
 
 def trained(task: Any, spec: Any, seed: int = 3) -> dict[str, torch.Tensor]:
     model = attach_lora(task.base, spec.lora, seed)
-    for _ in train(model, task, spec, seed):
+    for _ in train(LoraUpdate(model), task, spec, seed):
         pass
     state = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
-    detach_lora(model)
+    detach_adapter(model)
     return state
 
 
@@ -57,7 +57,7 @@ def test_equals_a_plain_peft_and_adamw_loop_with_transformers_own_loss(task: Any
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     theirs = {k: v.detach().clone() for k, v in model.named_parameters() if "lora_" in k}
-    detach_lora(model)
+    detach_adapter(model)
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.allclose(ours[name], theirs[name], atol=1e-5), name
@@ -106,10 +106,10 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str, task: Any
             if "lora_B" in parameter_name:
                 torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
         direction = torch.ones(32) if name == "rmu" else None
-        accumulate_gradient(model, task, spec, [0, 1, 2, 3], [0, 1, 2, 3], direction)
+        accumulate_gradient(LoraUpdate(model), task, spec, [0, 1, 2, 3], [0, 1, 2, 3], direction)
         # rmu reads a middle layer, so the layers above it have no gradient at all
         gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad and p.grad is not None])
-        detach_lora(model)
+        detach_adapter(model)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
@@ -117,17 +117,17 @@ def test_gradient_surgery_projects_only_what_conflicts() -> None:
     u, r = torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0])
     parameter = torch.zeros(2)
     parameter.grad = r.clone()
-    GradientSurgery(0.0)([parameter], [u])
+    GradientSurgery(1.0)([parameter], [u])
     # <u, r> = -1 < 0: u - (-1 / 2) r
     assert parameter.grad.tolist() == [1.5, -1.5]
     assert float(parameter.grad @ r) == 0.0
     parameter.grad = r.clone()
-    GradientSurgery(0.0)([parameter], [torch.tensor([3.0, -1.0])])
+    GradientSurgery(1.0)([parameter], [torch.tensor([3.0, -1.0])])
     assert parameter.grad.tolist() == [3.0, -1.0]
 
 
 def test_gradient_surgery_smooths_the_retain_gradient() -> None:
-    rule, parameter = GradientSurgery(0.75), torch.zeros(1)
+    rule, parameter = GradientSurgery(0.25), torch.zeros(1)
     for value, expected in ((4.0, 4.0), (0.0, 3.0)):
         parameter.grad = torch.tensor([value])
         rule([parameter], [torch.tensor([1.0])])
@@ -165,11 +165,10 @@ def test_batches_are_permutations_and_never_repeat_a_row_within_one() -> None:
 def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(control={"criteria": [{"metric": "retain.prob", "at_least": 0.0}]})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    rows = [
-        e for s in run_trial(task, TrialJob("0000", spec, 5, {"training.lr": 1e-3}, baseline)) for e in s.evaluations
-    ]
+    snapshots = list(run_trial(task, TrialJob("0000", spec, 5, {"training.lr": 1e-3}, baseline)))
+    rows = [e for s in snapshots for e in s.evaluations]
     assert [r.step for r in rows] == [0, 2, 4, 6]
-    assert [r.state for r in rows] == [RUNNING] * 3 + [COMPLETED]
+    assert [s.ending for s in snapshots] == [None] * 3 + [rows[-1].ended(COMPLETED)]
     assert rows[0].metrics == baseline
     assert rows[-1].metrics["forget.prob"] < baseline["forget.prob"]
     assert rows[-1].rows == {"forget": 6, "retain": 6, "general": 3}
@@ -177,18 +176,23 @@ def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any,
     # and a fresh adapter does change nothing, which is why the baseline may stand for step 0
     model = attach_lora(task.base, spec.lora, 5)
     assert evaluate(model, task, spec.evaluate.metrics, 64).values == pytest.approx(baseline, rel=1e-6)
-    detach_lora(model)
+    detach_adapter(model)
 
 
-def test_a_trial_that_diverges_ends_with_one_failed_row(task: Any, make_spec: MakeSpec) -> None:
+def test_a_trial_that_diverges_fails_and_has_only_what_was_evaluated(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(training={"lr": 1e25})
     baseline = evaluate(task.base, task, spec.evaluate.metrics, 64).values
-    rows = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, baseline)) for e in s.evaluations]
-    assert [r.state for r in rows[:-1]] == [RUNNING] * (len(rows) - 1)
-    assert rows[-1].state == FAILED
-    assert "diverged" in rows[-1].reason
-    assert not rows[-1].feasible
+    *before, last = run_trial(task, TrialJob("0000", spec, 3, {"training.lr": 1e25}, baseline))
+    rows = [e for s in before for e in s.evaluations]
+    assert [s.ending for s in before] == [None] * len(before)
+    assert (last.evaluations, last.update) == ([], None)
+    assert last.ending is not None
+    assert (last.ending.state, last.ending.rule) == (FAILED, "diverged")
+    assert "diverged" in last.ending.reason
+    assert (last.ending.trial_id, last.ending.seed, last.ending.params) == ("0000", 3, {"training.lr": 1e25})
+    assert last.ending.train_seconds >= rows[-1].train_seconds
     assert len({r.key for r in rows}) == len(rows)
+    assert all(r.metrics for r in rows)
     # the base is unharmed: the next trial in this process starts from the same model
     assert evaluate(task.base, task, spec.evaluate.metrics, 64).values == baseline
 
@@ -216,13 +220,14 @@ def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and
     calm = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
     memory = Memory(task.base, fits=2)
     try:
-        rows = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
+        snapshots = list(run_trial(task, TrialJob("0000", spec, 1, {}, {})))
     finally:
         memory.handle.remove()
+    rows = [s.evaluations[-1] for s in snapshots]
     assert [r.step for r in rows] == [0, 0, 2, 4], "it begins again"
-    assert [r.state for r in rows] == [RUNNING, RUNNING, RUNNING, COMPLETED]
-    assert rows[0].reason == ""
-    assert {r.reason for r in rows[1:]} == {"out of memory at step 1: begun again with 2 rows a forward"}
+    assert [s.ending for s in snapshots] == [None, None, None, rows[-1].ended(COMPLETED)]
+    assert rows[0].notes == ()
+    assert {r.notes for r in rows[1:]} == {("out of memory after step 0: begun again with 2 rows a forward",)}
     for mine, other in zip(rows[1:], calm, strict=True):
         assert mine.metrics == pytest.approx(other.metrics, rel=1e-4), "the gradient is accumulated"
     assert max(memory.sizes[-6:]) <= 2
@@ -232,20 +237,23 @@ def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeS
     spec = make_spec(training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
     memory = Memory(task.base, fits=1)
     try:
-        rows = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
+        *before, last = run_trial(task, TrialJob("0000", spec, 1, {}, {}))
     finally:
         memory.handle.remove()
-    assert [r.state for r in rows[:-1]] == [RUNNING] * (len(rows) - 1)
-    assert rows[-1].state == FAILED
-    assert rows[-1].reason.startswith("out of memory: lower training.batch_size")
-    assert sum(r.step == 0 for r in rows) == 2, "it was begun again once"
+    assert [s.ending for s in before] == [None] * len(before)
+    assert last.ending is not None
+    assert (last.ending.state, last.ending.rule) == (FAILED, "out of memory")
+    assert last.ending.reason.startswith("out of memory: lower training.batch_size")
+    assert sum(e.step == 0 for s in before for e in s.evaluations) == 2, "it was begun again once"
 
 
-def test_an_error_inside_a_trial_is_a_failed_row_with_its_reason(task: Any, make_spec: MakeSpec) -> None:
+def test_an_error_inside_a_trial_is_a_failure_with_its_reason(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(lora={"target_modules": ["no_such_layer"]})
-    rows = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
-    assert [r.state for r in rows] == [FAILED]
-    assert "no_such_layer" in rows[0].reason
+    (only,) = run_trial(task, TrialJob("0000", spec, 0, {}, {}))
+    assert only.evaluations == []
+    assert only.ending is not None
+    assert (only.ending.state, only.ending.rule) == (FAILED, "InputError")
+    assert "no_such_layer" in only.ending.reason
 
 
 @pytest.mark.parametrize("mixing", [1.0, 0.4])
@@ -254,12 +262,12 @@ def test_a_saved_adapter_gives_the_same_scores_through_peft(
 ) -> None:
     spec = make_spec(training={"lr": 1e-2})
     model = attach_lora(task.base, spec.lora, 0)
-    for _ in train(model, task, spec, 0):
+    for _ in train(LoraUpdate(model), task, spec, 0):
         pass
-    with mixed(model, mixing):
+    with LoraUpdate(model).mixed(mixing):
         expected = score(model, task.examples["retain"], task.pad)
-    save_adapter(model, mixing, tmp_path / "adapter")
-    detach_lora(model)
+    LoraUpdate(model).save(mixing, tmp_path / "adapter")
+    detach_adapter(model)
     fresh, _ = load_model(spec.model)
     loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
     ours = load_adapter(load_model(spec.model)[0], tmp_path / "adapter")

@@ -21,7 +21,7 @@ from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.result import TrialResult
 
 if TYPE_CHECKING:
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
 
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 """glibc keeps freed memory: without it the activations of every step go back to the system, and come again a page fault
@@ -74,14 +74,14 @@ class Held:
 
 
 @contextmanager
-def broker(share: Share, arguments: dict[str, Any]) -> Iterator[Any]:
+def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Any]:
     """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    cores = share.cpu * share.pack
+    cores = allocation.cpu * allocation.pack
     actor = (
         ray.remote(Broker)
         .options(num_cpus=0, scheduling_strategy=here)
-        .remote(cores, share.pack, share.threads, [ray.put(arguments)])
+        .remote(cores, allocation.pack, allocation.threads, [ray.put(arguments)])
     )
     try:
         yield actor

@@ -27,7 +27,7 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.pack import Packs, Report, Shape
 from rayul.unlearn.pack.state import SlotState
-from rayul.unlearn.trial import failed_row
+from rayul.unlearn.trial import failure
 
 
 class Seat:
@@ -135,7 +135,7 @@ class Device:
             self._notify()
         if report.state is not None:
             seat.kept.add(report.rows, partial(self.packs.save_adapter, report))
-        return TrialResult(report.rows)
+        return TrialResult(report.rows, report.ending)
 
     def leave(self, number: int) -> None:
         """Free the trial's slot, or its place among those who wait for one, whatever it is doing."""
@@ -203,10 +203,10 @@ class Device:
         try:
             job = TrialJob.of(self.spec, seat.number, seat.params, seat.kept.baseline.metrics)
             self.packs.join(job, self._checkpoint(seat.number))
-        except Exception as error:  # any failure of one trial is a row
-            failed = failed_row(shared_row(self.spec, seat.number, seat.params), error)
+        except Exception as error:  # any failure of one trial is its ending
+            failed = failure(shared_row(self.spec, seat.number, seat.params), error)
             with self.changed:
-                seat.ready.append(Report(failed.trial_id, [failed], None))
+                seat.ready.append(Report(failed.trial_id, [], None, failed))
                 self.changed.notify_all()
 
     # --- what outlives the actor -------------------------------------------------------------------------------------

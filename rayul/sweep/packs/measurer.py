@@ -13,7 +13,7 @@ from rayul.sweep.packs.broker import LOST, device_here
 from rayul.sweep.reference import fetch
 
 if TYPE_CHECKING:
-    from rayul.sweep.cluster import Share
+    from rayul.sweep.cluster import Allocation
 
 RETRIES = 2
 """Times that a question is asked again when its device, or the node, was lost."""
@@ -26,10 +26,14 @@ class DeviceMeasurer:
     """A `Measurer`. Each question holds a whole device, on which no other question is, as a trial holds its share; its
     actor is started where there is none, and stays for the trials."""
 
-    def __init__(self, broker: Any, share: Share) -> None:
+    def __init__(self, broker: Any, allocation: Allocation) -> None:
         self.broker = broker
         # SPREAD: on CPU the task asks for little, and several would meet on one node.
-        options = {"num_cpus": share.cpu, "num_gpus": share.gpu * share.pack, "scheduling_strategy": "SPREAD"}
+        options = {
+            "num_cpus": allocation.cpu,
+            "num_gpus": allocation.gpu * allocation.pack,
+            "scheduling_strategy": "SPREAD",
+        }
         self.task = ray.remote(max_retries=RETRIES, **options)(_ask)
 
     def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
 
+from rayul.records.manifest import PackRecord, PackShape
 from rayul.spec import Choice, Spec
-from rayul.sweep.cluster import device_count, on_cpu, share
+from rayul.sweep.cluster import allocate, device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.broker import MALLOC
 from rayul.sweep.reference import fetch
@@ -21,12 +21,12 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
 
-MODELLED = ("tpe", "gp")
 WORTH = 1.1
 """A larger pack must be so much faster: it takes memory, and tells the search less."""
 
 PER_GENERATION = 8
-"""`auto` keeps at most 1/8 of a modelled search in flight: what runs beside a trial, its proposal knows nothing of."""
+"""`auto` keeps at most 1/8 of the trials in flight where the search learns from each: what runs beside a trial, its
+proposal knows nothing of."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def unpackable(spec: Spec) -> str | None:
     """Why the trials of this sweep cannot share packs, or None."""
     if not spec.resources.packs:
         return "resources.packs is false"
+    if spec.update_kind.alone:
+        return f"update: {spec.update}: {spec.update_kind.alone}"
     if spec.resources.gpu > 1:
         return "a trial spans several GPUs"
     if spec.method.parameters.get("gru") not in (False, None):
@@ -61,17 +63,17 @@ def unpackable(spec: Spec) -> str | None:
     return None
 
 
-def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] | None) -> Packing:
+def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord | None) -> Packing:
     """What `resources.trials_per_gpu` says, or, for auto, what is fastest here by a measurement on one device.
 
-    before: `as_plain` of the run that this one resumes: results hang on it to the last bit, so it stays.
+    before: of the run that this one resumes: results depend on it to the last bit, so it stays.
     """
     if spec.resources.compile and on_cpu(spec.resources):
         require_compiler()
     if before is not None:
-        slots = before.get("slots", 1)
-        shape = Shape(**{key: value for key, value in before.items() if key in Shape._fields}) if slots > 1 else None
-        return Packing(shape, "as it began")
+        return Packing(
+            Shape(**before.shape.model_dump()) if before.shape else None, "Resuming with the original settings."
+        )
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
     most = math.ceil(spec.search.trials / devices)
@@ -80,25 +82,25 @@ def choose(spec: Spec, sets: Sets, disk: DriverDisk, before: Mapping[str, Any] |
     if wanted != "auto":
         slots = min(wanted, most)
         return Packing(Shape.of(spec, slots, cpu=on_cpu(spec.resources)) if slots > 1 else None, "")
-    if spec.search.sampler in MODELLED:
+    if spec.search.traits.learns == "trials":
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
         return Packing(
-            None, f"one trial a device: {spec.search.trials} trials are too few for the search to learn from more"
+            None, f"With {spec.search.trials} trials, one runs per device, so that the search can learn between them."
         )
     return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
 
 
-def as_plain(packing: Packing, dtype: str, threads: int) -> dict[str, Any]:
-    """For the provenance."""
-    shape = packing.shape._asdict() if packing.shape else {"slots": 1}
-    return {**shape, "dtype": dtype, "threads": threads}
+def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:
+    """The packing as the manifest has it."""
+    shape = PackShape(**packing.shape._asdict()) if packing.shape else None
+    return PackRecord(shape=shape, dtype=dtype, threads=threads)
 
 
 def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
     if not measured:
-        return Packing(None, "one trial a device: a pack of one does not fit into its memory")
+        return Packing(None, "One trial runs per device: a pack of one does not fit into its memory.")
     best = measured[0]
     for one in measured[1:]:
         if one.rows >= WORTH * best.rows:
@@ -112,7 +114,7 @@ def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
 def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int) -> list[Throughput]:
     """On one device, the others idle."""
     alone = spec.resources.model_copy(update={"trials_per_gpu": 1})
-    place = share(alone)
+    place = allocate(alone)
     task = ray.remote(num_cpus=place.cpu, num_gpus=place.gpu, runtime_env={"env_vars": MALLOC})(_measure)
     found: list[Throughput] = fetch(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
     return found

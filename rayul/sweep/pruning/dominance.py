@@ -7,12 +7,14 @@ baseline, higher is better.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from rayul.records import Evaluation
+from rayul.records.objectives import Floats, Objectives, score, trade_off
+from rayul.spec import Spec, limits
+from rayul.sweep.pruning.history import History, Rule, Stop
 
 DOUBLING, DOUBLING_MIXED = 1 / 12, 1 / 8
 """A trial is granted to double what it has forgotten every so large a share of its steps; with mixing less often, since
@@ -22,6 +24,66 @@ without mixing 1/12 keeps 70% of the steps and loses no hypervolume of batch siz
 
 RESOLUTION = 0.01
 """Growth starts from at least this: a forgotten fraction of 0 on some 80 rows may be one row from showing."""
+
+
+def rule(spec: Spec) -> Rule | None:
+    """For two objectives only, one of forgetting and one of utility."""
+    return None if spec.pruning.dominance is None or trade_off(spec.objectives) is None else DominanceRule().verdict
+
+
+class DominanceRule:
+    """Stops a trial that stays behind the front of the others at matched utility and is not going to catch up."""
+
+    def __init__(self) -> None:
+        self.rivals, self.known = Rivals(), 0
+
+    def verdict(self, history: History, trial_id: str, step: int) -> Stop | None:
+        spec, settings, axes = history.spec, history.spec.pruning.dominance, trade_off(history.spec.objectives)
+        assert settings is not None
+        assert axes is not None
+        utility = axes[1]
+        self._catch_up(history, axes)
+        steps = history.of(trial_id, step)
+        gained, kept = positions([rows[-1] for rows in steps.values()], axes, spec.objectives, history.baseline)
+        front_gained, front_kept = self.rivals.front_of_others(trial_id)
+        bound = limits(spec.criteria, history.baseline).get(utility)
+        limit = -np.inf
+        if bound is not None:
+            limit = float(score(utility, spec.objectives[utility], bound, history.baseline.get(utility, np.nan)))
+        trained = np.array(list(steps)) > 0
+        if not is_behind(gained[trained], kept[trained], front_gained, front_kept, settings.margin, settings.patience):
+            return None
+        own = history.spec_of(trial_id)
+        last, mixing = own.training.steps, own.control.mixing
+        if can_catch_up(list(steps), gained, kept, front_gained, front_kept, limit, last, mixing):
+            return None
+        ahead = float(front_at(kept[-1:], front_gained, front_kept)[0])
+        return Stop(
+            "dominance",
+            f"dominance at step {step}: with {kept[-1]:.1%} of {utility} kept it has forgotten {gained[-1]:.1%}, "
+            f"the front {ahead:.1%}, and it would not catch up by step {last}",
+        )
+
+    def _catch_up(self, history: History, axes: tuple[str, str]) -> None:
+        new = [row for row in history.rows[self.known :] if row.feasible and row.step]
+        self.known = len(history.rows)
+        for row, gained, kept in zip(
+            new, *positions(new, axes, history.spec.objectives, history.baseline), strict=True
+        ):
+            self.rivals.add(row.trial_id, float(gained), float(kept))
+
+
+def positions(
+    rows: Sequence[Evaluation], axes: tuple[str, str], objectives: Objectives, baseline: Mapping[str, float]
+) -> tuple[Floats, Floats]:
+    """gained [n] and kept [n] of these rows."""
+    gained, kept = (
+        score(
+            metric, objectives[metric], [row.metrics.get(metric, np.nan) for row in rows], baseline.get(metric, np.nan)
+        )
+        for metric in axes
+    )
+    return gained, kept
 
 
 class Rivals:

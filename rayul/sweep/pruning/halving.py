@@ -1,4 +1,4 @@
-"""The budget rule: successive halving on what a trial adds to the front, as a Ray scheduler of its own.
+"""The budget rule: successive halving on what a trial adds to the front.
 
 Asynchronous successive halving (arXiv 1810.05934) for several objectives: where ASHA ranks trials by one metric, this
 ranks them by the hypervolume that would be missing without them, a trial's merit in the sweep's own number.
@@ -7,23 +7,78 @@ ranks them by the hypervolume that would be missing without them, a trial's meri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import moocore
 import numpy as np
-from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayul.pareto.front import solutions
 from rayul.pareto.hypervolume import unit_scores
 from rayul.records import BASELINE, Evaluation
 from rayul.records.objectives import Floats
 from rayul.spec import Spec, limits
-from rayul.sweep.result import TrialResult
+from rayul.sweep.pruning.history import History, Rule, Stop
 
 Merit = tuple[float, float]
+
+
+def rule(spec: Spec) -> Rule | None:
+    return None if spec.pruning.budget is None else HalvingRule().verdict
+
+
+class HalvingRule:
+    """Stops a trial at a rung unless its merit is among the best 1 / reduction of those that have reached the rung.
+
+    Each rung is judged at the first evaluation from there on. Compared is what each trial had found by that step; at a
+    tie nobody is stopped.
+    """
+
+    def __init__(self) -> None:
+        self.known = 0
+        self.scores: dict[str, list[tuple[int, Floats]]] = {}
+        """Of each trial's solutions: the step, and the scores in the unit box."""
+
+    def verdict(self, history: History, trial_id: str, step: int) -> Stop | None:
+        settings = history.spec.pruning.budget
+        assert settings is not None
+        self._catch_up(history)
+        before = max((s for s in history.trials[trial_id] if s < step), default=0)
+        steps = history.spec_of(trial_id).training.steps
+        if not any(before < rung <= step for rung in rungs(steps, settings.first, settings.reduction)):
+            return None
+        there = [trial for trial, theirs in history.trials.items() if max(theirs) >= step]
+        found = merits({trial: self._found(trial, step, history) for trial in history.trials})
+        mine = found[trial_id]
+        better = sum(found[trial] > mine for trial in there)
+        allowed = max(1, math.ceil(len(there) / settings.reduction))
+        if better < allowed:
+            return None
+        return Stop(
+            "budget",
+            f"budget at step {step}: its hypervolume contribution {mine[0]:.4f} (alone {mine[1]:.4f}) is behind "
+            f"{better} of the {len(there)} trials that got there, and {allowed} go on",
+        )
+
+    def _found(self, trial: str, step: int, history: History) -> Floats:
+        scores = [score for at, score in self.scores.get(trial, ()) if at <= step]
+        return np.array(scores).reshape(len(scores), len(history.spec.objectives))
+
+    def _catch_up(self, history: History) -> None:
+        baseline = Evaluation(BASELINE, 0, metrics=history.baseline)
+        new = solutions(history.rows[self.known :], baseline, history.spec.objectives)
+        self.known = len(history.rows)
+        bounds = limits(history.spec.criteria, history.baseline)
+        for row, score in zip(new, unit_scores(new, baseline, history.spec.objectives, bounds), strict=True):
+            self.scores.setdefault(row.trial_id, []).append((row.step, score))
+
+
+def rungs(steps: int, first: float, reduction: int) -> list[float]:
+    """The steps before the last at which a trial of so many steps is judged: first, first * reduction, ... of them."""
+    found, share = [], first
+    while share < 1:
+        found.append(share * steps)
+        share *= reduction
+    return found
 
 
 def merits(points: Mapping[str, Floats]) -> dict[str, Merit]:
@@ -55,72 +110,3 @@ def volume(points: Sequence[Floats]) -> float:
 def _adds(mine: Floats, others: Sequence[Floats]) -> bool:
     rest = np.vstack(others) if others else np.empty((0, mine.shape[1]))
     return any(not (rest >= point).all(axis=1).any() for point in mine)
-
-
-class HalvingScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Stops a trial at a rung unless its merit is among the best 1 / reduction of those that have reached the rung.
-
-    Rungs are at `first`, `first * reduction`, ... of a trial's steps, each judged at the first evaluation from there
-    on. Compared is what each trial had found by that step; at a tie nobody is stopped. `history`, the journal's rows on
-    a resume, is all the state there is. `reasons` says why, by trial id.
-    """
-
-    def __init__(self, spec: Spec, baseline: Mapping[str, float], history: Iterable[Evaluation] = ()) -> None:
-        super().__init__()
-        assert spec.pruning.budget is not None
-        self.spec, self.rule = spec, spec.pruning.budget
-        self.baseline = Evaluation(BASELINE, 0, metrics=dict(baseline))
-        self.limits = limits(spec.criteria, baseline)
-        self.steps: dict[str, set[int]] = {}
-        self.scores: dict[str, dict[tuple[int, float], Floats]] = {}
-        self.reasons: dict[str, str] = {}
-        for evaluation in history:
-            self._remember(evaluation)
-
-    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        rows = TrialResult.from_ray(result).evaluations
-        for row in rows:
-            self._remember(row)
-        reason = self.verdict(rows[0])
-        if reason:
-            self.reasons[rows[0].trial_id] = reason
-        decision: str = TrialScheduler.STOP if reason else TrialScheduler.CONTINUE
-        return decision
-
-    def verdict(self, row: Evaluation) -> str:
-        """Why the trial of this evaluation must stop, in a sentence; "" when it may go on."""
-        before = max((step for step in self.steps.get(row.trial_id, ()) if step < row.step), default=0)
-        if not any(before < rung <= row.step for rung in self.rungs(self.spec.at(row.params).training.steps)):
-            return ""
-        there = [trial for trial, steps in self.steps.items() if max(steps) >= row.step]
-        found = merits({trial: self._found(trial, row.step) for trial in self.scores})
-        mine = found[row.trial_id]
-        better = sum(found[trial] > mine for trial in there)
-        allowed = max(1, math.ceil(len(there) / self.rule.reduction))
-        if better < allowed:
-            return ""
-        return (
-            f"budget at step {row.step}: its hypervolume contribution {mine[0]:.4f} (alone {mine[1]:.4f}) is behind "
-            f"{better} of the {len(there)} trials that got there, and {allowed} go on"
-        )
-
-    def rungs(self, steps: int) -> list[float]:
-        """The steps, before the last, at which a trial of so many steps is judged."""
-        found, share = [], self.rule.first
-        while share < 1:
-            found.append(share * steps)
-            share *= self.rule.reduction
-        return found
-
-    def _found(self, trial: str, step: int) -> Floats:
-        scores = [score for (at, _), score in self.scores[trial].items() if at <= step]
-        return np.array(scores).reshape(len(scores), len(self.spec.objectives))
-
-    def _remember(self, row: Evaluation) -> None:
-        if row.is_reference or not row.metrics:
-            return
-        self.steps.setdefault(row.trial_id, set()).add(row.step)
-        mine = self.scores.setdefault(row.trial_id, {})
-        for solution in solutions([row], self.baseline, self.spec.objectives):
-            score = unit_scores([solution], self.baseline, self.spec.objectives, self.limits)[0]
-            mine.setdefault((row.step, row.mixing), score)

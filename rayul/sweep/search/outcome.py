@@ -10,7 +10,7 @@ import numpy as np
 
 from rayul.pareto.front import solutions
 from rayul.pareto.hypervolume import unit_scores
-from rayul.records import Evaluation
+from rayul.records import Ending, Evaluation
 from rayul.spec import Spec, limits
 
 HUGE = 1e9
@@ -28,10 +28,15 @@ class Outcome(NamedTuple):
     step: int
     mixing: float
 
-    def attributes(self, last: Evaluation) -> dict[str, Any]:
+    def attributes(self, ending: Ending) -> dict[str, Any]:
         """What a study keeps beside the values: which evaluation they are of, and how the trial ended."""
         violations = {f"violation.{metric}": violation for metric, violation in self.violations.items()}
-        return {"state": last.state, "reason": last.reason, "step": self.step, "mixing": self.mixing} | violations
+        return ended(ending) | {"step": self.step, "mixing": self.mixing} | violations
+
+
+def ended(ending: Ending) -> dict[str, Any]:
+    """How a trial ended, as a study keeps it."""
+    return {"state": ending.state, "rule": ending.rule, "reason": ending.reason}
 
 
 def outcome(rows: Sequence[Evaluation], spec: Spec, baseline: Evaluation) -> Outcome | None:

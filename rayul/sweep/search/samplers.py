@@ -1,36 +1,19 @@
-"""Optuna's samplers by name, and the space of a spec in Optuna's terms."""
+"""Samplers made from their rows in the spec, and the space of a spec in Optuna's terms."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import optuna
 
-from rayul.spec import Choice, Float, Int, Search, Spec
-
-SAMPLERS: dict[str, Callable[[Search, int], optuna.samplers.BaseSampler]] = {
-    # group: a method's own parameters are modelled where the method is; constant_liar: running trials count as taken.
-    "tpe": lambda search, seed: optuna.samplers.TPESampler(
-        n_startup_trials=search.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-    ),
-    "nsga2": lambda search, seed: optuna.samplers.NSGAIISampler(
-        population_size=max(2, search.startup_trials), seed=seed
-    ),
-    "nsga3": lambda search, seed: optuna.samplers.NSGAIIISampler(
-        population_size=max(2, search.startup_trials), seed=seed
-    ),
-    # With conditional parameters GP has no model for those outside the common space and draws them at random.
-    "gp": lambda search, seed: optuna.samplers.GPSampler(
-        n_startup_trials=search.startup_trials, seed=seed, warn_independent_sampling=False
-    ),
-    "random": lambda search, seed: optuna.samplers.RandomSampler(seed=seed),
-    # Every cell of a grid is enqueued (GridSampler raises on the last cell under ask/tell); nothing is left to draw.
-    "grid": lambda search, seed: optuna.samplers.RandomSampler(seed=seed),
-}
+from rayul.errors import InputError, RayulError
+from rayul.spec import Choice, Float, Int, Search, Spec, is_custom
+from rayul.unlearn.own import own_function
 
 
 def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
@@ -42,7 +25,43 @@ def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, group: stable since 2.2
-        return SAMPLERS[search.sampler](search, seed)
+        made = _own(search, seed) if is_custom(search.sampler) else _built_in(search, seed)
+    if not isinstance(made, optuna.samplers.BaseSampler):
+        raise InputError(f"{search.sampler} returned a {type(made).__name__}", "return an optuna.samplers.BaseSampler")
+    return made
+
+
+def _own(search: Search, seed: int) -> Any:
+    return own_function(search.sampler, search.code)(seed, search.startup_trials)
+
+
+def _built_in(search: Search, seed: int) -> Any:
+    row = search.traits
+    startup = {row.startup: max(row.least, search.startup_trials)} if row.startup else {}
+    return getattr(optuna.samplers, row.optuna)(seed=seed, **startup, **row.options)
+
+
+@contextmanager
+def blamed(search: Search, number: int) -> Iterator[None]:
+    """What a sampler of one's own raises while it draws trial `number` is an InputError that names it."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RayulError) or not is_custom(search.sampler):
+            raise
+        raise InputError(
+            f"{search.sampler} failed to draw trial {number}: {type(error).__name__}: {error}",
+            "it is made anew for every trial; a new sweep can begin with the trials of this one, see search.warm_start",
+        ) from error
+
+
+def check_sampler(spec: Spec) -> None:
+    """Draw one trial of an empty study with a sampler of one's own, before anything is spent; raises InputError for
+    what it raises, and where it is no sampler."""
+    if is_custom(spec.search.sampler):
+        with blamed(spec.search, 0):
+            study = optuna.create_study(directions=list(spec.objectives.values()), sampler=sampler(spec.search, 0))
+            suggest(study.ask(), spec)
 
 
 def suggest(trial: optuna.Trial, spec: Spec) -> dict[str, Any]:

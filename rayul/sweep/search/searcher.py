@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from rayul.files import whole_file
-from rayul.records import RUNNING, Evaluation, Journal, trial_id, truncate_torn_line
+from rayul.records import Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
-from rayul.sweep.search.outcome import outcome
-from rayul.sweep.search.samplers import grid, sampler, suggest
+from rayul.sweep.search.outcome import ended, outcome
+from rayul.sweep.search.samplers import blamed, grid, sampler, suggest
 
 CONSTRAINTS = "constraints"
 """The system attribute that Optuna's samplers read violations from."""
@@ -61,7 +61,7 @@ def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> o
         with whole_file(path) as temporary:
             _study(temporary, spec).add_trials(earlier)
     study = _study(path, spec)
-    if spec.search.sampler == "grid":
+    if spec.search.traits.grid:
         for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
             study.enqueue_trial(cell)
     with warnings.catch_warnings():
@@ -84,7 +84,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     are proposed first, under their own numbers; those that the journal knows as ended are told, not run.
     enough: why no new trial is worth its cost, "" while one is.
 
-    Optuna hears of a trial through `tell`, which the recorder calls once the trial's last row is on disk. Tune's own
+    Optuna hears of a trial through `tell`, which the recorder calls once the trial's ending is on disk. Tune's own
     notice, `on_trial_complete`, comes too early for a trial that failed and also for one that was only interrupted.
     """
 
@@ -104,10 +104,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
         self._restore_trials()
-        ended = {row.trial_id for row in journal if row.state != RUNNING}
         self.asked_for = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if trial_id(trial.number) in ended:
+            if trial_id(trial.number) in journal.endings:
                 self.tell(trial.number)
             else:
                 self.unfinished.append(trial.number)
@@ -115,7 +114,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
     @property
     def total(self) -> int:
         """Trials of the whole sweep: the limit, or the cells of a grid that has fewer."""
-        if self.spec.search.sampler == "grid":
+        if self.spec.search.traits.grid:
             return min(self.limit, len(self.study.get_trials(deepcopy=False)))
         return self.limit
 
@@ -134,28 +133,27 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             finished: str = Searcher.FINISHED
             return finished
         number = self.asked_for if left is None else left
-        self.study.sampler = sampler(self.spec.search, number)
-        trial = self.study.ask() if left is None else self._trial(left)
-        self.asked_for = max(self.asked_for, trial.number + 1)
-        self.asked[trial.number] = trial
-        return {"number": trial.number, "params": suggest(trial, self.spec)}
+        with blamed(self.spec.search, number):
+            self.study.sampler = sampler(self.spec.search, number)
+            trial = self.study.ask() if left is None else self._trial(left)
+            self.asked_for = max(self.asked_for, trial.number + 1)
+            self.asked[trial.number] = trial
+            return {"number": trial.number, "params": suggest(trial, self.spec)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
 
     def tell(self, number: int) -> None:
-        """Tell Optuna how a trial ended: its `outcome`, or a failure where it has none. Its last row says so."""
-        rows = self.journal.of(trial_id(number))
+        """Tell Optuna how a trial ended: its `outcome`, or a failure where it has none."""
+        ending = self.journal.endings[trial_id(number)]
         # Making an optuna.Trial anew samples: seconds with GP, for nothing here.
         trial = self.asked.pop(number, None) or self._trial(number)
-        told = outcome(rows, self.spec.at(rows[-1].params), self.baseline)
+        told = outcome(self.journal.of(ending.trial_id), self.spec.at(ending.params), self.baseline)
+        for key, value in (ended(ending) if told is None else told.attributes(ending)).items():
+            trial.set_user_attr(key, value)
         if told is None:
-            trial.set_user_attr("state", rows[-1].state)
-            trial.set_user_attr("reason", rows[-1].reason)
             self.study.tell(number, state=TrialState.FAIL)
             return
-        for key, value in told.attributes(rows[-1]).items():
-            trial.set_user_attr(key, value)
         if told.constraints:
             # As samplers with a `constraints_func` keep them. `Trial.set_constraint` keeps them by name, where
             # optuna-dashboard 0.21 does not look: it would show trials that broke a limit among the best.
@@ -166,6 +164,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         """Give the study what only the journal has, under the same numbers: trials, or some of their parameters. The
         rows may be ahead of it after a loss of power, or where both were copied to a bucket one after the other."""
         params = {int(row.trial_id): row.params for row in self.journal if not row.is_reference}
+        params |= {int(trial): ending.params for trial, ending in self.journal.endings.items()}
         known = self.study.get_trials(deepcopy=False)
         for number in range(max(params, default=-1) + 1):
             drawn = params.get(number, {})

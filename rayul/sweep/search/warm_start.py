@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from rayul.errors import InputError
-from rayul.records import BASELINE, JOURNAL, RUNNING, SPEC, Evaluation, read_journal
+from rayul.records import BASELINE, JOURNAL, SPEC, Ending, Evaluation, read_journal
+from rayul.records.manifest import RowSet, read_manifest
 from rayul.spec import Spec, difference, load_spec
 from rayul.sweep.search.outcome import outcome
 from rayul.sweep.search.samplers import distributions
@@ -18,30 +20,29 @@ MAY_DIFFER = ("name: ", "search.", "pruning.", "resources.", "oracle", "evaluate
 """What may be different in the earlier sweep: it does not change what a configuration is worth."""
 
 
-def earlier_trials(spec: Spec) -> list[FrozenTrial]:
+def earlier_trials(spec: Spec, data: Mapping[str, RowSet]) -> list[FrozenTrial]:
     """Every trial of search.warm_start that has an outcome, as this sweep would have told it to Optuna.
 
-    spec: with its data's hashes in the provenance. Raises InputError for a folder that is no sweep's or has no trial
-    that ended, and for one whose space, model, rows, criteria or objectives differ, naming each difference.
+    data: the rows of this sweep. Raises InputError for a folder that is no sweep's or has no trial that ended, and for
+    one whose space, model, rows, criteria or objectives differ, naming each difference.
     """
-    return [trial for folder in spec.search.warm_start for trial in _trials_of(Path(folder), spec)]
+    return [trial for folder in spec.search.warm_start for trial in _trials_of(Path(folder), spec, data)]
 
 
-def _trials_of(folder: Path, spec: Spec) -> list[FrozenTrial]:
+def _trials_of(folder: Path, spec: Spec, data: Mapping[str, RowSet]) -> list[FrozenTrial]:
     place = f"search.warm_start: {folder}"
     if not (folder / SPEC).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"{place} is not the folder of a sweep", "name one that `rayul sweep` has written")
     before = load_spec(folder / SPEC, check_files=False)
     changed = [line for line in difference(before, spec) if not line.startswith(MAY_DIFFER)]
-    facts, now = ((one.provenance or {}).get("data") or {} for one in (before, spec))
-    changed += [f"the rows of {name} have changed" for name in now if name in facts and facts[name] != now[name]]
+    then = read_manifest(folder).data
+    changed += [f"the rows of {name} have changed" for name in data if name in then and then[name] != data[name]]
     if changed:
         hint = "begin with a sweep that differs in none of these"
         raise InputError(f"{place} was another search:\n  " + "\n  ".join(changed), hint)
-    rows = read_journal(folder / JOURNAL)
+    rows, endings = read_journal(folder / JOURNAL)
     baseline = next((row for row in rows if row.trial_id == BASELINE), None)
-    ended = {row.trial_id: row for row in rows if row.state != RUNNING and not row.is_reference}
-    trials = [] if baseline is None else [_trial(folder, spec, rows, last, baseline) for last in ended.values()]
+    trials = [] if baseline is None else [_trial(folder, spec, rows, end, baseline) for end in endings.values()]
     found = [trial for trial in trials if trial is not None]
     if not found:
         raise InputError(f"{place} has no trial to learn from", "finish it first with --resume")
@@ -49,16 +50,16 @@ def _trials_of(folder: Path, spec: Spec) -> list[FrozenTrial]:
 
 
 def _trial(
-    folder: Path, spec: Spec, rows: list[Evaluation], last: Evaluation, baseline: Evaluation
+    folder: Path, spec: Spec, rows: list[Evaluation], ending: Ending, baseline: Evaluation
 ) -> FrozenTrial | None:
-    mine = [row for row in rows if row.trial_id == last.trial_id]
-    found = outcome(mine, spec.at(last.params), baseline)
+    mine = [row for row in rows if row.trial_id == ending.trial_id]
+    found = outcome(mine, spec.at(ending.params), baseline)
     if found is None:
         return None
     return optuna.create_trial(
         values=found.values,
-        params=last.params,
-        distributions=distributions(spec, last.params),
+        params=ending.params,
+        distributions=distributions(spec, ending.params),
         system_attrs={CONSTRAINTS: list(found.constraints.values())} if found.constraints else {},
-        user_attrs=found.attributes(last) | {WARM_START: f"{folder}/{last.trial_id}"},
+        user_attrs=found.attributes(ending) | {WARM_START: f"{folder}/{ending.trial_id}"},
     )

@@ -10,9 +10,10 @@ from rayul.spec import Lora
 from rayul.unlearn.attacks.target import Attempt, Attempts, Target
 from rayul.unlearn.forward import Model, forward, token_logp
 from rayul.unlearn.losses import batch_mean, sequence_mean
-from rayul.unlearn.model import attach_lora, detach_lora
 from rayul.unlearn.task import spaced
 from rayul.unlearn.tokens import Example, batches, collate
+from rayul.unlearn.update.lora import attach_lora
+from rayul.unlearn.update.saved import detach_adapter
 
 LEARNING_RATES = (1e-4, 5e-4, 2e-3)
 STEPS = (5, 10, 20)
@@ -47,7 +48,7 @@ def _attempts(target: Target, examples: Sequence[Example], judged: list[int], on
                 scores = target.score([target.examples[i] for i in judged], model)
                 yield Attempt(f"{step} steps on {on}, lr {lr:g}", tuple(judged), scores)
         finally:
-            detach_lora(model)
+            detach_adapter(model)
 
 
 def fine_tune(model: Model, examples: Sequence[Example], pad: int, lr: float) -> Iterator[int]:

@@ -113,7 +113,8 @@ class PackedBase:
         forwards[head] = partial(_at_answers, forwards.get(head, MethodType(type(head).forward, head)), flat)
         with _run_as(forwards):
             inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
-            output = functional_call(self.base, dict(weights or {}), kwargs=inputs)
+            # Not tied: an adapter on a head that shares its weights with the embedding changes the head alone.
+            output = functional_call(self.base, dict(weights or {}), kwargs=inputs, tie_weights=False)
         hidden = {layer: _select(output.hidden_states[layer], flat) for layer in layers}
         return Predictions(
             output.logits.view(lines, window, -1), {k: h.view(lines, window, -1) for k, h in hidden.items()}

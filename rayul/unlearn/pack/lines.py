@@ -1,4 +1,4 @@
-"""The examples of a set as tensors of one shape, so that what a row gives does not hang on the rows beside it."""
+"""The examples of a set as tensors of one shape, so that what a row gives does not depend on the rows beside it."""
 
 from __future__ import annotations
 

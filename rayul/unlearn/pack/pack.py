@@ -16,7 +16,6 @@ from torch import Tensor
 from rayul.errors import InputError, RayulError
 from rayul.records import COMPLETED, Evaluation
 from rayul.spec import Spec
-from rayul.unlearn.adapters import write_adapter
 from rayul.unlearn.forward import Answers
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.label_logp import label_logp
@@ -30,8 +29,10 @@ from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, targets
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Part, Slot, on_device
 from rayul.unlearn.pack.state import SlotState
+from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
-from rayul.unlearn.trial import device_name, evaluation_rows, failed_row, first_row, is_out_of_memory, numerics
+from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
+from rayul.unlearn.update.lora import write_adapter
 
 TRAINED = ("forget", "retain_train", "idk")
 
@@ -50,6 +51,7 @@ class Pack:
         self.task, self.spec, self.shape = task, spec, shape
         self.slots: dict[int, Slot] = {}
         linears, self._config = targets(task.base, spec.lora)
+        check_whole_input(task.base, [one.name for one in linears])
         self.layout = Layout(linears, shape.rank)
         self.parameters = Parameters(self.layout, shape.slots, task.device)
         self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)
@@ -163,7 +165,7 @@ class Pack:
 
     def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise, used: list[Leaves]) -> dict[int, Answers]:
         """Each slot's predictions of its own rows of a set, from forwards of the shape [lanes * rows, T]; what their
-        graphs hang on is added to `used`."""
+        graphs depend on is added to `used`."""
         wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
@@ -233,17 +235,15 @@ class Pack:
         slot.reported = slot.step
         rows = [replace(row, train_seconds=slot.seconds) for row in rows]
         if slot.step == slot.spec.training.steps:
-            slot.ended = True
-            rows[-1] = replace(rows[-1], state=COMPLETED)
+            slot.ending = rows[-1].ended(COMPLETED)
         return k, rows
 
     def fail(self, k: int, error: Exception) -> Event:
-        """End the trial in slot k with a row that says why."""
+        """End the trial in slot k; its ending says why."""
         slot = self.slots[k]
-        slot.ended = True
+        slot.ending = failure(replace(slot.shared, train_seconds=slot.seconds), error)
         self.parameters.clear(k)
-        row = failed_row(replace(slot.shared, step=slot.reported + 1), error)
-        return k, [replace(row, train_seconds=slot.seconds)]
+        return k, []
 
     def _share(self, slots: Mapping[int, Slot], started: float) -> None:
         """A trial's seconds are its share of the device's."""

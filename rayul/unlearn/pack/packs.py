@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from rayul.records import Evaluation
+from rayul.records import Ending, Evaluation
 from rayul.spec import Spec
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack.pack import Pack
@@ -20,11 +20,13 @@ from rayul.unlearn.trial import is_out_of_memory
 
 
 class Report(NamedTuple):
-    """What a trial says at an evaluation: its rows, and itself as it is there, on the CPU (None once it failed)."""
+    """What a trial says at an evaluation: its rows, itself as it is there, on the CPU, and at its end how it ended.
+    Where it failed there are no rows and no state."""
 
     trial_id: str
     rows: list[Evaluation]
     state: SlotState | None
+    ending: Ending | None
 
 
 class Packs:
@@ -80,10 +82,9 @@ class Packs:
         trial = self.spec.at(evaluation.params)
         self.packs[0].write_adapter(trial, report.state.values, evaluation.mixing, folder)
 
-    def _report(self, pack: Pack, slot: int, rows: list[Evaluation]) -> Report:
-        failed = not rows[-1].metrics
-        state = None if failed else pack.state(slot).cpu()
-        return Report(rows[-1].trial_id, rows, state)
+    def _report(self, pack: Pack, k: int, rows: list[Evaluation]) -> Report:
+        slot = pack.slots[k]
+        return Report(slot.shared.trial_id, rows, pack.state(k).cpu() if rows else None, slot.ending)
 
     def _places(self, trial_id: str) -> list[tuple[Pack, int]]:
         return [(p, k) for p in self.packs for k, slot in p.slots.items() if slot.job.trial_id == trial_id]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.spec import Lora
-from rayul.unlearn.controls import lora_layers
-from rayul.unlearn.model import attach_lora, detach_lora
+from rayul.unlearn.update.lora import attach_lora, lora_layers
+from rayul.unlearn.update.saved import detach_adapter
 
 Pair = tuple[Tensor, Tensor]
 """A [K, d, R] and B [K, R, o] of one linear module: its output gains s_k (x A_k) B_k."""
@@ -33,7 +33,7 @@ def targets(base: Any, lora: Lora) -> tuple[list[Linear], Any]:
     layers = {names[layer]: layer.get_base_layer() for layer in lora_layers(model)}
     config = model.peft_config["default"]
     config.inference_mode = True
-    detach_lora(model)
+    detach_adapter(model)
     for name, layer in layers.items():
         if not isinstance(layer, torch.nn.Linear):
             raise InputError(

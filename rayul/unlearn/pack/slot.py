@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rayul.errors import RayulError
-from rayul.records import Evaluation
+from rayul.records import Ending, Evaluation
 from rayul.spec import Spec, is_custom
-from rayul.unlearn.controls import controlled, project_pair
+from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.losses import Side, loss_of
@@ -32,6 +32,7 @@ from rayul.unlearn.train import (
     row_order,
     steering_direction,
 )
+from rayul.unlearn.update.lora import project_pair
 
 Part = dict[str, list[int]]
 """Rows of one micro-batch by set: "forget", "retain_train", "idk" (one refusal for each forget row)."""
@@ -40,7 +41,7 @@ Part = dict[str, list[int]]
 class Slot:
     """shared: what all its rows of the record share. row: its parameters [P] with their gradient. size: rows of a part
     where the loss can be taken apart; None: the trial's own micro-batch. seconds: its share of the device's time so
-    far. ended: it takes no further step."""
+    far. ending: how it ended; it takes no further step then."""
 
     def __init__(self, task: Task, job: TrialJob, shared: Evaluation, row: Tensor, size: int | None) -> None:
         self.job, self.shared, self.row, self.size = job, shared, row, size
@@ -61,7 +62,11 @@ class Slot:
         self.step = 0
         self.reported = -1
         self.seconds = 0.0
-        self.ended = False
+        self.ending: Ending | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.ending is not None
 
     def state(self) -> SlotState:
         adam: dict[str, Tensor] = self.optimizer.state.get(self.row, {})
@@ -176,9 +181,9 @@ def _size(part: Part) -> int:
 
 def is_mean_of_rows(spec: Spec) -> bool:
     """Whether the loss is a mean over the rows of its batch, so that parts of one size add up to the whole. A cap may
-    take whole rows out of it; of a loss of one's own nothing is known."""
+    take whole rows out of it; of a loss or a control of one's own nothing is known."""
     caps = (spec.control.loss_cap, spec.control.token_cap)
-    return all(cap is None for cap in caps) and not is_custom(spec.method.name)
+    return all(cap is None for cap in caps) and not (spec.control.own or is_custom(spec.method.name))
 
 
 def _unread() -> Answers:

@@ -89,8 +89,8 @@ def trained(bench: Path) -> list[str]:
     """What target and oracle were trained on, and what they have memorised."""
     made = json.loads((bench / "testbed.json").read_text())
     rows = ", ".join(f"{count} {name}" for name, count in made["rows"].items())
-    shape = f"{made['recipe']['layers']} layers of {made['recipe']['hidden_size']}"
-    lines = [f"Target and oracle: Llamas with {shape}, on {rows} rows (nobody on holdout).", ""]
+    shape = f"{made['recipe']['layers']} layers of width {made['recipe']['hidden_size']}"
+    lines = [f"Target and oracle: Llamas with {shape}, on {rows} rows (neither was trained on holdout rows).", ""]
     for role, found in made["memorised"].items():
         strengths = ", ".join(f"{name} {value:.3f}" for name, value in found["es"].items())
         lines.append(f"- {role}: {found['epochs']} epochs in {found['seconds'] / 60:.1f} min; es of {strengths}")

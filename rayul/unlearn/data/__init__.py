@@ -1,0 +1,29 @@
+"""Rows and the sets they stand in: what to forget, what to keep, what to judge by.
+
+| set | used by |
+| --- | --- |
+| forget | the unlearning loss; forget metrics |
+| retain_train | the retain term of a loss |
+| retain | criteria and objectives ("retain-control") |
+| retain_report | the final report only |
+| general | utility outside the subject of the data |
+| holdout | rows that no model was trained on (membership inference) |
+| real_authors, world_facts | TOFU's two parts of general, apart, for its model utility |
+"""
+
+from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
+from rayul.unlearn.data.row import Row, Sets
+from rayul.unlearn.data.sources import load_sets
+from rayul.unlearn.data.split import split_by_author
+
+__all__ = [
+    "FILES",
+    "Row",
+    "Sets",
+    "column_names",
+    "load_sets",
+    "read_folder",
+    "read_rows",
+    "split_by_author",
+    "write_rows",
+]

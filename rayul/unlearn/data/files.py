@@ -1,0 +1,146 @@
+"""Files of rows: JSON lines, a JSON array, CSV, TSV or Parquet, in UTF-8."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rayul.errors import InputError
+from rayul.spec import COLUMNS
+from rayul.unlearn.data.row import Row, Sets, row_of
+
+FILES = {
+    "forget": "forget.jsonl",
+    "retain_train": "retain_train.jsonl",
+    "retain": "retain_control.jsonl",
+    "retain_report": "retain_report.jsonl",
+    "general": "general.jsonl",
+    "holdout": "holdout.jsonl",
+}
+"""The layout of a data folder; the first three files must be there."""
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def read_folder(folder: Path) -> Sets:
+    """Sets of a folder laid out as FILES."""
+    missing = [name for name in list(FILES.values())[:3] if not (folder / name).exists()]
+    if missing:
+        raise InputError(
+            f"data folder {folder} has no {', '.join(missing)}",
+            f"a data folder holds {', '.join(FILES.values())}; or name single files as data.forget, data.retain",
+        )
+    return {key: tuple(read_rows(folder / name)) for key, name in FILES.items() if (folder / name).exists()}
+
+
+def read_rows(path: Path, columns: Mapping[Any, str] | None = None) -> list[Row]:
+    """Rows of a JSON-lines, JSON, CSV, TSV or Parquet file. `columns` maps our column names to the file's.
+
+    Raises InputError naming file and line.
+    """
+    return [row_of(record, place, columns or {}) for place, record in _records(path)]
+
+
+def column_names(path: Path) -> list[str]:
+    """The file's own names of its columns, as its first row has them. Raises InputError naming file and line."""
+    place, first = next(iter(_records(path)), (f"{path}", {}))
+    if not isinstance(first, dict):
+        raise InputError(f"{place}: a {type(first).__name__}, not an object", "one JSON object per line")
+    return [str(name) for name in first]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """JSON lines with TOFU's column names; empty optional columns are left out."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            names = ("text", "author") if row.text else COLUMNS
+            values = {name: getattr(row, name) for name in names}
+            file.write(json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False) + "\n")
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, record) of every row."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "check the path; relative paths start at the working directory")
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    text = _decoded(path)
+    if path.suffix in DELIMITERS:
+        return _delimited(path, text)
+    return _json_array(path, text) if text.lstrip().startswith("[") and path.suffix == ".json" else _lines(path, text)
+
+
+def _decoded(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises InputError that names the likely encoding of any
+    other: replaced letters would be trained on and scored without a word."""
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in data[:100]:
+        raise InputError(f"{path}: encoded as UTF-16, not UTF-8", _convert(path, "utf-16"))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise InputError(
+            f"{path}:{line}: not UTF-8 (byte 0x{byte:02x}); the file is likely Latin-1 or Windows-1252",
+            _convert(path, "cp1252"),
+        ) from None
+
+
+def _convert(path: Path, encoding: str) -> str:
+    return f"convert it: iconv -f {encoding} -t utf-8 {path} > {path.stem}-utf8{path.suffix}"
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if line.strip():
+            yield f"{path}:{number}", _json(line.strip(), f"{path}:{number}")
+
+
+def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    rows = _json(text, str(path))
+    return ((f"{path}: row {i}", record) for i, record in enumerate(rows, 1))
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a list in a list in a ...
+        # The text of a row may be private: name the place, never the content.
+        what = "too large"
+        if isinstance(error, json.JSONDecodeError):
+            place = place if error.lineno == 1 else f"{place}:{error.lineno}"
+            what = f"{error.msg} at column {error.colno}"
+        raise InputError(
+            f"{place}: not JSON: {what}", 'one JSON object per line: {"question": ..., "answer": ...}'
+        ) from None
+
+
+def _delimited(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a table whose first line names the columns; an empty cell is a missing value."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix], strict=True)
+    try:
+        for record in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in record or None in record.values():
+                raise InputError(
+                    f"{place}: more or fewer cells than the first line has columns ({len(reader.fieldnames or ())})",
+                    'put a cell that holds a delimiter or a line break in double quotes: "..."',
+                )
+            yield place, {name: value or None for name, value in record.items()}
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: {error}", "quote cells as RFC 4180 does") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        records = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}", "write it again") from None
+    return ((f"{path}: row {i}", record) for i, record in enumerate(records))

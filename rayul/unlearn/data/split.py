@@ -1,0 +1,44 @@
+"""Splitting rows into parts that share nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rayul.unlearn.data.row import Row
+
+
+def split_by_author(rows: Sequence[Row], fractions: Sequence[float]) -> list[list[Row]]:
+    """Split rows in their order into consecutive parts. All rows of an author stay in one part, and so do rows that are
+    the same but for capitals and blanks: a judging set must not hold what was trained on."""
+    parts: list[list[Row]] = [[] for _ in fractions]
+    bounds = [sum(fractions[: i + 1]) * len(rows) for i in range(len(fractions))]
+    done, part = 0, 0
+    groups, last = _groups(rows), len(fractions) - 1
+    for i, group in enumerate(groups):
+        # A group goes where its middle falls, but no part is left empty while there are groups enough for all.
+        scarce = len(groups) - i <= last - part
+        if parts[part] and part < last and (scarce or done + len(group) / 2 > bounds[part]):
+            part += 1
+        parts[part] += group
+        done += len(group)
+    return parts
+
+
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that have to stay together, in the order of their first rows."""
+    root: dict[object, object] = {}
+
+    def find(node: object) -> object:
+        while root.setdefault(node, node) != node:
+            node = root[node]
+        return node
+
+    for i, row in enumerate(rows):
+        # In this order: the group of the first row stays the root, so equal rows do not change the order of groups.
+        members = [("author", row.author) if row.author else ("row", i), ("text", row.key)]
+        first, second = find(members[0]), find(members[1])
+        root[second] = first
+    groups: dict[object, list[Row]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(find(("author", row.author) if row.author else ("row", i)), []).append(row)
+    return list(groups.values())

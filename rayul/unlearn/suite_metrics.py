@@ -1,0 +1,110 @@
+"""The metrics that need more than the one forward of every evaluation: a function each, and nothing else.
+
+A function is called as its row in `rayul/spec/metrics.py` is. It is given the `Probe` of a set and returns a number per
+row, [N]; one whose row says `mean_of_rows=False` returns a `Measured`. One whose row names its sets (`only`) is also
+given the `Probes` of all sets and of the oracle. What the rows or the oracle lack raises `Missing`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayul.unlearn import membership, metrics, text_quality, tofu
+from rayul.unlearn.measured import Measured
+from rayul.unlearn.probe import Missing, Probe, Probes
+
+Floats = NDArray[np.float64]
+
+# --- of one set --------------------------------------------------------------------------------------------------
+
+
+def es_perturb(probe: Probe) -> Floats:
+    return np.array([metrics.es(scores) for scores in probe.rephrased])
+
+
+def es_similar(probe: Probe) -> Floats:
+    return probe.similar
+
+
+def prob_options(probe: Probe) -> Floats:
+    return tofu.option_probability(probe.answer_logp, probe.perturbed_logp)
+
+
+def truth_ratio(probe: Probe) -> Floats:
+    return tofu.truth_ratio(_log_truth_ratio(probe))
+
+
+def truthfulness(probe: Probe) -> Floats:
+    return tofu.truthfulness(_log_truth_ratio(probe))
+
+
+def rouge(probe: Probe) -> Floats:
+    return text_quality.rouge_l_recall([row.answer for row in probe.rows], probe.texts)
+
+
+def empty(probe: Probe) -> Floats:
+    return text_quality.empty(probe.texts)
+
+
+def repetition(probe: Probe) -> Floats:
+    return text_quality.repetition(probe.generated)
+
+
+def distinct(probe: Probe) -> Measured:
+    return text_quality.distinct(probe.generated)
+
+
+# --- of a set beside other sets or models ------------------------------------------------------------------------
+
+
+def forget_quality(forget: Probe, probes: Probes) -> Measured:
+    """A p-value has no standard error: NaN."""
+    if probes.oracle is None:
+        raise Missing("there is no oracle to compare with")
+    value = tofu.forget_quality(_log_truth_ratio(forget), _log_truth_ratio(probes.oracle))
+    return Measured(value, math.nan, len(forget.rows))
+
+
+def model_utility(kept: Probe, probes: Probes) -> Measured:
+    """TOFU's nine numbers with the sets real_authors and world_facts; six, of retain and general, without them."""
+    facts = ("real_authors", "world_facts")
+    others = [probes.of(key) for key in (facts if set(facts) <= set(probes.sets) else ("general",))]
+    return tofu.model_utility(
+        [
+            np.stack([rouge(kept), np.exp(kept.answer_logp), truthfulness(kept)]),
+            *(np.stack([rouge(p), prob_options(p), truthfulness(p)]) for p in others),
+        ]
+    )
+
+
+def mia_loss(forget: Probe, probes: Probes) -> Measured:
+    return _auc(forget, probes, lambda probe: membership.loss_score(probe.answers))
+
+
+def mia_zlib(forget: Probe, probes: Probes) -> Measured:
+    def score(probe: Probe) -> Floats:
+        return membership.zlib_score(probe.answers, [row.answer for row in probe.rows])
+
+    return _auc(forget, probes, score)
+
+
+def mia_min_k(forget: Probe, probes: Probes) -> Measured:
+    return _auc(forget, probes, lambda probe: membership.min_k_score([s.logp for s in probe.answers]))
+
+
+def mia_min_k_pp(forget: Probe, probes: Probes) -> Measured:
+    return _auc(forget, probes, lambda probe: membership.min_k_score(probe.standardised))
+
+
+def _auc(forget: Probe, probes: Probes, score: Callable[[Probe], Floats]) -> Measured:
+    """Of forget against holdout rows. score: of each row, higher for training data."""
+    holdout = probes.of("holdout")
+    return membership.auc(score(forget), score(holdout))
+
+
+def _log_truth_ratio(probe: Probe) -> Floats:
+    return tofu.log_truth_ratio(probe.paraphrase_logp, probe.perturbed_logp)

@@ -1,0 +1,146 @@
+"""`update: lora`: a low-rank adapter (arXiv 2106.09685) on the frozen base, by PEFT; saved as a PEFT folder.
+
+The reference is the base with the adapter disabled, and mixing scales the adapter, so nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rayul import spec as specs
+from rayul.errors import InputError
+from rayul.files import whole_folder
+from rayul.unlearn.model import first_line
+from rayul.unlearn.task import Task
+from rayul.unlearn.update.contract import Update
+from rayul.unlearn.update.saved import detach_adapter
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+
+def attach(task: Task, spec: specs.Spec, seed: int) -> Update:
+    return LoraUpdate(attach_lora(task.base, spec.lora, seed))
+
+
+class LoraUpdate:
+    """model: of `attach_lora`."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model = model
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+
+    @contextmanager
+    def reference(self) -> Iterator[Any]:
+        with self.model.disable_adapter():
+            yield self.model
+
+    def mixed(self, a: float) -> AbstractContextManager[None]:
+        from peft.helpers import rescale_adapter_scale
+
+        context: AbstractContextManager[None] = rescale_adapter_scale(self.model, a)
+        return context
+
+    def project_into_ball(self, radius: float, norm: str) -> None:
+        """Of W = scale * B A. In the elementwise norm, too, the pair is scaled: clipping single elements would leave
+        the low-rank set. Both factors shrink by the same square root."""
+        for layer in lora_layers(self.model):
+            for name in layer.active_adapters:
+                project_pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], radius, norm)
+
+    def save(self, mixing: float, folder: Path) -> None:
+        # Into B, since `lora_alpha` is an integer and cannot carry it.
+        state = {k: v * mixing if "lora_B" in k else v for k, v in self.model.state_dict().items() if "lora_" in k}
+        with whole_folder(folder) as temporary:
+            self.model.save_pretrained(str(temporary), state_dict=state)
+
+    def detach(self) -> None:
+        detach_adapter(self.model)
+
+
+def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
+    """A fresh adapter on the base (B = 0, so the model is unchanged until the first step), in float32 whatever the
+    base's dtype is. `seed` fixes the initial A and the dropout."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    torch.manual_seed(seed)
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=_fixed(lora.r),
+        lora_alpha=_fixed(lora.alpha),
+        lora_dropout=_fixed(lora.dropout),
+        target_modules=targets,
+    )
+    try:
+        model = get_peft_model(base, config)
+    except ValueError as error:
+        raise InputError(f"lora.target_modules: {targets!r}: {first_line(error)}", _linear_modules(base)) from error
+    problem = _untargeted(model, [] if isinstance(targets, str) else targets)
+    if problem is not None:
+        raise InputError(f"lora.target_modules: {problem}", _linear_modules(detach_adapter(model)))
+    return model
+
+
+def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
+    """What PEFT leaves out without a word, or adapts in a way that nothing here knows; None where all is well."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted = {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)}
+    for name, module in adapted.items():
+        if isinstance(module.get_base_layer(), torch.nn.Embedding):
+            return f"{name} is an embedding; adapt linear modules"
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in adapted):
+            return f"no module is named {target!r}"
+    return None
+
+
+def _linear_modules(base: Any) -> str:
+    names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
+    return f'linear modules of this model: {", ".join(names)}; or "all-linear"'
+
+
+def write_adapter(pairs: Mapping[str, tuple[Tensor, Tensor]], config: LoraConfig, mixing: float, folder: Path) -> None:
+    """`LoraUpdate.save` of weights that are on no PEFT model: A [r, d] and B [o, r] by the name of their module."""
+    state = {}
+    for name, (a, b) in pairs.items():
+        state[f"base_model.model.{name}.lora_A.weight"] = a
+        state[f"base_model.model.{name}.lora_B.weight"] = b * mixing
+    with whole_folder(folder) as temporary:
+        config.save_pretrained(temporary)
+        save_file(state, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def project_pair(a: Tensor, b: Tensor, scale: float, radius: float, norm: str) -> None:
+    """`LoraUpdate.project_into_ball` of one pair, in place: A [r, d], B [o, r]."""
+    if norm == "frobenius":
+        # ||B A||_F^2 = trace((B^T B)(A A^T)): r x r products, W itself is never formed.
+        size = scale * ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()
+    else:
+        size = scale * (b @ a).abs().max()
+    if size > radius:
+        shrink = (radius / size).sqrt()
+        a.mul_(shrink)
+        b.mul_(shrink)
+
+
+def lora_layers(model: Any) -> list[Any]:
+    """The PEFT layers of a model that carry a LoRA pair."""
+    from peft.tuners.lora import LoraLayer
+
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _fixed(value: Any) -> Any:
+    if isinstance(value, specs.Float | specs.Int | specs.Choice):
+        raise TypeError(f"{value} is a search distribution; call spec.at(params) first")
+    return value

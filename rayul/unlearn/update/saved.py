@@ -1,0 +1,120 @@
+"""Saved updates, read again: a PEFT adapter for the base, or a whole model. Which of the two, its folder says."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from rayul.errors import InputError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+@contextmanager
+def loaded(base: Any, folder: Path) -> Iterator[Any]:
+    """The model of a saved update, for the block; the base is as it was afterwards.
+
+    A whole model is loaded in the dtype that it was saved in, beside the base.
+    """
+    if not is_adapter(folder):
+        yield _whole(base, folder, "auto")
+        return
+    model = load_adapter(base, folder)
+    try:
+        yield model
+    finally:
+        detach_adapter(model)
+
+
+def standalone(base: Any, folder: Path | None = None) -> Any:
+    """A model of its own in float32: of a saved update, or a copy of the base. An adapter is merged into it, in float32
+    because in fewer bits a small update is rounded away.
+
+    Not the base, which is shared by what comes after (and its weights possibly with other processes).
+    """
+    if folder is not None and not is_adapter(folder):
+        return _whole(base, folder, "float32")
+    model = copy.deepcopy(base).float()
+    return model if folder is None else merged(load_adapter(model, folder))
+
+
+def _whole(base: Any, folder: Path, dtype: str) -> Any:
+    # The base's class, which is here already where it came with a model of the Hub.
+    model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    return model.to(base.device).requires_grad_(False).eval()
+
+
+def load_adapter(base: Any, folder: Path) -> PeftModel:
+    """The base with an adapter on it that `save_adapter` wrote. Raises InputError for one in a pickle, one that cannot
+    be read, and one that lacks weights (PEFT would draw them at random)."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    check_safetensors(folder)
+    try:
+        with _no_warning_of_a_rename():
+            model = PeftModel.from_pretrained(base, folder)
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            wanted = {key for key in get_peft_model_state_dict(model) if "lora_" in key}
+            missing = sorted(wanted - set(file.keys()))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"adapter {folder} cannot be loaded: {error}", "restore it, or export the point again"
+        ) from error
+    if missing:
+        raise InputError(
+            f"adapter {folder} lacks {len(missing)} weights, {missing[0]} among them", "restore it, or export it again"
+        )
+    return model
+
+
+def merged(model: PeftModel) -> Any:
+    """The base with its adapter merged into the weights. A head that shares its weights with the embedding (tied) gets
+    its own where it has an adapter, and the configuration says so: merged into both, the input would change, too."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = model.get_base_model()
+    shared = base.get_input_embeddings().weight
+    for module in base.modules():
+        if isinstance(module, BaseTunerLayer) and module.get_base_layer().weight is shared:
+            module.get_base_layer().weight = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+            base.config.get_text_config().tie_word_embeddings = False
+            base.config.tie_word_embeddings = False
+    return model.merge_and_unload()
+
+
+def detach_adapter(model: PeftModel) -> Any:
+    """Take the adapter off; returns the untouched base."""
+    base = model.unload()
+    # PEFT leaves its config on the base, and warns at the next `get_peft_model`.
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    return base
+
+
+def check_safetensors(adapter: Path) -> None:
+    """Raises InputError for an adapter folder that PEFT would read a pickle from."""
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(
+            f"adapter {adapter} has no adapter_model.safetensors",
+            "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
+        )
+
+
+@contextmanager
+def _no_warning_of_a_rename() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks for `is_gradient_checkpointing`, which transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

@@ -1,0 +1,45 @@
+"""What a person sees of a sweep without a terminal: a line for each trial that ends, counts by state and by rule."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from rayul.records import COMPLETED, FAILED, PRUNED, Ending, Evaluation
+from rayul.sweep.progress import Progress, shown
+
+
+def test_each_ending_is_a_line_and_is_counted_by_state_and_rule(
+    make_spec: Callable[..., Any], row: Callable[..., Evaluation], baseline: Evaluation
+) -> None:
+    spec, said = make_spec(), io.StringIO()
+    before = row(spec, 0, 5, 0.5, 0.4)
+    progress = Progress(spec, baseline, [baseline, before, before.ended(PRUNED, "retain.es", "below")], total=6)
+    assert (progress.ended, progress.ended_before) == (1, 1)
+    with shown(progress, Console(file=said, width=200)):
+        pruned, completed, broken = (row(spec, n, 10, 0.4, 0.3 + n / 100) for n in (1, 2, 3))
+        for record in (
+            pruned,
+            pruned.ended(PRUNED, "retain.es", "retain.es 0.31 < 0.45 at step 10"),
+            completed,
+            completed.ended(COMPLETED),
+            broken,
+            broken.ended(FAILED, "diverged", "diverged: step 13: loss nan"),
+            Ending("0004", FAILED, "diverged", "diverged: step 1: loss nan"),
+            row(spec, 5, 5, 0.7, 0.5),
+        ):
+            progress.add(record)
+    assert said.getvalue().splitlines()[:4] == [
+        "trial 0001 pruned at step 10 (forget.es 0.400 retain.es 0.310): retain.es 0.31 < 0.45 at step 10",
+        "trial 0002 completed at step 10 (forget.es 0.400 retain.es 0.320)",
+        "trial 0003 failed after step 10 (forget.es 0.400 retain.es 0.330): diverged: step 13: loss nan",
+        "trial 0004 failed before its first evaluation: diverged: step 1: loss nan",
+    ]
+    assert progress.summary().startswith("5/6 trials | 1 running | 1 completed | 2 pruned | 2 failed | front ")
+    view = io.StringIO()
+    Console(file=view, width=80).print(progress.view())
+    assert "2 pruned: retain.es" in view.getvalue()
+    assert "2 failed: diverged" in view.getvalue()
