@@ -28,8 +28,10 @@ from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder
 from rayul.sweep import packs
 from rayul.sweep.cluster import Allocation  # before ray.tune: it silences Ray's own output
 from rayul.sweep.deadline import Deadline
+from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.packs.broker import Broker, broker
+from rayul.sweep.packs.device import Device
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.reference import reference_row, verified
@@ -326,6 +328,20 @@ def other_model(folder: Path, place: Path) -> Path:
         model.lm_head.weight.mul_(2.0)
     model.save_pretrained(other)
     return other
+
+
+class Stale(DriverDisk):
+    """Of a node whose connection to the driver's disk is lost."""
+
+    def with_models(self, spec: Any) -> Any:
+        raise OSError("stale file handle")
+
+
+def test_an_error_while_it_loads_breaks_it(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> None:
+    arguments = arguments_of(make_spec, sets, tmp_path)
+    device = Device(**arguments | {"disk": Stale(tmp_path, tmp_path / ".mark", "", {})}, threads=1)
+    with pytest.raises(DeviceBroken, match="OSError: stale file handle"):
+        device.join(0, {}, BEFORE)
 
 
 # --- actors ----------------------------------------------------------------------------------------------------------
