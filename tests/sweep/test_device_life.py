@@ -589,10 +589,10 @@ def test_a_device_that_breaks_is_replaced_for_those_who_measure(
     file, sections = breaking
     clients = make_clients(**sections)
     client = clients.start(0)
+    file.touch()
     assert result_of(client).step == 0
     (device,) = devices_of(os.getpid())
     before = {device: born(device)}
-    file.touch()
     broken = ray.get(clients.broker.device.remote(1, ray.get_runtime_context().get_node_id(), None))
     assert isinstance(error_of(lambda: ray.get(broken.verify.remote([]))), DeviceBroken)
     file.unlink()
