@@ -13,7 +13,7 @@ which Ray Tune starts, or a task that measures outside of trials; the broker tel
 | refused | it cannot load the model, or not reach the results | the RayulError that says why |
 | idle | no trial is on it | answers |
 | training | trials have slots, and a thread trains all of them, step by step | answers |
-| broken | its training ended with an error that is no trial's | DeviceBroken |
+| broken | it stopped for an error that is no trial's | DeviceBroken |
 | dead | its process is gone | RayActorError |
 
 Everything that happens to a device is a row here, and a test of that name in `tests/sweep/test_device_life.py`:
@@ -36,7 +36,7 @@ Everything that happens to a device is a row here, and a test of that name in `t
 | moved | training | a trial gets another device | training, idle | left here, joined there |
 | measured | idle, training | a task measures, between two steps | same | have the rows they would have had |
 | split | training | a step runs out of memory | training | go on in packs of half as many slots |
-| broken | training | an error that is no trial's | broken | wait to go on where it is replaced |
+| broken | loading, training | an error that is no trial's | broken | wait to go on where it is replaced |
 | hung | training | a step takes longer than a trial may | dead | fail: they took longer, too |
 | died | any | its process or its node is lost | dead | wait to go on where it is replaced |
 | replaced | broken, dead | a holder tells the broker | loading | go on from their checkpoints |
@@ -52,4 +52,4 @@ from rayul.errors import RayulError
 
 
 class DeviceBroken(RayulError):
-    """A device stopped training for a reason that is no single trial's."""
+    """A device stopped for a reason that is no trial's, and the next one may not."""
