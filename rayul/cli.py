@@ -134,12 +134,14 @@ def sweep(
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.records.storage import is_url, joined
         from rayul.report import front_lines
+        from rayul.sweep.last_words import ENDED, last_words
         from rayul.sweep.run import run_sweep
         from rayul.sweep.stop import Interrupted
 
     folder = joined(results, spec.name)
+    again = _again(trials, results, name, set_)
     try:
-        with _ProgressBar(console) as bar:
+        with _ProgressBar(console) as bar, last_words(ENDED + f"rayul sweep {file} --resume-if-any{again}"):
             summary = run_sweep(
                 spec,
                 folder,
@@ -149,7 +151,7 @@ def sweep(
                 testbed_progress=bar.update,
             )
     except Interrupted as stopped:
-        print(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))
+        print(f"stopped; continue with: rayul sweep {file} --resume{again}")
         if stopped.summary is not None:
             print(stopped.summary.report)
         raise typer.Exit(130) from None
@@ -370,12 +372,14 @@ def audit(
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.audit.verdict import verdict_lines
         from rayul.sweep.audit import audit_sweep
+        from rayul.sweep.last_words import ENDED, last_words
         from rayul.sweep.stop import Interrupted
+    again = shlex.join(["rayul", *sys.argv[1:]])
     try:
-        with _ProgressBar(console) as bar:
+        with _ProgressBar(console) as bar, last_words(ENDED + again):
             summary = audit_sweep(folder, wanted, address=address, console=console, testbed_progress=bar.update)
     except Interrupted:
-        print(f"stopped; the same command goes on: {shlex.join(['rayul', *sys.argv[1:]])}")
+        print(f"stopped; the same command goes on: {again}")
         raise typer.Exit(130) from None
     print("\n".join(verdict_lines(summary.folder)))
     print(summary.report)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rayul.errors import RayulError
+from rayul.errors import RayulError, ResultsUnwritable
 
 R = TypeVar("R")
 
@@ -51,10 +51,7 @@ class JsonLines(Generic[R]):
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self.path, size)  # a full disk takes half a row; the next row must not continue it
-            raise RayulError(
-                f"cannot write {self.path}: {error.strerror or error}",
-                "free the disk or fix the folder's permissions, then run the same command with --resume",
-            ) from error
+            raise ResultsUnwritable.at(self.path, error.strerror or error) from error
         self.rows |= new
         return list(new.values())
 

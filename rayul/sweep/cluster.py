@@ -16,6 +16,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Tune's snapshots of an experiment rewrite a file that grows with it, and are read by nobody: our journals are all that
 # a resume needs.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
+# A trial that is lost is told in a sentence (fit.Losses), or ends with a reason, not with Ray's traceback.
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 

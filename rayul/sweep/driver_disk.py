@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
+from rayul.files import sync_files
 from rayul.records import ADAPTERS, holds_model
 from rayul.spec import Spec
 
@@ -207,6 +208,7 @@ class _Server:
     def finish(self, adapter: str, word: str) -> None:
         """It is here in whole. May be repeated."""
         if (arrived := self._under_way(adapter, word)).exists():
+            sync_files(arrived)
             shutil.rmtree(self._adapter(adapter), ignore_errors=True)
             arrived.rename(self._adapter(adapter))
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
-from rayul.errors import RayulError
+import ray
+
+from rayul.errors import RayulError, ResultsUnwritable
 from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
 
 # isort: split
@@ -16,7 +21,9 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
+from rayul.sweep.losses import Lost, lost
 from rayul.sweep.stop import StopSignal
+from rayul.words import plural
 
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
@@ -28,13 +35,16 @@ def fit(
     stop: StopSignal,
     callbacks: Sequence[Callback],
     name_of: Callable[[Trial], str],
+    say: Callable[[str], None],
     *,
     meanwhile: AbstractContextManager[object] | None = None,
     param_space: dict[str, Any] | None = None,
     **search: Any,
 ) -> None:
-    """Run trials until there are none left or `stop` was asked for. What a callback raises is raised as it was.
+    """Run trials until there are none left or `stop` was asked for. What a callback raises is raised as it was, and
+    ResultsUnwritable where Tune itself cannot write its notes.
 
+    say: hears, in a sentence, of nodes and other infrastructure that were lost.
     meanwhile: entered when the Tuner has pickled itself with its callbacks, so that it may hold a terminal or a lock.
     search: more of `ray.tune.TuneConfig`.
     """
@@ -49,7 +59,7 @@ def fit(
             stop=stop,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-            callbacks=list(callbacks),
+            callbacks=[Losses(say), *callbacks],
             verbose=0,
         ),
     )
@@ -58,8 +68,60 @@ def fit(
             tuner.fit()
     except TuneError as error:
         # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
-        if isinstance(error.__context__, RayulError):
-            raise error.__context__ from None
+        cause = error.__context__
+        if isinstance(cause, RayulError):
+            raise cause from None
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise ResultsUnwritable.at(cause.filename or scratch, cause.strerror) from error
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+SETTLED = 1.0
+"""Seconds without a further trial that was lost with a node, before the loss is told: they are noticed one by one."""
+
+
+class Losses(Callback):  # type: ignore[misc]
+    """Tells of trials that were lost with a node, or with the broker of their device, and lets them start again as
+    often as that happens: it is not their fault, and Tune would give them up after MAX_FAILURES."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.found: dict[Lost, set[str]] = {}
+        self.since = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for a restore that we never do, and a console holds a lock."""
+        return {}
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if (cause := lost(_error(trial))) is not None:
+            trial.run_metadata.num_failures -= 1
+            self.found.setdefault(cause, set()).add(trial.trial_id)
+            self.since = time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self.found and time.monotonic() - self.since > SETTLED:
+            for cause, gone in self.found.items():
+                self.say(_sentence(cause, len(gone)))
+            self.found.clear()
+
+
+def _error(trial: Trial) -> str:
+    """The text of a trial's last error. Tune appends each to a file that it names; the error itself it moves where it
+    can be loaded from only when it gives the trial up."""
+    if trial.error_file is None:
+        return ""
+    return Path(trial.error_file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2]
+
+
+def _sentence(cause: Lost, trials: int) -> str:
+    its = f"its {plural(trials, 'trial')} {'starts' if trials == 1 else 'start'} again"
+    if not cause.node:
+        return f"the broker of the devices was lost and has been replaced; {its}"
+    nodes = ray.nodes()
+    name = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}.get(cause.node, cause.node[:8])
+    left = [node["NodeManagerAddress"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    where = f"on {left[0]}" if len(left) == 1 else f"on the {len(left)} nodes that are left"
+    return f"node {name} was lost; {its} {where if left else 'as soon as another node joins'}"

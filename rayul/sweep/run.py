@@ -248,6 +248,7 @@ def _search(sweep: Sweep) -> str:
         stop,
         [recorder, *sweep.trackers],
         _directory,
+        partial(sweep.console.print, style="yellow", highlight=False, markup=False, soft_wrap=True),
         meanwhile=shown(progress, sweep.console),
         search_alg=searcher,
         scheduler=scheduler,

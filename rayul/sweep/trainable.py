@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from ray.tune import Trainable
 
+from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.worker import KeptAdapters, load_here
-from rayul.sweep.result import TrialResult
+from rayul.sweep.result import TrialResult, unwritable
 from rayul.unlearn.data import Sets
 from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.task import Task
@@ -47,7 +48,10 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         update = snapshot.update
         if update is not None:
             self.evaluated = True
-            self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
+            try:
+                self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
+            except ResultsUnwritable as error:
+                return unwritable(error)
         elif not self.evaluated:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
         result = TrialResult(snapshot.evaluations, snapshot.ending)

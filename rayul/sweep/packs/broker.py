@@ -75,13 +75,18 @@ class Held:
 
 @contextmanager
 def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Any]:
-    """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads."""
+    """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads.
+
+    Ray starts it again where its process is lost. Its devices go with it, and the new one knows of none: the next
+    call of a device finds it dead, and its holder asks for another.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     cores = allocation.cpu * allocation.pack
+    kept = ray.put(arguments)  # named, so that it is there when the broker starts again
     actor = (
         ray.remote(Broker)
-        .options(num_cpus=0, scheduling_strategy=here)
-        .remote(cores, allocation.pack, allocation.threads, [ray.put(arguments)])
+        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        .remote(cores, allocation.pack, allocation.threads, [kept])
     )
     try:
         yield actor

@@ -20,7 +20,7 @@ from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs import DeviceBroken
-from rayul.sweep.packs.worker import KeptAdapters, load_here
+from rayul.sweep.packs.worker import KeptAdapters, load_here, writing
 from rayul.sweep.reference import reference_row, verified
 from rayul.sweep.result import TrialResult
 from rayul.unlearn.data import Sets
@@ -218,7 +218,8 @@ class Device:
     def _save_checkpoint(self, seat: Seat) -> None:
         if seat.given is None or seat.given.state is None or time.monotonic() - seat.saved < self.checkpoint_every:
             return
-        seat.given.state.save(self._path(seat.number))
+        with writing(self._path(seat.number)):
+            seat.given.state.save(self._path(seat.number))
         seat.saved = time.monotonic()
 
     def _checkpoint(self, number: int) -> SlotState | None:

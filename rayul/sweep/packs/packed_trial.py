@@ -6,12 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.tune import Trainable
 
+from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
+from rayul.sweep.losses import root_cause
 from rayul.sweep.packs.broker import LOST, device_here
-from rayul.sweep.result import TrialResult
+from rayul.sweep.result import TrialResult, unwritable
 
 
 class PackedTrial(Trainable):  # type: ignore[misc]
@@ -38,6 +41,10 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         except LOST:
             # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
             ray.get(self._place(lost=self.device._actor_id.hex()))
+            raise
+        except RayTaskError as error:
+            if isinstance(cause := root_cause(error), ResultsUnwritable):
+                return unwritable(cause)
             raise
         if result.ended:
             arm(None)  # the process waits for its next trial

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from rayul.errors import ResultsUnwritable
 from rayul.files import whole_file
 from rayul.records import Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
@@ -42,8 +43,11 @@ class StudyFile(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with open(self.path, "ab") as file:
-            file.write(lines.encode())
+        try:
+            with open(self.path, "ab") as file:
+                file.write(lines.encode())
+        except OSError as error:  # half a line that it took is cut off by the next `open_study`
+            raise ResultsUnwritable.at(self.path, error.strerror or error) from error
 
 
 def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
