@@ -33,7 +33,7 @@ from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Spec, check_objectives, limits
+from rayul.spec import Spec, check_limits, check_objectives
 from rayul.sweep.cluster import (
     Allocation,
     allocate,
@@ -170,7 +170,7 @@ def _run(
             # --- References: the models that everything is compared with -------------------------------------------
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
-            limits(asked.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+            check_limits(asked.criteria, baseline.metrics)
             check_objectives(asked.objectives, baseline.metrics)
             # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
             begin(folder, asked, manifest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> o
             _study(temporary, spec).add_trials(earlier)
     study = _study(path, spec)
     if spec.search.traits.grid:
-        for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
+        known = len(study.get_trials(deepcopy=False))
+        for cell in islice(grid(spec), known, max(known, spec.search.trials)):  # the rest that this run may come to
             study.enqueue_trial(cell)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
