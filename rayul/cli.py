@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from contextlib import ExitStack, nullcontext
@@ -28,6 +29,8 @@ SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, e.g. s
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
 ]
+_OTHER_OUTPUT = "choose another file with --output"
+
 ResultsOf = Annotated[
     str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
 ]
@@ -198,6 +201,8 @@ def evaluate(
     """Score a model or adapter that you already have, with the full metric suite."""
     from rayul.spec import parse_spec
 
+    if output is not None and not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise InputError(f"cannot write {output}: no folder or file that can be written", _OTHER_OUTPUT)
     shared = {"template": template, "dtype": dtype}
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
     overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
@@ -233,7 +238,10 @@ def evaluate(
         )
     Console().print(result.table())
     if output is not None:
-        output.write_text(result.to_json() + "\n", encoding="utf-8")
+        try:
+            output.write_text(result.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RayulError(f"cannot write {output}: {error.strerror or error}", _OTHER_OUTPUT) from error
         print(output)
 
 

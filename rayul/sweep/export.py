@@ -3,7 +3,9 @@ before it is called exported. Needs torch, but no ray."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from rayul.errors import InputError, RayulError
 from rayul.pareto.choose import adapter_path
-from rayul.records import SPEC, Evaluation, to_json
+from rayul.records import SPEC, Evaluation, holds_model, to_json
 from rayul.records.folder import SweepRecords
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.spec import load_spec
@@ -21,6 +23,7 @@ from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
     MERGED,
     TOLERANCE,
+    complete_saved,
     copy_saved,
     largest_difference,
     measure_reported,
@@ -51,8 +54,8 @@ def export(
     evaluation.json (the record), and with `merge` the merged model in merged/. address: what the card tells others to
     load, by default the folder's name. `say` hears what is being done.
 
-    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model and rows that have
-    changed, and RayulError where the reloaded model does not score as its record says.
+    Raises InputError for an `out` that exists, a point without its folder or one that loses it meanwhile, `merge` of a
+    whole model and rows that have changed, and RayulError where the reloaded model does not score as its record says.
     """
     refuse_existing(out)
     source = adapter_path(results, e)
@@ -63,11 +66,10 @@ def export(
     spec = with_testbed(written, testbed_progress)
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
-    task = load_task(spec, sets)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    staging = _copied(source, out)  # before the model is loaded: a running sweep drops what leaves its front
     try:
-        copy_saved(source, spec.model, staging, task.tokenizer)
+        task = load_task(spec, sets)
+        complete_saved(staging, spec.model, task.tokenizer)
         what = "adapter" if adapter else "model"
         say(f"scoring the reloaded {what}")
         measured = score_saved(task, spec, staging)
@@ -99,12 +101,35 @@ def export(
         staging.chmod(0o755)  # mkdtemp's folders are private
         staging.rename(out)
     except OSError as error:
-        raise RayulError(
-            f"cannot write {error.filename or out}: {error.strerror or error}", "choose another folder with --out"
-        ) from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return difference
+
+
+def _copied(source: Path, out: Path) -> Path:
+    """A new folder beside `out` with what was saved in `source`. Raises InputError where that goes away meanwhile."""
+    staging = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        copy_saved(source, staging)
+    except OSError as error:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+            gone = isinstance(error, shutil.Error) and os.strerror(errno.ENOENT) in str(error)
+            if gone or not holds_model(source):
+                raise InputError(
+                    f"{source} has just been removed: the sweep is running, and the point has left its front",
+                    "choose another point of the front, or wait for the end of the sweep",
+                ) from error
+        raise unwritable(out, error) from error
+    return staging
+
+
+def unwritable(out: Path, error: OSError) -> RayulError:
+    why = error.strerror or str(error)
+    return RayulError(f"cannot write {error.filename or out}: {why}", "choose another folder with --out")
 
 
 def refuse_existing(out: Path) -> None:

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+"""What PEFT, Transformers and safetensors raise for a folder that is cut off, overwritten or no model's."""
+
+
+_RESTORE = "restore it, or export the point again"
+
+
 def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
@@ -26,7 +33,8 @@ def is_adapter(folder: Path) -> bool:
 def loaded(base: Any, folder: Path) -> Iterator[Any]:
     """The model of a saved update, for the block; the base is as it was afterwards.
 
-    A whole model is loaded in the dtype that it was saved in, beside the base.
+    A whole model is loaded in the dtype that it was saved in, beside the base. Raises InputError for what cannot be
+    loaded.
     """
     if not is_adapter(folder):
         yield _whole(base, folder, "auto")
@@ -52,7 +60,12 @@ def standalone(base: Any, folder: Path | None = None) -> Any:
 
 def _whole(base: Any, folder: Path, dtype: str) -> Any:
     # The base's class, which is here already where it came with a model of the Hub.
-    model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    try:
+        model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    except UNREADABLE as error:
+        raise InputError(
+            f"model {folder} cannot be loaded: {error}", "restore it, or export the point again"
+        ) from error
     return model.to(base.device).requires_grad_(False).eval()
 
 
@@ -68,10 +81,9 @@ def load_adapter(base: Any, folder: Path) -> PeftModel:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             wanted = {key for key in get_peft_model_state_dict(model) if "lora_" in key}
             missing = sorted(wanted - set(file.keys()))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"adapter {folder} cannot be loaded: {error}", "restore it, or export the point again"
-        ) from error
+    except UNREADABLE as error:
+        _take_off(base)
+        raise InputError(f"adapter {folder} cannot be loaded: {error}", _RESTORE) from error
     if missing:
         raise InputError(
             f"adapter {folder} lacks {len(missing)} weights, {missing[0]} among them", "restore it, or export it again"
@@ -92,6 +104,17 @@ def merged(model: PeftModel) -> Any:
             base.config.get_text_config().tie_word_embeddings = False
             base.config.tie_word_embeddings = False
     return model.merge_and_unload()
+
+
+def _take_off(base: Any) -> None:
+    """What PEFT had put on the base when it met a file that it cannot read: the base is shared by what comes after."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config
 
 
 def detach_adapter(model: PeftModel) -> Any:
