@@ -201,7 +201,7 @@ def evaluate(
     """Score a model or adapter that you already have, with the full metric suite."""
     from rayul.spec import parse_spec
 
-    if output is not None and not os.access(output if output.exists() else output.parent, os.W_OK):
+    if output is not None and not (os.access(output, os.W_OK) or _takes_files(output.parent)):
         raise InputError(f"cannot write {output}: no folder or file that can be written", _OTHER_OUTPUT)
     shared = {"template": template, "dtype": dtype}
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
@@ -412,6 +412,10 @@ def compare(
         raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another file with --out") from error
     print("\n".join(comparison_lines(comparison)))
     print(out)
+
+
+def _takes_files(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 class _ProgressBar:
