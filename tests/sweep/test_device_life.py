@@ -29,6 +29,7 @@ from rayul.sweep import packs
 from rayul.sweep.cluster import Allocation  # before ray.tune: it silences Ray's own output
 from rayul.sweep.deadline import Deadline
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.losses import Lost, lost
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.packs.broker import Broker, broker
 from rayul.sweep.packs.device import Device
@@ -381,7 +382,8 @@ class Clients:
     """Clients of trials, as Tune makes them, and the broker that they ask: an actor."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        self.broker = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(arguments)])
+        self.open = broker(Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2), arguments)
+        self.broker = self.open.__enter__()
         self.kind = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=self.broker, baseline=BEFORE))
 
     def start(self, number: int) -> Any:
@@ -389,8 +391,7 @@ class Clients:
 
     def close(self) -> None:
         devices = {pid: born(pid) for pid in devices_of(os.getpid())}
-        ray.get(self.broker.close.remote())
-        ray.kill(self.broker)
+        self.open.__exit__(None, None, None)
         gone(devices)
 
 
@@ -563,6 +564,27 @@ def test_died(make_clients: Callable[..., Clients], make_device: MakeDevice) -> 
     assert of(rest) == of(expected[2:])
     gone(killed())
     assert result_of(clients.start(1)).step == 0
+
+
+@pytest.mark.slow
+def test_lost_its_broker(make_clients: Callable[..., Clients], make_device: MakeDevice) -> None:
+    """The device goes with it. Who was there hears that this was no fault of its trial, and the next broker has another
+    device for it."""
+    undisturbed = make_device()
+    undisturbed.join(0, {}, BEFORE)
+    expected = reported(undisturbed, 0)
+    clients = make_clients(checkpoint_every=0.0)
+    client = clients.start(0)
+    found = [result_of(client) for _ in range(3)]
+    devices = {pid: born(pid) for pid in devices_of(os.getpid())}
+    (pid,) = [pid for pid, line in children_of(os.getpid()).items() if line.startswith("ray::Broker")]
+    os.kill(pid, signal.SIGKILL)
+    gone(devices)
+    assert lost(str(error_of(lambda: result_of(client)))) == Lost("")
+    again = clients.start(0)  # as Tune does
+    rest = [result_of(again) for _ in range(2)]
+    assert of(found) == of(expected[:3])
+    assert of(rest) == of(expected[2:])
 
 
 @pytest.mark.slow
