@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 # These are read when ray.tune is imported: our own progress takes the place of Ray's tables.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -22,6 +23,7 @@ os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
+from ray._private import worker
 from ray.tune.execution import class_cache
 
 from rayul.errors import InputError
@@ -31,6 +33,21 @@ from rayul.spec import Resources
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
 # A variable of PyTorch Lightning's, which would give each trial an environment, and that a process that sets it up.
 class_cache.DEFAULT_ENV_VARS = {}
+
+
+_TOLD = ("Raylet is terminated", "The node with node id", "A worker died or was killed while executing")
+"""How messages begin that Ray's nodes send to every driver, the first with the tail of a log. `fit.Losses` tells the
+same in a sentence."""
+
+_print = worker.print_to_stdstream
+
+
+def _print_the_rest(data: dict[str, Any], ignore_prefix: bool) -> None:
+    if not any(str(line).startswith(_TOLD) for line in data["lines"]):
+        _print(data, ignore_prefix)
+
+
+worker.print_to_stdstream = _print_the_rest  # log_to_driver does not switch them off
 
 
 @dataclass(frozen=True)
