@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -367,8 +368,9 @@ def make_broker(node: str, make_spec: Callable[..., Any], sets: Any, tmp_path: P
     made: list[Broker] = []
 
     def make(cores: float = 2.0, idle_seconds: float = 60.0, **more: Any) -> Broker:
-        arguments = [ray.put(arguments_of(make_spec, sets, tmp_path, **more))]
-        made.append(Broker(cores, 2, threads=1, arguments=arguments, idle_seconds=idle_seconds))
+        one: Any = Broker(cores, 2, threads=1, idle_seconds=idle_seconds)
+        one.device = partial(one.device, arguments=[ray.put(arguments_of(make_spec, sets, tmp_path, **more))])
+        made.append(one)
         return made[-1]
 
     yield make
@@ -383,8 +385,8 @@ class Clients:
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.open = broker(Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2), arguments)
-        self.broker = self.open.__enter__()
-        self.kind = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=self.broker, baseline=BEFORE))
+        self.devices = self.open.__enter__()
+        self.kind = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, devices=self.devices, baseline=BEFORE))
 
     def start(self, number: int) -> Any:
         return self.kind.remote(config={"number": number, "params": {}})
@@ -615,10 +617,10 @@ def test_a_device_that_breaks_is_replaced_for_those_who_measure(
     assert result_of(client).step == 0
     (device,) = devices_of(os.getpid())
     before = {device: born(device)}
-    broken = ray.get(clients.broker.device.remote(1, ray.get_runtime_context().get_node_id(), None))
+    broken = ray.get(clients.devices.here(1))
     assert isinstance(error_of(lambda: ray.get(broken.verify.remote([]))), DeviceBroken)
     file.unlink()
-    measurer = DeviceMeasurer(clients.broker, Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2))
+    measurer = DeviceMeasurer(clients.devices, Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2))
     assert {"forget.mine", "retain_report.mine"} <= measurer.measure([BASELINE])[BASELINE].metrics.keys()
     gone(before)
 
@@ -681,8 +683,8 @@ def test_unused(make_broker: Callable[..., Broker], node: str) -> None:
 @pytest.mark.slow
 def test_closed(node: str, make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> None:
     allocation = Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2)
-    with broker(allocation, arguments_of(make_spec, sets, tmp_path)) as actor:
-        device = ray.get(actor.device.remote(0, node, None))
+    with broker(allocation, arguments_of(make_spec, sets, tmp_path)) as of_the_sweep:
+        device = ray.get(of_the_sweep.here(0))
         ray.get(device.join.remote(0, {}, BEFORE))
         devices = {pid: born(pid) for pid in devices_of(os.getpid())}
         assert len(devices) == 1

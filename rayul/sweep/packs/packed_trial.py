@@ -13,7 +13,7 @@ from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
 from rayul.sweep.losses import root_cause
-from rayul.sweep.packs.broker import LOST, device_here
+from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.result import TrialResult, unwritable
 
 
@@ -24,8 +24,8 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     before that one is up: a process that is never to step must not take the trial's seat.
     """
 
-    def setup(self, config: dict[str, Any], broker: Any, baseline: Evaluation, limit: float | None = None) -> None:
-        self.broker, self.baseline, self.limit = broker, baseline, limit
+    def setup(self, config: dict[str, Any], devices: Devices, baseline: Evaluation, limit: float | None = None) -> None:
+        self.devices, self.baseline, self.limit = devices, baseline, limit
         self.device: Any = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -71,4 +71,4 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         arm(self.limit)  # only now: it may have waited for the device to load the model
 
     def _place(self, lost: str | None = None) -> Any:
-        return device_here(self.broker, self.config["number"], lost)
+        return self.devices.here(self.config["number"], lost)
