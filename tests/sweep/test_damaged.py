@@ -12,7 +12,8 @@ import pytest
 import torch
 from devices import join, reported
 
-from rayul.records import ADAPTERS, BASELINE, Evaluation, adapter_folder
+from rayul.errors import ResultsUnwritable
+from rayul.records import ADAPTERS, BASELINE, CHECKPOINTS, Evaluation, adapter_folder
 from rayul.sweep.driver_disk import DAMAGED, DriverDisk
 from rayul.sweep.reference import reference_row, verified
 
@@ -94,3 +95,16 @@ def test_a_whole_model_that_is_cut_off_is_set_aside(
     (line,) = verified(spec, sets, disk, [point])
     assert f"it was moved to {tmp_path / ADAPTERS / DAMAGED / place.name}" in line
     assert not place.exists()
+
+
+@pytest.mark.parametrize("name", [ADAPTERS, CHECKPOINTS])
+def test_a_place_that_cannot_be_written_is_no_failure_of_the_trial(
+    name: str, make_device: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A file stands where the folder should be; what the trial then says stops the sweep."""
+    device = make_device(objectives={"forget.prob": "minimize", "retain.prob": "maximize"}, checkpoint_every=0.0)
+    (tmp_path / name).touch()
+    join(device, 0)
+    with pytest.raises(ResultsUnwritable, match=f"cannot write {tmp_path / name}/") as caught:
+        reported(device, 0)
+    assert "--resume" in caught.value.hint

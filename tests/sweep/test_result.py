@@ -6,9 +6,12 @@ import json
 import math
 from typing import Any
 
+import pytest
+
+from rayul.errors import ResultsUnwritable
 from rayul.records import COMPLETED, Evaluation
 from rayul.records.audited import Audited, Scored
-from rayul.sweep.result import AuditResult, TrialResult
+from rayul.sweep.result import AuditResult, TrialResult, unwritable
 
 
 def carried(result: dict[str, Any]) -> dict[str, Any]:
@@ -34,3 +37,13 @@ def test_the_lines_of_an_audit_and_their_end() -> None:
     assert AuditResult.from_ray(carried(AuditResult(line).to_ray())).row == line
     assert AuditResult.from_ray(carried(AuditResult(None).to_ray())).row is None
     assert [AuditResult(row).to_ray()["done"] for row in (line, None)] == [False, True]
+
+
+def test_a_disk_that_failed_is_raised_again_where_the_result_is_read() -> None:
+    error = ResultsUnwritable.at("adapters/0007-4-1", "No space left on device")
+    result = unwritable(error)
+    assert not result["done"], "the trial has not ended"
+    for kind in (TrialResult, AuditResult):
+        with pytest.raises(ResultsUnwritable, match=r"cannot write adapters/0007-4-1: No space left") as caught:
+            kind.from_ray(carried(result))
+        assert caught.value.hint == error.hint
