@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +20,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
-from rayul.sweep.losses import Lost, lost
+from rayul.sweep.losses import Lost, last_error, lost
 from rayul.sweep.stop import StopSignal
 from rayul.words import plural
 
@@ -96,7 +95,7 @@ class Losses(Callback):  # type: ignore[misc]
         return {}
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if (cause := lost(_error(trial))) is not None:
+        if (cause := lost(last_error(trial))) is not None:
             trial.run_metadata.num_failures -= 1
             self.found.setdefault(cause, set()).add(trial.trial_id)
             self.since = time.monotonic()
@@ -106,14 +105,6 @@ class Losses(Callback):  # type: ignore[misc]
             for cause, gone in self.found.items():
                 self.say(_sentence(cause, len(gone)))
             self.found.clear()
-
-
-def _error(trial: Trial) -> str:
-    """The text of a trial's last error. Tune appends each to a file that it names; the error itself it moves where it
-    can be loaded from only when it gives the trial up."""
-    if trial.error_file is None:
-        return ""
-    return Path(trial.error_file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2]
 
 
 def _sentence(cause: Lost, trials: int) -> str:

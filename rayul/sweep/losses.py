@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ray.exceptions import RayTaskError
 
 _NODE = re.compile(r"because (?:its|the) node .{0,200}?node(?: |_)id:? ?'?([0-9a-f]{56})", re.IGNORECASE | re.DOTALL)
+_RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.*)", re.MULTILINE)
+_DIED = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError")
 _OWNER = re.compile(r"because its owner has died", re.IGNORECASE)
 
 
@@ -31,3 +34,21 @@ def lost(text: str) -> Lost | None:
     if node := _NODE.search(text):
         return Lost(node[1])
     return Lost("") if _OWNER.search(text) else None
+
+
+def raised(text: str) -> tuple[str, str] | None:
+    """The kind of an exception that a process raised and its message, from the text of Ray's error; None where the
+    process died, or another one that it needs."""
+    found = _RAISED.findall(text) if "ray::" in text else []
+    if not found:
+        return None
+    kind, message = found[-1][0].rpartition(".")[2], found[-1][1]
+    return None if kind in _DIED else (kind, message)
+
+
+def last_error(trial: Any) -> str:
+    """The text of the last error of Tune's trial, "" without one. Tune appends each to a file in a folder of its own;
+    what `Trial.get_pickled_error` looks for is elsewhere, and there only when all of Tune has ended."""
+    if trial.error_file is None:
+        return ""
+    return Path(trial.error_file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2]
