@@ -80,9 +80,7 @@ class Recorder(Callback):  # type: ignore[misc]
         stuck = self.failed_at.get(trial.trial_id) == self.count
         if late := self.deadline.why(trial):
             rule, reason = "search.trial_time_limit", late
-        elif (
-            error is not None and error[0] == DeviceBroken.__name__ and self.failed_at.get(trial.trial_id) == self.count
-        ):
+        elif stuck and error is not None and error[0] == DeviceBroken.__name__:
             raise RayulError(
                 f"the device of trial {trial_id(trial.config['number'])} broke again and again: {error[1]}",
                 "when it is in order, run the same command with --resume",

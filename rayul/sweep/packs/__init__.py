@@ -46,9 +46,9 @@ Everything that happens to a device is a row here, and a test of that name in `t
 | orphaned | any | the driver is killed | absent | go on from their checkpoints at a resume |
 
 A trial that loses its device is started again by Ray Tune, at most `fit.MAX_FAILURES` times, those not counted that
-its node or the broker took the device with them; then it fails, or stops the sweep where no trial has come any further
-meanwhile. A trial
-may take `search.trial_time_limit`, and its state is written every `resources.checkpoint_every`.
+its node or the broker took the device with them; then it fails, or where its device broke each time and no trial has come any
+further meanwhile, the sweep stops. A trial may take `search.trial_time_limit`, and its state is written every
+`resources.checkpoint_every`.
 """
 
 from rayul.errors import RayulError
