@@ -45,9 +45,9 @@ Everything that happens to a device is a row here, and a test of that name in `t
 | closed | any | the sweep ends | absent | |
 | orphaned | any | the driver is killed | absent | go on from their checkpoints at a resume |
 
-A trial that loses its device is started again by Ray Tune, at most `fit.MAX_FAILURES` times, those not counted that
-its node or the broker took the device with them; then it fails, or where its device broke each time and no trial has come any
-further meanwhile, the sweep stops. A trial may take `search.trial_time_limit`, and its state is written every
+A trial that loses its device is started again by Ray Tune, at most `fit.MAX_FAILURES` times, not counting those when a
+node or the broker was lost. Then it fails; but where its device broke each time, and no trial has come any further
+meanwhile, the sweep stops. A trial may take `search.trial_time_limit`, and its state is written every
 `resources.checkpoint_every`.
 """
 
