@@ -69,6 +69,10 @@ def export(
     staging = _copied(source, out)  # before the model is loaded: a running sweep drops what leaves its front
     try:
         task = load_task(spec, sets)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    try:
         complete_saved(staging, spec.model, task.tokenizer)
         what = "adapter" if adapter else "model"
         say(f"scoring the reloaded {what}")

@@ -10,7 +10,7 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from rayul.errors import InputError, RayulError
+from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, to_json
 from rayul.spec import Spec
@@ -21,7 +21,7 @@ from rayul.unlearn.export import TOLERANCE, largest_difference
 from rayul.unlearn.model import first_line
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
-from rayul.unlearn.update.saved import loaded
+from rayul.unlearn.update.saved import Damaged, loaded
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
     from rayul.sweep.cluster import Allocation
@@ -114,7 +114,7 @@ def verified(
         try:
             with loaded(task.base, place) as model:
                 found = final_measurement(model, task, spec)
-        except InputError as error:
+        except Damaged as error:
             aside = disk.set_aside(place)
             problems.append(f"{first_line(error)}; it was moved to {aside}, and its point has none now")
             continue

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from devices import join, reported
 
-from rayul.errors import ResultsUnwritable
+from rayul.errors import InputError, ResultsUnwritable
 from rayul.records import ADAPTERS, BASELINE, CHECKPOINTS, Evaluation, adapter_folder
 from rayul.sweep.driver_disk import DAMAGED, DriverDisk
 from rayul.sweep.reference import reference_row, verified
@@ -108,3 +110,19 @@ def test_a_place_that_cannot_be_written_is_no_failure_of_the_trial(
     with pytest.raises(ResultsUnwritable, match=f"cannot write {tmp_path / name}/") as caught:
         reported(device, 0)
     assert "--resume" in caught.value.hint
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("full"), OSError(errno.EIO, "Input/output error")])
+def test_memory_or_a_disk_that_fails_while_it_is_loaded_damages_no_adapter(
+    error: Exception, points: tuple[Any, list[Evaluation]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, rows = points
+    before = {row.key: sorted(adapter_folder(tmp_path, row).iterdir()) for row in rows}
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", fails)
+    with pytest.raises(type(error) if isinstance(error, RuntimeError) else InputError, match=str(error.args[-1])):
+        device.verify(rows)
+    assert {row.key: sorted(adapter_folder(tmp_path, row).iterdir()) for row in rows} == before

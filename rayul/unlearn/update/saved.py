@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
-"""What PEFT, Transformers and safetensors raise for a folder that is cut off, overwritten or no model's."""
+class Damaged(InputError):
+    """What was saved cannot be loaded: it is cut off, overwritten, or no model's."""
 
 
-_RESTORE = "restore it, or export the point again"
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+"""What PEFT, Transformers and safetensors raise for a folder of which that is so."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -62,10 +63,8 @@ def _whole(base: Any, folder: Path, dtype: str) -> Any:
     # The base's class, which is here already where it came with a model of the Hub.
     try:
         model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    except UNREADABLE as error:
-        raise InputError(
-            f"model {folder} cannot be loaded: {error}", "restore it, or export the point again"
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable("model", folder, error) from error
     return model.to(base.device).requires_grad_(False).eval()
 
 
@@ -81,11 +80,12 @@ def load_adapter(base: Any, folder: Path) -> PeftModel:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             wanted = {key for key in get_peft_model_state_dict(model) if "lora_" in key}
             missing = sorted(wanted - set(file.keys()))
-    except UNREADABLE as error:
+    except _UNREADABLE as error:
         _take_off(base)
-        raise InputError(f"adapter {folder} cannot be loaded: {error}", _RESTORE) from error
+        raise _unreadable("adapter", folder, error) from error
     if missing:
-        raise InputError(
+        _take_off(base)
+        raise Damaged(
             f"adapter {folder} lacks {len(missing)} weights, {missing[0]} among them", "restore it, or export it again"
         )
     return model
@@ -104,6 +104,14 @@ def merged(model: PeftModel) -> Any:
             base.config.get_text_config().tie_word_embeddings = False
             base.config.tie_word_embeddings = False
     return model.merge_and_unload()
+
+
+def _unreadable(what: str, folder: Path, error: Exception) -> Exception:
+    """The error as it is told: Damaged, unless it is the memory or the disk that failed."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return error
+    kind = InputError if isinstance(error, OSError) and error.errno is not None else Damaged
+    return kind(f"{what} {folder} cannot be loaded: {error}", "restore it, or export the point again")
 
 
 def _take_off(base: Any) -> None:
@@ -129,7 +137,7 @@ def detach_adapter(model: PeftModel) -> Any:
 def check_safetensors(adapter: Path) -> None:
     """Raises InputError for an adapter folder that PEFT would read a pickle from."""
     if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(
+        raise Damaged(
             f"adapter {adapter} has no adapter_model.safetensors",
             "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
         )
