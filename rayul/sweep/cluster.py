@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -35,15 +36,15 @@ class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGAT
 class_cache.DEFAULT_ENV_VARS = {}
 
 
-_TOLD = ("Raylet is terminated", "The node with node id", "A worker died or was killed while executing")
-"""How messages begin that Ray's nodes send to every driver, the first with the tail of a log. `fit.Losses` tells the
-same in a sentence."""
+_TOLD = re.compile("Raylet is terminated|The node with node id|A worker died or was killed|Task .* retries remaining")
+"""Messages that Ray's nodes send to every driver, the first with the tail of a log. `fit.Losses` tells the same in a
+sentence."""
 
 _print = worker.print_to_stdstream
 
 
 def _print_the_rest(data: dict[str, Any], ignore_prefix: bool) -> None:
-    if not any(str(line).startswith(_TOLD) for line in data["lines"]):
+    if not any(_TOLD.match(str(line)) for line in data["lines"]):
         _print(data, ignore_prefix)
 
 
