@@ -15,6 +15,7 @@ from rayul.records import BASELINE, ORACLE
 from rayul.records.audited import BEFORE, REFUSAL, Audited, audited_adapter
 from rayul.spec import Finalists, Spec
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.losses import here
 from rayul.sweep.packs.worker import load_here, writing
 from rayul.sweep.result import AuditResult, unwritable
 from rayul.unlearn.data import Sets
@@ -58,7 +59,7 @@ class AuditTrial(Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         try:
-            return AuditResult(next(self.lines, None)).to_ray()
+            return AuditResult(next(self.lines, None)).to_ray() | here()
         except ResultsUnwritable as error:
             return unwritable(error)
 

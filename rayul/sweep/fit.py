@@ -77,8 +77,9 @@ def fit(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-SETTLED = 1.0
-"""Seconds without a further trial that was lost with a node, before the loss is told: they are noticed one by one."""
+SETTLED = 2.0
+"""Seconds without a further trial that was lost, before it is asked what they were lost to: they are noticed one by
+one, and some before their node is known to be gone."""
 
 
 class Losses(Callback):  # type: ignore[misc]
@@ -87,24 +88,39 @@ class Losses(Callback):  # type: ignore[misc]
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self.found: dict[Lost, set[str]] = {}
+        self.nodes: dict[str, str] = {}
+        """Of each trial, where its last result came from."""
+        self.found: dict[Lost, dict[str, Trial]] = {}
         self.since = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for a restore that we never do, and a console holds a lock."""
         return {}
 
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "node" in result:
+            self.nodes[trial.trial_id] = result["node"]
+
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if (cause := lost(last_error(trial))) is not None:
-            trial.run_metadata.num_failures -= 1
-            self.found.setdefault(cause, set()).add(trial.trial_id)
+        cause = lost(last_error(trial))
+        if cause is None and trial.trial_id in self.nodes:
+            cause = Lost(self.nodes[trial.trial_id])
+        if cause is not None:
+            self.found.setdefault(cause, {})[trial.trial_id] = trial
             self.since = time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        if self.found and time.monotonic() - self.since > SETTLED:
-            for cause, gone in self.found.items():
+        if not self.found or time.monotonic() - self.since < SETTLED:
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for cause, gone in self.found.items():
+            if cause.node not in alive:  # else only their own processes have died
+                for trial in gone.values():
+                    trial.run_metadata.num_failures -= 1
                 self.say(_sentence(cause, len(gone)))
-            self.found.clear()
+        self.found.clear()
 
 
 def _sentence(cause: Lost, trials: int) -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ray
 from ray.exceptions import RayTaskError
 
 _NODE = re.compile(r"because (?:its|the) node .{0,200}?node(?: |_)id:? ?'?([0-9a-f]{56})", re.IGNORECASE | re.DOTALL)
@@ -19,6 +20,11 @@ class Lost(NamedTuple):
     devices was lost."""
 
     node: str
+
+
+def here() -> dict[str, str]:
+    """With every result of a trial: the node that it comes from."""
+    return {"node": ray.get_runtime_context().get_node_id()}
 
 
 def root_cause(error: BaseException) -> BaseException:

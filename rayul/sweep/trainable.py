@@ -13,6 +13,7 @@ from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.losses import here
 from rayul.sweep.packs.worker import KeptAdapters, load_here
 from rayul.sweep.result import TrialResult, unwritable
 from rayul.unlearn.data import Sets
@@ -57,7 +58,7 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         result = TrialResult(snapshot.evaluations, snapshot.ending)
         if result.ended:
             arm(None)  # the process waits for its next trial
-        return result.to_ray()
+        return result.to_ray() | here()
 
     def cleanup(self) -> None:
         arm(None)

@@ -12,7 +12,7 @@ from ray.tune import Trainable
 from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
-from rayul.sweep.losses import root_cause
+from rayul.sweep.losses import here, root_cause
 from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.result import TrialResult, unwritable
 
@@ -48,7 +48,7 @@ class PackedTrial(Trainable):  # type: ignore[misc]
             raise
         if result.ended:
             arm(None)  # the process waits for its next trial
-        return result.to_ray()
+        return result.to_ray() | here()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the device writes checkpoints."""
