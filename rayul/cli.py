@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from contextlib import ExitStack, nullcontext
@@ -31,6 +32,8 @@ SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, e.g. s
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
 ]
+_OTHER_OUTPUT = "choose another file with --output"
+
 ResultsOf = Annotated[
     str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
 ]
@@ -149,12 +152,14 @@ def sweep(
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.records.storage import is_url, joined
         from rayul.report import front_lines
+        from rayul.sweep.last_words import ENDED, last_words
         from rayul.sweep.run import run_sweep
         from rayul.sweep.stop import Interrupted
 
     folder = joined(results, spec.name)
+    again = _again(trials, results, name, set_)
     try:
-        with _ProgressBar(console) as bar:
+        with _ProgressBar(console) as bar, last_words(ENDED + f"rayul sweep {file} --resume-if-any{again}"):
             summary = run_sweep(
                 spec,
                 folder,
@@ -165,7 +170,7 @@ def sweep(
                 trust=True,  # checked above: FILE is the user's own, or they trust it
             )
     except Interrupted as stopped:
-        show(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))
+        show(f"stopped; continue with: rayul sweep {file} --resume{again}")
         if stopped.summary is not None:
             show(stopped.summary.report)
         raise typer.Exit(130) from None
@@ -216,6 +221,8 @@ def evaluate(
     from rayul.records.text_note import noted_text
     from rayul.spec import parse_spec
 
+    if output is not None and not (os.access(output, os.W_OK) or _takes_files(output.parent)):
+        raise InputError(f"cannot write {output}: no folder or file that can be written", _OTHER_OUTPUT)
     text = noted_text(Path(model)) if template is None else {"template": template}
     shared = {"dtype": dtype} | text
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
@@ -256,7 +263,10 @@ def evaluate(
         )
     PlainConsole().print(result.table())
     if output is not None:
-        output.write_text(result.to_json() + "\n", encoding="utf-8")
+        try:
+            output.write_text(result.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RayulError(f"cannot write {output}: {error.strerror or error}", _OTHER_OUTPUT) from error
         show(output)
 
 
@@ -409,14 +419,16 @@ def audit(
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.audit.verdict import verdict_lines
         from rayul.sweep.audit import audit_sweep
+        from rayul.sweep.last_words import ENDED, last_words
         from rayul.sweep.stop import Interrupted
+    again = shlex.join(["rayul", *sys.argv[1:]])
     try:
-        with _ProgressBar(console) as bar:
+        with _ProgressBar(console) as bar, last_words(ENDED + again):
             summary = audit_sweep(
                 folder, wanted, address=address, console=console, testbed_progress=bar.update, trust=trust
             )
     except Interrupted:
-        show(f"stopped; the same command goes on: {shlex.join(['rayul', *sys.argv[1:]])}")
+        show(f"stopped; the same command goes on: {again}")
         raise typer.Exit(130) from None
     show("\n".join(verdict_lines(summary.folder)))
     show(summary.report)
@@ -441,6 +453,10 @@ def compare(
         raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another file with --out") from error
     show("\n".join(comparison_lines(comparison)))
     show(out)
+
+
+def _takes_files(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.W_OK)
 
 
 class _ProgressBar:

@@ -21,6 +21,18 @@ class RayulError(Exception):
         return (type(self), (self.message, self.hint))
 
 
+class ResultsUnwritable(RayulError):
+    """The results cannot be written (a full disk, a folder that became read-only): the sweep stops, and no trial is
+    to blame. What was written before is kept."""
+
+    @classmethod
+    def at(cls, path: object, why: object) -> ResultsUnwritable:
+        return cls(
+            f"cannot write {path}: {why}",
+            "free the disk or fix the folder's permissions, then run the same command with --resume",
+        )
+
+
 class InputError(RayulError):
     """Bad input: a spec, a file, a row or a flag. Raised before anything is spent."""
 

@@ -43,13 +43,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         share_folder(temporary, folder_mode())
+        sync_files(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for path in temporary.rglob("*"):
-        if path.is_file():
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     _sync_folder(folder.parent)
@@ -68,6 +65,16 @@ def share_folder(folder: Path, mode: int) -> None:
     folder.chmod(mode)
     for path in folder.rglob("*"):
         path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def sync_files(folder: Path) -> None:
+    """Everything in a folder on disk, names included. Raises OSError where a disk turns out to be full only now."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        _sync_folder(path)
 
 
 def _sync_folder(folder: Path) -> None:

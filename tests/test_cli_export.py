@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from exported import write_results
 
 from rayul.errors import InputError, RayulError
+from rayul.records import adapter_folder
 from rayul.report import Results, load_results
 from rayul.report.card import held_out, set_name
 from rayul.spec.data import SourceData, TofuData
@@ -231,3 +233,42 @@ def test_a_limit_broken_on_rows_nothing_was_tuned_on_is_said(results: Results) -
     assert "**not kept**" in held_out(results, below)[0]
     assert "not kept" not in held_out(results, above)[0]
     assert held_out(results, replace(point, metrics={})) == []
+
+
+@pytest.mark.parametrize("place", ["file/unlearned", "/proc/unlearned"])
+def test_a_place_that_cannot_be_written_is_named(place: str, results: Results, tmp_path: Path) -> None:
+    from rayul.sweep.export import export
+
+    (tmp_path / "file").touch()
+    with pytest.raises(RayulError, match="cannot write") as caught:
+        export(results, results.front[0], tmp_path / place)
+    assert "--out" in caught.value.hint
+
+
+def test_an_adapter_that_a_running_sweep_drops_meanwhile_is_told_as_that(results: Results, tmp_path: Path) -> None:
+    """The folder goes file by file; the weights are gone, and the rest is about to be."""
+    from rayul.sweep.export import export
+
+    point = results.front[0]
+    copy = replace(results, folder=tmp_path / "tiny")
+    shutil.copytree(results.folder, copy.folder)
+    weights = adapter_folder(copy.folder, point) / "adapter_model.safetensors"
+    weights.unlink()
+    weights.symlink_to("gone")  # listed, and away when it is opened
+    with pytest.raises(InputError, match="has just been removed") as caught:
+        export(copy, point, tmp_path / "out")
+    assert "another point" in caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("place", ["file/numbers.json", "absent/numbers.json", "/proc/numbers.json"])
+def test_evaluate_names_an_output_that_cannot_be_written(
+    place: str, tiny_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    wanted = ["--metrics", "prob", "--output", place]
+    done = rayul("evaluate", str(tiny_folder), "--data", str(data_folder), *wanted, cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert f"cannot write {place}" in done.stderr
+    assert "--output" in done.stderr
+    assert "Traceback" not in done.stderr

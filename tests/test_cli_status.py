@@ -18,8 +18,7 @@ from synthetic import SPEC, baseline, sweep, write_folder
 from rayul.errors import RayulError
 from rayul.records import FAILED, PRUNED, Ending
 from rayul.report.status import read_status, status_lines
-from rayul.sweep.folder import held
-from rayul.sweep.lock import is_held
+from rayul.sweep.lock import held, is_held
 
 Rayul = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -31,7 +31,7 @@ def test_size_of_a_grid_is_its_number_of_cells(make_spec: Callable[..., Any]) ->
         lora={"r": {"int": [4, 16], "step": 4}, "alpha": {"choice": [8, 16]}},
         search={"sampler": "grid"},
     )
-    assert size(spec) == (len(grid(spec)), ())
+    assert size(spec) == (len(list(grid(spec))), ())
 
 
 def test_size_counts_around_what_is_continuous(make_spec: Callable[..., Any]) -> None:

@@ -123,7 +123,7 @@ def _baseline(plan: Estimate) -> Iterator[str]:
                 "no trial can be expected to repair that, relax the limit"
             )
     for key, direction in plan.spec.objectives.items():
-        if key.startswith("forget.") and direction == "minimize" and values.get(key, math.nan) < 0.1:
+        if key.startswith("forget.") and direction == "minimize" and 0 < values.get(key, math.nan) < 0.1:
             yield (
                 f"the model before unlearning has {key} {values[key]:.3g}: there is little to forget; are these the "
                 "rows that it was trained on, with the template that it was trained with?"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 from zlib import crc32
 
-from rayul.errors import RayulError
+from rayul.errors import RayulError, ResultsUnwritable
 from rayul.records.schema import why
 
 R = TypeVar("R")
@@ -63,10 +63,7 @@ class JsonLines(Generic[R]):
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self.path, size)  # a full disk takes half a row; the next row must not continue it
-            raise RayulError(
-                f"cannot write {self.path}: {error.strerror or error}",
-                "free the disk or fix the folder's permissions, then run the same command with --resume",
-            ) from error
+            raise ResultsUnwritable.at(self.path, error.strerror or error) from error
         self.rows |= new
         self.lines += len(new)
         return list(new.values())

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
-from rayul.errors import RayulError
+from rayul.errors import RayulError, ResultsUnwritable
 from rayul.files import write_json
 from rayul.records import SPEC
 from rayul.spec.problems import first_problem
@@ -99,10 +99,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         write_json(path, manifest.plain())
     except OSError as error:
-        raise RayulError(
-            f"cannot write {path}: {error.strerror or error}",
-            "free the disk or fix the folder's permissions, then run the same command with --resume",
-        ) from error
+        raise ResultsUnwritable.at(path, error.strerror or error) from error
 
 
 def read_manifest(folder: Path) -> Manifest:

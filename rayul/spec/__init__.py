@@ -6,7 +6,7 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 from rayul.spec.budget import Stagnation
 from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
-from rayul.spec.criteria import Criterion, check_objectives, known_limits, limits, violations
+from rayul.spec.criteria import Criterion, check_limits, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import (
     COLUMNS,
@@ -82,6 +82,7 @@ __all__ = [
     "TofuData",
     "Tracking",
     "Training",
+    "check_limits",
     "check_objectives",
     "difference",
     "dump_yaml",

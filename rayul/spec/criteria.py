@@ -11,7 +11,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rayul.errors import InputError
 from rayul.spec.limits import Limit
-from rayul.spec.metrics import MetricKey
+from rayul.spec.metrics import METRICS, MetricKey
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Searchable
 
@@ -49,6 +49,12 @@ class Criterion(Searchable):
                 f"{'both' if both else 'neither'} at_least {'and' if both else 'nor'} at_most is given",
                 "give two criteria" if both else "for example `at_least: 90% of baseline`",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Criterion:
+        if not self.is_searched and not self.limit.relative and (why := _impossible(self.limit)):
+            raise refuse(f"no model can keep {self.limit}: {why}", "for example 0.9, or 90% of baseline")
         return self
 
     @property
@@ -121,9 +127,35 @@ def limits(criteria: Iterable[Criterion], baseline: Mapping[str, float]) -> dict
     return found
 
 
+def check_limits(criteria: Iterable[Criterion], baseline: Mapping[str, float]) -> None:
+    """InputError for known limits that no model can keep, the baseline having these metrics: beyond what the metric can
+    be, or two that exclude each other. Raises what `Limit.on` raises."""
+    found = [limit.fixed(baseline) for limit in known_limits(criteria)]
+    for limit in found:
+        if why := _impossible(limit):
+            raise InputError(f"no model can keep {limit}: {why}", "relax the limit: every trial would break it")
+    for low in found:
+        for high in found:
+            if low.metric == high.metric and low.at_least and not high.at_least and low.value > high.value:
+                raise InputError(f"no model can keep both {low} and {high}", "relax one of the two limits")
+
+
+def _impossible(limit: Limit) -> str:
+    """Why no value of the metric keeps a limit, which is a number; "" where some may. Of a metric of one's own nothing
+    is known."""
+    name = limit.metric.partition(".")[2]
+    metric = METRICS.get(name)
+    if metric is None:
+        return ""
+    lowest = 1.0 if name == "ppl" else 0.0
+    if not limit.at_least and limit.value < lowest:
+        return f"{name} is never below {lowest:g}"
+    return f"{name} is never above 1" if metric.bounded and limit.at_least and limit.value > 1 else ""
+
+
 def check_objectives(objectives: Iterable[str], baseline: Mapping[str, float]) -> None:
-    """InputError for an objective whose baseline value is negative or not finite: what is forgotten and what is kept
-    are fractions of it."""
+    """InputError for an objective whose baseline value is negative or not finite, or of the forget rows zero: what is
+    forgotten and what is kept are fractions of it."""
     for key in objectives:
         value = baseline.get(key, math.nan)
         if not 0 <= value < math.inf:
@@ -131,4 +163,10 @@ def check_objectives(objectives: Iterable[str], baseline: Mapping[str, float]) -
                 f"objective {key} is {value:.4g} for the model before unlearning, and what is forgotten and kept are "
                 "fractions of that",
                 "choose a metric that is above zero there, e.g. a probability in place of its logarithm",
+            )
+        if value == 0 and key.startswith("forget."):
+            raise InputError(
+                f"objective {key} is 0 for the model before unlearning, so there is nothing to forget",
+                "are these the rows that the model was trained on, with its template? Or choose a metric that is above "
+                "zero, e.g. forget.prob",
             )

@@ -128,6 +128,7 @@ def audit(
             stop,
             [_Recorder(journal, wanted.attacks, listener)],
             _directory,
+            listener,
             param_space={"run": tune.grid_search(runs)},
             max_concurrent_trials=allocation.slots,
         )

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from ray.tune import Trainable
 
-from rayul.errors import RayulError
+from rayul.errors import RayulError, ResultsUnwritable
 from rayul.records import BASELINE, ORACLE
 from rayul.records.audited import BEFORE, REFUSAL, Audited, audited_adapter
 from rayul.spec import Finalists, Spec
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.packs.worker import load_here
-from rayul.sweep.result import AuditResult
+from rayul.sweep.losses import here
+from rayul.sweep.packs.worker import load_here, writing
+from rayul.sweep.result import AuditResult, unwritable
 from rayul.unlearn.data import Sets
 from rayul.unlearn.finalist import examine, retrain
 from rayul.unlearn.job import TrialJob
@@ -57,7 +58,10 @@ class AuditTrial(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        return AuditResult(next(self.lines, None)).to_ray()
+        try:
+            return AuditResult(next(self.lines, None)).to_ray() | here()
+        except ResultsUnwritable as error:
+            return unwritable(error)
 
     def cleanup(self) -> None:
         self.lines.close()  # type: ignore[attr-defined]
@@ -90,7 +94,9 @@ class AuditTrial(Trainable):  # type: ignore[misc]
         row = Audited(run["subject"], run["seed"])
         try:
             model, row = self._model(run, row)
-        except Exception as error:  # any failure of one model is a line, never the end of an audit
+        except ResultsUnwritable:
+            raise
+        except Exception as error:  # any other failure of one model is a line, never the end of an audit
             reason = error.message if isinstance(error, RayulError) else f"{type(error).__name__}: {error}"
             yield replace(row, reason=reason)
             return
@@ -103,11 +109,13 @@ class AuditTrial(Trainable):  # type: ignore[misc]
         adapter = audited_adapter(self.folder, row.subject, row.seed)
         if BEFORE in run["done"] and self.disk.get(adapter):
             return standalone(self.base, adapter), replace(row, mixing=run["mixing"])
-        if row.subject == REFUSAL:
-            train_refusal(task, self.spec, self.lr, row.seed, adapter)
-        else:
-            job = TrialJob(row.subject, self.spec.at(run["params"]), row.seed, run["params"], self.baseline)
-            row = replace(row, mixing=retrain(task, job, run["step"], run["fixed"], run["target"], adapter))
+        with writing(adapter):  # it is all that is written there
+            if row.subject == REFUSAL:
+                train_refusal(task, self.spec, self.lr, row.seed, adapter)
+            else:
+                job = TrialJob(row.subject, self.spec.at(run["params"]), row.seed, run["params"], self.baseline)
+                row = replace(row, mixing=retrain(task, job, run["step"], run["fixed"], run["target"], adapter))
         model = standalone(self.base, adapter)
-        self.disk.send(adapter)
+        with writing(adapter):
+            self.disk.send(adapter)
         return model, row

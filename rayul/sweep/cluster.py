@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +19,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Tune's snapshots of an experiment rewrite a file that grows with it, and are read by nobody: our journals are all that
 # a resume needs.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
+# A trial that is lost is told in a sentence (fit.Losses), or ends with a reason, not with Ray's traceback.
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray.exceptions import RpcError
 from ray.tune.execution import class_cache
 
@@ -35,6 +38,21 @@ from rayul.sweep.run_folder import run_folder
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
 # A variable of PyTorch Lightning's, which would give each trial an environment, and that a process that sets it up.
 class_cache.DEFAULT_ENV_VARS = {}
+
+
+_TOLD = re.compile("Raylet is terminated|The node with node id|A worker died or was killed|Task .* retries remaining")
+"""Messages that Ray's nodes send to every driver, the first with the tail of a log. `fit.Losses` tells the same in a
+sentence."""
+
+_print = worker.print_to_stdstream
+
+
+def _print_the_rest(data: dict[str, Any], ignore_prefix: bool) -> None:
+    if not any(_TOLD.match(str(line)) for line in data["lines"]):
+        _print(data, ignore_prefix)
+
+
+worker.print_to_stdstream = _print_the_rest  # log_to_driver does not switch them off
 
 
 @dataclass(frozen=True)

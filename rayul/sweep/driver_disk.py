@@ -24,11 +24,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
+from rayul.files import sync_files
 from rayul.records import ADAPTERS, holds_model
 from rayul.spec import Spec
 
 BLOCK = 32 * 2**20
 """Bytes of a model that travel at a time."""
+
+DAMAGED = "damaged"
+"""The folder within adapters/ of those that cannot be loaded any more."""
 
 Files = Mapping[str, tuple[int, int]]
 """Of a folder: size and time of change by relative name."""
@@ -105,6 +109,13 @@ class DriverDisk:
         shutil.rmtree(adapter, ignore_errors=True)
         if adapter.parent != self.folder / ADAPTERS:
             ray.get(self.server.drop.remote(adapter.name))
+
+    def set_aside(self, adapter: Path) -> Path:
+        """Move an adapter of the results out of the way of those who read them; returns where it is then."""
+        if adapter.parent == self.folder / ADAPTERS:
+            return _set_aside(adapter)
+        aside: Path = ray.get(self.server.set_aside.remote(adapter.name))
+        return aside
 
     def get(self, adapter: Path) -> bool:
         """Make an adapter of the results available at this path; False where the results have none of that name."""
@@ -207,6 +218,7 @@ class _Server:
     def finish(self, adapter: str, word: str) -> None:
         """It is here in whole. May be repeated."""
         if (arrived := self._under_way(adapter, word)).exists():
+            sync_files(arrived)
             shutil.rmtree(self._adapter(adapter), ignore_errors=True)
             arrived.rename(self._adapter(adapter))
 
@@ -216,6 +228,9 @@ class _Server:
     def drop(self, adapter: str) -> None:
         shutil.rmtree(self._adapter(adapter), ignore_errors=True)
 
+    def set_aside(self, adapter: str) -> Path:
+        return _set_aside(self._adapter(adapter))
+
     def _under_way(self, adapter: str, word: str) -> Path:
         return self._adapter(f"{adapter}.{word}.tmp")
 
@@ -223,6 +238,13 @@ class _Server:
         if not re.fullmatch(r"\w+-[\w.+-]+", name):
             raise ValueError(f"{name!r} names no adapter")
         return self.place / name
+
+
+def _set_aside(adapter: Path) -> Path:
+    aside = adapter.parent / DAMAGED / adapter.name
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    return adapter.rename(aside)
 
 
 def _fetch(read: Any, name: str, files: Files, folder: Path) -> None:

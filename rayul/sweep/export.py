@@ -3,7 +3,9 @@ before it is called exported. Needs torch, but no ray."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from pathlib import Path
 from rayul.errors import InputError, RayulError
 from rayul.files import folder_mode, share_folder
 from rayul.pareto.choose import adapter_path
-from rayul.records import SPEC, Evaluation, to_json
+from rayul.records import SPEC, Evaluation, holds_model, to_json
 from rayul.records.folder import SweepRecords
 from rayul.records.trusted import check_trusted
 from rayul.report.card import Forgotten, model_card, set_name
@@ -24,6 +26,7 @@ from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
     MERGED,
     TOLERANCE,
+    complete_saved,
     copy_saved,
     largest_difference,
     measure_reported,
@@ -57,9 +60,9 @@ def export(
     load, by default the folder's name. `say` hears what is being done. trust: run also code of the sweep's spec that
     this user has not trusted.
 
-    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model, code that is not
-    trusted and rows or tokens that have changed, and RayulError where the reloaded model does not score as its record
-    says.
+    Raises InputError for an `out` that exists, a point without its folder or one that loses it meanwhile, `merge` of a
+    whole model, code that is not trusted and rows or tokens that have changed, and RayulError where the reloaded model
+    does not score as its record says.
     """
     refuse_existing(out)
     written = load_spec(results.folder / SPEC)
@@ -72,11 +75,14 @@ def export(
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
     checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
-    task = load_task(spec, sets)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    staging = _copied(source, out)  # before the model is loaded: a running sweep drops what leaves its front
     try:
-        copy_saved(source, spec.model, staging, task.tokenizer)
+        task = load_task(spec, sets)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    try:
+        complete_saved(staging, spec.model, task.tokenizer)
         what = "adapter" if adapter else "model"
         say(f"scoring the reloaded {what}")
         measured = score_saved(task, spec, staging)
@@ -108,12 +114,35 @@ def export(
         share_folder(staging, folder_mode())
         staging.rename(out)
     except OSError as error:
-        raise RayulError(
-            f"cannot write {error.filename or out}: {error.strerror or error}", "choose another folder with --out"
-        ) from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return difference
+
+
+def _copied(source: Path, out: Path) -> Path:
+    """A new folder beside `out` with what was saved in `source`. Raises InputError where that goes away meanwhile."""
+    staging = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        copy_saved(source, staging)
+    except OSError as error:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+            gone = isinstance(error, shutil.Error) and os.strerror(errno.ENOENT) in str(error)
+            if gone or not holds_model(source):
+                raise InputError(
+                    f"{source} has just been removed: the sweep is running, and the point has left its front",
+                    "choose another point of the front, or wait for the end of the sweep",
+                ) from error
+        raise unwritable(out, error) from error
+    return staging
+
+
+def unwritable(out: Path, error: OSError) -> RayulError:
+    why = error.strerror or str(error)
+    return RayulError(f"cannot write {error.filename or out}: {why}", "choose another folder with --out")
 
 
 def refuse_existing(out: Path) -> None:

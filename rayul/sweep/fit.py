@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
-from rayul.errors import RayulError
+import ray
+
+from rayul.errors import RayulError, ResultsUnwritable
 from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
 
 # isort: split
@@ -14,8 +18,10 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
+from rayul.sweep.losses import Lost, last_error, lost
 from rayul.sweep.run_folder import run_folder
 from rayul.sweep.stop import StopSignal
+from rayul.words import plural
 
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each
@@ -27,13 +33,16 @@ def fit(
     stop: StopSignal,
     callbacks: Sequence[Callback],
     name_of: Callable[[Trial], str],
+    say: Callable[[str], None],
     *,
     meanwhile: AbstractContextManager[object] | None = None,
     param_space: dict[str, Any] | None = None,
     **search: Any,
 ) -> None:
-    """Run trials until there are none left or `stop` was asked for. What a callback raises is raised as it was.
+    """Run trials until there are none left or `stop` was asked for. What a callback raises is raised as it was, and
+    ResultsUnwritable where Tune itself cannot write its notes.
 
+    say: hears, in a sentence, of nodes and other infrastructure that were lost.
     meanwhile: entered when the Tuner has pickled itself with its callbacks, so that it may hold a terminal or a lock.
     search: more of `ray.tune.TuneConfig`.
     """
@@ -49,7 +58,7 @@ def fit(
             stop=stop,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-            callbacks=list(callbacks),
+            callbacks=[Losses(say), *callbacks],
             verbose=0,
         ),
     )
@@ -58,8 +67,68 @@ def fit(
             tuner.fit()
     except TuneError as error:
         # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
-        if isinstance(error.__context__, RayulError):
-            raise error.__context__ from None
+        cause = error.__context__
+        if isinstance(cause, RayulError):
+            raise cause from None
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise ResultsUnwritable.at(cause.filename or folder, cause.strerror) from error
         raise
     finally:
         scratch.close()
+
+
+SETTLED = 2.0
+"""Seconds without a further trial that was lost, before it is asked what they were lost to: they are noticed one by
+one, and some before their node is known to be gone."""
+
+
+class Losses(Callback):  # type: ignore[misc]
+    """Tells of trials that were lost with a node, or with the broker of their device, and lets them start again as
+    often as that happens: it is not their fault, and Tune would give them up after MAX_FAILURES."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.nodes: dict[str, str] = {}
+        """Of each trial, where its last result came from."""
+        self.found: dict[Lost, dict[str, Trial]] = {}
+        self.since = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for a restore that we never do, and a console holds a lock."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "node" in result:
+            self.nodes[trial.trial_id] = result["node"]
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        cause = lost(last_error(trial))
+        if cause is None and trial.trial_id in self.nodes:
+            cause = Lost(self.nodes[trial.trial_id])
+        if cause is not None:
+            self.found.setdefault(cause, {})[trial.trial_id] = trial
+            self.since = time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if not self.found or time.monotonic() - self.since < SETTLED:
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        for cause, gone in self.found.items():
+            if cause.node not in alive:  # else only their own processes have died
+                for trial in gone.values():
+                    trial.run_metadata.num_failures -= 1
+                self.say(_sentence(cause, len(gone)))
+        self.found.clear()
+
+
+def _sentence(cause: Lost, trials: int) -> str:
+    its = f"its {plural(trials, 'trial')} {'starts' if trials == 1 else 'start'} again"
+    if not cause.node:
+        return f"the broker of the devices was lost and has been replaced; {its}"
+    nodes = ray.nodes()
+    name = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}.get(cause.node, cause.node[:8])
+    left = [node["NodeManagerAddress"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    where = f"on {left[0]}" if len(left) == 1 else f"on the {len(left)} nodes that are left"
+    return f"node {name} was lost; {its} {where if left else 'as soon as another node joins'}"

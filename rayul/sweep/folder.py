@@ -18,15 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rayul.errors import InputError, RayulError
 from rayul.files import write_text
 from rayul.records import ADAPTERS, SPEC
 from rayul.records.manifest import MANIFEST, Manifest, RowSet, read_manifest, write_manifest
 from rayul.records.storage import Storage, is_url
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
-from rayul.sweep.lock import lock_path
+from rayul.sweep.lock import held
 
 MAY_CHANGE = (
     "search.trials: ",
@@ -45,35 +43,16 @@ MAY_CHANGE = (
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the folder for this driver. The lock goes with the process.
-
-    Raises RayulError when another driver holds it, or where nothing can be written.
-    """
-    lock = FileLock(lock_path(folder))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RayulError(
-            f"another sweep is writing to {folder}", "wait for it, or choose another folder with --name or --results"
-        ) from None
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def opened(place: Path | str, warn: Callable[[str], None]) -> Iterator[tuple[Path, bool]]:
     """Hold the results of a sweep while the block runs: their folder, or the work folder of a URL, which is kept up
     with it. Yields the folder and whether it is a URL's; `warn` hears of a copy that failed."""
     with ExitStack() as stack:
         storage = Storage(str(place)) if is_url(place) else None
         folder = storage.folder if storage is not None else Path(place)
-        stack.enter_context(held(folder))
+        try:
+            stack.enter_context(held(folder, warn))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         if storage is not None:
             storage.fetch()
             stack.enter_context(storage.synced(warn))

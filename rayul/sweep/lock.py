@@ -1,24 +1,130 @@
-"""The lock of a results folder: where it is, and whether a driver holds it, asked without ray."""
+"""The lock of a results folder: one driver at a time, on this machine and on others that share the file system.
+
+A lock of the system (flock) ends with its process, and many shared file systems keep it for all their machines. Some
+keep it on each machine alone, or not at all, and do not say so. So a driver also renews a mark beside the folder, and
+one on another machine that finds a mark watches whether it is renewed. That needs no clocks that agree.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rayul.errors import RayulError
+from rayul.files import write_text
+
+RENEWED = 5.0
+"""Seconds between two renewals of a mark."""
+
+WATCHED = 20.0
+"""Seconds without a renewal after which the driver of another machine counts as dead."""
 
 
 def lock_path(folder: Path) -> Path:
-    """Beside the folder, so that it can be taken before there is a folder."""
+    """Beside the folder, so that it can be taken before there is a folder. By whatever link the folder is named, it is
+    the same."""
+    folder = folder.resolve()
     return folder.parent / f".{folder.name}.lock"
+
+
+def mark_path(folder: Path) -> Path:
+    return lock_path(folder).with_suffix(".owner")
+
+
+@contextmanager
+def held(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Hold the folder for this driver. The lock goes with the process.
+
+    say: hears that another machine's mark is watched. Raises RayulError when another driver holds it, and OSError where
+    nothing can be written.
+    """
+    lock = FileLock(lock_path(folder))
+    lock_path(folder).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise _in_use(folder) from None
+    try:
+        _wait_for_dead_owner(folder, say)
+        with _marked(folder):
+            yield
+    finally:
+        lock.release()
 
 
 def is_held(folder: Path) -> bool:
     """Whether a sweep is writing to the folder now, on this machine or, where the file system's locks are shared, on
-    another. Looks at the lock that `rayul.sweep.folder.held` takes, for an instant and without writing."""
+    another. Looks at the lock for an instant and without writing."""
     try:
-        with open(lock_path(folder.absolute()), "rb") as file:
+        with open(lock_path(folder), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False  # there is no lock, or none can be taken here
     return False
+
+
+def _wait_for_dead_owner(folder: Path, say: Callable[[str], None]) -> None:
+    """Return once a mark of another machine has not been renewed for WATCHED seconds; at once where there is none.
+    Raises RayulError when it is renewed."""
+    mark = _read(folder)
+    if mark is None or mark["machine"] == socket.gethostname():  # on this machine the lock has told already
+        return
+    say(f"{mark['machine']} was the last to write to {folder}: waiting {WATCHED:.0f} s to see whether it still does")
+    until = time.monotonic() + WATCHED
+    while time.monotonic() < until:
+        time.sleep(RENEWED / 5)
+        now = _read(folder)
+        if now is None:
+            return
+        if now != mark:
+            raise _in_use(folder, f", on {now['machine']}")
+
+
+@contextmanager
+def _marked(folder: Path) -> Iterator[None]:
+    over = threading.Event()
+
+    def renew() -> None:
+        count = 0
+        while True:
+            mark = {"machine": socket.gethostname(), "process": os.getpid(), "renewed": count}
+            with suppress(OSError):  # a full disk ends the sweep by its journal, not by its mark
+                write_text(mark_path(folder), json.dumps(mark))
+            if over.wait(RENEWED):
+                return
+            count += 1
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        mark_path(folder).unlink(missing_ok=True)
+
+
+def _read(folder: Path) -> dict[str, object] | None:
+    try:
+        mark = json.loads(mark_path(folder).read_text(encoding="utf-8"))
+        return {key: mark[key] for key in ("machine", "process", "renewed")}
+    except (OSError, ValueError, TypeError, KeyError):  # none, or nothing that a driver wrote
+        return None
+
+
+def _in_use(folder: Path, where: str = "") -> RayulError:
+    return RayulError(
+        f"another sweep is writing to {folder}{where}",
+        "wait for it, or choose another folder with --name or --results",
+    )

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from rayul.errors import RayulError
 from rayul.pareto.front import front
 from rayul.records import ADAPTERS, FAILED, PRUNED, Ending, Evaluation, Journal, Record, adapter_name, trial_id
 from rayul.spec import Spec
 from rayul.sweep.deadline import Deadline
+from rayul.sweep.losses import last_error, raised
+from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.result import TrialResult
 from rayul.sweep.search.searcher import OptunaSearcher
@@ -45,6 +47,9 @@ class Recorder(Callback):  # type: ignore[misc]
         self.scheduler, self.searcher, self.listener = scheduler, searcher, listener
         self.front = front(journal, baseline, spec.objectives)
         self.deadline = Deadline(spec.search.trial_time_limit)
+        self.count = 0
+        """Of records of this run. failed_at: what it was when a trial failed for the first time."""
+        self.failed_at: dict[str, int] = {}
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.deadline.check()
@@ -65,13 +70,23 @@ class Recorder(Callback):  # type: ignore[misc]
             ending = reported.evaluations[-1].ended(PRUNED, stop.rule, stop.reason)
         self._record(reported.evaluations, ending)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.failed_at.setdefault(trial.trial_id, self.count)
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """It failed more often than Tune restarts it: an ending, as for every failure of one trial."""
-        error = trial.get_pickled_error()
+        """It failed more often than Tune restarts it: an ending, as for every failure of one trial. Raises RayulError
+        where its device broke each time and no trial has come any further meanwhile: the next would not, either."""
+        error = raised(last_error(trial))
+        stuck = self.failed_at.get(trial.trial_id) == self.count
         if late := self.deadline.why(trial):
             rule, reason = "search.trial_time_limit", late
-        elif isinstance(error, RayTaskError):
-            rule, reason = type(error.cause).__name__, f"{type(error.cause).__name__}: {error.cause}"
+        elif stuck and error is not None and error[0] == DeviceBroken.__name__:
+            raise RayulError(
+                f"the device of trial {trial_id(trial.config['number'])} broke again and again: {error[1]}",
+                "when it is in order, run the same command with --resume",
+            )
+        elif error is not None:
+            rule, reason = error[0], ": ".join(error)
         else:
             rule = "worker died"
             reason = "its worker process died again and again (out of memory, or the node was lost)"
@@ -85,6 +100,7 @@ class Recorder(Callback):  # type: ignore[misc]
             if isinstance(record, Evaluation):
                 # Never over all rows again: they grow with the sweep, and this is called for every one of them.
                 self.front = front([*self.front, record], self.baseline, self.spec.objectives)
+            self.count += 1
             self.listener(record)
             if isinstance(record, Ending):
                 self.searcher.tell(int(record.trial_id))

@@ -19,9 +19,10 @@ from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
+from rayul.unlearn.model import first_line
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
-from rayul.unlearn.update.saved import loaded
+from rayul.unlearn.update.saved import Damaged, loaded
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
     from rayul.sweep.cluster import Allocation
@@ -101,7 +102,8 @@ def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Tas
 def verified(
     spec: Spec, sets: Sets, disk: DriverDisk, points: Sequence[Evaluation], task: Task | None = None
 ) -> list[str]:
-    """`Measurer.verify` in the process that does it. task: as for `reference_row`."""
+    """`Measurer.verify` in the process that does it. task: as for `reference_row`. An adapter that cannot be loaded is
+    set aside."""
     spec, folder = disk.with_models(spec), disk.adapters()
     task = task or load_task(spec, sets)
     problems = []
@@ -110,8 +112,13 @@ def verified(
         if not disk.get(place):
             problems.append(f"{place.name}: it is missing (its node was lost before it was saved)")
             continue
-        with loaded(task.base, place) as model:
-            found = final_measurement(model, task, spec)
+        try:
+            with loaded(task.base, place) as model:
+                found = final_measurement(model, task, spec)
+        except Damaged as error:
+            aside = disk.set_aside(place)
+            problems.append(f"{first_line(error)}; it was moved to {aside}, and its point has none now")
+            continue
         worst = largest_difference(found, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")

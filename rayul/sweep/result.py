@@ -6,8 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayul.errors import ResultsUnwritable
 from rayul.records import Ending, Evaluation, ending_from_json, from_json, to_json
 from rayul.records.audited import Audited, audited_from_json, audited_to_json
+
+
+def unwritable(error: ResultsUnwritable) -> dict[str, Any]:
+    """In place of a result: the disk failed, not the trial. `from_ray` raises the error again, in the driver; raised
+    here, it would be one more failure of the trial to Tune."""
+    return {"unwritable": [error.message, error.hint], "done": False}
+
+
+def _check(result: Mapping[str, Any]) -> None:
+    if "unwritable" in result:
+        raise ResultsUnwritable(*result["unwritable"])
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class TrialResult:
 
     @classmethod
     def from_ray(cls, result: Mapping[str, Any]) -> TrialResult:
+        """Raises ResultsUnwritable where the trial sent that."""
+        _check(result)
         line = result["ending"]
         ending = None if line is None else ending_from_json(line)
         return cls([from_json(line) for line in result["evaluations"]], ending)
@@ -49,5 +63,7 @@ class AuditResult:
 
     @classmethod
     def from_ray(cls, result: Mapping[str, Any]) -> AuditResult:
+        """Raises ResultsUnwritable where the audit sent that."""
+        _check(result)
         line = result["audited"]
         return cls(None if line is None else audited_from_json(line))

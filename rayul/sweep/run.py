@@ -35,7 +35,7 @@ from rayul.records.manifest import Manifest, write_manifest
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Spec, check_objectives, limits
+from rayul.spec import Spec, check_limits, check_objectives
 from rayul.sweep.cluster import (
     Allocation,
     allocate,
@@ -52,7 +52,7 @@ from rayul.sweep.budget import Budget, run_begins, run_ends
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
-from rayul.sweep.packs.broker import broker
+from rayul.sweep.packs.broker import Devices, broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import Packing, as_recorded, choose_packing
@@ -104,7 +104,7 @@ class Sweep:
     """What a sweep holds while its trials run.
 
     spec: ready to run, with the testbed's folders in it. disk: has the folder of the results. manifest: with the run
-    that goes on now. broker: of the packs' devices; None where each trial has a process of its own. trackers: Ray's
+    that goes on now. devices: of the packs; None where each trial has a process of its own. trackers: Ray's
     callbacks for TensorBoard and the like.
     """
 
@@ -113,7 +113,7 @@ class Sweep:
     disk: DriverDisk
     manifest: Manifest
     allocation: Allocation
-    broker: Any | None
+    devices: Devices | None
     journal: Journal
     study: Study
     baseline: Evaluation
@@ -177,11 +177,11 @@ def _run(
             why = "it has no model for what only some methods have"
             say(f"{asked.search.sampler} draws {', '.join(asked.conditional)} at random: {why}")
 
-        with _devices(ready, sets, allocation, packing, disk) as (broker, measurer):
+        with _devices(ready, sets, allocation, packing, disk) as (devices, measurer):
             # --- References: the models that everything is compared with -------------------------------------------
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
-            limits(asked.criteria, baseline.metrics)  # refuses a percentage of a zero baseline
+            check_limits(asked.criteria, baseline.metrics)
             check_objectives(asked.objectives, baseline.metrics)
             # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
             begin(folder, asked, manifest)
@@ -190,7 +190,9 @@ def _run(
 
             # --- Search: the trials ---------------------------------------------------------------------------------
             study = open_study(folder / STUDY, ready, earlier)
-            sweep = Sweep(ready, sets, disk, manifest, allocation, broker, journal, study, baseline, callbacks, console)
+            sweep = Sweep(
+                ready, sets, disk, manifest, allocation, devices, journal, study, baseline, callbacks, console
+            )
             stopped = _search(sweep)
             write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began))
             if stopped not in ("", CTRL_C):
@@ -222,8 +224,8 @@ def _run(
 @contextmanager
 def _devices(
     spec: Spec, sets: Sets, allocation: Allocation, packing: Packing, disk: DriverDisk
-) -> Iterator[tuple[Any | None, Measurer]]:
-    """The broker of the packs' devices, None without packs; and who measures outside of trials."""
+) -> Iterator[tuple[Devices | None, Measurer]]:
+    """The devices of the packs, None without packs; and who measures outside of trials."""
     if packing.shape is None:
         yield None, ProcessMeasurer(spec, sets, allocation, disk)
         return
@@ -236,7 +238,7 @@ def _devices(
 def _search(sweep: Sweep) -> str:
     """Run the trials that are still to run; what stopped them early, or ""."""
     spec, journal, baseline, allocation = sweep.spec, sweep.journal, sweep.baseline, sweep.allocation
-    broker = sweep.broker  # `listen` is pickled with its surroundings by Tune: it must not see the console
+    devices = sweep.devices  # `listen` is pickled with its surroundings by Tune: it must not see the console
     spent = sweep.manifest.seconds(datetime.now(UTC))
     budget = Budget(spec, baseline, journal.records, spent=spent, devices=allocation.device)
     searcher = OptunaSearcher(sweep.study, spec, journal, baseline, spec.search.trials, budget.stagnant)
@@ -246,8 +248,8 @@ def _search(sweep: Sweep) -> str:
     def listen(record: Record) -> None:
         budget.add(record)
         progress.add(record)
-        if isinstance(record, Ending) and broker is not None:
-            broker.release.remote(int(record.trial_id))
+        if isinstance(record, Ending) and devices is not None:
+            devices.release(int(record.trial_id))
 
     recorder = Recorder(sweep.disk.folder, spec, journal, baseline, scheduler, searcher, listen)
     recorder.collect_adapters()  # a driver that was killed right after a trial's ending has not
@@ -259,6 +261,7 @@ def _search(sweep: Sweep) -> str:
         stop,
         [recorder, *sweep.trackers],
         _directory,
+        partial(sweep.console.print, style="yellow", highlight=False, markup=False, soft_wrap=True),
         meanwhile=shown(progress, sweep.console),
         search_alg=searcher,
         scheduler=scheduler,
@@ -273,9 +276,9 @@ def _search(sweep: Sweep) -> str:
 def _trainable(sweep: Sweep) -> Any:
     """What Tune runs as a trial."""
     spec, baseline = sweep.spec, sweep.baseline
-    if sweep.broker is not None:
+    if sweep.devices is not None:
         limit = spec.search.trial_time_limit
-        return tune.with_parameters(PackedTrial, broker=sweep.broker, baseline=baseline, limit=limit)
+        return tune.with_parameters(PackedTrial, devices=sweep.devices, baseline=baseline, limit=limit)
     own = {"sets": sweep.sets, "disk": sweep.disk, "threads": sweep.allocation.threads}
     return tune.with_parameters(UnlearningTrial, spec=spec, baseline=baseline, **own)
 

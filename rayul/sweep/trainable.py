@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from ray.tune import Trainable
 
+from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.losses import here
 from rayul.sweep.packs.worker import KeptAdapters, load_here
-from rayul.sweep.result import TrialResult
+from rayul.sweep.result import TrialResult, unwritable
 from rayul.unlearn.data import Sets
 from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.task import Task
@@ -47,13 +49,16 @@ class UnlearningTrial(Trainable):  # type: ignore[misc]
         update = snapshot.update
         if update is not None:
             self.evaluated = True
-            self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
+            try:
+                self.kept.add(snapshot.evaluations, lambda e, place: update.save(e.mixing, place))
+            except ResultsUnwritable as error:
+                return unwritable(error)
         elif not self.evaluated:
             self.unlearning_task = None  # an adapter that could only be attached in part has left it on the base
         result = TrialResult(snapshot.evaluations, snapshot.ending)
         if result.ended:
             arm(None)  # the process waits for its next trial
-        return result.to_ray()
+        return result.to_ray() | here()
 
     def cleanup(self) -> None:
         arm(None)

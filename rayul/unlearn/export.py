@@ -28,15 +28,19 @@ TOLERANCE = 1e-3
 it is 0; another batch order or device moves a mean by less than one row in a thousand."""
 
 
-def copy_saved(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
-    """Copy a saved point into `folder`, with the tokenizer: a PEFT adapter, which then names its base by id or absolute
-    path, or a whole model."""
+def copy_saved(source: Path, folder: Path) -> None:
+    """Copy a saved point, a PEFT adapter or a whole model, into `folder`."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(NOTE, "README.md"), dirs_exist_ok=True)
+
+
+def complete_saved(folder: Path, base: specs.Model, tokenizer: Any) -> None:
+    """Make a copied point complete: with the tokenizer, and an adapter names its base by id or absolute path."""
     if is_adapter(folder):
-        config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
         local = Path(base.path).expanduser()
         config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
     write_json(folder / NOTE, text_note(base))
 

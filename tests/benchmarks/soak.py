@@ -1,37 +1,43 @@
-"""A long sweep on a small cluster under fire: drivers, workers and nodes are killed at random while it runs.
+"""A long sweep under fire: its processes are killed at random while it runs.
 
     python tests/benchmarks/soak.py --minutes 30
+    python tests/benchmarks/soak.py --minutes 30 --own-ray
 
-A head without cores and two nodes in this machine; real trials on the tiny model of the tests. Up to half a minute
-after the sweep has gone on, something dies by SIGKILL: the driver (which is started again with --resume), a worker
-process, or a whole node (another one joins). After every kill and at the end: each whole line of the journal that was
-there is still there, no key stands twice, no trial that had ended has a new row, and at the end every trial has ended.
-Exits 1 where one of that is not so.
+A head without cores and two nodes in this machine, or with --own-ray the Ray that the sweep starts itself; real trials
+on the tiny model of the tests. Up to half a minute after the sweep has gone on, something dies by SIGKILL: the driver
+(which is started again with --resume), a process that trains or one of its clients, the broker; on the cluster a whole
+node (another one joins), and of the sweep's own Ray the GCS or the raylet, after which the driver has to end by itself
+and name the way on. After every kill and at the end: each whole line of the journal that was there is still there, no
+key stands twice, no trial that had ended has a new row, none has failed, and at the end every trial has ended. Exits 1
+where one of that is not so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import psutil
 from ray.cluster_utils import Cluster
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "sweep")]
 
 from conftest import small_sets, write_tiny_model  # noqa: E402
-from driver import key, rows, start, sweep, write_spec  # noqa: E402
+from driver import children_of, key, rows, start, sweep, write_spec  # noqa: E402
 
 from rayul.unlearn.data import FILES, write_rows  # noqa: E402
+
+HEAD = {"num_cpus": 0, "include_dashboard": False}
 
 
 class Watch:
@@ -41,7 +47,7 @@ class Watch:
         self.folder = folder
         self.lines: list[bytes] = []
         self.ended: dict[str, str] = {}
-        self.lost = self.duplicates = self.repeated = 0
+        self.lost = self.duplicates = self.repeated = self.failed = 0
 
     def look(self) -> None:
         path = self.folder / "evaluations.jsonl"
@@ -60,21 +66,23 @@ class Watch:
         now = {line["trial_id"]: line["state"] for line in found if "step" not in line}
         self.lost += sum(now.get(trial) != state for trial, state in self.ended.items())
         self.lines, self.ended = lines, now
+        self.failed = list(now.values()).count("failed")
 
 
-def workers(cluster: Cluster) -> list[psutil.Process]:
-    """Processes that run a trial or hold a device. (Without one of Ray's own agents a node dies as a whole.)"""
-    found = []
-    for node in cluster.worker_nodes:
-        try:
-            children = psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
-            lines = [" ".join(child.cmdline()) for child in children]
-        except psutil.Error:  # one has ended meanwhile
-            continue
-        for child, line in zip(children, lines, strict=True):
-            if line.startswith("ray::") and ("Trainable" in line or "Device" in line):
-                found.append(child)
-    return found
+PROCESSES = {
+    "worker": ("Trainable", "ray::PackedTrial", "ray::UnlearningTrial"),
+    "device": ("ray::Device",),
+    "broker": ("ray::Broker",),
+    "gcs": ("gcs/gcs_server",),
+    "raylet": ("raylet/raylet",),
+}
+"""What the command line of a victim has in it. (Without one of Ray's own agents a raylet ends, too.)"""
+
+
+def alive(roots: Iterable[int], name: str) -> list[int]:
+    """Descendants of these processes that may be killed under a name."""
+    lines = {pid: line for root in roots for pid, line in children_of(root).items()}
+    return [pid for pid, line in lines.items() if any(part in line for part in PROCESSES[name])]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
@@ -83,7 +91,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.3)
 
 
-def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
+def soak(minutes: float, trials: int, seed: int, own_ray: bool, folder: Path) -> bool:
     data = folder / "data"
     data.mkdir()
     for name, some in small_sets().items():
@@ -94,15 +102,18 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
         data,
         training={"lr": {"float": [1e-4, 1e-2], "log": True}, "batch_size": 4, "steps": 200, "evaluate_every": 10},
         search={"sampler": "tpe", "trials": trials},
-        resources={"gpu": 0, "cpu": 1},
+        resources={"gpu": 0, "cpu": 1, "trials_per_gpu": 2, "checkpoint_every": "1s"},
     )
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    flags = ("--address", cluster.address, "--resume-if-any")
+    cluster, targets = None, ["driver", "worker", "device", "broker", "gcs", "raylet"]
+    flags: tuple[str, ...] = ("--resume-if-any",)
+    if not own_ray:
+        cluster, targets = Cluster(initialize_head=True, head_node_args=HEAD), ["driver", "worker", "device", "node"]
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        flags = ("--address", cluster.address, *flags)
     watch, kills, dice = Watch(folder / "tiny"), Counter[str](), random.Random(seed)
     driver: Any = start(spec, folder, *flags)
-    unasked = 0
+    unasked = silent = 0
     deadline = time.monotonic() + 60 * minutes
 
     def left() -> float:
@@ -122,21 +133,24 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
             print(f"driver ended by itself with {driver.returncode}:\n{out[-2000:]}\n{err[-4000:]}", flush=True)
             driver = start(spec, folder, *flags)
             continue
-        target = dice.choice(["driver", "driver", "worker", "worker", "node"])
+        target = dice.choice(targets)
+        roots = [driver.pid]
+        if cluster is not None:
+            roots = [node.all_processes["raylet"][0].process.pid for node in cluster.worker_nodes]
         if target == "driver":
             driver.kill()
-            driver.communicate()
-            watch.look()
-            driver = start(spec, folder, *flags)
-        elif target == "worker":
-            alive = workers(cluster)
-            if not alive:
-                continue
-            victim = dice.choice(alive)
-            victim.kill()
-        else:
+        elif target == "node":
             cluster.remove_node(dice.choice(list(cluster.worker_nodes)), allow_graceful=False)
             cluster.add_node(num_cpus=1)
+        else:
+            victims = alive(roots, target)
+            if not victims:
+                continue
+            os.kill(dice.choice(victims), signal.SIGKILL)
+        if target in ("driver", "gcs", "raylet"):
+            _, err = driver.communicate(timeout=200)
+            silent += "--resume" not in err
+            driver = start(spec, folder, *flags)
         kills[target] += 1
         watch.look()
         count = f"{len(watch.lines)} rows, {len(watch.ended)} trials ended"
@@ -148,15 +162,18 @@ def soak(minutes: float, trials: int, seed: int, folder: Path) -> bool:
     begun = {row["trial_id"] for row in rows(watch.folder) if row["trial_id"].isdigit()}
     final = sweep(spec, folder, *flags, "--trials", str(max(1, len(begun))))
     watch.look()
-    cluster.shutdown()
+    if cluster is not None:
+        cluster.shutdown()
     states = Counter(watch.ended.values())
     unfinished = len(begun - set(watch.ended))
     print(f"kills: {sum(kills.values())} ({', '.join(f'{n} of a {what}' for what, n in kills.items())})")
     print(f"rows: {len(watch.lines)}, trials ended: {len(watch.ended)} ({dict(states)}), not ended: {unfinished}")
     print(f"rows or endings lost: {watch.lost}, duplicates: {watch.duplicates}")
     print(f"trials run again that had ended: {watch.repeated}")
+    print(f"drivers that were ended and did not name the way on: {silent}")
     print(f"drivers that ended by themselves before the end: {unasked}; the last resume exited {final.returncode}")
-    bad = watch.lost + watch.duplicates + watch.repeated + unasked + final.returncode + unfinished
+    bad = watch.lost + watch.duplicates + watch.repeated + watch.failed
+    bad += unasked + silent + final.returncode + unfinished
     if final.returncode:
         print(final.stderr[-3000:])
     return not bad
@@ -167,9 +184,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--trials", type=int, default=2000, help="more than the time is enough for")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--own-ray", action="store_true", help="the sweep starts its own Ray, which is a victim, too")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rayul-soak-") as folder:
-        sys.exit(0 if soak(asked.minutes, asked.trials, asked.seed, Path(folder)) else 1)
+        sys.exit(0 if soak(asked.minutes, asked.trials, asked.seed, asked.own_ray, Path(folder)) else 1)
 
 
 if __name__ == "__main__":

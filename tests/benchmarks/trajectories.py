@@ -42,7 +42,7 @@ def configurations(spec: Any) -> list[dict[str, Any]]:
     """All of the space: the small batches first, each half in an order shuffled with a fixed seed."""
     from rayul.sweep.search.samplers import grid
 
-    cells = grid(spec)
+    cells = list(grid(spec))
     random.Random(0).shuffle(cells)
     return sorted(cells, key=lambda cell: cell["training.batch_size"])
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from rayul.errors import InputError
-from rayul.spec import Criterion, violations
+from rayul.spec import Criterion, check_limits, check_objectives, violations
 
 
 def criterion(**fields: object) -> Criterion:
@@ -61,3 +61,51 @@ def test_violations_by_metric() -> None:
     found = violations(criteria, {"retain.es": 0.6}, {"retain.es": 1.0})
     assert found == {"retain.es": pytest.approx(1.0), "general.em": math.inf}
     assert violations([], {}, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("metric", "side", "why"),
+    [
+        ("retain.es", {"at_least": 2}, "es is never above 1"),
+        ("retain.prob", {"at_least": 1.01}, "prob is never above 1"),
+        ("general.em", {"at_most": -0.1}, "em is never below 0"),
+        ("retain.ppl", {"at_most": 0.5}, "ppl is never below 1"),
+    ],
+)
+def test_a_limit_that_no_model_can_keep_is_refused_where_it_is_written(
+    metric: str, side: dict[str, float], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        Criterion.model_validate({"metric": metric, **side})
+
+
+def test_limits_at_the_edge_of_what_a_metric_can_be_stay() -> None:
+    kept = [("retain.es", {"at_least": 1}), ("retain.es", {"at_most": 0}), ("retain.ppl", {"at_most": 1})]
+    kept += [("retain.ppl", {"at_least": 50.0}), ("retain.es", {"at_least": -1})]
+    for metric, side in kept:
+        asked = Criterion.model_validate({"metric": metric, **side})
+        check_limits([asked], {})
+        assert asked.limit.value == next(iter(side.values()))
+
+
+def test_a_share_of_the_baseline_that_no_model_can_reach_is_refused_once_the_baseline_is_known() -> None:
+    asked = [criterion(at_least="150% of baseline")]
+    check_limits(asked, {"retain.es": 0.6})
+    with pytest.raises(InputError, match=r"no model can keep retain\.es ≥ 1\.2: es is never above 1"):
+        check_limits(asked, {"retain.es": 0.8})
+    with pytest.raises(InputError, match="has no meaning, the baseline is 0"):
+        check_limits(asked, {"retain.es": 0.0})
+
+
+def test_two_limits_that_exclude_each_other_are_refused() -> None:
+    both = [criterion(at_least="90% of baseline"), criterion(at_most=0.5)]
+    check_limits(both, {"retain.es": 0.5})
+    with pytest.raises(InputError, match=r"both retain\.es ≥ 0\.72 and retain\.es ≤ 0\.5"):
+        check_limits(both, {"retain.es": 0.8})
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, math.nan, math.inf])
+def test_what_has_nothing_to_forget_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"objective forget\.es is .* for the model before unlearning"):
+        check_objectives(["forget.es", "retain.es"], {"forget.es": value, "retain.es": 0.5})
+    check_objectives(["forget.es", "retain.es"], {"forget.es": 1e-3, "retain.es": 0.0})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from driver import LONG, TRIALS, born, write_spec
 from study import Sweep
 
 from rayul.records import BASELINE, Evaluation, Journal
@@ -56,5 +59,41 @@ def begin(tmp_path: Path, row: Callable[..., Evaluation], baseline: Evaluation) 
         folder = tmp_path / str(next(counter))
         folder.mkdir()
         return Sweep(folder, spec, row, baseline, limit, earlier)
+
+    return make
+
+
+@pytest.fixture
+def make_spec_file(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> Callable[..., Path]:
+    def make(metrics: tuple[str, ...] = ("es", "prob"), **resources: Any) -> Path:
+        sections: dict[str, Any] = {"training": LONG, "search": {"sampler": "random", "trials": TRIALS, "seed": 0}}
+        sections["pruning"] = {"criteria": False, "dominance": False}
+        sections["resources"] = {"trials_per_gpu": 4} | resources
+        sections["evaluate"] = {"metrics": list(metrics)}
+        sections["oracle"] = str(tiny_folder)
+        return write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **sections)
+
+    return make
+
+
+@pytest.fixture
+def families() -> Iterator[dict[int, str]]:
+    """When each process was born that a test saw; those that outlive it are ended by pid."""
+    seen: dict[int, str] = {}
+    yield seen
+    for pid, birth in seen.items():
+        if birth and born(pid) == birth:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def make_device(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Any]:
+    """make_device(shape=..., checkpoint_every=..., section={...}) -> a device in this process."""
+    from devices import arguments_of
+
+    from rayul.sweep.packs.device import Device
+
+    def make(**more: Any) -> Any:
+        return Device(**arguments_of(make_spec, sets, tmp_path, **more), threads=1)
 
     return make

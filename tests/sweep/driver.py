@@ -11,6 +11,10 @@ from typing import Any
 
 import yaml
 
+TRIALS = 12
+LONG = {"lr": {"float": [1e-4, 1e-3], "log": True}, "batch_size": {"choice": [2, 4]}, "steps": 60, "evaluate_every": 4}
+"""Trials of a sweep that a test disturbs in their middle, and how they train."""
+
 
 def write_spec(path: Path, model: Path, data: Path, **sections: Any) -> Path:
     """A spec on the tiny model (GA and GradDiff, judged by probability: it knows nothing that could be extracted)."""
@@ -69,3 +73,31 @@ def key(row: dict[str, Any]) -> tuple[str, int, float]:
 def ended(folder: Path) -> dict[str, str]:
     """State by trial, of the trials that ended."""
     return {trial: ending["state"] for trial, ending in endings(folder).items()}
+
+
+def born(pid: int) -> str:
+    """When a process started, in ticks of the machine; "" when it is gone. A pid alone may be another's by now."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return ""
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Command line by pid of all descendants."""
+    found: dict[int, str] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat, line = path.read_text(), (path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        parent = int(stat.rsplit(")", 1)[1].split()[1])
+        found[int(path.parent.name)] = f"{parent} {line}"
+    family, grown = {pid}, True
+    while grown:
+        grown = False
+        for child, entry in found.items():
+            if child not in family and int(entry.split(" ", 1)[0]) in family:
+                family.add(child)
+                grown = True
+    return {child: found[child].split(" ", 1)[1] for child in family - {pid} if child in found}

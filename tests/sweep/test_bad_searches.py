@@ -124,7 +124,7 @@ def test_a_grid_holds_no_configuration_twice(make_spec: Make, begin: Begin) -> N
     )
     sweep = begin(spec)
     ends = play(sweep, lambda params: [(0.5, 0.48)], sweep.searcher.remaining)
-    assert [row.params for row in ends] == grid(spec)
+    assert [row.params for row in ends] == list(grid(spec))
     assert len(ends) == 4
     assert sweep.searcher.remaining == 0
 

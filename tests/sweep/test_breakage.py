@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -357,3 +358,100 @@ def test_files_that_end_in_the_middle_are_read_as_far_as_they_are_whole_or_made_
     assert again.returncode == 0, again.stderr
     finished_is_kept(before.split(b"\n")[:-1], folder)
     assert set(ended(folder)) == {"0000", "0001", "0002"}
+
+
+# --- infrastructure: never the end of a trial -------------------------------------------------------------------------
+
+
+def packed(folder: Path, tiny_folder: Path, data_folder: Path, trials: int = 4, **resources: object) -> Path:
+    """A spec whose trials share one device, in packs of two, long enough to be met in the middle."""
+    return one_after_the_other(
+        folder,
+        tiny_folder,
+        data_folder,
+        training=LONG | {"lr": {"float": [1e-3, 1e-2], "log": True}},
+        search={"sampler": "random", "trials": trials},
+        resources={"cpu": os.cpu_count() or 1, "trials_per_gpu": 2} | resources,
+    )
+
+
+def victim(driver: subprocess.Popen[str], name: str) -> int:
+    """The process of a driver whose command line has this in it."""
+    (pid,) = [pid for pid, line in children_of(driver.pid).items() if name in line]
+    return pid
+
+
+def complete(folder: Path, trials: int) -> None:
+    """Every trial is there to its last step, each row once."""
+    assert ended(folder) == {f"{n:04d}": "completed" for n in range(trials)}
+    keys = [key(row) for row in rows(folder)]
+    assert len(set(keys)) == len(keys)
+    for trial in ended(folder):
+        assert [row["step"] for row in rows(folder) if row["trial_id"] == trial] == list(range(0, 41, 4))
+
+
+@pytest.mark.parametrize("packs", [True, False], ids=["in packs", "alone"])
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="a small disk needs root and unshare")
+def test_adapters_that_cannot_be_written_stop_the_sweep_and_a_resume_goes_on(
+    packs: bool, tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """adapters/ is a disk of one page, as this driver and its workers see it."""
+    spec = packed(tmp_path, tiny_folder, data_folder, trials=2, packs=packs)
+    folder = tmp_path / "tiny"
+    (folder / "adapters").mkdir(parents=True)
+    small = f"mount -t tmpfs -o size=4k tmpfs {folder / 'adapters'} && exec {shlex.join(command(spec, tmp_path))}"
+    small_disk = ["unshare", "-m", "sh", "-c", small]
+    done = subprocess.run(small_disk, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"cannot write {folder / 'adapters'}/" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "free the disk" in done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert ended(folder) == {}
+    again = sweep(spec, tmp_path, "--resume")
+    assert again.returncode == 0, again.stderr
+    complete(folder, 2)
+    on_front = {
+        f"{p['trial_id']}-{p['step']}-{p['mixing']:g}" for p in json.loads((folder / "pareto.json").read_text())
+    }
+    assert on_front
+    assert {path.name for path in (folder / "adapters").iterdir()} == on_front
+
+
+def test_a_broker_that_dies_is_replaced_as_often_as_that_happens(
+    tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """Seven times, which is more often than a trial may fail."""
+    spec = packed(tmp_path, tiny_folder, data_folder, checkpoint_every="0.1s")
+    folder = tmp_path / "tiny"
+    driver = start(spec, tmp_path)
+    for _ in range(7):
+        enough = len(rows(folder)) + 2
+        wait(lambda: len(rows(folder)) >= enough, driver)  # noqa: B023 (called at once)
+        os.kill(victim(driver, "ray::Broker"), signal.SIGKILL)
+    _, err = driver.communicate(timeout=280)
+    assert driver.returncode == 0, err
+    assert "the broker of the devices was lost and has been replaced; its " in err
+    assert "Traceback" not in err
+    complete(folder, 4)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet/raylet", "dashboard/agent.py", "runtime_env/agent"])
+def test_a_process_of_rays_own_that_dies_ends_the_sweep_with_the_way_on(
+    name: str, tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """Ray ends the driver by its own code then, which runs no Python any more."""
+    spec = packed(tmp_path, tiny_folder, data_folder, trials=2)
+    folder = tmp_path / "tiny"
+    driver = start(spec, tmp_path)
+    wait(lambda: len(rows(folder)) >= 4, driver)
+    os.kill(victim(driver, name), signal.SIGKILL)
+    _, err = driver.communicate(timeout=200)
+    before = (folder / "evaluations.jsonl").read_bytes().split(b"\n")[:-1]
+    if driver.returncode:
+        assert f"go on with: rayul sweep {spec} --resume" in err
+        again = sweep(spec, tmp_path, "--resume")
+        assert again.returncode == 0, again.stderr
+        finished_is_kept(before, folder)
+    complete(folder, 2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -11,51 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from devices import SHAPE, STEPS, join, of, reported
 from packed import advance
 from safetensors.torch import load_file
 
-from rayul.records import BASELINE, COMPLETED, ORACLE, Evaluation, adapter_folder
-from rayul.sweep.driver_disk import DriverDisk
+from rayul.records import BASELINE, Evaluation
 from rayul.sweep.packs.device import CHECKPOINTS, Device
-from rayul.sweep.reference import reference_row, verified
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.pack import Pack, Shape
-
-STEPS = {"lr": 1e-2, "steps": 6, "evaluate_every": 2, "batch_size": 4}
-SHAPE = Shape(slots=2, rank=8, rows=4)
-
-
-@pytest.fixture
-def make_device(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> Callable[..., Device]:
-    def make(checkpoint_every: float = 60.0, shape: Shape = SHAPE, **sections: Any) -> Device:
-        spec = make_spec(training=STEPS, **sections)
-        disk = DriverDisk(tmp_path, tmp_path / ".mark", "", {})
-        return Device(spec, sets, disk, shape, 1, checkpoint_every)
-
-    return make
-
-
-def join(device: Device, number: int, params: dict[str, Any] | None = None) -> None:
-    device.join(number, params or {}, device.measure(BASELINE))
-
-
-def reported(device: Device, number: int, count: int | None = None) -> list[Evaluation]:
-    """Rows of the trial's next results, without a count to its end, which has to be that it completed."""
-    rows: list[Evaluation] = []
-    while count is None or count > 0:
-        result = device.next(number)
-        rows += result.evaluations
-        if result.ended:
-            assert result.ending == rows[-1].ended(COMPLETED)
-            break
-        count = None if count is None else count - 1
-    return rows
-
-
-def of(rows: list[Evaluation]) -> list[tuple[int, dict[str, float]]]:
-    return [(row.step, row.metrics) for row in rows]
+from rayul.unlearn.pack import Pack
 
 
 def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any) -> None:
@@ -69,69 +31,6 @@ def test_rows_are_those_of_a_pack(make_device: Callable[..., Device], task: Any)
     assert [row.step for row in found] == [0, 2, 4, 6]
     assert of(found) == of(expected)
     assert {row.numerics for row in found} == {"2 slots of 4 rows, rank 8, 1 evaluated at a time, float32, 1 thread"}
-
-
-def test_what_is_measured_between_steps_is_what_a_process_of_its_own_measures(
-    make_device: Callable[..., Device], tiny_folder: Path, tmp_path: Path
-) -> None:
-    """Baseline, oracle and exported adapters, while trials train; and their rows are none the wiser."""
-    sections = {
-        "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
-        "oracle": str(other_model(tiny_folder, tmp_path)),
-    }
-    undisturbed, device = make_device(**sections), make_device(**sections)
-    join(undisturbed, 0)
-    expected = reported(undisturbed, 0)
-    points = [row for row in expected if adapter_folder(tmp_path, row).exists()]
-    assert points, "some row is on the front"
-    join(device, 0)
-    found = []
-    for name in (BASELINE, ORACLE, BASELINE):
-        found += reported(device, 0, 1)
-        alone = reference_row(device.spec, device.sets, device.disk, name)
-        assert device.measure(name).metrics == alone.metrics
-    assert device.measure(BASELINE).metrics != device.measure(ORACLE).metrics
-    assert device.verify(points) == []
-    notes = [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
-    assert verified(device.spec, device.sets, device.disk, points) == []
-    assert notes == [json.loads((adapter_folder(tmp_path, row) / "rayul.json").read_text()) for row in points]
-    assert of(found + reported(device, 0)) == of(expected)
-
-
-def other_model(folder: Path, place: Path) -> Path:
-    """A model that is surer of what it says."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    other = Path(shutil.copytree(folder, place / "other"))
-    model = AutoModelForCausalLM.from_pretrained(other)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(2.0)
-    model.save_pretrained(other)
-    return other
-
-
-def test_a_third_trial_waits_for_a_slot(make_device: Callable[..., Device]) -> None:
-    device = make_device()
-    for number in (0, 1):
-        join(device, number)
-    joined = threading.Event()
-    threading.Thread(target=lambda: (join(device, 2), joined.set()), daemon=True).start()
-    reported(device, 0)
-    assert not joined.wait(0.5), "a trial that has ended keeps its slot until it leaves"
-    device.leave(0)
-    assert joined.wait(60)
-    assert [row.step for row in reported(device, 2)] == [0, 2, 4, 6]
-    assert [row.step for row in reported(device, 1)] == [0, 2, 4, 6]
-
-
-def test_a_client_that_died_is_forgotten_when_its_trial_joins_again(make_device: Callable[..., Device]) -> None:
-    device = make_device()
-    join(device, 0)
-    seen = reported(device, 0, 2)
-    join(device, 0)
-    again = reported(device, 0)
-    assert of(again)[:2] == of(seen)
 
 
 def test_it_starts_again_though_its_last_report_is_still_to_be_taken(make_device: Callable[..., Device]) -> None:
@@ -148,40 +47,6 @@ def test_it_starts_again_though_its_last_report_is_still_to_be_taken(make_device
     thread.start()
     thread.join(60)
     assert [row.step for row in rows] == [0, 2, 4, 6]
-
-
-def test_what_is_waited_for_ends_when_the_trial_is_taken_away(make_device: Callable[..., Device]) -> None:
-    device = make_device()
-    join(device, 0)
-    reported(device, 0)
-    ended: list[Exception] = []
-
-    def wait() -> None:
-        try:
-            device.next(0)
-        except RuntimeError as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    device.leave(0)
-    thread.join(60)
-    assert len(ended) == 1
-
-
-def test_a_trial_goes_on_from_its_checkpoint_on_another_device(make_device: Callable[..., Device]) -> None:
-    """And only from what its client had taken: the last row that it asked beyond is in the journal."""
-    undisturbed = make_device()
-    join(undisturbed, 0)
-    expected = reported(undisturbed, 0)
-    first = make_device(checkpoint_every=0.0)
-    join(first, 0)
-    reported(first, 0, 3)  # has rows 0, 2 and 4; with the question for 4 row 2 was known to be kept
-    second = make_device()
-    join(second, 0)
-    rest = reported(second, 0)
-    assert [row.step for row in rest] == [4, 6]
-    assert of(rest) == of(expected)[-2:]
 
 
 def test_a_torn_checkpoint_costs_a_new_start(make_device: Callable[..., Device], tmp_path: Path) -> None:

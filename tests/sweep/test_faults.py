@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import ended, key, lines, rows, start, sweep, write_spec
+from driver import born, children_of, ended, key, lines, rows, start, sweep, write_spec
 
 pytestmark = pytest.mark.slow
 
@@ -35,34 +35,6 @@ def wait(condition: Callable[[], bool], driver: subprocess.Popen[str], seconds: 
         assert driver.poll() is None, driver.communicate()[1]
         assert time.monotonic() < deadline, "the sweep does not get there"
         time.sleep(0.02)
-
-
-def children_of(pid: int) -> dict[int, str]:
-    """Command line by pid of all descendants."""
-    found: dict[int, str] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stat, line = path.read_text(), (path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        parent = int(stat.rsplit(")", 1)[1].split()[1])
-        found[int(path.parent.name)] = f"{parent} {line}"
-    family, grown = {pid}, True
-    while grown:
-        grown = False
-        for child, entry in found.items():
-            if child not in family and int(entry.split(" ", 1)[0]) in family:
-                family.add(child)
-                grown = True
-    return {child: found[child].split(" ", 1)[1] for child in family - {pid} if child in found}
-
-
-def born(pid: int) -> str:
-    """When a process started, in ticks of the machine; "" when it is gone. A pid alone may be another's by now."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except OSError:
-        return ""
 
 
 @pytest.fixture

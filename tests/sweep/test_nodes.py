@@ -97,8 +97,13 @@ def test_a_node_is_lost_and_another_joins(
     cluster.remove_node(second, allow_graceful=notice)
     third = cluster.add_node(num_cpus=1, num_gpus=1)
     wait(lambda: third.node_id in busy_nodes([third]), driver)
-    _, err = driver.communicate(timeout=280)
+    out, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, err
+    assert "aylet" not in out + err, "nothing of Ray's own output"
+    said = [line for line in err.splitlines() if " was lost; its 1 trial starts again on " in line]
+    assert len(said) == 1, err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) < 30, err
     after = (folder / "evaluations.jsonl").read_bytes()
     assert after.startswith(before[: before.rfind(b"\n") + 1])
     assert ended(folder) == dict.fromkeys((f"{n:04d}" for n in range(8)), "completed")

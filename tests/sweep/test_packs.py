@@ -6,28 +6,17 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-from driver import ended, key, rows, start, sweep, write_spec
-from ray import tune
-from test_faults import born, children_of, finished_is_kept, wait
+from devices import devices_of, gone
+from driver import TRIALS, born, children_of, ended, key, rows, start, sweep
+from test_faults import wait
 
-from rayul.records import BASELINE, Evaluation
-from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.packs.broker import Broker
-from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import unpackable
-from rayul.sweep.result import TrialResult
-from rayul.unlearn.pack import Shape
-
-TRIALS = 12
-LONG = {"lr": {"float": [1e-4, 1e-3], "log": True}, "batch_size": {"choice": [2, 4]}, "steps": 60, "evaluate_every": 4}
-
 
 HANGS = """
 import time
@@ -51,48 +40,13 @@ def hanging(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def make_spec_file(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> Callable[..., Path]:
-    def make(metrics: tuple[str, ...] = ("es", "prob"), **resources: Any) -> Path:
-        sections: dict[str, Any] = {"training": LONG, "search": {"sampler": "random", "trials": TRIALS, "seed": 0}}
-        sections["pruning"] = {"criteria": False, "dominance": False}
-        sections["resources"] = {"trials_per_gpu": 4} | resources
-        sections["evaluate"] = {"metrics": list(metrics)}
-        sections["oracle"] = str(tiny_folder)
-        return write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, **sections)
-
-    return make
-
-
-@pytest.fixture
-def families() -> Iterator[dict[int, str]]:
-    """When each process was born that a test saw; those that outlive it are ended by pid."""
-    seen: dict[int, str] = {}
-    yield seen
-    for pid, birth in seen.items():
-        if birth and born(pid) == birth:
-            os.kill(pid, signal.SIGKILL)
-
-
 def is_client(line: str) -> bool:
     """A process by its title: that of its class, or the one that Tune makes of it for its resources."""
     return line.startswith(("ray::PackedTrial", "ray::ResourceTrainable"))
 
 
-def devices_of(pid: int) -> list[int]:
-    return [child for child, line in children_of(pid).items() if line.startswith("ray::Device")]
-
-
 def measuring(pid: int) -> list[int]:
     return [child for child, line in children_of(pid).items() if line.startswith("ray::DeviceActor.measure")]
-
-
-def gone(processes: dict[int, str]) -> None:
-    """Wait for the end of processes, each with when it was born."""
-    deadline = time.monotonic() + 60
-    while any(born(pid) == birth for pid, birth in processes.items()):
-        assert time.monotonic() < deadline, "a device actor is still there"
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -228,28 +182,6 @@ def test_a_killed_client_frees_its_slot(make_spec_file: Callable[..., Path], tmp
 
 
 @pytest.mark.slow
-def test_no_device_outlives_a_killed_driver_and_a_resume_keeps_the_packs(
-    make_spec_file: Callable[..., Path], tmp_path: Path, families: dict[int, str]
-) -> None:
-    driver = start(make_spec_file(checkpoint_every="0.1s"), tmp_path / "results")
-    folder = tmp_path / "results" / "tiny"
-    wait(lambda: len(rows(folder)) >= 20, driver)
-    devices = {pid: born(pid) for pid in devices_of(driver.pid)}
-    assert devices
-    families |= {pid: born(pid) for pid in children_of(driver.pid)}
-    driver.kill()
-    driver.wait(timeout=60)
-    before = (folder / "evaluations.jsonl").read_bytes().split(b"\n")[:-1]
-    gone(devices)
-    again = sweep(make_spec_file(trials_per_gpu=2), tmp_path / "results", "--resume")
-    assert again.returncode == 0, again.stderr
-    finished_is_kept(before, folder)
-    assert set(ended(folder).values()) == {"completed"}
-    assert {row["numerics"][:7] for row in rows(folder) if row["trial_id"].isdigit()} == {"4 slots"}
-    assert not (folder / "checkpoints").exists()
-
-
-@pytest.mark.slow
 def test_auto_measures_and_says_why(make_spec_file: Callable[..., Path], tmp_path: Path) -> None:
     done = sweep(make_spec_file(trials_per_gpu="auto"), tmp_path / "results")
     assert done.returncode == 0, done.stderr
@@ -275,69 +207,3 @@ def test_what_cannot_be_packed_says_so(
 ) -> None:
     found = unpackable(make_spec(**sections))
     assert found is None if reason is None else reason in str(found)
-
-
-@pytest.fixture
-def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def device_arguments(make_spec: Callable[..., Any], sets: Any, tmp_path: Path) -> dict[str, Any]:
-    """Of `Device`, without its threads."""
-    return {
-        "spec": make_spec(),
-        "sets": sets,
-        "disk": DriverDisk(tmp_path, tmp_path / ".mark", "", {}),
-        "shape": Shape(slots=2, rank=8, rows=4),
-        "checkpoint_every": 60.0,
-    }
-
-
-BEFORE = Evaluation(BASELINE, 0, mixing=0.0, metrics={"forget.es": 1.0, "retain.es": 1.0})
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_an_idle_device_ends(device_arguments: dict[str, Any]) -> None:
-    broker = Broker(cores=1.0, slots=2, threads=1, arguments=[ray.put(device_arguments)], idle_seconds=1.0)
-    node = ray.get_runtime_context().get_node_id()
-    first, second = broker.device(0, node, None), broker.device(1, node, None)
-    assert first != second, "each core has a device of its own before any has two trials"
-    ray.get([first.join.remote(0, {}, BEFORE), second.join.remote(1, {}, BEFORE)])
-    broker.release(0)
-    deadline = time.monotonic() + 60
-    while len(broker.held) > 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(first.next.remote(0))
-    assert ray.get(second.next.remote(1)).evaluations[-1].step == 0, "one that has a trial stays"
-    assert broker.device(2, node, None) != second
-    assert broker.device(3, node, None) != broker.device(1, node, None)
-
-
-def step_of(client: Any) -> int:
-    """Of a client's next result."""
-    return TrialResult.from_ray(ray.get(client.train.remote())).evaluations[-1].step
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_of_two_clients_of_a_trial_the_one_that_steps_has_the_seat(device_arguments: dict[str, Any]) -> None:
-    """Tune starts a process for each trial, and gives the trial to another that is free before that one is up. And a
-    client that takes another's place is not sent away for it."""
-    broker = ray.remote(Broker).remote(cores=2.0, slots=2, threads=1, arguments=[ray.put(device_arguments)])
-    client = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, broker=broker, baseline=BEFORE))
-    config = {"number": 0, "params": {}}
-    first = client.remote(config=config)
-    assert step_of(first) == 0
-    in_vain = client.remote(config=config)
-    ray.get(in_vain.__ray_ready__.remote())
-    assert step_of(first) == 2
-    ray.kill(first)
-    for _ in range(20):
-        assert step_of(in_vain) == 0
-        ray.get(in_vain.reset.remote(config))

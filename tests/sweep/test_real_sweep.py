@@ -281,6 +281,18 @@ def test_a_percentage_of_a_zero_baseline_is_refused_before_any_trial(
     assert not (tmp_path / "tiny").exists(), "the corrected spec must find the way free"
 
 
+def test_a_model_that_has_nothing_to_forget_is_refused_before_any_trial(
+    tiny_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    objectives = {"forget.es": "minimize", "retain.prob": "maximize"}
+    spec = write_spec(tmp_path / "zero.yaml", tiny_folder, data_folder, objectives=objectives)
+    refused = sweep(spec, tmp_path)
+    assert refused.returncode == 2, refused.stderr
+    assert "objective forget.es is 0 for the model before unlearning" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_a_ray_client_address_is_refused_and_ray_job_submit_named(spec_file: Path, tmp_path: Path) -> None:
     refused = sweep(spec_file, tmp_path, "--address", "ray://127.0.0.1:10001")
     assert refused.returncode == 2

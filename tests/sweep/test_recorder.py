@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from rayul.errors import RayulError
 from rayul.records import (
     COMPLETED,
     FAILED,
@@ -46,7 +47,7 @@ class Driver:
 
     def begin(self) -> Any:
         config = self.searcher.suggest("")
-        return SimpleNamespace(trial_id="", config=config, get_pickled_error=lambda: None)
+        return SimpleNamespace(trial_id="", config=config, error_file=None)
 
     def result(self, trial: Any, *rows: Evaluation, ending: Ending | None = None) -> str:
         end = None if ending is None else to_json(ending)
@@ -142,6 +143,47 @@ def test_a_worker_that_dies_too_often_is_one_failure(driver: Driver, row: Row) -
     assert (second.params, second.seed) == (fresh.config["params"], 1)
     assert [t.user_attrs["state"] for t in driver.study.trials] == [FAILED, FAILED]
     assert driver.searcher.remaining == 2
+
+
+def failing(driver: Driver, folder: Path, error: str) -> Any:
+    """A trial whose last error Tune has written down."""
+    trial = driver.begin()
+    trial.error_file = str(folder / f"error-{trial.config['number']}.txt")
+    Path(trial.error_file).write_text(f"Failure # 1 (occurred at noon)\nold\nFailure # 2 (occurred at one)\n{error}\n")
+    return trial
+
+
+IN_A_DEVICE = """ray::PackedTrial.train() (pid=7, ip=10.0.0.1)
+  File "packed_trial.py", line 42, in step
+ray.exceptions.RayTaskError({kind}): ray::DeviceActor.next() (pid=8, ip=10.0.0.1)
+  File "device.py", line 120, in next
+rayul.sweep.packs.{kind}: {message}
+  hint: none"""
+
+
+def test_an_error_is_told_as_what_it_was(driver: Driver, tmp_path: Path) -> None:
+    trial = failing(driver, tmp_path, IN_A_DEVICE.format(kind="ZeroDivisionError", message="by zero: in own.py"))
+    driver.recorder.on_trial_error(0, [trial], trial)
+    ending = driver.journal.endings["0000"]
+    assert (ending.rule, ending.reason) == ("ZeroDivisionError", "ZeroDivisionError: by zero: in own.py")
+
+
+def test_a_device_that_breaks_for_every_trial_stops_the_sweep_and_one_trial_that_breaks_it_fails(
+    driver: Driver, row: Row, tmp_path: Path
+) -> None:
+    broken = IN_A_DEVICE.format(kind="DeviceBroken", message="the device stopped: RuntimeError: CUDA error: lost")
+    first, second, healthy = failing(driver, tmp_path, broken), failing(driver, tmp_path, broken), driver.begin()
+    first.trial_id, second.trial_id = "one", "two"
+    driver.recorder.on_trial_recover(0, [first], first)
+    driver.result(healthy, row(driver.spec, 2, 5, 0.79, 0.5, params=healthy.config["params"]))
+    driver.recorder.on_trial_error(0, [first], first)
+    assert driver.of(0) == ([], FAILED)
+    assert "CUDA error: lost" in driver.journal.endings["0000"].reason
+    driver.recorder.on_trial_recover(0, [second], second)
+    with pytest.raises(RayulError, match=r"trial 0001 broke again and again: .* CUDA error: lost") as caught:
+        driver.recorder.on_trial_error(0, [second], second)
+    assert "--resume" in caught.value.hint
+    assert driver.of(1) == ([], None)
 
 
 def test_adapters_of_ended_trials_stay_only_on_the_front(driver: Driver, row: Row) -> None:

@@ -173,7 +173,7 @@ GRID = {
 
 
 def test_a_grid_has_every_cell_once_and_inactive_parameters_open_no_cells(make_spec: Make) -> None:
-    cells = grid(make_spec(**GRID))
+    cells = list(grid(make_spec(**GRID)))
     ga = itertools.product([2, 4, 6, 8], [0.1, 0.2, 0.3])
     gd = itertools.product([1.0, 2.0, 4.0], [2, 4, 6, 8], [0.1, 0.2, 0.3])
     wanted = {("ga", None, *c) for c in ga} | {("gd", *c) for c in gd}
@@ -184,7 +184,7 @@ def test_a_grid_has_every_cell_once_and_inactive_parameters_open_no_cells(make_s
 
 def test_a_grid_is_proposed_cell_by_cell_and_closing_loses_none(make_spec: Make, begin: Any) -> None:
     spec = make_spec(**GRID, search={"sampler": "grid"})
-    cells = grid(spec)
+    cells = list(grid(spec))
     sweep = begin(spec)
     assert sweep.searcher.total == sweep.searcher.remaining == len(cells) == 48
     asked = sweep.run(10)
@@ -202,6 +202,17 @@ def test_a_grid_larger_than_the_number_of_trials_stops_there(make_spec: Make, be
     assert sweep.searcher.remaining == 0
 
 
+def test_a_grid_of_more_cells_than_could_be_listed_gives_the_first(make_spec: Make, begin: Any) -> None:
+    """10^18 of them; a resume with more trials has the next."""
+    space = {"lora": {"r": {"int": [1, 10**9]}, "alpha": {"int": [1, 10**9]}}}
+    sweep = begin(make_spec(**space, search={"sampler": "grid", "trials": 3}), limit=3)
+    assert [params["lora.alpha"] for _, params in sweep.run(3)] == [1, 2, 3]
+    assert sweep.searcher.remaining == 0
+    sweep.spec, sweep.limit = make_spec(**space, search={"sampler": "grid", "trials": 5}), 5
+    assert [params["lora.alpha"] for _, params in sweep.open().run(2)] == [4, 5]
+    assert sweep.searcher.remaining == 0
+
+
 def test_a_grid_that_was_cut_off_while_it_was_written_is_completed(make_spec: Make, begin: Any) -> None:
     spec = make_spec(**GRID, search={"sampler": "grid"})
     sweep = begin(spec)
@@ -209,7 +220,7 @@ def test_a_grid_that_was_cut_off_while_it_was_written_is_completed(make_spec: Ma
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[len(lines) // 2][:9])
     sweep.open()
-    assert [params for _, params in sweep.run(48)] == grid(spec)
+    assert [params for _, params in sweep.run(48)] == list(grid(spec))
 
 
 @pytest.mark.parametrize("kept", [1, 15, -1])

@@ -13,7 +13,7 @@ which Ray Tune starts, or a task that measures outside of trials; the broker tel
 | refused | it cannot load the model, or not reach the results | the RayulError that says why |
 | idle | no trial is on it | answers |
 | training | trials have slots, and a thread trains all of them, step by step | answers |
-| broken | its training ended with an error that is no trial's | DeviceBroken |
+| broken | it stopped for an error that is no trial's | DeviceBroken |
 | dead | its process is gone | RayActorError |
 
 Everything that happens to a device is a row here, and a test of that name in `tests/sweep/test_device_life.py`:
@@ -36,20 +36,23 @@ Everything that happens to a device is a row here, and a test of that name in `t
 | moved | training | a trial gets another device | training, idle | left here, joined there |
 | measured | idle, training | a task measures, between two steps | same | have the rows they would have had |
 | split | training | a step runs out of memory | training | go on in packs of half as many slots |
-| broken | training | an error that is no trial's | broken | wait to go on where it is replaced |
+| broken | loading, training | an error that is no trial's | broken | wait to go on where it is replaced |
 | hung | training | a step takes longer than a trial may | dead | fail: they took longer, too |
 | died | any | its process or its node is lost | dead | wait to go on where it is replaced |
+| lost its broker | any | the process of the broker is lost | absent | wait to go on where the next broker seats them |
 | replaced | broken, dead | a holder tells the broker | loading | go on from their checkpoints |
 | unused | idle, refused | no holder for IDLE_SECONDS | absent | |
 | closed | any | the sweep ends | absent | |
 | orphaned | any | the driver is killed | absent | go on from their checkpoints at a resume |
 
-A trial that loses its device is started again by Ray Tune, at most `fit.MAX_FAILURES` times; then it fails. A trial
-may take `search.trial_time_limit`, and its state is written every `resources.checkpoint_every`.
+A trial that loses its device is started again by Ray Tune, at most `fit.MAX_FAILURES` times, not counting those when a
+node or the broker was lost. Then it fails; but where its device broke each time, and no trial has come any further
+meanwhile, the sweep stops. A trial may take `search.trial_time_limit`, and its state is written every
+`resources.checkpoint_every`.
 """
 
 from rayul.errors import RayulError
 
 
 class DeviceBroken(RayulError):
-    """A device stopped training for a reason that is no single trial's."""
+    """A device stopped for a reason that is no trial's, and the next one may not."""

@@ -73,36 +73,56 @@ class Held:
     """When somebody last came or left."""
 
 
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a sweep, as their holders ask for them.
+
+    arguments: a reference to those of `Device` in a list, in which Ray leaves it a reference: whoever unpickles them
+    imports torch, and all devices wait for it. They go with each question, so that a broker that has started again has
+    them too; as an argument of the actor itself they might be gone by then, and Ray warns of that.
+    """
+
+    broker: Any
+    arguments: Sequence[Any]
+
+    def here(self, holder: Holder, lost: str | None = None) -> Any:
+        """The broker's reference to the device actor of this process's place: the GPU that it holds (a share of), or,
+        on CPU, a place on its node. lost: as for `Broker.device`."""
+        gpus = ray.get_gpu_ids()
+        node = ray.get_runtime_context().get_node_id()
+        gpu = str(gpus[0]) if gpus else None
+        return self.broker.device.remote(holder, node, gpu, lost, arguments=self.arguments)
+
+    def release(self, holder: Holder) -> Any:
+        """The broker's reference to nothing, when the holder is on no device any more."""
+        return self.broker.release.remote(holder)
+
+
 @contextmanager
-def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Any]:
-    """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads."""
+def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Devices]:
+    """A broker beside the driver; at the end all its devices are gone. arguments: of `Device`, without its threads.
+
+    Ray starts it again where its process is lost. Its devices go with it, and the new one knows of none: the next
+    call of a device finds it dead, and its holder asks for another.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     cores = allocation.cpu * allocation.pack
     actor = (
         ray.remote(Broker)
-        .options(num_cpus=0, scheduling_strategy=here)
-        .remote(cores, allocation.pack, allocation.threads, [ray.put(arguments)])
+        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        .remote(cores, allocation.pack, allocation.threads)
     )
     try:
-        yield actor
+        yield Devices(actor, [ray.put(arguments)])
     finally:
         ray.get(actor.close.remote())
         ray.kill(actor)
 
 
-def device_here(broker: Any, holder: Holder, lost: str | None = None) -> Any:
-    """The broker's reference to the device actor of this process's place: the GPU that it holds (a share of), or, on
-    CPU, a place on its node. lost: as for `Broker.device`."""
-    gpus = ray.get_gpu_ids()
-    node = ray.get_runtime_context().get_node_id()
-    return broker.device.remote(holder, node, str(gpus[0]) if gpus else None, lost)
-
-
 class Broker:
     """Gives each holder the device actor of its place: a GPU of a node, or, on CPU, the emptiest of the node's.
 
-    cores: of a device where no GPUs are used. slots: trials a device takes. arguments: a reference to those of `Device`
-    in a list, in which Ray leaves it a reference: whoever unpickles them imports torch, and all devices wait for it.
+    cores: of a device where no GPUs are used. slots: trials a device takes.
     """
 
     def __init__(
@@ -110,19 +130,20 @@ class Broker:
         cores: float,
         slots: int,
         threads: int,
-        arguments: Sequence[Any],
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        self.cores, self.slots, self.threads, self.arguments = cores, slots, threads, arguments
+        self.cores, self.slots, self.threads = cores, slots, threads
         self.idle_seconds = idle_seconds
         self.held: dict[tuple[str, str], Held] = {}
         self.lock = threading.Lock()
         threading.Thread(target=self._end_idle, daemon=True).start()
 
-    def device(self, holder: Holder, node: str, gpu: str | None, lost: str | None = None) -> Any:
+    def device(
+        self, holder: Holder, node: str, gpu: str | None, lost: str | None = None, *, arguments: Sequence[Any]
+    ) -> Any:
         """The actor for a holder who is on `node` and has a share of `gpu`.
 
-        lost: id of an actor that the holder found dead or broken; it is ended and replaced.
+        lost: id of an actor that the holder found dead or broken; it is ended and replaced. arguments: of `Devices`.
         """
         with self.lock:
             before = [held for held in self.held.values() if holder in held.holders]
@@ -133,7 +154,7 @@ class Broker:
                     del self.held[place]
             place = (node, gpu) if gpu is not None else self._emptiest(node)
             if place not in self.held:
-                self.held[place] = Held(self._start(*place, on_gpu=gpu is not None))
+                self.held[place] = Held(self._start(*place, arguments, on_gpu=gpu is not None))
             held = self.held[place]
             for other in before:
                 if other is not held:  # from its own the trial must not be sent away: that could come after its join
@@ -169,7 +190,7 @@ class Broker:
         count = {place: len(self.held[place].holders) if place in self.held else 0.5 for place in places}
         return min(places, key=lambda place: count[place])
 
-    def _start(self, node: str, name: str, on_gpu: bool) -> Any:
+    def _start(self, node: str, name: str, arguments: Sequence[Any], on_gpu: bool) -> Any:
         # It asks for no GPU (its trials hold the shares of it), so Ray would not show it the right one.
         environment = MALLOC | {"OMP_NUM_THREADS": str(self.threads)}
         if on_gpu:
@@ -182,7 +203,7 @@ class Broker:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": environment},
             )
-            .remote(*self.arguments, threads=self.threads)
+            .remote(*arguments, threads=self.threads)
         )
 
     def _end_idle(self) -> None:

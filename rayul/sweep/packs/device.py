@@ -20,7 +20,7 @@ from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs import DeviceBroken
-from rayul.sweep.packs.worker import KeptAdapters, load_here
+from rayul.sweep.packs.worker import KeptAdapters, load_here, writing
 from rayul.sweep.reference import reference_row, verified
 from rayul.sweep.result import TrialResult
 from rayul.unlearn.data import Sets
@@ -79,6 +79,8 @@ class Device:
             self.packs = Packs(load_here(spec, sets, disk), spec, shape)
         except RayulError as error:  # for whoever asks: an actor that dies of it tells no type
             self.error = error
+        except Exception as error:  # such as memory that a former device has not given back yet
+            self.error = _broken(error)
         else:
             threading.Thread(target=self._train, daemon=True).start()
 
@@ -195,8 +197,7 @@ class Device:
         except Exception as error:  # for everyone who waits
             arm(None)
             with self.changed:
-                self.error = DeviceBroken(f"the device stopped training: {type(error).__name__}: {error}")
-                self.error.__cause__ = error
+                self.error = _broken(error)
                 self.changed.notify_all()
 
     def _admit(self, seat: Seat) -> None:
@@ -217,7 +218,8 @@ class Device:
     def _save_checkpoint(self, seat: Seat) -> None:
         if seat.given is None or seat.given.state is None or time.monotonic() - seat.saved < self.checkpoint_every:
             return
-        seat.given.state.save(self._path(seat.number))
+        with writing(self._path(seat.number)):
+            seat.given.state.save(self._path(seat.number))
         seat.saved = time.monotonic()
 
     def _checkpoint(self, number: int) -> SlotState | None:
@@ -227,6 +229,12 @@ class Device:
         except (OSError, SafetensorError):  # there is none, or no whole one: from the start
             return None
         return state if state.values.numel() == self.packs.row_size else None
+
+
+def _broken(error: Exception) -> DeviceBroken:
+    broken = DeviceBroken(f"the device stopped: {type(error).__name__}: {error}")
+    broken.__cause__ = error
+    return broken
 
 
 def _gone(number: int) -> RuntimeError:

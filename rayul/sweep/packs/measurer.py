@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from rayul.records import Evaluation
-from rayul.sweep.packs.broker import LOST, device_here
+from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.reference import fetch
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class DeviceMeasurer:
     """A `Measurer`. Each question holds a whole device, on which no other question is, as a trial holds its share; its
     actor is started where there is none, and stays for the trials."""
 
-    def __init__(self, broker: Any, allocation: Allocation) -> None:
-        self.broker = broker
+    def __init__(self, devices: Devices, allocation: Allocation) -> None:
+        self.devices = devices
         # SPREAD: on CPU the task asks for little, and several would meet on one node.
         options = {
             "num_cpus": allocation.cpu,
@@ -45,7 +45,7 @@ class DeviceMeasurer:
         return lines
 
     def _ask(self, question: Question) -> Any:
-        return self.task.remote(self.broker, question)
+        return self.task.remote(self.devices, question)
 
 
 def _measure(name: str, device: Any) -> Any:
@@ -56,11 +56,11 @@ def _verify(points: Sequence[Evaluation], device: Any) -> Any:
     return device.verify.remote(points)
 
 
-def _ask(broker: Any, question: Question) -> Any:
+def _ask(devices: Devices, question: Question) -> Any:
     me, lost = ray.get_runtime_context().get_task_id(), None
     try:
         for tries_left in reversed(range(RETRIES + 1)):
-            device = ray.get(device_here(broker, me, lost))
+            device = ray.get(devices.here(me, lost))
             try:
                 return ray.get(question(device))
             except LOST:
@@ -68,4 +68,4 @@ def _ask(broker: Any, question: Question) -> Any:
                 if not tries_left:
                     raise
     finally:
-        ray.get(broker.release.remote(me))
+        ray.get(devices.release(me))

@@ -6,12 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.tune import Trainable
 
+from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
-from rayul.sweep.packs.broker import LOST, device_here
-from rayul.sweep.result import TrialResult
+from rayul.sweep.losses import here, root_cause
+from rayul.sweep.packs.broker import LOST, Devices
+from rayul.sweep.result import TrialResult, unwritable
 
 
 class PackedTrial(Trainable):  # type: ignore[misc]
@@ -21,8 +24,8 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     before that one is up: a process that is never to step must not take the trial's seat.
     """
 
-    def setup(self, config: dict[str, Any], broker: Any, baseline: Evaluation, limit: float | None = None) -> None:
-        self.broker, self.baseline, self.limit = broker, baseline, limit
+    def setup(self, config: dict[str, Any], devices: Devices, baseline: Evaluation, limit: float | None = None) -> None:
+        self.devices, self.baseline, self.limit = devices, baseline, limit
         self.device: Any = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -39,9 +42,13 @@ class PackedTrial(Trainable):  # type: ignore[misc]
             # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
             ray.get(self._place(lost=self.device._actor_id.hex()))
             raise
+        except RayTaskError as error:
+            if isinstance(cause := root_cause(error), ResultsUnwritable):
+                return unwritable(cause)
+            raise
         if result.ended:
             arm(None)  # the process waits for its next trial
-        return result.to_ray()
+        return result.to_ray() | here()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the device writes checkpoints."""
@@ -64,4 +71,4 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         arm(self.limit)  # only now: it may have waited for the device to load the model
 
     def _place(self, lost: str | None = None) -> Any:
-        return device_here(self.broker, self.config["number"], lost)
+        return self.devices.here(self.config["number"], lost)

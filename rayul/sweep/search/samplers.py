@@ -94,8 +94,9 @@ def distributions(spec: Spec, params: Mapping[str, Any]) -> dict[str, optuna.dis
     return found
 
 
-def grid(spec: Spec) -> list[dict[str, Any]]:
-    """Every cell of the space, each once; inactive parameters open no further cells."""
+def grid(spec: Spec) -> Iterator[dict[str, Any]]:
+    """Every cell of the space, each once; inactive parameters open no further cells. One by one: a grid may have more
+    cells than could be listed."""
 
     def cells(keys: list[str], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if not keys:
@@ -108,17 +109,17 @@ def grid(spec: Spec) -> list[dict[str, Any]]:
         for value in _values(spec.space[key]):
             yield from cells(rest, params | {key: value})
 
-    return list(cells(list(spec.space), {}))
+    return cells(list(spec.space), {})
 
 
-def _values(distribution: Float | Int | Choice) -> list[Any]:
+def _values(distribution: Float | Int | Choice) -> Iterator[Any]:
     match distribution:
         case Choice(options):
-            return list(options)
+            yield from options
         case Int(low, high, _, step):
-            return list(range(low, high + 1, step))
+            yield from range(low, high + 1, step)
         case Float(low, high, _, step):
             assert step is not None  # the spec refuses a grid without
             # Decimal: 0.1 + 2 * 0.1 is beyond 0.3, and refused as outside of the range.
             first, last, width = (Decimal(str(number)) for number in (low, high, step))
-            return [float(first + i * width) for i in range(int((last - first) // width) + 1)]
+            yield from (float(first + i * width) for i in range(int((last - first) // width) + 1))

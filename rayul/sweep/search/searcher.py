@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
-from rayul.errors import RayulError
+from rayul.errors import RayulError, ResultsUnwritable
 from rayul.files import whole_file
 from rayul.records import JOURNAL, STUDY, Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
@@ -44,8 +45,11 @@ class StudyFile(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with open(self.path, "ab") as file:
-            file.write(lines.encode())
+        try:
+            with open(self.path, "ab") as file:
+                file.write(lines.encode())
+        except OSError as error:  # half a line that it took is cut off by the next `open_study`
+            raise ResultsUnwritable.at(self.path, error.strerror or error) from error
 
 
 def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
@@ -62,7 +66,8 @@ def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> o
         write_study(path, spec, earlier)
     study = _study(path, spec)
     if spec.search.traits.grid:
-        for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
+        known = len(study.get_trials(deepcopy=False))
+        for cell in islice(grid(spec), known, max(known, spec.search.trials)):  # the rest that this run may come to
             study.enqueue_trial(cell)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from rayul.errors import InputError
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+class Damaged(InputError):
+    """What was saved cannot be loaded: it is cut off, overwritten, or no model's."""
+
+
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
+"""What PEFT, Transformers and safetensors raise for a folder of which that is so."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -26,7 +34,8 @@ def is_adapter(folder: Path) -> bool:
 def loaded(base: Any, folder: Path) -> Iterator[Any]:
     """The model of a saved update, for the block; the base is as it was afterwards.
 
-    A whole model is loaded in the dtype that it was saved in, beside the base.
+    A whole model is loaded in the dtype that it was saved in, beside the base. Raises InputError for what cannot be
+    loaded.
     """
     if not is_adapter(folder):
         yield _whole(base, folder, "auto")
@@ -52,7 +61,10 @@ def standalone(base: Any, folder: Path | None = None) -> Any:
 
 def _whole(base: Any, folder: Path, dtype: str) -> Any:
     # The base's class, which is here already where it came with a model of the Hub.
-    model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    try:
+        model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    except _UNREADABLE as error:
+        raise _unreadable("model", folder, error) from error
     return model.to(base.device).requires_grad_(False).eval()
 
 
@@ -68,14 +80,12 @@ def load_adapter(base: Any, folder: Path) -> PeftModel:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             wanted = {key for key in get_peft_model_state_dict(model) if "lora_" in key}
             missing = sorted(wanted - set(file.keys()))
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a configuration that lies: PEFT, safetensors and re have errors of their own
-        raise InputError(
-            f"adapter {folder} cannot be loaded: {error}", "restore it, or export the point again"
-        ) from error
+        _take_off(base)
+        raise _unreadable("adapter", folder, error) from error
     if missing:
-        raise InputError(
+        _take_off(base)
+        raise Damaged(
             f"adapter {folder} lacks {len(missing)} weights, {missing[0]} among them", "restore it, or export it again"
         )
     return model
@@ -96,6 +106,25 @@ def merged(model: PeftModel) -> Any:
     return model.merge_and_unload()
 
 
+def _unreadable(what: str, folder: Path, error: Exception) -> Exception:
+    """The error as it is told: Damaged, unless it is the memory or the disk that failed."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return error
+    kind = InputError if isinstance(error, OSError) and error.errno is not None else Damaged
+    return kind(f"{what} {folder} cannot be loaded: {error}", "restore it, or export the point again")
+
+
+def _take_off(base: Any) -> None:
+    """What PEFT had put on the base when it met a file that it cannot read: the base is shared by what comes after."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+
+
 def detach_adapter(model: PeftModel) -> Any:
     """Take the adapter off; returns the untouched base."""
     base = model.unload()
@@ -108,7 +137,7 @@ def detach_adapter(model: PeftModel) -> Any:
 def check_safetensors(adapter: Path) -> None:
     """Raises InputError for an adapter folder that PEFT would read a pickle from."""
     if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(
+        raise Damaged(
             f"adapter {adapter} has no adapter_model.safetensors",
             "a pickle (adapter_model.bin) runs code when it is read, so none is: save the adapter as safetensors",
         )

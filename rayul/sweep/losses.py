@@ -1,0 +1,60 @@
+"""What a process was lost to, read from Ray's errors: its node, the actor that owned it, or itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayTaskError
+
+_NODE = re.compile(r"because (?:its|the) node .{0,200}?node(?: |_)id:? ?'?([0-9a-f]{56})", re.IGNORECASE | re.DOTALL)
+_RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.*)", re.MULTILINE)
+_DIED = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError")
+_OWNER = re.compile(r"because its owner has died", re.IGNORECASE)
+
+
+class Lost(NamedTuple):
+    """Something whose loss is no trial's fault. node: the id of a node that is gone; "" where the broker of the
+    devices was lost."""
+
+    node: str
+
+
+def here() -> dict[str, str]:
+    """With every result of a trial: the node that it comes from."""
+    return {"node": ray.get_runtime_context().get_node_id()}
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What was raised in the process where it began: Ray wraps an error once for each process that it passes."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def lost(text: str) -> Lost | None:
+    """What a process was lost to, from the text of Ray's error; None where the process itself died or raised, which its
+    trial may have brought about."""
+    if node := _NODE.search(text):
+        return Lost(node[1])
+    return Lost("") if _OWNER.search(text) else None
+
+
+def raised(text: str) -> tuple[str, str] | None:
+    """The kind of an exception that a process raised and its message, from the text of Ray's error; None where the
+    process died, or another one that it needs."""
+    found = _RAISED.findall(text) if "ray::" in text else []
+    if not found:
+        return None
+    kind, message = found[-1][0].rpartition(".")[2], found[-1][1]
+    return None if kind in _DIED else (kind, message)
+
+
+def last_error(trial: Any) -> str:
+    """The text of the last error of Tune's trial, "" without one. Tune appends each to a file in a folder of its own;
+    what `Trial.get_pickled_error` looks for is elsewhere, and there only when all of Tune has ended."""
+    if trial.error_file is None:
+        return ""
+    return Path(trial.error_file).read_text(encoding="utf-8", errors="replace").rpartition("Failure # ")[2]
