@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import shlex
+import signal
 import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -27,6 +30,9 @@ app = typer.Typer(
 SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, e.g. search_spaces/ga.yaml.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model (model.trust_remote_code).")
 ]
 ResultsOf = Annotated[
     str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
@@ -153,6 +159,9 @@ def sweep(
         if stopped.summary is not None:
             print(stopped.summary.report)
         raise typer.Exit(130) from None
+    except KeyboardInterrupt:  # before the first trial, or after the last
+        print(f"stopped; continue with: rayul sweep {file} --resume-if-any" + _again(trials, results, name, set_))
+        raise typer.Exit(130) from None
     print("\n".join(front_lines(summary)))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
@@ -185,19 +194,24 @@ def report(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a PEFT adapter, a Hub id or testbed.")],
-    data: Annotated[str, typer.Option(help="Rows: testbed, a data folder, a file, or the `data` section of a spec.")],
+    data: Annotated[
+        str, typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), or a spec's `data` section.")
+    ],
     oracle: Annotated[str | None, typer.Option(help="A model trained without the forget rows.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
+    trust_remote_code: TrustRemoteCode = False,
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite."""
     from rayul.spec import parse_spec
 
-    shared = {"template": template, "dtype": dtype}
-    overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
+    shared = {"template": template, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    single = Path(data).expanduser().is_file()
+    source = json.dumps(str(Path(data).expanduser().absolute().parent)) if single else data  # a file is read below
+    overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={source}"]
     overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
     spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
@@ -206,7 +220,7 @@ def evaluate(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed
-        from rayul.unlearn.data import load_sets
+        from rayul.unlearn.data import load_sets, read_rows
         from rayul.unlearn.model import load_model
         from rayul.unlearn.own import own_metrics
         from rayul.unlearn.suite import evaluate_model
@@ -215,7 +229,10 @@ def evaluate(
     with _ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
     own = own_metrics(spec.evaluate)
-    sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in load_sets(spec.data).items()}
+    found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data)
+    if single and not found["forget"]:
+        raise InputError(f"{data} has no rows", "name a file with rows as --data")
+    sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in found.items()}
     loaded, tokenizer = load_model(spec.model)
     compared = load_model(spec.oracle)[0] if spec.oracle else None
     with console.status("measuring") as status:
@@ -443,8 +460,27 @@ def _again(trials: int | None, results: str, name: str | None, overrides: list[s
     return "".join(f" {flag}" for flag in flags)
 
 
+_PLAIN = {"±": "+-", "–": "-", "→": "->", "≥": ">=", "≤": "<=", "×": "x"}
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal or a log file in ASCII cannot show, in letters that it can: no result is worth less for that."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in lost), error.end
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C."""
+    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C and SIGTERM."""
+    codecs.register_error("rayul", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rayul")
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except RayulError as error:

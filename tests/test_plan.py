@@ -52,7 +52,7 @@ def test_size_counts_around_what_is_continuous(make_spec: Callable[..., Any]) ->
 def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., Any]) -> None:
     spec = make_spec(
         method={"name": {"choice": ["ga", "npo", "gd"]}, "beta": {"float": [0.1, 1.0]}},
-        lora={"r": {"choice": [16, 4]}, "target_modules": {"choice": ["all-linear"]}},
+        lora={"r": {"choice": [16, 4]}},
         training={
             "lr": {"float": [1e-4, 1e-2]},
             "batch_size": {"int": [2, 6]},
@@ -60,7 +60,7 @@ def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., An
             "evaluate_every": {"choice": [5, 2, 10]},
             "micro_batch_size": {"choice": [1, None]},
         },
-        control={"mixing": {"choice": [False, True]}},
+        control={"mixing": {"choice": [False, True]}, "select_by": {"choice": ["largest", "smallest"]}},
     )
     trial = spec.at(heaviest(spec))
     assert (trial.method.name, trial.lora.r, trial.control.mixing) == ("npo", 16, True)

@@ -18,6 +18,7 @@ def plan_text(plan: Plan) -> str:
         "Spec": _spec(plan),
         "Space": _space(plan),
         "Rows": _rows(plan),
+        **({"Adapters": _adapters(plan)} if plan.cost.adapted else {}),
         "Cost": _cost(plan),
         f"Warnings ({len(plan.warnings)})": _warnings(plan),
     }
@@ -56,6 +57,13 @@ def _rows(plan: Plan) -> Iterator[str]:
         for sample in plan.samples[key]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
+
+
+def _adapters(plan: Plan) -> Iterator[str]:
+    cost = plan.cost
+    for key, modules in (("adapted", cost.adapted), ("not adapted", cost.untouched)):
+        listed = ", ".join(f"{one.count} {one.name} ({one.parameters:,})" for one in modules)
+        yield from _item(key, f"{listed or 'nothing'}; parameters in brackets")
 
 
 def _cost(plan: Plan) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 # These are read when ray.tune is imported: our own progress takes the place of Ray's tables.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -24,6 +25,7 @@ from ray.tune.execution import class_cache
 
 from rayul.errors import InputError
 from rayul.spec import Resources
+from rayul.sweep.local_ray import kept_sigterm, local_ray
 
 # Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
@@ -80,19 +82,21 @@ def connected(address: str | None) -> Iterator[bool]:
             f"--address {address}: over ray:// the driver would run on the cluster and its records would not be here",
             "submit the sweep to the cluster instead: ray job submit -- rayul sweep FILE",
         )
-    options = {"logging_level": "ERROR", "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address in (None, "local"):
-        ray.init(address="local", include_dashboard=False, **options)
-    else:
-        try:
-            _knock(address)
-            ray.init(address=address, **options)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
-            ) from error
+        with local_ray(**options):
+            yield False
+        return
     try:
-        yield address not in (None, "local")
+        _knock(address)
+        with kept_sigterm():
+            ray.init(address=address, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
+        ) from error
+    try:
+        yield True
     finally:
         ray.shutdown()
 

@@ -19,11 +19,13 @@ from rayul.spec import Spec
 from rayul.unlearn.data import Sets
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.measured import Measured
+from rayul.unlearn.pack.parameters import pack_targets
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.tokens import Example, encode_rows
 from rayul.unlearn.train import evaluation_steps, train
 from rayul.unlearn.trial import device_name
 from rayul.unlearn.update import attach
+from rayul.unlearn.update.modules import Modules, adapted_modules, untouched_weights
 
 STEPS = 3
 
@@ -33,8 +35,9 @@ class Cost(NamedTuple):
 
     load: reading model and rows, once a process. start: a fresh update. steps, evaluations: of a whole trial.
     memory: its peak, the model included. device_memory: of the GPU, or the machine. base: the weights before
-    unlearning. trained: the weights that train. saved: one saved point of the front. baseline: metrics before
-    unlearning, by "<set>.<metric>".
+    unlearning. trained: the weights that train. saved: one saved point of the front. adapted, untouched: modules with
+    an adapter, and weight matrices without one, where adapters are trained. baseline: metrics before unlearning, by
+    "<set>.<metric>".
     """
 
     device: str
@@ -49,13 +52,16 @@ class Cost(NamedTuple):
     base: int
     trained: int
     saved: int
+    adapted: list[Modules]
+    untouched: list[Modules]
     baseline: dict[str, Measured]
 
 
-def measure_cost(spec: Spec, sets: Sets) -> Cost:
-    """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory."""
+def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
+    """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory, and
+    InputError for a model that cannot be adapted as the spec asks. packed: in packs, as trials will be."""
     try:
-        return _measure(spec, sets)
+        return _measure(spec, sets, packed)
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise RayulError(
             "a trial does not fit into memory at the largest settings of the space",
@@ -65,10 +71,12 @@ def measure_cost(spec: Spec, sets: Sets) -> Cost:
         ) from None
 
 
-def _measure(spec: Spec, sets: Sets) -> Cost:
+def _measure(spec: Spec, sets: Sets, packed: bool) -> Cost:
     begin = time.perf_counter()
     task = load_task(spec, sets)
     load = time.perf_counter() - begin
+    if packed:
+        pack_targets(task.base, spec.lora)
     begin = time.perf_counter()
     update = attach(task, spec, seed=0)
     start = time.perf_counter() - begin
@@ -85,8 +93,11 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
     # The first step also scores the reference and fills caches: a trial of many steps hardly sees it.
     step = median(b - a for a, b in pairwise(moments[1:]))
     trained = _bytes(update.parameters)
-    saved = trained if spec.update_kind.adapter else _bytes(update.model.parameters())
+    adapter = spec.update_kind.adapter
+    saved = trained if adapter else _bytes(update.model.parameters())
     memory, device_memory = _memory(task)
+    adapted = adapted_modules(update.model) if adapter else []
+    untouched = untouched_weights(update.model) if adapter else []
     update.detach()
     stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
     return Cost(
@@ -102,6 +113,8 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
         base=_bytes(task.base.parameters()),
         trained=trained,
         saved=saved,
+        adapted=adapted,
+        untouched=untouched,
         baseline=baseline,
     )
 

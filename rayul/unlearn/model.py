@@ -65,7 +65,7 @@ def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a config, a header, a shape that lies: each library has errors of its own
-        raise _unloadable(model, first_line(error)) from error
+        raise _unloadable(model, first_line(error), _needs_code(error)) from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise _unloadable(model, f"its files lack {len(missing)} weights, {missing[0]} among them")
@@ -115,10 +115,22 @@ def _check_index(place: str, model: specs.Model) -> None:
             )
 
 
-def _unloadable(model: specs.Model, why: str) -> InputError:
+TRUST = (
+    "read the code that comes with it, and if you trust it set model.trust_remote_code: true "
+    "(rayul evaluate: --trust-remote-code)"
+)
+
+
+def _needs_code(error: Exception) -> bool:
+    return "trust_remote_code" in str(error)
+
+
+def _unloadable(model: specs.Model, why: str, needs_code: bool = False) -> InputError:
     return InputError(
         f"model {model.path!r} cannot be loaded: {why}",
-        "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
+        TRUST
+        if needs_code
+        else "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
         "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
     )
 
@@ -178,7 +190,8 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
         )
     except Exception as error:  # the same of tokenizers
         raise InputError(
-            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}", "check the folder or the id"
+            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}",
+            TRUST if _needs_code(error) else "check the folder or the id",
         ) from error
     return tokenizer
 
