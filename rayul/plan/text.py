@@ -62,7 +62,7 @@ def _rows(plan: Plan) -> Iterator[str]:
 def _adapters(plan: Plan) -> Iterator[str]:
     cost = plan.cost
     for key, modules in (("adapted", cost.adapted), ("not adapted", cost.untouched)):
-        listed = ", ".join(f"{one.count} {one.name} ({one.parameters:,})" for one in modules)
+        listed = ", ".join(f"{one.number} {one.name} ({one.parameters:,})" for one in modules)
         yield from _item(key, f"{listed or 'nothing'}; parameters in brackets")
 
 

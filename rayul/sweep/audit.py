@@ -37,6 +37,7 @@ from rayul.sweep.audit_trial import AuditTrial
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
+from rayul.sweep.memory import MemoryPressure, memory_watched
 from rayul.sweep.result import AuditResult
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
@@ -64,7 +65,7 @@ def audit_sweep(
     """
     console = console or Console(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied):
+    with opened(folder, warn) as (work, is_copied), memory_watched():
         results = load_records(work)
         written = load_spec(work / SPEC)
         wanted = wanted or written.finalists or Finalists()
@@ -119,7 +120,7 @@ def audit(
         fit(
             tune.with_resources(trainable, allocation.resources),
             stop,
-            [_Recorder(journal, wanted.attacks, listener)],
+            [MemoryPressure(), _Recorder(journal, wanted.attacks, listener)],
             _directory,
             param_space={"run": tune.grid_search(runs)},
             max_concurrent_trials=allocation.slots,

@@ -51,7 +51,7 @@ class AlikeFailures:
 
 
 def refuse_failures(endings: Sequence[Ending], wanted: int, folder: Path) -> None:
-    """Raises RayulError with the reason where all trials that ended failed. wanted: trials that the sweep was to have."""
+    """Raises RayulError with the reason where all trials that ended failed. wanted: trials that were to run."""
     if not endings or any(ending.state != FAILED for ending in endings):
         return
     reasons = Counter(ending.reason for ending in endings)

@@ -51,6 +51,7 @@ from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.failures import AlikeFailures, refuse_failures
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
+from rayul.sweep.memory import MemoryPressure, memory_watched
 from rayul.sweep.packs.broker import broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
@@ -90,7 +91,7 @@ def run_sweep(
     """
     console = console or Console(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied):
+    with opened(folder, warn) as (work, is_copied), memory_watched():
         return _run(spec, work, resume, address, is_copied, console, testbed_progress)
 
 
@@ -250,7 +251,7 @@ def _search(sweep: Sweep) -> str:
     fit(
         tune.with_resources(_trainable(sweep), allocation.resources),
         stop,
-        [recorder, *sweep.trackers],
+        [MemoryPressure(), recorder, *sweep.trackers],
         _directory,
         meanwhile=shown(progress, sweep.console),
         search_alg=searcher,

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -35,9 +35,9 @@ class Cost(NamedTuple):
 
     load: reading model and rows, once a process. start: a fresh update. steps, evaluations: of a whole trial.
     memory: its peak, the model included. device_memory: of the GPU, or the machine. base: the weights before
-    unlearning. trained: the weights that train. saved: one saved point of the front. adapted, untouched: modules with
-    an adapter, and weight matrices without one, where adapters are trained. baseline: metrics before unlearning, by
-    "<set>.<metric>".
+    unlearning. trained: the weights that train. saved: one saved point of the front. baseline: metrics before
+    unlearning, by "<set>.<metric>". adapted, untouched: modules with an adapter, and weight matrices without one, where
+    adapters are trained.
     """
 
     device: str
@@ -52,9 +52,9 @@ class Cost(NamedTuple):
     base: int
     trained: int
     saved: int
-    adapted: list[Modules]
-    untouched: list[Modules]
     baseline: dict[str, Measured]
+    adapted: Sequence[Modules] = ()
+    untouched: Sequence[Modules] = ()
 
 
 def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
@@ -113,9 +113,9 @@ def _measure(spec: Spec, sets: Sets, packed: bool) -> Cost:
         base=_bytes(task.base.parameters()),
         trained=trained,
         saved=saved,
+        baseline=baseline,
         adapted=adapted,
         untouched=untouched,
-        baseline=baseline,
     )
 
 

@@ -11,11 +11,11 @@ from rayul.errors import InputError
 
 
 class Modules(NamedTuple):
-    """Modules, or weights, of one name in all blocks. count: of them. parameters: of their adapters together, or of the
+    """Modules, or weights, of one name in all blocks. number: of them. parameters: of their adapters together, or of the
     weights themselves where they have none. routed: whether they are the experts of a mixture in one tensor."""
 
     name: str
-    count: int
+    number: int
     parameters: int
     routed: bool = False
 
@@ -90,5 +90,5 @@ def _grouped(found: Iterable[tuple[str, int, bool]]) -> list[Modules]:
     groups: dict[str, Modules] = {}
     for name, parameters, routed in found:
         before = groups.get(name, Modules(name, 0, 0))
-        groups[name] = Modules(name, before.count + 1, before.parameters + parameters, routed)
+        groups[name] = Modules(name, before.number + 1, before.parameters + parameters, routed)
     return list(groups.values())
