@@ -27,9 +27,8 @@ def is_memory_pressure(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OutOfMemoryError) or (
-            isinstance(error, RayError | TuneError) and _SAID.search(str(error))
-        ):
+        told = isinstance(error, RayError | TuneError) and _SAID.search(str(error))
+        if told or isinstance(error, OutOfMemoryError):
             return True
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return False
@@ -37,10 +36,9 @@ def is_memory_pressure(error: BaseException | None) -> bool:
 
 def no_memory() -> RayulError:
     return RayulError(
-        "a node ran out of memory, and Ray ended processes of this sweep on it: another program fills it, or the trials "
-        "do",
-        "free memory, or take less of it (resources.trials_per_gpu, resources.concurrency, training.micro_batch_size); "
-        "then run the same command with --resume: what was recorded is kept",
+        "a node ran out of memory, and Ray ended processes of the sweep there",
+        "end what else fills the memory, or let the sweep take less (resources.trials_per_gpu, resources.concurrency, "
+        "training.micro_batch_size); then run the same command with --resume: what was recorded is kept",
     )
 
 

@@ -11,8 +11,8 @@ from rayul.errors import InputError
 
 
 class Modules(NamedTuple):
-    """Modules, or weights, of one name in all blocks. number: of them. parameters: of their adapters together, or of the
-    weights themselves where they have none. routed: whether they are the experts of a mixture in one tensor."""
+    """Modules, or weights, of one name in all blocks. number: of them. parameters: of their adapters together, or of
+    the weights themselves where they have none. routed: whether they are the experts of a mixture in one tensor."""
 
     name: str
     number: int
