@@ -8,7 +8,8 @@ import json
 import shlex
 import signal
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -78,10 +79,8 @@ def init(
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
     text = starter_spec(out.stem, forget, retain, model)
-    try:
+    with _writing(out, "choose another place with --out"):
         out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another place with --out") from error
     if model is None:
         print("Set model.path: the default testbed was not trained on your rows.", file=sys.stderr)
     print(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
@@ -248,7 +247,8 @@ def evaluate(
         )
     Console().print(result.table())
     if output is not None:
-        output.write_text(result.to_json() + "\n", encoding="utf-8")
+        with _writing(output, "choose another file with --output"):
+            output.write_text(result.to_json() + "\n", encoding="utf-8")
         print(output)
 
 
@@ -269,7 +269,7 @@ def write_testbed_folder(
     from rayul.testbed import write_testbed, write_testbed_from_data
 
     console = Console(stderr=True)
-    with _ProgressBar(console) as bar:
+    with _ProgressBar(console) as bar, _writing(folder, "name another folder"):
         if data:
             write_testbed_from_data(
                 folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
@@ -411,12 +411,18 @@ def compare(
 
     with ExitStack() as stack:
         comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
-    try:
+    with _writing(out, "choose another file with --out"):
         write_comparison(comparison, out)
-    except OSError as error:
-        raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another file with --out") from error
     print("\n".join(comparison_lines(comparison)))
     print(out)
+
+
+@contextmanager
+def _writing(place: Path, way_out: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RayulError(f"cannot write {error.filename or place}: {error.strerror or error}", way_out) from error
 
 
 class _ProgressBar:

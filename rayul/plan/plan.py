@@ -12,7 +12,6 @@ from typing import Any
 
 from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning
-from rayul.plan.space import size
 from rayul.plan.warnings import warnings
 from rayul.spec import Spec, heaviest
 
@@ -67,7 +66,7 @@ def make_plan(
         allocation = allocate(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")
         cost = measure_trial_cost(ready.at(probed), sets, allocation, disk)
-    combinations, continuous = size(spec)
+    combinations, continuous = spec.size
     return Plan(
         spec=spec,
         results=results,

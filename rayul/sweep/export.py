@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from rayul.errors import InputError, RayulError
 from rayul.pareto.choose import adapter_path
 from rayul.records import SPEC, Evaluation, to_json
@@ -64,7 +66,6 @@ def export(
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
     task = load_task(spec, sets)
-    out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         copy_saved(source, spec.model, staging, task.tokenizer)
@@ -98,18 +99,29 @@ def export(
         (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")
         staging.chmod(0o755)  # mkdtemp's folders are private
         staging.rename(out)
-    except OSError as error:
-        raise RayulError(
-            f"cannot write {error.filename or out}: {error.strerror or error}", "choose another folder with --out"
-        ) from error
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+        raise _unwritable(out, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return difference
 
 
 def refuse_existing(out: Path) -> None:
+    """Raises InputError for a folder that is there already, and RayulError where none can be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already", "choose another folder with --out, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: Exception) -> RayulError:
+    why = getattr(error, "strerror", None) or error
+    return RayulError(
+        f"cannot write {getattr(error, 'filename', None) or out}: {why}", "choose another folder with --out"
+    )
 
 
 def _check(what: str, measured: dict[str, Measured], e: Evaluation) -> float:
