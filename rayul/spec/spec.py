@@ -160,7 +160,7 @@ class Spec(Section):
         if not self.space or continuous or trials <= combinations:
             return
         if self.search.traits.grid:
-            yield f"search.trials is {trials}, and the grid has {combinations} cells: as many trials will run"
+            yield f"the grid has {combinations} cells, fewer than search.trials of {trials}: each runs once"
         else:
             yield f"{trials} trials over {combinations} combinations: they repeat settings, with other seeds"
 
