@@ -10,10 +10,12 @@ from pathlib import Path
 from rayul.errors import RayulError
 from rayul.records import FAILED, Ending, Record
 from rayul.spec import Spec
-from rayul.words import plural
 
 ALIKE = 3
-"""The first trials of a run, as many as have to fail alike before no more are tried."""
+"""Trials of a run, its first, that have to fail alike before no more are tried."""
+
+FAILED_ALIKE = "the first trials failed alike, so no more were started"
+"""What stopped such a run."""
 
 BY_SETTINGS = {"diverged", "out of memory", "search.trial_time_limit"}
 """Rules by which a trial fails for what it drew: others may do well."""
@@ -47,18 +49,21 @@ class AlikeFailures:
     def stopped(self) -> str:
         """Why no further trial is worth its cost, in a sentence; "" while one may be."""
         few = self.count < ALIKE or len(self.methods) < min(2, len(self.spec.method.names))
-        return "" if self.differ or few else f"the first {self.count} trials failed alike"
+        return "" if self.differ or few else FAILED_ALIKE
 
 
-def refuse_failures(endings: Sequence[Ending], wanted: int, folder: Path) -> None:
-    """Raises RayulError with the reason where all trials that ended failed. wanted: trials that were to run."""
-    if not endings or any(ending.state != FAILED for ending in endings):
+def refuse_failures(endings: Sequence[Ending], stopped: str, wanted: int, folder: Path) -> None:
+    """Raises RayulError with the reason where all trials that ended failed, or where that stopped the run. wanted:
+    trials that were to run."""
+    failed = [ending for ending in endings if ending.state == FAILED]
+    if not failed or (len(failed) < len(endings) and stopped != FAILED_ALIKE):
         return
-    reasons = Counter(ending.reason for ending in endings)
-    reason, times = reasons.most_common(1)[0]
-    most = "" if len(reasons) == 1 else f"{times} of them with "
+    if stopped == FAILED_ALIKE:
+        message = f"{stopped}: {failed[-1].reason}"
+    else:
+        reasons = Counter(ending.reason for ending in failed)
+        reason, times = reasons.most_common(1)[0]
+        who = "the only trial" if len(failed) == 1 else f"all {len(failed)} trials"
+        message = f"{who} that ended failed: " + (f"{times} of them with " if len(reasons) > 1 else "") + reason
     again = "begin a new sweep with --name" + (", or go on with --resume" if len(endings) < wanted else "")
-    raise RayulError(
-        f"{plural(len(endings), 'trial')} ended, and all failed: {most}{reason}",
-        f"remove the cause and {again}; the records are in {folder}",
-    )
+    raise RayulError(message, f"remove the cause and {again}; the records are in {folder}")

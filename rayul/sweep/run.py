@@ -207,7 +207,7 @@ def _run(
     summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
-    refuse_failures(list(journal.endings.values()), asked.search.trials, folder)
+    refuse_failures(list(journal.endings.values()), stopped, asked.search.trials, folder)
     return summary
 
 

@@ -11,7 +11,7 @@ from driver import ended, sweep, write_spec
 
 from rayul.errors import RayulError
 from rayul.records import COMPLETED, FAILED, Ending
-from rayul.sweep.failures import AlikeFailures, refuse_failures
+from rayul.sweep.failures import FAILED_ALIKE, AlikeFailures, refuse_failures
 
 MISSING = "ModuleNotFoundError: No module named 'nosuchmodule'"
 
@@ -54,14 +54,17 @@ def test_where_methods_are_searched_one_broken_method_stops_nothing(make_spec: C
 def test_the_reason_that_most_trials_have_is_told(tmp_path: Path) -> None:
     endings = [failed(0, "KeyError: 'a'", "KeyError"), failed(1), failed(2)]
     with pytest.raises(RayulError) as told:
-        refuse_failures(endings, 3, tmp_path)
+        refuse_failures(endings, "", 3, tmp_path)
     assert told.value.exit_code == 1
-    assert told.value.message == f"3 trials ended, and all failed: 2 of them with {MISSING}"
+    assert told.value.message == f"all 3 trials that ended failed: 2 of them with {MISSING}"
     assert "--resume" not in told.value.hint
     with pytest.raises(RayulError, match="--resume"):
-        refuse_failures(endings, 4, tmp_path)
-    refuse_failures([*endings, Ending("0003", COMPLETED)], 4, tmp_path)
-    refuse_failures([], 4, tmp_path)
+        refuse_failures(endings, "", 4, tmp_path)
+    good = Ending("0003", COMPLETED)
+    refuse_failures([*endings, good], "", 4, tmp_path)
+    refuse_failures([], "", 4, tmp_path)
+    with pytest.raises(RayulError, match="failed alike, so no more were started: ModuleNotFoundError"):
+        refuse_failures([good, *endings], FAILED_ALIKE, 8, tmp_path)
 
 
 @pytest.mark.slow
@@ -75,7 +78,7 @@ def test_a_loss_that_needs_a_missing_module_ends_the_sweep_at_once(
     spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, method=method, search={"trials": 16})
     done = sweep(spec, tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-2].endswith(f"all failed: {MISSING}")
+    assert done.stderr.splitlines()[-2].endswith(f"failed alike, so no more were started: {MISSING}")
     assert "Traceback" not in done.stderr
     assert "learning rate" not in done.stderr + done.stdout
     states = ended(tmp_path / "tiny")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rayul.errors import InputError
+from rayul.records import BASELINE
 from rayul.spec import Lora
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.reference import reference_row
+from rayul.unlearn.cost import measure_cost
 from rayul.unlearn.update.lora import attach_lora, check_targets
 from rayul.unlearn.update.modules import adapted_modules, untouched_weights
 from rayul.unlearn.update.saved import detach_adapter
@@ -84,3 +90,37 @@ def test_a_router_that_no_adapter_can_be_added_to_is_refused_with_the_others_nam
     model = attach_lora(base, Lora(target_modules=tuple(named)), seed=0)
     ids = torch.arange(6).view(1, 6)
     assert torch.equal(model(input_ids=ids).logits, detach_adapter(model)(input_ids=ids).logits)
+
+
+@pytest.fixture
+def spec_of(make_spec: Callable[..., Any], tiny_folder: Path, tmp_path: Path) -> Callable[..., Any]:
+    """spec_of("gpt2") -> a spec on a small model of that architecture, with the tiny model's tokenizer."""
+
+    def make(name: str) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+        sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, "n_positions": 256}
+        model_of(name, **EXPERTS, **sizes, intermediate_size_mlp=64).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        return make_spec(model=str(tmp_path / name))
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "why"), [("gpt2", "is a Conv1D"), ("mixtral", "adapts linear modules only")])
+def test_the_probe_of_a_plan_refuses_what_a_pack_would(
+    name: str, why: str, spec_of: Callable[..., Any], sets: Any
+) -> None:
+    spec = spec_of(name)
+    with pytest.raises(InputError, match=why) as refused:
+        measure_cost(spec, sets, packed=True)
+    assert "trials_per_gpu: 1" in refused.value.hint
+    assert sum(one.parameters for one in measure_cost(spec, sets).adapted) > 0
+
+
+def test_a_model_that_no_trial_could_train_is_refused_by_whoever_measures_its_baseline(
+    spec_of: Callable[..., Any], sets: Any, tmp_path: Path
+) -> None:
+    disk = DriverDisk(tmp_path, tmp_path / ".mark", "", {})
+    with pytest.raises(InputError, match="router returns more than a tensor"):
+        reference_row(spec_of("phimoe"), sets, disk, BASELINE)
+    assert reference_row(spec_of("gpt_oss"), sets, disk, BASELINE).metrics
