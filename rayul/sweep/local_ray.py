@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +30,31 @@ def local_ray(**options: Any) -> Iterator[None]:
     of the job), and its token is kept in the environment where the home cannot be written.
     """
     usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    short = tempfile.mkdtemp(prefix="rayul-", dir="/tmp") if len(os.fsencode(usual + _SOCKET)) > _LONGEST else None
+    too_long = len(os.fsencode(usual + _SOCKET)) > _LONGEST
     if not _may_keep_token():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    with _folder_in_tmp() if too_long else nullcontext() as short:
+        _start(usual, _temp_dir=short, **options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _folder_in_tmp() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="rayul-", dir="/tmp", ignore_cleanup_errors=True)
+
+
+def _start(usual: str, **options: Any) -> None:
     try:
         with kept_sigterm():
-            ray.init(address="local", include_dashboard=False, _temp_dir=short, **options)
+            ray.init(address="local", include_dashboard=False, **options)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RayulError(
             f"Ray cannot start on this machine: {why}",
             f"it needs folders that it may write to: TMPDIR is {usual}, HOME is {Path('~').expanduser()}",
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if short is not None:
-            shutil.rmtree(short, ignore_errors=True)
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rayul.errors import RayulError
+from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
+
+# isort: split
 from ray.exceptions import OutOfMemoryError, RayError
 from ray.tune import Callback
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
-
-from rayul.errors import RayulError
 
 PATIENCE = 3
 """Times that one trial loses its process so before the sweep stops. The pressure may pass; else each loss costs all
