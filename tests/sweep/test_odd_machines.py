@@ -60,6 +60,14 @@ def test_numbers_reach_a_terminal_that_knows_ascii_only(
     assert "+-" in done.stdout
 
 
+def test_output_that_a_full_disk_does_not_take_is_told(tiny_folder: Path, data_folder: Path) -> None:
+    argv = [sys.executable, "-m", "rayul", "evaluate", str(tiny_folder), "--data", str(data_folder), "--metrics", "es"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("cannot write the output: No space left on device")
+
+
 @pytest.mark.slow
 def test_a_sweep_with_a_long_temporary_folder_no_home_and_ascii_ends_well(
     tmp_path: Path, tiny_folder: Path, data_folder: Path
