@@ -17,6 +17,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Tune's snapshots of an experiment rewrite a file that grows with it, and are read by nobody: our journals are all that
 # a resume needs.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
+# Ray would start a task again without end, and without a word, while its node has no memory.
+os.environ.setdefault("RAY_task_oom_retries", "2")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 

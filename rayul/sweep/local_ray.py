@@ -59,11 +59,18 @@ def _start(usual: str, **options: Any) -> None:
 
 @contextmanager
 def kept_sigterm() -> Iterator[None]:
-    """Keep this process's own handler of SIGTERM, which `ray.init` replaces by one that prints the machine's stack."""
+    """Keep this process's own handler of SIGTERM, which `ray.init` replaces: first by one that exits with its number,
+    then by one that prints the machine's stack."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _may_keep_token() -> bool:
