@@ -17,8 +17,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Tune's snapshots of an experiment rewrite a file that grows with it, and are read by nobody: our journals are all that
 # a resume needs.
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
-# Ray would start a task again without end, and without a word, while its node has no memory.
-os.environ.setdefault("RAY_task_oom_retries", "2")
+# Ray would start a task again without end while its node has no memory: we say so instead (memory.py).
+os.environ.setdefault("RAY_task_oom_retries", "0")
+# Ray prints each loss of a process to stdout, forty lines each: what matters of them we say ourselves.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
