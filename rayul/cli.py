@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import io
 import json
 import os
 import shlex
+import signal
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +39,9 @@ Overrides = Annotated[
 ]
 _OTHER_OUTPUT = "choose another file with --output"
 
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model (model.trust_remote_code).")
+]
 ResultsOf = Annotated[
     str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
 ]
@@ -85,10 +93,8 @@ def init(
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
     text = starter_spec(out.stem, forget, retain, model)
-    try:
+    with _writing(out, "choose another place with --out"):
         out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another place with --out") from error
     if model is None:
         show("Set model.path: the default testbed was not trained on your rows.", error=True)
     show(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
@@ -174,6 +180,9 @@ def sweep(
         if stopped.summary is not None:
             show(stopped.summary.report)
         raise typer.Exit(130) from None
+    except KeyboardInterrupt:  # before the first trial, or after the last
+        show(f"stopped; continue with: rayul sweep {file} --resume-if-any{again}")
+        raise typer.Exit(130) from None
     show("\n".join(front_lines(summary)))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
@@ -206,11 +215,14 @@ def report(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a PEFT adapter, a Hub id or testbed.")],
-    data: Annotated[str, typer.Option(help="Rows: testbed, a data folder, a file, or the `data` section of a spec.")],
+    data: Annotated[
+        str, typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), or a spec's `data` section.")
+    ],
     oracle: Annotated[str | None, typer.Option(help="A model trained without the forget rows.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
+    trust_remote_code: TrustRemoteCode = False,
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
     set_: Annotated[
@@ -224,8 +236,10 @@ def evaluate(
     if output is not None and not (os.access(output, os.W_OK) or _takes_files(output.parent)):
         raise InputError(f"cannot write {output}: no folder or file that can be written", _OTHER_OUTPUT)
     text = noted_text(Path(model)) if template is None else {"template": template}
-    shared = {"dtype": dtype} | text
-    overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
+    shared = {"dtype": dtype, "trust_remote_code": trust_remote_code} | text
+    single = Path(data).expanduser().is_file()
+    source = json.dumps(str(Path(data).expanduser().absolute().parent)) if single else data  # a file is read below
+    overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={source}"]
     overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
     overrides += set_ or []
@@ -235,7 +249,7 @@ def evaluate(
         console.print(line, soft_wrap=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed
-        from rayul.unlearn.data import load_sets
+        from rayul.unlearn.data import load_sets, read_rows
         from rayul.unlearn.model import load_model
         from rayul.unlearn.own import own_metrics
         from rayul.unlearn.suite import evaluate_model
@@ -245,7 +259,10 @@ def evaluate(
     with _ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
     own = own_metrics(spec.evaluate)
-    sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in load_sets(spec.data).items()}
+    found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data)
+    if single and not found["forget"]:
+        raise InputError(f"{data} has no rows", "name a file with rows as --data")
+    sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in found.items()}
     loaded, tokenizer = load_model(spec.model)
     for line in text_notices(tokenizer, Template.of(spec.model)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -263,10 +280,8 @@ def evaluate(
         )
     PlainConsole().print(result.table())
     if output is not None:
-        try:
+        with _writing(output, _OTHER_OUTPUT):
             output.write_text(result.to_json() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise RayulError(f"cannot write {output}: {error.strerror or error}", _OTHER_OUTPUT) from error
         show(output)
 
 
@@ -287,7 +302,7 @@ def write_testbed_folder(
     from rayul.testbed import write_testbed, write_testbed_from_data
 
     console = PlainConsole(stderr=True)
-    with _ProgressBar(console) as bar:
+    with _ProgressBar(console) as bar, _writing(folder, "name another folder"):
         if data:
             write_testbed_from_data(
                 folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
@@ -447,16 +462,22 @@ def compare(
 
     with ExitStack() as stack:
         comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
-    try:
+    with _writing(out, "choose another file with --out"):
         write_comparison(comparison, out)
-    except OSError as error:
-        raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another file with --out") from error
     show("\n".join(comparison_lines(comparison)))
     show(out)
 
 
 def _takes_files(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+@contextmanager
+def _writing(place: Path, way_out: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RayulError(f"cannot write {error.filename or place}: {error.strerror or error}", way_out) from error
 
 
 class _ProgressBar:
@@ -508,13 +529,38 @@ def _again(trials: int | None, results: str, name: str | None, overrides: list[s
     return "".join(f" {flag}" for flag in flags)
 
 
+_PLAIN = {"±": "+-", "–": "-", "→": "->", "≥": ">=", "≤": "<=", "×": "x"}
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal or a log file in ASCII cannot show, in letters that it can: no result is worth less for that."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in lost), error.end
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C."""
+    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C and SIGTERM."""
+    codecs.register_error("rayul", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rayul")
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except RayulError as error:
         show(error, error=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+        print(f"cannot write the output: {error.strerror}; what the command made is kept", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         show("stopped", error=True)
         sys.exit(130)

@@ -66,3 +66,8 @@ def _is_obeyed(character: str) -> bool:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says, or its kind where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

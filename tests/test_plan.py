@@ -15,7 +15,6 @@ import pytest
 
 from rayul.plan import Plan, plan_text
 from rayul.plan.history import saved_by_pruning
-from rayul.plan.space import size
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal
 from rayul.spec import dump_yaml, heaviest
 from rayul.unlearn.measured import Measured
@@ -31,7 +30,7 @@ def test_size_of_a_grid_is_its_number_of_cells(make_spec: Callable[..., Any]) ->
         lora={"r": {"int": [4, 16], "step": 4}, "alpha": {"choice": [8, 16]}},
         search={"sampler": "grid"},
     )
-    assert size(spec) == (len(list(grid(spec))), ())
+    assert spec.size == (len(list(grid(spec))), ())
 
 
 def test_size_counts_around_what_is_continuous(make_spec: Callable[..., Any]) -> None:
@@ -44,15 +43,15 @@ def test_size_counts_around_what_is_continuous(make_spec: Callable[..., Any]) ->
         training={"lr": {"float": [1e-4, 1e-2], "log": True}, "batch_size": {"choice": [2, 4, 6]}},
     )
     batch_sizes, retain_losses = 3, 2
-    assert size(spec) == (batch_sizes + retain_losses * batch_sizes, ("method.beta", "training.lr"))
+    assert spec.size == (batch_sizes + retain_losses * batch_sizes, ("method.beta", "training.lr"))
     assert spec.conditional == ["method.beta", "method.retain_loss"]
-    assert size(make_spec()) == (1, ())
+    assert make_spec().size == (1, ())
 
 
 def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., Any]) -> None:
     spec = make_spec(
         method={"name": {"choice": ["ga", "npo", "gd"]}, "beta": {"float": [0.1, 1.0]}},
-        lora={"r": {"choice": [16, 4]}, "target_modules": {"choice": ["all-linear"]}},
+        lora={"r": {"choice": [16, 4]}},
         training={
             "lr": {"float": [1e-4, 1e-2]},
             "batch_size": {"int": [2, 6]},
@@ -60,7 +59,7 @@ def test_the_heaviest_corner_is_a_trial_of_the_space(make_spec: Callable[..., An
             "evaluate_every": {"choice": [5, 2, 10]},
             "micro_batch_size": {"choice": [1, None]},
         },
-        control={"mixing": {"choice": [False, True]}},
+        control={"mixing": {"choice": [False, True]}, "select_by": {"choice": ["largest", "smallest"]}},
     )
     trial = spec.at(heaviest(spec))
     assert (trial.method.name, trial.lora.r, trial.control.mixing) == ("npo", 16, True)
@@ -159,7 +158,7 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             saved=1000,
             baseline={key: Measured(value, error, 100, 100) for key, (value, error) in known.items()},
         )
-        combinations, continuous = size(made)
+        combinations, continuous = made.size
         return Plan(
             spec=made,
             results=tmp_path,

@@ -13,7 +13,6 @@ from typing import Any
 from rayul.plan.certificate import certificate_lines, check_certifiable, kept_in
 from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning, spread_seen
-from rayul.plan.space import size
 from rayul.plan.warnings import warnings
 from rayul.spec import Spec, heaviest
 
@@ -75,7 +74,7 @@ def make_plan(
         allocation = allocate(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")
         cost = measure_trial_cost(ready.at(probed), sets, allocation, disk)
-    combinations, continuous = size(spec)
+    combinations, continuous = spec.size
     baseline = {key: measured.value for key, measured in cost.baseline.items()}
     return Plan(
         spec=spec,

@@ -19,6 +19,7 @@ def plan_text(plan: Plan) -> str:
         "Space": _space(plan),
         "Rows": _rows(plan),
         "Certificate": _certificate(plan),
+        **({"Adapters": _adapters(plan)} if plan.cost.adapted else {}),
         "Cost": _cost(plan),
         f"Warnings ({len(plan.warnings)})": _warnings(plan),
     }
@@ -65,6 +66,13 @@ def _rows(plan: Plan) -> Iterator[str]:
 def _certificate(plan: Plan) -> Iterator[str]:
     for line in plan.certificate or ("none: certify is false",):
         yield textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _adapters(plan: Plan) -> Iterator[str]:
+    cost = plan.cost
+    for key, modules in (("adapted", cost.adapted), ("not adapted", cost.untouched)):
+        listed = ", ".join(f"{one.number} {one.name} ({one.parameters:,})" for one in modules)
+        yield from _item(key, f"{listed or 'nothing'}; parameters in brackets")
 
 
 def _cost(plan: Plan) -> Iterator[str]:

@@ -23,6 +23,7 @@ def warnings(plan: Estimate) -> list[str]:
         *_unused(spec),
         *_baseline(plan),
         *_resolution(plan),
+        *_experts(plan),
         *_fits(plan),
     ]
 
@@ -152,6 +153,15 @@ def _resolution(plan: Estimate) -> Iterator[str]:
                 f"{measured.groups} {noun} a model at the limit has a standard error of {size}: "
                 f"{math.ceil(measured.groups * (error / room) ** 2):,} {noun} would resolve it, or a wider limit"
             )
+
+
+def _experts(plan: Estimate) -> Iterator[str]:
+    routed = [one for one in plan.cost.untouched if one.routed]
+    if routed:
+        yield (
+            f"the routed experts ({', '.join(one.name for one in routed)}, {sum(one.parameters for one in routed):,} "
+            "weights) get no adapter: what they know stays as it is, and only the modules around them unlearn"
+        )
 
 
 def _fits(plan: Estimate) -> Iterator[str]:

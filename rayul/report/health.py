@@ -9,7 +9,7 @@ import numpy as np
 
 from rayul.pareto.best import best_of_trials
 from rayul.pareto.front import MIN_FORGOTTEN, solutions
-from rayul.records import Evaluation
+from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.check import Check
 from rayul.report.health_trials import calibration, duplicates, edges, exported, failures, pruning, report_rows
@@ -53,7 +53,7 @@ def _criteria_at_baseline(results: SweepRecords) -> Iterator[Check]:
 
 def _feasible(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
     trained = [e for rows in results.trials.values() for e in rows if e.step > 0]
-    if not trained:
+    if not trained or {end.state for end in results.endings.values()} == {FAILED}:  # `failures` says why
         return
     kept = sum(e.feasible for e in trained)
     found = len(solutions(trained, results.baseline, results.objectives))

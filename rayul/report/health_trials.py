@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -130,6 +131,9 @@ def failures(results: SweepRecords) -> Iterator[Check]:
     failed, running = states.count(FAILED), states.count(RUNNING)
     verdict: Verdict = "problem" if failed > len(states) / 2 else "warning" if failed or running else "good"
     sentence = f"{failed:,} of {plural(len(states), 'trial')} failed."
+    reasons = Counter(e.reason for e in results.endings.values() if e.state == FAILED)
+    if reasons:
+        sentence += f" The most frequent reason: {reasons.most_common(1)[0][0]}."
     if running:
         sentence += f" {plural(running, 'trial')} did not finish: the sweep is running, or --resume goes on with it."
     yield Check("Did every trial run to its end?", verdict, sentence)

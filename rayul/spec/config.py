@@ -120,6 +120,8 @@ def _check_modules(value: Any) -> Literal["all-linear"] | tuple[str, ...]:
 class Lora(Searchable):
     """The adapter's shape (arXiv 2106.09685); its update is scaled by alpha / r."""
 
+    unsearchable: ClassVar[tuple[str, ...]] = ("target_modules",)
+
     r: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)

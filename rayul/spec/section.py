@@ -38,7 +38,7 @@ class Searchable(Section):
     def _value_or_distribution(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         is_distribution = looks_searched(value) or isinstance(value, (Float, Int, Choice))
         if is_distribution and info.field_name in cls.unsearchable:
-            raise refuse("cannot be searched", "write one value")
+            raise refuse("cannot be searched", "write one value: all trials of a sweep share it")
         return searched(value, check)
 
 

@@ -26,6 +26,11 @@ class Float:
     log: bool = False
     step: float | None = None
 
+    @property
+    def count(self) -> int | None:
+        """Single values; None for a continuous range."""
+        return None if self.step is None else int((self.high - self.low) / self.step + 1e-9) + 1
+
     def contains(self, value: object) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
 
@@ -42,6 +47,10 @@ class Int:
     log: bool = False
     step: int = 1
 
+    @property
+    def count(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
     def contains(self, value: object) -> bool:
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
@@ -54,6 +63,10 @@ class Choice:
     """One of the options, without an order."""
 
     options: tuple[Scalar, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.options)
 
     def contains(self, value: object) -> bool:
         return any(value == option and isinstance(value, bool) == isinstance(option, bool) for option in self.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -151,9 +152,20 @@ class Spec(Section):
 
     @property
     def notices(self) -> list[str]:
-        """A line for each code from outside that a sweep runs."""
+        """A line for each code from outside that a sweep runs, and for more trials than there are settings."""
         models = [model for model in (self.model, self.oracle) if model is not None and model.trust_remote_code]
-        return notices(self.code) + [f"code that comes with {m.path} will run (trust_remote_code)" for m in models]
+        code = notices(self.code) + [f"code that comes with {m.path} will run (trust_remote_code)" for m in models]
+        return code + list(self._few_cells())
+
+    def _few_cells(self) -> Iterator[str]:
+        combinations, continuous = self.size
+        trials = self.search.trials
+        if not self.space or continuous or trials <= combinations:
+            return
+        if self.search.traits.grid:
+            yield f"the grid has {combinations} cells, fewer than search.trials of {trials}: each runs once"
+        else:
+            yield f"{trials} trials over {combinations} combinations: they repeat settings, with other seeds"
 
     @property
     def code(self) -> dict[str, str]:
@@ -188,6 +200,18 @@ class Spec(Section):
     def space(self) -> dict[str, Distribution]:
         """The distributions by dotted key, e.g. "training.lr"; `method.name` before the parameters it has."""
         return {dotted(loc): value for loc, value in _leaves(self) if isinstance(value, Distribution)}
+
+    @property
+    def size(self) -> tuple[int, tuple[str, ...]]:
+        """How many combinations of the discrete values there are, and the keys that are continuous. A parameter
+        multiplies only the combinations in which it is active."""
+        space = dict(self.space)
+        names = space.pop("method.name", None)
+        drawn = [{"method.name": name} for name in names.options] if isinstance(names, Choice) else [{}]
+        combinations = sum(
+            math.prod(one.count or 1 for key, one in space.items() if self.is_active(key, params)) for params in drawn
+        )
+        return combinations, tuple(key for key, one in space.items() if one.count is None)
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Whether the distribution `key` of the space is used by a trial that has drawn `params` so far: a parameter of

@@ -21,18 +21,24 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 # A trial that is lost is told in a sentence (fit.Losses), or ends with a reason, not with Ray's traceback.
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+# Ray would start a task again without end while its node has no memory: we say so instead (memory.py).
+os.environ.setdefault("RAY_task_oom_retries", "0")
+# Ray prints each loss of a process to stdout, forty lines each: what matters of them we say ourselves.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 # run.py takes the signals itself, to know afterwards that it was stopped.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
 from ray._private import ray_constants, worker
-from ray.exceptions import RpcError
+from ray.exceptions import RayError, RpcError
 from ray.tune.execution import class_cache
 
-from rayul.errors import InputError
+from rayul.errors import InputError, RayulError
 from rayul.spec import Resources
 from rayul.sweep.authentication import authenticated, own_token
 from rayul.sweep.run_folder import run_folder
+from rayul.sweep.sigterm import kept_sigterm
+from rayul.words import first_line
 
 # Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
@@ -115,7 +121,13 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             options |= {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
             stack.enter_context(_on_the_loopback())
             stack.callback(ray.shutdown)  # before token and folder go
-            _init("local", folder, options)
+            try:
+                _init("local", folder, options)
+            except (OSError, RuntimeError, ValueError, RayError) as error:
+                raise RayulError(
+                    f"Ray cannot start on this machine: {first_line(error)}",
+                    f"it needs a folder that it may write to: its is {folder}, by RAY_TMPDIR or TMPDIR",
+                ) from error
             yield False
             return
         try:
@@ -143,7 +155,8 @@ def _on_the_loopback() -> Iterator[None]:
 
 
 def _init(address: str, folder: Path, options: Mapping[str, Any]) -> None:
-    with chdir(folder):  # Ray lets workers import from the current folder, which may be one that somebody else filled
+    # Ray lets workers import from the current folder, which may be one that somebody else filled.
+    with kept_sigterm(), chdir(folder):
         ray.init(address=address, **options)
 
 

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from rayul.errors import InputError, RayulError
 from rayul.files import folder_mode, share_folder
 from rayul.pareto.choose import adapter_path
@@ -113,7 +115,7 @@ def export(
         (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")
         share_folder(staging, folder_mode())
         staging.rename(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         raise unwritable(out, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -140,14 +142,22 @@ def _copied(source: Path, out: Path) -> Path:
     return staging
 
 
-def unwritable(out: Path, error: OSError) -> RayulError:
-    why = error.strerror or str(error)
-    return RayulError(f"cannot write {error.filename or out}: {why}", "choose another folder with --out")
+def unwritable(out: Path, error: Exception) -> RayulError:
+    why = getattr(error, "strerror", None) or error
+    return RayulError(
+        f"cannot write {getattr(error, 'filename', None) or out}: {why}", "choose another folder with --out"
+    )
 
 
 def refuse_existing(out: Path) -> None:
+    """Raises InputError for a folder that is there already, and RayulError where none can be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already", "choose another folder with --out, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise unwritable(out, error) from error
 
 
 def _check(what: str, measured: dict[str, Measured], e: Evaluation) -> float:

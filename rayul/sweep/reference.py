@@ -12,17 +12,18 @@ from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
 from rayul.files import write_json
-from rayul.records import ORACLE, Evaluation, adapter_folder, to_json
+from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
 from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
-from rayul.unlearn.model import first_line
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
+from rayul.unlearn.update.lora import check_targets
 from rayul.unlearn.update.saved import Damaged, loaded
+from rayul.words import first_line
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune
     from rayul.sweep.cluster import Allocation
@@ -62,12 +63,12 @@ class ProcessMeasurer:
 
 def measure_trial_cost(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Cost:
     """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = fetch(_process(allocation, _cost, spec, sets, disk))
+    cost: Cost = fetch(_process(allocation, _cost, spec, sets, disk, allocation.pack > 1))
     return cost
 
 
-def _cost(spec: Spec, sets: Sets, disk: DriverDisk) -> Cost:
-    return measure_cost(disk.with_models(spec), sets)
+def _cost(spec: Spec, sets: Sets, disk: DriverDisk, packed: bool) -> Cost:
+    return measure_cost(disk.with_models(spec), sets, packed)
 
 
 def _process(allocation: Allocation, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -92,11 +93,17 @@ def fetch(pending: Any) -> Any:
 
 
 def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> Evaluation:
-    """The row of the baseline or the oracle. task: that of the spec, where this process has it."""
+    """The row of the baseline or the oracle. task: that of the spec, where this process has it (and a pack on it).
+
+    Raises InputError where the baseline cannot be adapted as the spec asks: before it is measured, and any trial."""
     if name == ORACLE:
         spec, task = spec.model_copy(update={"model": spec.oracle}), None
     spec = disk.with_models(spec)
-    return reference_evaluation(task or load_task(spec, sets), spec, name)
+    if task is None:
+        task = load_task(spec, sets)
+        if name == BASELINE and spec.update_kind.adapter:
+            check_targets(task.base, spec.lora)
+    return reference_evaluation(task, spec, name)
 
 
 def verified(

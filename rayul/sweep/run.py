@@ -50,8 +50,10 @@ from ray.tune import Callback
 from rayul.sweep.audit import audit
 from rayul.sweep.budget import Budget, run_begins, run_ends
 from rayul.sweep.driver_disk import DriverDisk, marked, served
+from rayul.sweep.failures import AlikeFailures, refuse_failures
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
+from rayul.sweep.memory import MemoryPressure, memory_watched
 from rayul.sweep.packs.broker import Devices, broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
@@ -90,12 +92,12 @@ def run_sweep(
     folder: of the results, or a URL (s3://, gs://): then they are written to a work folder and copied there.
     resume: continue what is there; "if any": or begin where nothing is.
     trust: resume also a spec with code that this user has not trusted. A sweep that begins trusts the spec's code.
-    Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
-    are closed.
+    Raises InputError for input that cannot work, before anything is spent, and after the records are closed Interrupted
+    on Ctrl-C, and RayulError where every trial failed.
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied):
+    with opened(folder, warn) as (work, is_copied), memory_watched():
         return _run(spec, work, resume, address, is_copied, console, testbed_progress, trust)
 
 
@@ -218,6 +220,7 @@ def _run(
     summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
+    refuse_failures(list(journal.endings.values()), stopped, asked.search.trials, folder)
     return summary
 
 
@@ -241,12 +244,14 @@ def _search(sweep: Sweep) -> str:
     devices = sweep.devices  # `listen` is pickled with its surroundings by Tune: it must not see the console
     spent = sweep.manifest.seconds(datetime.now(UTC))
     budget = Budget(spec, baseline, journal.records, spent=spent, devices=allocation.device)
+    alike = AlikeFailures(spec)
     searcher = OptunaSearcher(sweep.study, spec, journal, baseline, spec.search.trials, budget.stagnant)
     progress = Progress(spec, baseline, journal.records, searcher.total)
     scheduler = PruningScheduler(spec, baseline.metrics, journal)
 
     def listen(record: Record) -> None:
         budget.add(record)
+        alike.add(record)
         progress.add(record)
         if isinstance(record, Ending) and devices is not None:
             devices.release(int(record.trial_id))
@@ -255,11 +260,11 @@ def _search(sweep: Sweep) -> str:
     recorder.collect_adapters()  # a driver that was killed right after a trial's ending has not
     if searcher.remaining <= 0 or budget.exhausted():
         return budget.exhausted() if searcher.remaining else ""
-    stop = StopSignal(budget.exhausted)
+    stop = StopSignal(lambda: budget.exhausted() or alike.stopped())
     fit(
         tune.with_resources(_trainable(sweep), allocation.resources),
         stop,
-        [recorder, *sweep.trackers],
+        [MemoryPressure(), recorder, *sweep.trackers],
         _directory,
         partial(sweep.console.print, style="yellow", highlight=False, markup=False, soft_wrap=True),
         meanwhile=shown(progress, sweep.console),
@@ -270,7 +275,7 @@ def _search(sweep: Sweep) -> str:
     )
     if stop.received:
         return CTRL_C
-    return (budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
+    return (alike.stopped() or budget.exhausted() or budget.stagnant()) if searcher.remaining else ""
 
 
 def _trainable(sweep: Sweep) -> Any:

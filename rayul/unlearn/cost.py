@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,12 +19,14 @@ from rayul.spec import Spec
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.measured import Measured
+from rayul.unlearn.pack.parameters import pack_targets
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.template import AnyTemplate
 from rayul.unlearn.tokens import Example, encode_rows
 from rayul.unlearn.train import evaluation_steps, train
 from rayul.unlearn.trial import device_name
 from rayul.unlearn.update import attach
+from rayul.unlearn.update.modules import Modules, adapted_modules, untouched_weights
 
 STEPS = 3
 
@@ -38,7 +40,8 @@ class Cost(NamedTuple):
     load: reading model and rows, once a process. start: a fresh update. steps, evaluations: of a whole trial.
     memory: its peak, the model included. device_memory: of the GPU, or the machine. base: the weights before
     unlearning. trained: the weights that train. saved: one saved point of the front. baseline: metrics before
-    unlearning, by "<set>.<metric>".
+    unlearning, by "<set>.<metric>". adapted, untouched: modules with an adapter, and weight matrices without one, where
+    adapters are trained.
     """
 
     device: str
@@ -54,12 +57,15 @@ class Cost(NamedTuple):
     trained: int
     saved: int
     baseline: dict[str, Measured]
+    adapted: Sequence[Modules] = ()
+    untouched: Sequence[Modules] = ()
 
 
-def measure_cost(spec: Spec, sets: Sets) -> Cost:
-    """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory."""
+def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
+    """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory, and
+    InputError for a model that cannot be adapted as the spec asks. packed: in packs, as trials will be."""
     try:
-        return _measure(spec, sets)
+        return _measure(spec, sets, packed)
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise RayulError(
             "a trial does not fit into memory at the largest settings of the space",
@@ -69,10 +75,12 @@ def measure_cost(spec: Spec, sets: Sets) -> Cost:
         ) from None
 
 
-def _measure(spec: Spec, sets: Sets) -> Cost:
+def _measure(spec: Spec, sets: Sets, packed: bool) -> Cost:
     begin = time.perf_counter()
     task = load_task(spec, sets)
     load = time.perf_counter() - begin
+    if packed:
+        pack_targets(task.base, spec.lora)
     begin = time.perf_counter()
     update = attach(task, spec, seed=0)
     start = time.perf_counter() - begin
@@ -89,8 +97,11 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
     # The first step also scores the reference and fills caches: a trial of many steps hardly sees it.
     step = median(b - a for a, b in pairwise(moments[1:]))
     trained = _bytes(update.parameters)
-    saved = trained if spec.update_kind.adapter else _bytes(update.model.parameters())
+    adapter = spec.update_kind.adapter
+    saved = trained if adapter else _bytes(update.model.parameters())
     memory, device_memory = _memory(task)
+    adapted = adapted_modules(update.model) if adapter else []
+    untouched = untouched_weights(update.model) if adapter else []
     update.detach()
     stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
     return Cost(
@@ -107,6 +118,8 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
         trained=trained,
         saved=saved,
         baseline=baseline,
+        adapted=adapted,
+        untouched=untouched,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,12 +47,19 @@ def forward(model: Model, batch: Batch, layer: int | None = None) -> Answers:
     output = model(
         input_ids=batch.ids,
         attention_mask=batch.attention,
-        logits_to_keep=keep,
         use_cache=False,
         output_hidden_states=layer is not None,
+        **last_logits(model, keep),
     )
     hidden = None if layer is None else output.hidden_states[layer][:, first - 1 : -1]
-    return Answers(output.logits[:, :-1], batch.ids[:, first:], batch.answer[:, first:], hidden)
+    return Answers(output.logits[:, -keep:-1], batch.ids[:, first:], batch.answer[:, first:], hidden)
+
+
+def last_logits(model: Model, keep: int) -> dict[str, int]:
+    """The argument by which a model projects its last `keep` positions only; none where its forward (remote code) does
+    not know it, and projects all."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {"logits_to_keep": keep} if "logits_to_keep" in signature(base.forward).parameters else {}
 
 
 def token_logp(answers: Answers) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.unlearn.update.saved import check_safetensors, is_adapter, load_adapter, merged
+from rayul.words import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -67,7 +68,7 @@ def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a config, a header, a shape that lies: each library has errors of its own
-        raise _unloadable(model, first_line(error)) from error
+        raise _unloadable(model, first_line(error), _needs_code(error)) from error
     missing = sorted(found["missing_keys"])
     if missing:
         raise _unloadable(model, f"its files lack {len(missing)} weights, {missing[0]} among them")
@@ -146,10 +147,22 @@ def _values(config: Any, key: str) -> Iterator[Any]:
             yield from _values(child, key)
 
 
-def _unloadable(model: specs.Model, why: str) -> InputError:
+TRUST = (
+    "read the code that comes with it, and if you trust it set model.trust_remote_code: true "
+    "(rayul evaluate: --trust-remote-code)"
+)
+
+
+def _needs_code(error: Exception) -> bool:
+    return "trust_remote_code" in str(error)
+
+
+def _unloadable(model: specs.Model, why: str, needs_code: bool = False) -> InputError:
     return InputError(
         f"model {model.path!r} cannot be loaded: {why}",
-        "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
+        TRUST
+        if needs_code
+        else "name a folder with a Hugging Face model (config.json, model.safetensors) or a Hub id; "
         "a gated model needs HF_TOKEN; weights in pickle files (.bin) are not read: save them as safetensors",
     )
 
@@ -209,7 +222,8 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
         )
     except Exception as error:  # the same of tokenizers
         raise InputError(
-            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}", "check the folder or the id"
+            f"the tokenizer of {model.path!r} cannot be loaded: {first_line(error)}",
+            TRUST if _needs_code(error) else "check the folder or the id",
         ) from error
     return tokenizer
 
@@ -217,7 +231,3 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
 def _place(model: specs.Model) -> str:
     local = Path(model.path).expanduser()
     return str(local) if local.exists() else model.path
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -60,7 +60,8 @@ def test_a_trial_that_runs_out_of_memory_or_diverges_fails_and_the_next_in_its_p
 
 
 def test_a_worker_that_dies_every_time_makes_one_failure(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
-    """As the kernel does to a process that eats the memory. The sweep goes on to its end and reports."""
+    """As the kernel does to a process that eats the memory. The sweep goes on to its end, reports, and says that no
+    trial was well."""
     spec = one_after_the_other(tmp_path, tiny_folder, data_folder, search={"sampler": "random", "trials": 1})
     folder = tmp_path / "tiny"
     driver = start(spec, tmp_path)
@@ -73,7 +74,9 @@ def test_a_worker_that_dies_every_time_makes_one_failure(tmp_path: Path, tiny_fo
                 killed.add(pid)
         time.sleep(0.2)
     _, err = driver.communicate(timeout=100)
-    assert driver.returncode == 0, err
+    assert driver.returncode == 1, err
+    assert "the only trial that ended failed: its worker process died again and again" in err
+    assert "Traceback" not in err
     assert len(killed) > 1, "it was started again"
     assert ended(folder) == {"0000": "failed"}
     assert "worker process died again and again" in endings(folder)["0000"]["reason"]

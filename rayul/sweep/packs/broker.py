@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,8 @@ def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Device
     try:
         yield Devices(actor, [ray.put(arguments)])
     finally:
-        ray.get(actor.close.remote())
+        with suppress(RayActorError):  # it may be gone, and its devices with it
+            ray.get(actor.close.remote())
         ray.kill(actor)
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from rayul.errors import InputError
 from rayul.records.manifest import PackRecord, PackShape
-from rayul.spec import Choice, Spec
+from rayul.spec import Spec
 from rayul.sweep.cluster import allocate, device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs.broker import MALLOC
@@ -58,8 +59,6 @@ def unpackable(spec: Spec) -> str | None:
         return "model.quantize: the weights are not those of linear modules"
     if 0 < spec.resources.gpu < 1:
         return f"a trial's device is {spec.resources.gpu:g} of a GPU"
-    if isinstance(spec.lora.target_modules, Choice):
-        return "lora.target_modules differs between trials"
     return None
 
 
@@ -89,7 +88,10 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
         return Packing(
             None, f"With {spec.search.trials} trials, one runs per device, so that the search can learn between them."
         )
-    return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
+    try:
+        return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
+    except InputError as error:  # where trials alone cannot run either, whoever measures the baseline says so
+        return Packing(None, f"no packs: {error.message}")
 
 
 def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:

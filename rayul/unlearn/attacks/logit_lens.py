@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rayul.unlearn.attacks.target import Attempts, Target, everywhere
-from rayul.unlearn.forward import Answers, Model, TokenScores, token_logp
+from rayul.unlearn.forward import Answers, Model, TokenScores, last_logits, token_logp
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.tokens import Example, collate
 
@@ -38,9 +38,9 @@ def lens_scores(model: Model, examples: Sequence[Example], pad: int, batch_size:
         states = model(
             input_ids=batch.ids,
             attention_mask=batch.attention,
-            logits_to_keep=1,
             use_cache=False,
             output_hidden_states=True,
+            **last_logits(model, 1),
         ).hidden_states
         readings = []
         for layer, state in enumerate(states[1:], 1):

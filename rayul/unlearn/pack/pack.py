@@ -25,11 +25,10 @@ from rayul.unlearn.pack.evaluator import Evaluator
 from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
-from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, targets
+from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, pack_targets
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Part, Slot, on_device
 from rayul.unlearn.pack.state import SlotState
-from rayul.unlearn.pack.whole_input import check_whole_input
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
@@ -50,8 +49,7 @@ class Pack:
     def __init__(self, task: Task, spec: Spec, shape: Shape) -> None:
         self.task, self.spec, self.shape = task, spec, shape
         self.slots: dict[int, Slot] = {}
-        linears, self._config = targets(task.base, spec.lora)
-        check_whole_input(task.base, [one.name for one in linears])
+        linears, self._config = pack_targets(task.base, spec.lora)
         self.layout = Layout(linears, shape.rank)
         self.parameters = Parameters(self.layout, shape.slots, task.device)
         self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.spec import Lora
-from rayul.unlearn.update.lora import attach_lora, lora_layers
+from rayul.unlearn.pack.whole_input import check_whole_input
+from rayul.unlearn.update.lora import attach_smallest, lora_layers
 from rayul.unlearn.update.saved import detach_adapter
 
 Pair = tuple[Tensor, Tensor]
@@ -26,9 +27,16 @@ class Linear(NamedTuple):
     outputs: int
 
 
+def pack_targets(base: Any, lora: Lora) -> tuple[list[Linear], Any]:
+    """`targets`, refused where a pack cannot tell whose the tokens are that a module sees (`check_whole_input`)."""
+    linears, config = targets(base, lora)
+    check_whole_input(base, [one.name for one in linears])
+    return linears, config
+
+
 def targets(base: Any, lora: Lora) -> tuple[list[Linear], Any]:
     """The modules on which PEFT puts adapters, in its order, and its `LoraConfig`. InputError for one not linear."""
-    model = attach_lora(base, lora.model_copy(update={"r": 1, "alpha": 1, "dropout": 0.0}), seed=0)
+    model = attach_smallest(base, lora)
     names = {module: name.removeprefix("base_model.model.") for name, module in model.named_modules()}
     layers = {names[layer]: layer.get_base_layer() for layer in lora_layers(model)}
     config = model.peft_config["default"]

@@ -17,10 +17,11 @@ from torch import Tensor
 from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.files import whole_folder
-from rayul.unlearn.model import first_line
 from rayul.unlearn.task import Task
 from rayul.unlearn.update.contract import Update
+from rayul.unlearn.update.modules import check_outputs
 from rayul.unlearn.update.saved import detach_adapter
+from rayul.words import first_line
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -86,7 +87,22 @@ def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
     problem = _untargeted(model, [] if isinstance(targets, str) else targets)
     if problem is not None:
         raise InputError(f"lora.target_modules: {problem}", _linear_modules(detach_adapter(model)))
+    try:
+        check_outputs(model)
+    except InputError:
+        detach_adapter(model)
+        raise
     return model
+
+
+def check_targets(base: Any, lora: specs.Lora) -> None:
+    """Raises InputError where adapters cannot be put on `lora.target_modules`. The base stays as it was."""
+    detach_adapter(attach_smallest(base, lora))
+
+
+def attach_smallest(base: Any, lora: specs.Lora) -> PeftModel:
+    """An adapter of rank 1 on the modules of the spec, whatever it searches."""
+    return attach_lora(base, lora.model_copy(update={"r": 1, "alpha": 1, "dropout": 0.0}), seed=0)
 
 
 def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
@@ -104,7 +120,9 @@ def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
 
 
 def _linear_modules(base: Any) -> str:
-    names = sorted({name.rsplit(".", 1)[-1] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)})
+    linear = [name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and ".lora_" not in name]
+    # Where PEFT gave up half-way, some have an adapter around them.
+    names = sorted({name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in linear})
     return f'linear modules of this model: {", ".join(names)}; or "all-linear"'
 
 
