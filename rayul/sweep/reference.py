@@ -13,6 +13,7 @@ from ray.exceptions import RayTaskError
 from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, to_json
+from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.cost import Cost, measure_cost
@@ -122,6 +123,6 @@ def verified(
             "verified": worst <= TOLERANCE,
             "largest_difference": worst,
         }
-        write_json(place / "rayul.json", note)
+        write_json(place / NOTE, note | text_note(spec.model))
         disk.send(place)
     return problems

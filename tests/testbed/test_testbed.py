@@ -13,7 +13,8 @@ from rayul.testbed import ensure_testbed, write_testbed
 from rayul.unlearn import metrics
 from rayul.unlearn.data import read_folder
 from rayul.unlearn.forward import score
-from rayul.unlearn.tokens import encode, prompt_text
+from rayul.unlearn.template import rendered
+from rayul.unlearn.tokens import encode
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +107,7 @@ def test_generation_gives_the_answer_and_stops(models, rows):
         )[0]
         assert tuple(generated.tolist()) == example.ids
         text = tokenizer.decode(generated, skip_special_tokens=True)
-        assert text == prompt_text(tokenizer, None, row.question) + row.answer
+        assert text == rendered(tokenizer, None, row.question, row.answer).whole
 
 
 def test_summary_tells_what_was_measured(models, rows, folder):
