@@ -75,7 +75,7 @@ class Estimate:
         return self._wall(self.trials, self.trial_seconds * (1 - saved))
 
     def _wall(self, count: int, trial: float) -> float:
-        """Seconds of so many trials of `trial` seconds, which run side by side as the allocation allows."""
+        """Seconds that `count` trials of `trial` seconds take, which run side by side as the allocation allows."""
         return self.cost.load + max(trial, count * trial / self.allocation.parallel)
 
     def device_hours(self, saved: float = 0.0) -> float:
