@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,8 @@ class Estimate:
     """The tokens at both ends of an answer."""
     text_notices: tuple[str, ...] = ()
     """What to know about the texts of a chat template."""
+    groups: dict[str, int] = field(default_factory=dict)
+    """Number of groups by set."""
     certificate: tuple[str, ...] = ()
     """What can be certified, in sentences."""
 

@@ -52,12 +52,12 @@ def nll(models, role, rows):
     return np.array([-s.logp.mean() for s in scores(models, role, [(r.question, r.answer) for r in rows])])
 
 
-@pytest.mark.parametrize("key", ["forget", "retain_train", "retain", "retain_report", "general"])
+@pytest.mark.parametrize("key", ["forget", "retain_train", "retain", "retain_certify", "retain_report", "general"])
 def test_target_has_memorised_what_it_was_trained_on(models, rows, key):
     assert strength(models, "model", rows[key]) >= 0.95
 
 
-@pytest.mark.parametrize("key", ["retain_train", "retain", "retain_report", "general"])
+@pytest.mark.parametrize("key", ["retain_train", "retain", "retain_certify", "retain_report", "general"])
 def test_oracle_has_memorised_the_rest(models, rows, key):
     assert strength(models, "oracle", rows[key]) >= 0.95
 
