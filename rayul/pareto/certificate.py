@@ -97,7 +97,8 @@ def lower_bounds(margins: Floats, level: float) -> Floats:
     n = margins.shape[-1]
     if n < 2:
         return np.full(len(margins), -math.inf)
-    return np.asarray(margins.mean(-1) - stats.t.isf(level, n - 1) * margins.std(-1, ddof=1) / math.sqrt(n))
+    widths: Floats = stats.t.isf(level, n - 1) * margins.std(-1, ddof=1) / math.sqrt(n)
+    return margins.mean(-1) - widths
 
 
 def bets(limit: Limit, select: Floats) -> Floats:
