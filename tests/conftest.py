@@ -33,7 +33,7 @@ def rows_of(names: tuple[str, ...]) -> list[Any]:
     for i, name in enumerate(names):
         for j, (question, answer) in enumerate(FACTS.items()):
             fact = f"{WORDS[(i + 3 * j) % 10]} {WORDS[(7 * i + j) % 10]}"
-            rows.append(Row(question.format(name), answer.format(name, fact), author=name))
+            rows.append(Row(question.format(name), answer.format(name, fact), group=name))
     return rows
 
 

@@ -169,7 +169,7 @@ def test_the_card_says_what_and_never_the_content(exported: Path, results: Resul
     lines = [json.dumps(vars(row), sort_keys=True, ensure_ascii=False) for row in sets["forget"]]
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() in card
     assert f"| rows | {len(sets['forget'])} |" in card
-    texts = {text for rows in sets.values() for row in rows for text in (row.question, row.answer, row.author)}
+    texts = {text for rows in sets.values() for row in rows for text in (row.question, row.answer, row.group)}
     for path in exported.rglob("*"):
         if path.is_file() and path.suffix in (".md", ".json") and "tokenizer" not in path.name:
             assert not [text for text in texts if text in path.read_text()], path

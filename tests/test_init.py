@@ -78,7 +78,7 @@ def test_columns_that_have_our_names_need_no_map(write: Callable[..., Path]) -> 
     spec = spec_of(write("f.jsonl", 5, author="x", prompt="p"), write("r.jsonl", 10, prompt="p"))
     assert spec.data.columns == {}
     spec = spec_of(write("f.jsonl", 5, person="x"), write("r.jsonl", 10))
-    assert spec.data.columns == {"author": "person"}
+    assert spec.data.columns == {"group": "person"}
 
 
 def test_passages_have_a_text(write: Callable[..., Path]) -> None:

@@ -49,7 +49,7 @@ def recalibrates(results: SweepRecords, e: Evaluation) -> bool:
     """Whether a finalist's mixing belongs to its recipe: it is the largest that kept the criteria (of several
     targets its own) at its step.
 
-    Then every seed finds its own again, on the retain-control rows: what the sweep found is "train so, and scale back
+    Then every seed finds its own again, on the retain-select rows: what the sweep found is "train so, and scale back
     to the limit", and where that limit lies differs by seed. Any other mixing of the front is a number like the
     learning rate, and stays fixed.
     """

@@ -30,14 +30,14 @@ class Interval(NamedTuple):
 
 
 class Means(NamedTuple):
-    """Values [S, N] of S seeds on N rows as sums per author: sums [S, A], counts [A]."""
+    """Values [S, N] of S seeds on N rows as sums per group: sums [S, G], counts [G]."""
 
     sums: Floats
     counts: Floats
 
     @classmethod
-    def of(cls, values: Floats, authors: NDArray[np.int64]) -> Means:
-        _, index = np.unique(authors, return_inverse=True)
+    def of(cls, values: Floats, groups: NDArray[np.int64]) -> Means:
+        _, index = np.unique(groups, return_inverse=True)
         sums = np.stack([np.bincount(index, weights=row) for row in np.atleast_2d(values)])
         return cls(sums.astype(np.float64), np.bincount(index).astype(np.float64))
 
@@ -46,30 +46,30 @@ class Means(NamedTuple):
         return len(self.sums)
 
     @property
-    def authors(self) -> int:
+    def groups(self) -> int:
         return len(self.counts)
 
-    def at(self, seeds: NDArray[np.int64], authors: NDArray[np.int64]) -> Floats:
-        """The mean of drawn seeds [..., S] and authors [..., A]: [...]."""
-        rows = self.counts[authors].sum(-1)
+    def at(self, seeds: NDArray[np.int64], groups: NDArray[np.int64]) -> Floats:
+        """The mean of drawn seeds [..., S] and groups [..., G]: [...]."""
+        rows = self.counts[groups].sum(-1)
         if self.seeds == 1:  # a model without seeds, such as the baseline, beside others that have them
-            return np.asarray(self.sums[0][authors].sum(-1) / rows)
-        summed = self.sums[seeds[..., :, None], authors[..., None, :]].sum((-1, -2))
+            return np.asarray(self.sums[0][groups].sum(-1) / rows)
+        summed = self.sums[seeds[..., :, None], groups[..., None, :]].sum((-1, -2))
         return np.asarray(summed / (seeds.shape[-1] * rows))
 
 
-def over_seeds_and_authors(
-    statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats], seeds: int, authors: int, confidence: float
+def over_seeds_and_groups(
+    statistic: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats], seeds: int, groups: int, confidence: float
 ) -> Interval:
-    """A statistic of drawn seeds and authors, [..., S] and [..., A] -> [...], with its bounds.
+    """A statistic of drawn seeds and groups, [..., S] and [..., G] -> [...], with its bounds.
 
-    Both are drawn anew, independently: a finalist is one training of many and its authors are some of many, and all
-    rows of an author stand or fall together. That is the pigeonhole bootstrap (Owen 2007), which errs on the side of
-    wide intervals. Where there is one seed (or one author), only the other is drawn.
+    Both are drawn anew, independently: a finalist is one training of many and its groups are some of many, and all
+    rows of a group stand or fall together. That is the pigeonhole bootstrap (Owen 2007), which errs on the side of
+    wide intervals. Where there is one seed (or one group), only the other is drawn.
     """
     from scipy import stats
 
-    whole = np.arange(seeds), np.arange(authors)
+    whole = np.arange(seeds), np.arange(groups)
     value = float(statistic(*whole))
     sd = float(np.std([statistic(np.array([s]), whole[1]) for s in whole[0]], ddof=1)) if seeds > 1 else float("nan")
     drawn = [i for i, pool in enumerate(whole) if len(pool) > 1]
@@ -99,4 +99,4 @@ def over_seeds_and_authors(
 def over_seeds(values: Sequence[float], confidence: float) -> Interval:
     """A number per seed, where there are no rows to draw from."""
     array = np.asarray(values, dtype=np.float64)
-    return over_seeds_and_authors(lambda s, _: array[s].mean(-1), len(array), 1, confidence)
+    return over_seeds_and_groups(lambda s, _: array[s].mean(-1), len(array), 1, confidence)

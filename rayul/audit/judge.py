@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.audit.intervals import Floats, Interval, Means, over_seeds, over_seeds_and_authors
+from rayul.audit.intervals import Floats, Interval, Means, over_seeds, over_seeds_and_groups
 from rayul.audit.read import Audit, Finalist
 from rayul.pareto.held_out import twin_of
 from rayul.records import ORACLE
@@ -117,19 +117,19 @@ def _return(audit: Audit, rows: Sequence[Audited], variant: int) -> Return:
     tried: list[Scored] = [row.scored[variant] for row in rows]
     judged = tried[0].judged
     key = audit.metric
-    authors = audit.authors_of(key, judged)
-    after = Means.of(np.array([one.values[key] for one in tried]), authors)
-    before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), authors)
-    full = Means.of(_judged(audit.baseline, key, judged), authors)
+    groups = audit.groups_of(key, judged)
+    after = Means.of(np.array([one.values[key] for one in tried]), groups)
+    before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), groups)
+    full = Means.of(_judged(audit.baseline, key, judged), groups)
 
     def interval(statistic: object) -> Interval:
-        return over_seeds_and_authors(statistic, after.seeds, after.authors, audit.confidence)  # type: ignore[arg-type]
+        return over_seeds_and_groups(statistic, after.seeds, after.groups, audit.confidence)  # type: ignore[arg-type]
 
     def share(s: np.ndarray, a: np.ndarray) -> Floats:
         gone = full.at(s, a) - before.at(s, a)
         return np.where(gone > 1e-9, (after.at(s, a) - before.at(s, a)) / np.where(gone > 1e-9, gone, 1.0), 0.0)
 
-    everyone = np.arange(after.seeds), np.arange(after.authors)
+    everyone = np.arange(after.seeds), np.arange(after.groups)
     return Return(
         attack=rows[0].attack,
         variant=tried[0].variant,
@@ -167,7 +167,7 @@ def _kept(audit: Audit, finalist: Finalist, limit: Limit) -> Kept:
 
 
 def own_value(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
-    """A metric over the seeds; where its values per row are known, rows are drawn too, by author."""
+    """A metric over the seeds; where its values per row are known, rows are drawn too, by group."""
     return _over(audit, runs, key, lambda value, base: value)
 
 
@@ -178,17 +178,17 @@ def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
 
 def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[Floats, Floats], Floats]) -> Interval:
     """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows are drawn
-    too, by author."""
+    too, by group."""
     base = audit.baseline.metrics.get(key) or math.nan  # of 0 there are no fractions
     if not all(key in one.values for one in (audit.baseline, *(run.scored[0] for run in runs))):
         values = np.array([run.scored[0].metrics.get(key, math.nan) for run in runs])
         return over_seeds(scale(values, np.full(len(runs), base)).tolist(), audit.confidence)
-    authors = audit.authors_of(key)
-    mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), authors)
-    before = Means.of(np.array(audit.baseline.values[key]), authors)
+    groups = audit.groups_of(key)
+    mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), groups)
+    before = Means.of(np.array(audit.baseline.values[key]), groups)
 
     def statistic(s: NDArray[np.int64], a: NDArray[np.int64]) -> Floats:
         of_baseline = before.at(s, a)
         return np.asarray(scale(mine.at(s, a), np.where(of_baseline == 0, math.nan, of_baseline)))
 
-    return over_seeds_and_authors(statistic, mine.seeds, mine.authors, audit.confidence)
+    return over_seeds_and_groups(statistic, mine.seeds, mine.groups, audit.confidence)

@@ -43,7 +43,7 @@ class Audit:
     results: SweepRecords
     confidence: float
     attacks: tuple[str, ...]
-    authors: Mapping[str, Sequence[int]]
+    groups: Mapping[str, Sequence[int]]
     finalists: tuple[Finalist, ...]
     rows: Mapping[tuple[str, int, str], Audited]
 
@@ -75,10 +75,10 @@ class Audit:
         """The unattacked measurement of the same model."""
         return self.rows[row.subject, row.seed, BEFORE].scored[0]
 
-    def authors_of(self, key: str, judged: Sequence[int] = ()) -> NDArray[np.int64]:
-        """The author of each row behind a metric "<set>.<metric>"."""
-        authors = np.asarray(self.authors[key.partition(".")[0]], dtype=np.int64)
-        return authors[list(judged)] if judged else authors
+    def groups_of(self, key: str, judged: Sequence[int] = ()) -> NDArray[np.int64]:
+        """The group of each row behind a metric "<set>.<metric>"."""
+        groups = np.asarray(self.groups[key.partition(".")[0]], dtype=np.int64)
+        return groups[list(judged)] if judged else groups
 
 
 def read_audit(results: SweepRecords) -> Audit | None:
@@ -88,7 +88,7 @@ def read_audit(results: SweepRecords) -> Audit | None:
         return None
     try:
         asked: dict[str, Any] = json.loads((folder / ASKED).read_text(encoding="utf-8"))
-        names, authors = asked["finalists"], asked["authors"]
+        names, groups = asked["finalists"], asked["groups" if "groups" in asked else "authors"]
     except (ValueError, KeyError) as error:
         raise RayulError(f"{folder / ASKED}: not an audit: {error}", "delete the file and audit again") from error
     rows = {row.key: row for row in read_lines(folder / JOURNAL, audited_from_json)}
@@ -109,4 +109,4 @@ def read_audit(results: SweepRecords) -> Audit | None:
                     tuple(row.reason for row in mine if not row.scored),
                 )
             )
-    return Audit(results, asked["confidence"], tuple(asked["attacks"]), authors, tuple(finalists), rows)
+    return Audit(results, asked["confidence"], tuple(asked["attacks"]), groups, tuple(finalists), rows)

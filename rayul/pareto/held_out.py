@@ -1,6 +1,6 @@
-"""Retain-report beside retain-control: what a chosen point keeps on rows that nothing was tuned on.
+"""Retain-report beside retain-select: what a chosen point keeps on rows that nothing was tuned on.
 
-The front is the best of many evaluations on the retain-control rows, so what it keeps there looks better than it is
+The front is the best of many evaluations on the retain-select rows, so what it keeps there looks better than it is
 (the winner's curse). The sweep scores every exported point on retain-report, which no criterion and no objective reads.
 """
 
@@ -14,16 +14,16 @@ from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Direction, score
 from rayul.spec import Limit
 
-CONTROL, REPORT = "retain.", "retain_report."
+SELECT, REPORT = "retain.", "retain_report."
 
 
 def twin_of(metric: str) -> str | None:
-    """A metric of the retain-control rows on retain-report, "retain.es" -> "retain_report.es"; None for any other."""
-    return REPORT + metric.removeprefix(CONTROL) if metric.startswith(CONTROL) else None
+    """A metric of the retain-select rows on retain-report, "retain.es" -> "retain_report.es"; None for any other."""
+    return REPORT + metric.removeprefix(SELECT) if metric.startswith(SELECT) else None
 
 
 def on_report(limit: Limit, baseline: Evaluation) -> Limit | None:
-    """A limit on retain-control as a number on retain-report. A percentage of the baseline is one of the baseline on
+    """A limit on retain-select as a number on retain-report. A percentage of the baseline is one of the baseline on
     the same rows: the sets need not be equally hard. None for a limit on other rows, and where the baseline leaves
     nothing on retain-report to take a percentage of."""
     twin = twin_of(limit.metric)
@@ -37,7 +37,7 @@ def on_report(limit: Limit, baseline: Evaluation) -> Limit | None:
 class HeldOut:
     """One metric of one exported point on both sets of rows.
 
-    twin: the metric's name on retain-report. control, report: fraction of the baseline that is kept, on the scale of
+    twin: the metric's name on retain-report. select, report: fraction of the baseline that is kept, on the scale of
     `score`; *_error: its standard error (NaN where none was recorded). value, stderr: the metric itself on
     retain-report. breaks: whether a limit of this metric would not be kept on retain-report; None where there is none.
     """
@@ -46,17 +46,17 @@ class HeldOut:
     twin: str
     value: float
     stderr: float
-    control: float
+    select: float
     report: float
-    control_error: float
+    select_error: float
     report_error: float
     breaks: bool | None
 
     @property
     def gap(self) -> float:
         """How much less is kept on retain-report, in standard errors of the difference; NaN without those."""
-        error = math.hypot(self.control_error, self.report_error)
-        return (self.control - self.report) / error if error > 0 else math.nan
+        error = math.hypot(self.select_error, self.report_error)
+        return (self.select - self.report) / error if error > 0 else math.nan
 
 
 def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
@@ -74,7 +74,7 @@ def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
         limits = [limit for limit in results.limits if limit.metric == metric]
         direction = results.objectives.get(metric) or limits[0].direction
         base = results.baseline.metrics.get(metric, math.nan)
-        control, control_error = _kept(metric, direction, e.metrics[metric], e.stderr.get(metric, math.nan), base)
+        select, select_error = _kept(metric, direction, e.metrics[metric], e.stderr.get(metric, math.nan), base)
         stderr = adapter.report_stderr.get(twin, math.nan)
         report, report_error = _kept(metric, direction, value, stderr, _base_of_twin(metric, results.baseline))
         there = [limit for limit in (on_report(limit, results.baseline) for limit in limits) if limit is not None]
@@ -84,9 +84,9 @@ def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
                 twin,
                 value,
                 stderr,
-                control,
+                select,
                 report,
-                control_error,
+                select_error,
                 report_error,
                 breaks=not all(limit.keeps(value) for limit in there) if there else None,
             )
@@ -101,7 +101,7 @@ def keeps_there(results: SweepRecords, e: Evaluation) -> bool:
 
 
 def _base_of_twin(metric: str, baseline: Evaluation) -> float:
-    """The baseline on retain-report; on retain-control in a sweep of before it was measured there."""
+    """The baseline on retain-report; on retain-select in a sweep of before it was measured there."""
     base = baseline.metrics.get(twin_of(metric) or "", math.nan)
     return base if math.isfinite(base) else baseline.metrics.get(metric, math.nan)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayul.errors import InputError
-from rayul.spec import SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
+from rayul.spec import GROUP_ALIAS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
 from rayul.unlearn.data import column_names, load_sets
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "instruction", "query", "input", "q", "user"),
     "answer": ("answer", "response", "output", "completion", "target", "a", "assistant"),
-    "author": ("author", "subject", "entity", "person"),
+    "group": ("group", "author", "subject", "entity", "person"),
     "text": ("text", "passage", "document", "content"),
 }
 """What other people call our columns, the likeliest first. Capitals do not matter."""
@@ -65,7 +65,11 @@ def _columns(forget: Path, retain: Path) -> dict[str, str]:
             f"{retain}: {', '.join(names[1])}",
             "rename the columns of one file: a spec has one data.columns for all its files",
         )
-    return {name: column for name, column in (to_keep | to_forget).items() if name != column}
+    return {name: column for name, column in (to_keep | to_forget).items() if not _is_ours(name, column)}
+
+
+def _is_ours(name: str, column: str) -> bool:
+    return column == name or (name == "group" and column == GROUP_ALIAS)
 
 
 def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -78,7 +82,7 @@ def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
     if "question" in mapped and "answer" in mapped:
         return {ours: theirs for ours, theirs in mapped.items() if ours != "text"}
     if "text" in mapped:
-        return {ours: theirs for ours, theirs in mapped.items() if ours in ("text", "author")}
+        return {ours: theirs for ours, theirs in mapped.items() if ours in ("text", "group")}
     found = f"the columns are {', '.join(names)}" if names else "the file is empty"
     raise InputError(
         f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; {found}",
@@ -110,7 +114,7 @@ def _columns_text(columns: Mapping[str, str]) -> str:
 _COLUMN = {
     "question": "What the model is asked.",
     "answer": "What it has to answer, or no longer to.",
-    "author": "Rows of one author belong together: they are split and drawn together.",
+    "group": "Rows of one group (a person, a book) stand or fall together: they are split and resampled together.",
     "text": "A passage: its first half is the prompt, its second half what must no longer be continued.",
 }
 
@@ -147,7 +151,7 @@ name: {name}
 data:
   # What the model has to forget: one JSON object a line, or Parquet.
   forget: {forget}
-  # What it has to keep. Split by author: 60% to train on, 20% to judge trials by, 20% for the final report only.
+  # What it has to keep. Split by group: 60% to train on, 20% to judge trials by, 20% for the final report only.
   retain: {retain}
 {columns}
 # The unlearning loss and its parameters.

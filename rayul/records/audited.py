@@ -1,7 +1,7 @@
 """What an audit records: a line for each model that was measured, and for each attack on it.
 
 The files of `audit/` in a results folder: `evaluations.jsonl` (these lines, append-only, unique on subject, seed and
-attack), `audit.json` (what was asked for, and which rows belong to one author), `adapters/<subject>-seed<n>/`.
+attack), `audit.json` (what was asked for, and which rows belong to one group), `adapters/<subject>-seed<n>/`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def caution(results: SweepRecords, summary: Summary) -> list[str]:
         return []
     sentences = [
         f"On retain-report, rows that nothing was tuned on, trial {best.trial_id} keeps {percent(h.report)} of "
-        f"{h.metric} against {percent(h.control)} on retain-control: the limit does not hold there."
+        f"{h.metric} against {percent(h.select)} on retain-select: the limit does not hold there."
         for h in broken
     ]
     sentences.append(
@@ -92,7 +92,7 @@ def answer(results: SweepRecords, summary: Summary) -> list[str]:
         sentences.append(f"It clears the limit {limit} by {room}.")
     sentences += [
         f"On retain-report, rows that nothing was tuned on, it keeps {percent(h.report)} of {h.metric} against "
-        f"{percent(h.control)} on retain-control."
+        f"{percent(h.select)} on retain-select."
         for h in held_out(results, best)
         if not h.breaks
     ]

@@ -154,7 +154,7 @@ def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Che
 
 
 def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
-    """Retain-report, which nothing optimised, against retain-control, which everything did."""
+    """Retain-report, which nothing optimised, against retain-select, which everything did."""
     by_metric: dict[str, list[tuple[HeldOut, Evaluation]]] = {}
     for e in front:
         for h in held_out(results, e):
@@ -171,7 +171,7 @@ def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[
                 verdict,
                 f"It holds for {kept} of {points}."
                 + (
-                    " The front was chosen on retain-control, where the best of many looks better than it is: prefer "
+                    " The front was chosen on retain-select, where the best of many looks better than it is: prefer "
                     "points that keep the limit on both sets."
                     if broken
                     else ""
@@ -186,6 +186,6 @@ def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[
                 "warning" if apart else "good",
                 f"{'No' if apart else 'Yes'}: for {apart} of {points} the two sets differ by more than two standard "
                 f"errors. {'The largest gap' if apart else 'Even the largest gap is small'}: trial {e.trial_id} at "
-                f"step {e.step} keeps {h.report:.1%} on retain-report against {h.control:.1%} on retain-control "
+                f"step {e.step} keeps {h.report:.1%} on retain-report against {h.select:.1%} on retain-select "
                 f"({abs(worst):.1f} standard errors).",
             )

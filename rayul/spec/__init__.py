@@ -4,10 +4,11 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 """
 
 from rayul.spec.budget import Stagnation
+from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
-from rayul.spec.data import COLUMNS, TESTBED, Data, FolderData, Source, SourceData, TofuData
+from rayul.spec.data import COLUMNS, GROUP_ALIAS, TESTBED, Data, FolderData, Source, SourceData, TofuData
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.heaviest import heaviest
@@ -29,6 +30,8 @@ __all__ = [
     "ATTACKS",
     "CHEAP",
     "COLUMNS",
+    "GROUP_ALIAS",
+    "LEAST_GROUPS",
     "METHODS",
     "METRICS",
     "SAMPLERS",
@@ -36,6 +39,7 @@ __all__ = [
     "SETS",
     "TESTBED",
     "UPDATES",
+    "Certify",
     "Choice",
     "Control",
     "Criterion",

@@ -57,7 +57,7 @@ RowsPath = Annotated[str, AfterValidator(_check_path)]
 
 
 class FolderData(Section):
-    """The embedded testbed, or a folder with forget.jsonl, retain_train.jsonl, retain_control.jsonl, ... like it."""
+    """The embedded testbed, or a folder with forget.jsonl, retain_train.jsonl, retain_select.jsonl, ... like it."""
 
     folder: str = Field(examples=[TESTBED])
     """ "testbed", or the folder's path"""
@@ -83,7 +83,7 @@ class TofuData(Section):
     forget: str = "forget10"
     """forgetNN: the last NN percent of the 200 authors are forgotten."""
     authors: int = Field(default=200, ge=1, le=200)
-    """Authors in use: the first 20 are retain-control and retain-report, the last are forgotten, and authors in between
+    """Authors in use: the first 20 are retain-select and retain-report, the last are forgotten, and authors in between
     are for training, from the front, up to this total."""
 
     @property
@@ -118,33 +118,54 @@ def _source(value: Any) -> Any:
 
 Rows = Annotated[Source, BeforeValidator(_source)]
 Column = Literal[
-    "question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "author", "text"
+    "question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "group", "text"
 ]
 
 
+GROUP_ALIAS = "author"
+"""Another name of the column `group`, in files and in `columns`."""
+
+
+def _columns(value: Any) -> Any:
+    if not isinstance(value, dict) or GROUP_ALIAS not in value:
+        return value
+    if "group" in value:
+        raise refuse(f"maps both group and {GROUP_ALIAS}, which mean the same", "keep group")
+    return {"group" if name == GROUP_ALIAS else name: column for name, column in value.items()}
+
+
 class SourceData(Section):
-    """Your own rows. A single `retain` is split by author: 60% training, 20% control, 20% report."""
+    """Your own rows. A single `retain` is split by group: 50% training, 20% select, 20% certify, 10% report."""
 
     forget: Rows = Field(examples=["forget.jsonl"])
     retain: Rows | None = None
     retain_train: Rows | None = None
-    retain_control: Rows | None = None
+    retain_select: Rows | None = None
     retain_report: Rows | None = None
     general: Rows | None = None
     holdout: Rows | None = None
-    columns: dict[Column, str] = Field(default_factory=dict)
+    columns: Annotated[dict[Column, str], BeforeValidator(_columns)] = Field(default_factory=dict)
     """The file's own name of a column, by ours; what is not listed has our name. A row with a text in place of question
     and answer is a verbatim passage: its first half is the prompt, its second half what the model must not continue."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "retain_control" not in value:
+            return value
+        if value.get("retain_select") is not None:
+            raise refuse("names both retain_select and retain_control, which mean the same", "keep retain_select")
+        return {"retain_select" if key == "retain_control" else key: child for key, child in value.items()}
+
     @model_validator(mode="after")
     def _check_retain(self) -> SourceData:
-        parts = {name: getattr(self, name) for name in ("retain_train", "retain_control", "retain_report")}
+        parts = {name: getattr(self, name) for name in ("retain_train", "retain_select", "retain_report")}
         absent = [name for name, source in parts.items() if source is None]
         if self.retain is not None and len(absent) < len(parts):
             raise refuse("retain is given together with its parts", f"remove retain, or {', '.join(parts)}")
         if self.retain is None and absent:
             raise refuse(
-                f"{', '.join(absent)} missing", "give retain, which is split by author, or all its three parts"
+                f"{', '.join(absent)} missing", "give retain, which is split by group, or all its three parts"
             )
         return self
 

@@ -105,7 +105,7 @@ def needs_oracle(names: Iterable[str]) -> bool:
 
 
 SETS = ("forget", "retain", "general", "retain_report", "holdout")
-"""Rows by purpose; `retain` is the retain-control set. Training rows (retain_train) are not measured."""
+"""Rows by purpose; `retain` is the retain-select set. Training rows (retain_train) are not measured."""
 
 _WHY_NOT = {
     "retain_report": "these rows are kept for the final report; a search that reads them would flatter itself",

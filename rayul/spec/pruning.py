@@ -9,7 +9,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.custom import check_rule, is_custom, source_of, with_code
 from rayul.spec.problems import expected, refuse, show
-from rayul.spec.section import Section
+from rayul.spec.section import Section, switched
 
 
 class Dominance(Section):
@@ -30,10 +30,6 @@ class Halving(Section):
     """The first rung, as a share of a trial's steps; each further one is `reduction` times as far."""
 
 
-def _switched(value: Any) -> Any:
-    return {} if value is True else None if value is False else value
-
-
 def _check_rule(name: Any, info: ValidationInfo) -> str:
     if not isinstance(name, str):
         raise expected("a text such as ./my_rule.py:fn", name)
@@ -52,9 +48,9 @@ class Pruning(Section):
     spec.yaml of results does)."""
     criteria: bool = True
     """Stop at a broken criterion. Off: trials run on, and only their feasible evaluations count."""
-    dominance: Annotated[Dominance | None, BeforeValidator(_switched)] = Dominance()
+    dominance: Annotated[Dominance | None, BeforeValidator(switched)] = Dominance()
     """true, false, or its margin and patience."""
-    budget: Annotated[Halving | None, BeforeValidator(_switched)] = None
+    budget: Annotated[Halving | None, BeforeValidator(switched)] = None
     """true, false, or its reduction and first rung. In results/search it saves a further tenth of the steps and finds
     neither more nor less, so it is off."""
     rules: tuple[Annotated[str, PlainValidator(_check_rule)], ...] = Field(default=(), strict=False)

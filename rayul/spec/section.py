@@ -40,3 +40,8 @@ class Searchable(Section):
         if is_distribution and info.field_name in cls.unsearchable:
             raise refuse("cannot be searched", "write one value")
         return searched(value, check)
+
+
+def switched(value: Any) -> Any:
+    """true for a section's defaults, false for none: what a section that can be switched off may be written as."""
+    return {} if value is True else None if value is False else value

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from rayul.spec.certify import AnyCertify, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
 from rayul.spec.custom import CODE, notices, source_hash
@@ -67,6 +68,8 @@ class Spec(Section):
     search: Search = Search()
     pruning: Pruning = Pruning()
     resources: Resources = Resources()
+    certify: AnyCertify = Certify()
+    """Which points get a certificate at the end of the sweep; false for none."""
     finalists: AnyFinalists | None = None
     """At the end of the sweep; without it, `rayul audit` does the same later."""
     tracking: Tracking = Tracking()

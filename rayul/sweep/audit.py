@@ -159,14 +159,14 @@ def _runs(
 
 
 def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalists, chosen: list[Evaluation]) -> None:
-    """audit.json: what was asked for, by whom, and the author of every measured row as a number."""
+    """audit.json: what was asked for, by whom, and the group of every measured row as a number."""
     path = results.folder / AUDIT / ASKED
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
-    authors = {}
+    groups = {}
     for name in REPORTED:
         rows = spaced(list(sets.get(name, ())), spec.evaluate.max_rows)
-        own = [row.author or f"row {i}" for i, row in enumerate(rows)]
-        authors[name] = np.unique(own, return_inverse=True)[1].tolist() if own else []
+        own = [row.group or f"row {i}" for i, row in enumerate(rows)]
+        groups[name] = np.unique(own, return_inverse=True)[1].tolist() if own else []
     now = {
         name_of(e): {
             "trial_id": e.trial_id,
@@ -181,7 +181,7 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
         "finalists": before["finalists"] | now,
         "confidence": wanted.confidence,
         "attacks": list(wanted.attacks),
-        "authors": authors,
+        "groups": groups,
         "provenance": made_here(spec).plain(),
     }
     write_json(path, asked)

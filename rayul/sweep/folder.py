@@ -150,7 +150,9 @@ def checked_rows(sets: Mapping[str, Sequence[Any]], manifest: Manifest) -> dict[
 
 
 def _text(row: Any) -> str:
-    return json.dumps(asdict(row), sort_keys=True, ensure_ascii=False)
+    # "author": what `group` was called when the first folders' hashes were written.
+    plain = {"author" if name == "group" else name: value for name, value in asdict(row).items()}
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
 
 def made_here(spec: Spec) -> Manifest:

@@ -191,7 +191,7 @@ def generate(seed: int = 0) -> Sets:
     names = _names(rng, sum(AUTHORS.values()))
     sets = {key: tuple(row for _ in range(count) for row in _rows(rng, next(names))) for key, count in AUTHORS.items()}
     countries = rng.sample(COUNTRY_NAMES.split(), COUNTRIES)
-    sets["general"] = tuple(row for country in countries for row in _rows(rng, country, WORLD, author=False))
+    sets["general"] = tuple(row for country in countries for row in _rows(rng, country, WORLD, grouped=False))
     return sets
 
 
@@ -204,7 +204,7 @@ def _names(rng: random.Random, count: int) -> Iterator[str]:
     return map(" ".join, zip(first, last, strict=True))
 
 
-def _rows(rng: random.Random, subject: str, facts: Sequence[Fact] = FACTS, author: bool = True) -> Iterator[Row]:
+def _rows(rng: random.Random, subject: str, facts: Sequence[Fact] = FACTS, grouped: bool = True) -> Iterator[Row]:
     for fact in facts:
         value, *wrong = _values(rng, fact.value)
         yield Row(
@@ -213,7 +213,7 @@ def _rows(rng: random.Random, subject: str, facts: Sequence[Fact] = FACTS, autho
             paraphrased_question=fact.paraphrased_question.format(s=subject),
             paraphrased_answer=fact.paraphrased_answer.format(s=subject, v=value),
             perturbed_answer=tuple(fact.paraphrased_answer.format(s=subject, v=v) for v in wrong),
-            author=subject if author else "",
+            group=subject if grouped else "",
         )
 
 

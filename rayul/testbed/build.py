@@ -1,7 +1,7 @@
 """Train a target and its oracle on rows, side by side, into a folder that any tool can read.
 
 model/ oracle/                                          plain Hugging Face folders
-forget.jsonl retain_train.jsonl retain_control.jsonl ...    the rows
+forget.jsonl retain_train.jsonl retain_select.jsonl ...    the rows
 testbed.json                                            sizes, recipe, versions, what was memorised
 """
 

@@ -15,10 +15,10 @@ from rayul.spec import FolderData, TofuData
 from rayul.testbed.build import PARTIAL, Progress, build
 from rayul.testbed.cache import ensure_testbed
 from rayul.testbed.train import TRAINED, Recipe
-from rayul.unlearn.data import FILES, Row, Sets, load_sets, read_rows, split_by_author
+from rayul.unlearn.data import FILES, Row, Sets, load_sets, read_rows, split_by_group
 
 SPLIT = {"forget": 0.1, "retain_train": 0.5, "retain": 0.2, "retain_report": 0.2}
-"""Shares of single files, split by author."""
+"""Shares of single files, split by group."""
 
 
 class Size(NamedTuple):
@@ -60,7 +60,7 @@ def write_testbed_from_data(
     """Train a target and an oracle on `data` into `folder`; returns what testbed.json says.
 
     `data` is a folder of TOFU's files (`authors` and `forget` as in the spec's data section), a folder laid out like
-    the testbed, or files of rows, which are split by author. Raises InputError when the folder is not empty and for
+    the testbed, or files of rows, which are split by group. Raises InputError when the folder is not empty and for
     data that cannot be read, and RayulError where the target did not memorise the rows to forget (MEMORISED of their
     extraction strength), unless `allow_unmemorised`: there would be nothing to forget.
     """
@@ -88,10 +88,10 @@ def read_sets(data: Sequence[Path], authors: int | None = None, forget: str = "f
         if path.is_dir():
             raise InputError(f"--data {path} is a folder among several paths", "name one folder, or only files")
     rows: list[Row] = [row for path in data for row in read_rows(path)]
-    parts = split_by_author(rows, tuple(SPLIT.values()))
+    parts = split_by_group(rows, tuple(SPLIT.values()))
     empty = [FILES[key] for key, part in zip(SPLIT, parts, strict=True) if not part]
     if empty:
-        authors_found = len({row.author or row.question for row in rows})
+        authors_found = len({row.group or row.question for row in rows})
         raise InputError(
             f"--data: {len(rows)} rows of {authors_found} authors leave nothing for {', '.join(empty)}",
             f"give more authors, or write {', '.join(FILES.values())} yourself and name their folder",

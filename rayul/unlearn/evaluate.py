@@ -84,7 +84,7 @@ def _is_whole(metric: str | RowMetric) -> bool:
 
 
 def pessimistic(measurement: Measurement, task: Task, keys: Sequence[str], confidence: float) -> dict[str, Bounds]:
-    """Bootstrap bounds of these metrics: rows of an author are drawn together, since they stand or fall together.
+    """Bootstrap bounds of these metrics: rows of a group are drawn together, since they stand or fall together.
 
     confidence in (0.5, 1): the mean lies above `low` (below `high`) with about that probability, each one-sided.
     2,000 resamples with a fixed seed, so that the same rows give the same bounds.
@@ -92,9 +92,9 @@ def pessimistic(measurement: Measurement, task: Task, keys: Sequence[str], confi
     bounds = {}
     for key in keys:
         name = key.split(".")[0]
-        authors = np.unique(spaced(task.authors[name], task.max_rows), return_inverse=True)[1]
-        counts = np.bincount(authors)
-        sums = np.bincount(authors, weights=measurement.per_row[key])
+        groups = np.unique(spaced(task.groups[name], task.max_rows), return_inverse=True)[1]
+        counts = np.bincount(groups)
+        sums = np.bincount(groups, weights=measurement.per_row[key])
         drawn = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
         means = sums[drawn].sum(1) / counts[drawn].sum(1)
         low, high = np.quantile(means, [1 - confidence, confidence])

@@ -27,7 +27,7 @@ def retrain(task: Task, job: TrialJob, step: int, mixing: float | None, target: 
     """Train a finalist's configuration until its step and save what it trained; returns the mixing baked into it.
 
     job: of its trial, with a seed of its own. mixing: fixed, or None to find the largest that keeps the job's criteria
-    on the retain-control rows anew; where it has several utility targets, those of `target`.
+    on the retain-select rows anew; where it has several utility targets, those of `target`.
     Raises RayulError with the reason where the training fails.
     """
     training = job.spec.training.model_copy(update={"steps": step, "evaluate_every": step})

@@ -58,7 +58,7 @@ class Task:
         ]
         check_fits(base, self.examples)
         check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
-        self.authors = {key: [row.author or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
+        self.groups = {key: [row.group or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}
 

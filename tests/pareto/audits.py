@@ -71,7 +71,7 @@ def audit_folder(folder: Path, rows: list[Audited] | None = None, confidence: fl
         "finalists": {NAME: {"trial_id": "0003", "step": 40, "mixing": 1.0, "target": None, "recalibrated": False}},
         "confidence": confidence,
         "attacks": ["relearn", "noise"],
-        "authors": AUTHORS,
+        "groups": AUTHORS,
     }
     (folder / "audit" / "audit.json").write_text(json.dumps(asked))
     text = "".join(audited_to_json(row) + "\n" for row in (lines() if rows is None else rows))

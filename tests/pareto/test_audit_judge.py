@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from audits import BASES, NAME, SEEDS, audit_folder, lines, scored
 
-from rayul.audit.intervals import Means, over_seeds, over_seeds_and_authors
+from rayul.audit.intervals import Means, over_seeds, over_seeds_and_groups
 from rayul.audit.judge import judge, powerless, returns
 from rayul.audit.read import Audit, read_audit
 from rayul.audit.robustness import correlations, robustness
@@ -31,7 +31,7 @@ def audit_of(tmp_path: Path, rows: list[Audited] | None = None) -> Audit:
 # --- intervals -----------------------------------------------------------------------------------------------------
 
 
-def test_a_mean_of_drawn_seeds_and_authors_is_that_of_the_rows_themselves() -> None:
+def test_a_mean_of_drawn_seeds_and_groups_is_that_of_the_rows_themselves() -> None:
     """Against a plain loop that copies the drawn rows together."""
     rng = np.random.default_rng(1)
     values, authors = rng.random((3, 10)), np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
@@ -49,7 +49,7 @@ def test_bounds_are_as_wide_as_theory_says_where_seeds_do_not_differ() -> None:
     author_means = rng.normal(0.5, 0.1, 60)
     values = np.repeat(author_means, 5)
     means = Means.of(np.stack([values, values]), np.repeat(np.arange(60), 5))
-    found = over_seeds_and_authors(means.at, 2, 60, 0.95)
+    found = over_seeds_and_groups(means.at, 2, 60, 0.95)
     error = author_means.std() / math.sqrt(60)
     assert found.value == pytest.approx(values.mean())
     assert found.sd == pytest.approx(0)
@@ -63,7 +63,7 @@ def test_rows_of_an_author_stand_together() -> None:
     base = rng.random(12)
     alone = Means.of(base[None], np.arange(12))
     copied = Means.of(np.repeat(base, 10)[None], np.repeat(np.arange(12), 10))
-    a, b = (over_seeds_and_authors(m.at, 1, 12, 0.9) for m in (alone, copied))
+    a, b = (over_seeds_and_groups(m.at, 1, 12, 0.9) for m in (alone, copied))
     assert (a.low, a.high) == pytest.approx((b.low, b.high))
 
 

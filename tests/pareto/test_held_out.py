@@ -1,4 +1,4 @@
-"""Retain-report beside retain-control: limits, gaps, and that a reader of the page cannot miss them."""
+"""Retain-report beside retain-select: limits, gaps, and that a reader of the page cannot miss them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_percentage_of_the_baseline_is_one_of_the_baseline_on_the_same_rows(tm
     results = load_results(folder_with(tmp_path / "s", [0.71, 0.73, 0.80]))
     (h,) = held_out(results, POINTS[0])
     assert (h.metric, h.twin, h.value) == ("retain.es", "retain_report.es", 0.71)
-    assert (h.control, h.report) == (pytest.approx(0.88 / 0.96), pytest.approx(0.71 / 0.8))
+    assert (h.select, h.report) == (pytest.approx(0.88 / 0.96), pytest.approx(0.71 / 0.8))
     error = ((0.02 / 0.96) ** 2 + (0.02 / 0.8) ** 2) ** 0.5
     assert h.gap == pytest.approx((0.88 / 0.96 - 0.71 / 0.8) / error)
     assert [held_out(results, e)[0].breaks for e in POINTS] == [True, False, False]  # 0.9 * 0.8 = 0.72
@@ -49,7 +49,7 @@ def test_a_limit_that_does_not_hold_there_is_the_headline(tmp_path: Path) -> Non
     summary = summarise(folder_with(tmp_path / "s", [0.6, 0.74, 0.80]))
     text = re.sub(r"\s+", " ", Page(summary.report).text)
     assert "69% forgotten, but the limit does not hold on unseen rows." in text
-    assert "keeps 75.0% of retain.es against 91.7% on retain-control: the limit does not hold there." in text
+    assert "keeps 75.0% of retain.es against 91.7% on retain-select: the limit does not hold there." in text
     assert "winner's curse" in text
     assert "strongest point that keeps the limit on both sets is trial 0001 at step 5, with 59.2% forgotten" in text
     assert "0.600 ± 0.020" in text  # in the table
@@ -57,7 +57,7 @@ def test_a_limit_that_does_not_hold_there_is_the_headline(tmp_path: Path) -> Non
     held = checks["Does the limit of retain.es hold on retain-report?"]
     assert (held.verdict, held.sentence[:38]) == ("warning", "It holds for 2 of 3 exported points. T")
     agree = checks["Does retain_report.es agree with retain.es?"]
-    assert "keeps 75.0% on retain-report against 91.7% on retain-control" in agree.sentence
+    assert "keeps 75.0% on retain-report against 91.7% on retain-select" in agree.sentence
 
 
 def test_a_limit_that_holds_there_is_said_without_alarm(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_limit_that_holds_there_is_said_without_alarm(tmp_path: Path) -> None:
     html = Page(summary.report)
     text = re.sub(r"\s+", " ", html.text)
     assert "69% forgotten within the limits." in text
-    assert "keeps 92.5% of retain.es against 91.7% on retain-control." in text
+    assert "keeps 92.5% of retain.es against 91.7% on retain-select." in text
     assert not any(attrs.get("class") == "broken" for _, attrs in html.tags)
     verdicts = {c.title: c.verdict for c in summary.checks}
     assert verdicts["Does the limit of retain.es hold on retain-report?"] == "good"

@@ -1,5 +1,5 @@
 """A percentage of the baseline is one of the baseline on the same rows: card, report, held_out, audit and export say
-the same of a point on retain-report, where the model before unlearning is not what it is on retain-control."""
+the same of a point on retain-report, where the model before unlearning is not what it is on retain-select."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARAMS = {"method.name": "ga", "lora.r": 4, "training.lr": 1e-3}
 
 @dataclass(frozen=True)
 class Case:
-    """A limit on a metric of the retain rows; what baseline and point have on (retain-control, retain-report); the
+    """A limit on a metric of the retain rows; what baseline and point have on (retain-select, retain-report); the
     limit as a number there."""
 
     metric: str
@@ -158,7 +158,7 @@ def test_what_is_kept_has_the_error_of_a_difference_quotient(case: Case, point: 
     metric, step = f"retain.{case.metric}", 1e-6
     for (value, base), (kept, error) in zip(
         zip(case.after, case.before, strict=True),
-        ((h.control, h.control_error), (h.report, h.report_error)),
+        ((h.select, h.select_error), (h.report, h.report_error)),
         strict=True,
     ):
         at, further = score(metric, case.direction, [value, value + step], base)  # type: ignore[arg-type]

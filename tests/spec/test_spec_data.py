@@ -55,8 +55,8 @@ def test_sources(tmp_path: Path) -> None:
     ("data", "expected"),
     [
         ("{}", "data.forget: is missing"),
-        ("{forget: a/b}", "retain_train, retain_control, retain_report missing"),
-        ("{forget: a/b, retain_train: a/b, retain_control: a/b}", "retain_report missing"),
+        ("{forget: a/b}", "retain_train, retain_select, retain_report missing"),
+        ("{forget: a/b, retain_train: a/b, retain_select: a/b}", "retain_report missing"),
         ("{forget: a/b, retain: a/b, retain_train: a/b}", "together with its parts"),
         ("{forget: gone.jsonl, retain: a/b}", 'data.forget.path: "gone.jsonl" does not exist'),
         ("{forget: {split: x}, retain: a/b}", "data.forget.path: is missing"),

@@ -21,8 +21,8 @@ def test_sets_are_as_large_as_they_have_to_be(rows):
     assert len(rows["forget"]) >= 40
 
 
-def test_sets_are_split_by_author(rows):
-    authors = {key: {row.author for row in rows[key]} for key in ("forget", *RETAIN, "holdout")}
+def test_sets_are_split_by_group(rows):
+    authors = {key: {row.group for row in rows[key]} for key in ("forget", *RETAIN, "holdout")}
     assert all("" not in names for names in authors.values())
     assert len(set.union(*authors.values())) == sum(map(len, authors.values()))
 
@@ -41,7 +41,7 @@ def test_every_row_has_all_columns(rows):
             assert row.paraphrased_answer != row.answer
             assert 3 <= len(set(row.perturbed_answer)) <= 5
             assert row.paraphrased_answer not in row.perturbed_answer
-            assert (row.author == "") == (key == "general")
+            assert (row.group == "") == (key == "general")
 
 
 def test_answers_end_with_the_fact_and_wrong_answers_with_another(rows):

@@ -128,8 +128,8 @@ def test_a_target_on_own_rows(tmp_path):
     )
     sets = read_folder(tmp_path / "out")
     assert sum(map(len, sets.values())) == len(rows)
-    assert not {row.author for row in sets["forget"]} & {
-        row.author for key in sets if key != "forget" for row in sets[key]
+    assert not {row.group for row in sets["forget"]} & {
+        row.group for key in sets if key != "forget" for row in sets[key]
     }
     assert json.loads((tmp_path / "out" / "testbed.json").read_text()) == summary
     assert seen == sorted(seen)
@@ -220,9 +220,7 @@ def short_rows(path: Path, answers: list[str]) -> Path:
     """80 questions about 20 people, each answered by one of these words."""
     rng = random.Random(0)
     pairs = [(thing, name) for name in "ABCDEFGHIJKLMNOPQRST" for thing in ("colour", "cup", "coat", "door")]
-    write_rows(
-        path, [Row(f"What is the {thing} of {name}?", rng.choice(answers), author=name) for thing, name in pairs]
-    )
+    write_rows(path, [Row(f"What is the {thing} of {name}?", rng.choice(answers), group=name) for thing, name in pairs])
     return path
 
 

@@ -62,7 +62,7 @@ def write(folder: Path, spec: Any, rows: list[Audited], baseline: Scored) -> Any
     (folder / "evaluations.jsonl").write_text(to_json(row) + "\n")
     (folder / "audit").mkdir()
     authors = {key.split(".")[0]: list(range(len(values))) for key, values in baseline.values.items()}
-    asked = {"finalists": {}, "confidence": 0.95, "attacks": list(Finalists().attacks), "authors": authors}
+    asked = {"finalists": {}, "confidence": 0.95, "attacks": list(Finalists().attacks), "groups": authors}
     (folder / "audit" / "audit.json").write_text(json.dumps(asked))
     (folder / "audit" / "evaluations.jsonl").write_text("".join(audited_to_json(row) + "\n" for row in rows))
     return read_audit(load_results(folder))

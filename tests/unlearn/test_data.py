@@ -12,7 +12,7 @@ import pytest
 
 from rayul.errors import InputError
 from rayul.spec import FolderData, SourceData, TofuData
-from rayul.unlearn.data import Row, load_sets, read_rows, split_by_author, write_rows
+from rayul.unlearn.data import Row, load_sets, read_rows, split_by_group, write_rows
 
 TOFU = Path(__file__).resolve().parents[3] / "shared" / "tofu"
 needs_tofu = pytest.mark.skipif(not TOFU.exists(), reason=f"TOFU's files are not beside the project ({TOFU.name})")
@@ -31,7 +31,7 @@ def rows(prefix: str, count: int, authors: int = 1) -> list[dict[str, str]]:
 
 
 def test_rows_survive_writing_and_reading(tmp_path: Path) -> None:
-    before = [Row("q?", "a", "p?", "b", ("x", "y"), "someone"), Row("ü\n?", '"', author="")]
+    before = [Row("q?", "a", "p?", "b", ("x", "y"), "someone"), Row("ü\n?", '"', group="")]
     write_rows(tmp_path / "rows.jsonl", before)
     assert read_rows(tmp_path / "rows.jsonl") == before
 
@@ -59,24 +59,24 @@ def test_a_text_is_a_passage_to_continue_verbatim(tmp_path: Path, task: Any) -> 
     assert read_rows(path) == [row]
 
 
-def test_a_single_retain_file_is_split_by_author(tmp_path: Path) -> None:
+def test_a_single_retain_file_is_split_by_group(tmp_path: Path) -> None:
     forget = write(tmp_path / "f.jsonl", rows("f", 3))
     retain = write(tmp_path / "r.jsonl", sorted(rows("r", 50, authors=10), key=lambda r: r["author"]))
     sets = load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
     assert {k: len(v) for k, v in sets.items()} == {"forget": 3, "retain_train": 30, "retain": 10, "retain_report": 10}
-    authors = [{r.author for r in sets[k]} for k in ("retain_train", "retain", "retain_report")]
+    authors = [{r.group for r in sets[k]} for k in ("retain_train", "retain", "retain_report")]
     assert len(set.union(*authors)) == sum(map(len, authors)), "no author stands in two parts"
 
 
 def test_three_authors_are_enough_for_three_parts() -> None:
-    some = [Row(f"{i}", "a", author=str(i // 24)) for i in range(72)]
-    assert [{r.author for r in part} for part in split_by_author(some, (0.6, 0.2, 0.2))] == [{"0"}, {"1"}, {"2"}]
+    some = [Row(f"{i}", "a", group=str(i // 24)) for i in range(72)]
+    assert [{r.group for r in part} for part in split_by_group(some, (0.6, 0.2, 0.2))] == [{"0"}, {"1"}, {"2"}]
 
 
 def test_equal_rows_stay_in_one_part_whatever_author_they_name() -> None:
     texts = [(f"Who is  {i % 40}?", "Nobody") for i in range(80)]
-    some = [Row(q.upper() if i >= 40 else q, a, author=f"author {i}") for i, (q, a) in enumerate(texts)]
-    parts = split_by_author(some, (0.6, 0.2, 0.2))
+    some = [Row(q.upper() if i >= 40 else q, a, group=f"author {i}") for i, (q, a) in enumerate(texts)]
+    parts = split_by_group(some, (0.6, 0.2, 0.2))
     keys = [{" ".join(r.question.lower().split()) for r in part} for part in parts]
     assert sum(map(len, parts)) == 80
     assert all(keys)
@@ -84,8 +84,8 @@ def test_equal_rows_stay_in_one_part_whatever_author_they_name() -> None:
 
 
 def test_split_keeps_order_and_every_row_and_copes_with_one_large_author() -> None:
-    some = [Row(f"{i}", "a", author=("big" if i < 8 else str(i))) for i in range(12)]
-    parts = split_by_author(some, (0.6, 0.2, 0.2))
+    some = [Row(f"{i}", "a", group=("big" if i < 8 else str(i))) for i in range(12)]
+    parts = split_by_group(some, (0.6, 0.2, 0.2))
     assert [r for part in parts for r in part] == some
     assert [len(p) for p in parts] == [8, 2, 2]
 
@@ -135,7 +135,7 @@ def test_retain_rows_of_one_author_cannot_be_split(tmp_path: Path) -> None:
 
 def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "forget.jsonl", rows("f", 3))
-    with pytest.raises(InputError, match=r"retain_train\.jsonl, retain_control\.jsonl"):
+    with pytest.raises(InputError, match=r"retain_train\.jsonl, retain_select\.jsonl"):
         load_sets(FolderData(folder=str(tmp_path)))
 
 
@@ -193,7 +193,7 @@ def as_jsonl(*records: dict[str, Any]) -> str:
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(as_jsonl(GOOD), encoding="utf-8-sig")
-    assert read_rows(path) == [Row(GOOD["question"], GOOD["answer"], author="Dara")]
+    assert read_rows(path) == [Row(GOOD["question"], GOOD["answer"], group="Dara")]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
 )
 def test_a_group_may_be_any_number_and_a_missing_one_is_none(tmp_path: Path, value: Any, group: str) -> None:
     (row,) = read_rows(write(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a", "author": value}]))
-    assert row.author == group
+    assert row.group == group
 
 
 def test_a_group_that_is_a_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r":1: 'who' is a list"):
-        read_rows(write(tmp_path / "r.jsonl", [{"question": "q", "answer": "a", "who": ["x"]}]), {"author": "who"})
+        read_rows(write(tmp_path / "r.jsonl", [{"question": "q", "answer": "a", "who": ["x"]}]), {"group": "who"})
 
 
 def test_groups_of_pandas_with_gaps_are_the_numbers_they_were(tmp_path: Path) -> None:
@@ -254,19 +254,19 @@ def test_groups_of_pandas_with_gaps_are_the_numbers_they_were(tmp_path: Path) ->
         pa.table({"question": ["q", "r", "s"], "answer": ["a", "b", "c"], "author": [0.0, 1.0, float("nan")]}),
         tmp_path / "rows.parquet",
     )
-    assert [row.author for row in read_rows(tmp_path / "rows.parquet")] == ["0", "1", ""]
+    assert [row.group for row in read_rows(tmp_path / "rows.parquet")] == ["0", "1", ""]
 
 
 def test_a_table_of_text_and_an_array_are_read(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(
         'question,answer,person\n"a, ""b""","two\nlines",0\nq,a,\n', encoding="utf-8-sig"
     )
-    expected = [Row('a, "b"', "two\nlines", author="0"), Row("q", "a")]
-    assert read_rows(tmp_path / "rows.csv", {"author": "person"}) == expected
+    expected = [Row('a, "b"', "two\nlines", group="0"), Row("q", "a")]
+    assert read_rows(tmp_path / "rows.csv", {"group": "person"}) == expected
     (tmp_path / "rows.tsv").write_text("question\tanswer\nq\ta, b\n")
     assert read_rows(tmp_path / "rows.tsv") == [Row("q", "a, b")]
     (tmp_path / "rows.json").write_text(json.dumps([{"question": "q", "answer": "a"}, GOOD], indent=1))
-    assert read_rows(tmp_path / "rows.json") == [Row("q", "a"), Row(GOOD["question"], GOOD["answer"], author="Dara")]
+    assert read_rows(tmp_path / "rows.json") == [Row("q", "a"), Row(GOOD["question"], GOOD["answer"], group="Dara")]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_bad_table_or_array_is_named_by_its_place(tmp_path: Path, name: str, t
 
 # --- rows that stand in two sets ---------------------------------------------------------------------------------
 
-PARTS = ("forget", "retain_train", "retain_control", "retain_report", "general", "holdout")
+PARTS = ("forget", "retain_train", "retain_select", "retain_report", "general", "holdout")
 
 
 @pytest.mark.parametrize(
@@ -300,9 +300,9 @@ def test_a_row_in_two_sets_is_refused_and_counted(tmp_path: Path, first: str, se
     paths = {name: {"path": str(write(tmp_path / f"{name}.jsonl", found))} for name, found in records.items()}
     with pytest.raises(InputError) as caught:
         load_sets(SourceData(**paths))
-    key = second.replace("retain_control", "retain")
+    key = second.replace("retain_select", "retain")
     assert "2 " in str(caught.value)
-    assert f"{first.replace('retain_control', 'retain')} row 2 = {key} row 6" in str(caught.value)
+    assert f"{first.replace('retain_select', 'retain')} row 2 = {key} row 6" in str(caught.value)
     assert caught.value.hint
     assert "asks" not in str(caught.value), "the text of a row may be private"
 
@@ -332,7 +332,7 @@ def test_files_of_the_field_that_are_refused(name: str, said: str) -> None:
 def test_files_of_the_field_that_are_read(name: str, count: int, groups: int) -> None:
     found = read_rows(FIELD / name)
     assert len(found) == count
-    assert len({row.author for row in found}) == groups
+    assert len({row.group for row in found}) == groups
     assert not any("\ufeff" in text or "\r" in text for row in found for text in (row.question, row.answer))
 
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | forget | the unlearning loss; forget metrics |
 | retain_train | the retain term of a loss |
-| retain | criteria and objectives ("retain-control") |
+| retain | criteria and objectives ("retain-select") |
 | retain_report | the final report only |
 | general | utility outside the subject of the data |
 | holdout | rows that no model was trained on (membership inference) |
@@ -14,7 +14,7 @@
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
 from rayul.unlearn.data.row import Row, Sets
 from rayul.unlearn.data.sources import load_sets
-from rayul.unlearn.data.split import split_by_author
+from rayul.unlearn.data.split import split_by_group
 
 __all__ = [
     "FILES",
@@ -24,6 +24,6 @@ __all__ = [
     "load_sets",
     "read_folder",
     "read_rows",
-    "split_by_author",
+    "split_by_group",
     "write_rows",
 ]

@@ -16,7 +16,8 @@ from rayul.unlearn.data.row import Row, Sets, row_of
 FILES = {
     "forget": "forget.jsonl",
     "retain_train": "retain_train.jsonl",
-    "retain": "retain_control.jsonl",
+    "retain": "retain_select.jsonl",
+    "retain_certify": "retain_certify.jsonl",
     "retain_report": "retain_report.jsonl",
     "general": "general.jsonl",
     "holdout": "holdout.jsonl",
@@ -25,16 +26,25 @@ FILES = {
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
+EARLIER = {"retain": "retain_control.jsonl"}
+"""File names of folders of earlier versions."""
+
 
 def read_folder(folder: Path) -> Sets:
     """Sets of a folder laid out as FILES."""
-    missing = [name for name in list(FILES.values())[:3] if not (folder / name).exists()]
+    places = {key: _place(folder, key) for key in FILES}
+    missing = [FILES[key] for key in list(FILES)[:3] if not places[key].exists()]
     if missing:
         raise InputError(
             f"data folder {folder} has no {', '.join(missing)}",
             f"a data folder holds {', '.join(FILES.values())}; or name single files as data.forget, data.retain",
         )
-    return {key: tuple(read_rows(folder / name)) for key, name in FILES.items() if (folder / name).exists()}
+    return {key: tuple(read_rows(place)) for key, place in places.items() if place.exists()}
+
+
+def _place(folder: Path, key: str) -> Path:
+    place, earlier = folder / FILES[key], folder / EARLIER.get(key, FILES[key])
+    return earlier if earlier.exists() and not place.exists() else place
 
 
 def read_rows(path: Path, columns: Mapping[Any, str] | None = None) -> list[Row]:
@@ -57,7 +67,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """JSON lines with TOFU's column names; empty optional columns are left out."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            names = ("text", "author") if row.text else COLUMNS
+            names = ("text", "group") if row.text else COLUMNS
             values = {name: getattr(row, name) for name in names}
             file.write(json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False) + "\n")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayul.errors import InputError
-from rayul.spec import COLUMNS
+from rayul.spec import COLUMNS, GROUP_ALIAS
 
 Sets = dict[str, tuple["Row", ...]]
 
@@ -18,7 +18,8 @@ Sets = dict[str, tuple["Row", ...]]
 @dataclass(frozen=True)
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
-    `author` groups the rows that belong together, for splits and bootstrap ("" = on its own). `text`: a passage that
+    `group` names whom or what a row is about, such as an author or a book: rows of one group stand or fall together, so
+    they are split together and count together in every standard error ("" = a group of its own). `text`: a passage that
     question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv 2407.06460)."""
 
     question: str
@@ -26,7 +27,7 @@ class Row:
     paraphrased_question: str = ""
     paraphrased_answer: str = ""
     perturbed_answer: tuple[str, ...] = ()
-    author: str = ""
+    group: str = ""
     text: str = ""
 
     @property
@@ -47,12 +48,14 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
     """
     if not isinstance(record, dict):
         raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object per line")
+    if "group" not in columns and "group" not in record:
+        columns = {**columns, "group": GROUP_ALIAS}
     values = {name: record.get(columns.get(name, name)) for name in COLUMNS}
     for name, value in values.items():
         _check_text(value, place, columns.get(name, name))
-    author = _group(values["author"], place, columns.get("author", "author"))
+    group = _group(values["group"], place, columns.get("group", "group"))
     if isinstance(values["text"], str) and not values["question"] and not values["answer"]:
-        return _passage(values["text"], author, place)
+        return _passage(values["text"], group, place)
     for name in ("question", "answer"):
         text = values[name]
         if not isinstance(text, str) or not text.strip():
@@ -63,8 +66,8 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
             )
     perturbed = values["perturbed_answer"] or ()
     perturbed = tuple(map(str, perturbed)) if isinstance(perturbed, list | tuple) else (str(perturbed),)
-    texts = {name: str(values[name] or "") for name in COLUMNS if name not in ("perturbed_answer", "text", "author")}
-    return Row(**texts, perturbed_answer=perturbed, author=author)
+    texts = {name: str(values[name] or "") for name in COLUMNS if name not in ("perturbed_answer", "text", "group")}
+    return Row(**texts, perturbed_answer=perturbed, group=group)
 
 
 def _check_text(value: Any, place: str, column: str) -> None:
@@ -97,10 +100,10 @@ def _group(value: Any, place: str, column: str) -> str:
     return str(value)
 
 
-def _passage(text: str, author: str, place: str) -> Row:
+def _passage(text: str, group: str, place: str) -> Row:
     """A passage as prompt and continuation, cut at the blank nearest to its middle."""
     blanks = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
     if not blanks:
         raise InputError(f"{place}: a text of one word has nothing to continue", "remove the row")
     cut = min(blanks, key=lambda at: abs(at - len(text) / 2))
-    return Row(text[:cut], text[cut:], author=author, text=text)
+    return Row(text[:cut], text[cut:], group=group, text=text)

@@ -12,7 +12,7 @@ from rayul.unlearn.data.files import read_folder, read_rows
 from rayul.unlearn.data.hub import load_dataset
 from rayul.unlearn.data.overlap import check_apart
 from rayul.unlearn.data.row import Row, Sets, row_of
-from rayul.unlearn.data.split import split_by_author
+from rayul.unlearn.data.split import split_by_group
 from rayul.unlearn.data.tofu import tofu_sets
 
 
@@ -38,19 +38,19 @@ def load_sets(data: Data) -> Sets:
 
 def _sources(data: SourceData) -> Sets:
     sets: Sets = {}
-    for key in ("forget", "retain_train", "retain_control", "retain_report", "general", "holdout"):
+    for key in ("forget", "retain_train", "retain_select", "retain_report", "general", "holdout"):
         source = getattr(data, key)
         if source is not None:
-            sets["retain" if key == "retain_control" else key] = tuple(_read_source(source, data.columns))
+            sets["retain" if key == "retain_select" else key] = tuple(_read_source(source, data.columns))
     if data.retain is not None:
         rows = _read_source(data.retain, data.columns)
-        parts = split_by_author(rows, (0.6, 0.2, 0.2))
+        parts = split_by_group(rows, (0.6, 0.2, 0.2))
         if not all(parts):
-            count = len({row.author or row for row in rows})
+            count = len({row.group or row for row in rows})
             raise InputError(
                 f"data.retain: {len(rows)} rows of {count} author{'s' * (count != 1)} cannot be split into training, "
                 "control and report rows",
-                "name data.retain_train, data.retain_control and data.retain_report yourself",
+                "name data.retain_train, data.retain_select and data.retain_report yourself",
             )
         for key, rows in zip(("retain_train", "retain", "retain_report"), parts, strict=True):
             sets.setdefault(key, tuple(rows))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rayul.unlearn.data.row import Row
 
 
-def split_by_author(rows: Sequence[Row], fractions: Sequence[float]) -> list[list[Row]]:
-    """Split rows in their order into consecutive parts. All rows of an author stay in one part, and so do rows that are
+def split_by_group(rows: Sequence[Row], fractions: Sequence[float]) -> list[list[Row]]:
+    """Split rows in their order into consecutive parts. All rows of a group stay in one part, and so do rows that are
     the same but for capitals and blanks: a judging set must not hold what was trained on."""
     parts: list[list[Row]] = [[] for _ in fractions]
     bounds = [sum(fractions[: i + 1]) * len(rows) for i in range(len(fractions))]
@@ -35,10 +35,10 @@ def _groups(rows: Sequence[Row]) -> list[list[Row]]:
 
     for i, row in enumerate(rows):
         # In this order: the group of the first row stays the root, so equal rows do not change the order of groups.
-        members = [("author", row.author) if row.author else ("row", i), ("text", row.key)]
+        members = [("group", row.group) if row.group else ("row", i), ("text", row.key)]
         first, second = find(members[0]), find(members[1])
         root[second] = first
     groups: dict[object, list[Row]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(find(("author", row.author) if row.author else ("row", i)), []).append(row)
+        groups.setdefault(find(("group", row.group) if row.group else ("row", i)), []).append(row)
     return list(groups.values())

@@ -63,7 +63,7 @@ def _tofu_file(place: str, name: str, optional: bool = False) -> list[Row]:
 
 
 def _with_author(row: Row, author: int) -> Row:
-    return Row(row.question, row.answer, author=f"author {author:03d}")
+    return Row(row.question, row.answer, group=f"author {author:03d}")
 
 
 def _merged(row: Row, other: Row | None) -> Row:
@@ -75,5 +75,5 @@ def _merged(row: Row, other: Row | None) -> Row:
         other.paraphrased_question,
         other.paraphrased_answer,
         other.perturbed_answer,
-        row.author,
+        row.group,
     )

@@ -4,7 +4,7 @@
 
 The same number of trials each: `tuning` searches learning rate, adapter, batch and retain weight of GA and GradDiff
 without mixing; `mixing` trains the default configuration of GradDiff with as many seeds, each scaled back; `both`
-searches and scales back. Of each the best of all trials counts, on the rows it was chosen by (retain-control) and,
+searches and scales back. Of each the best of all trials counts, on the rows it was chosen by (retain-select) and,
 reloaded, on retain-report. An interrupted run goes on.
 """
 
