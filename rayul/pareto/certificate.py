@@ -97,8 +97,9 @@ def lower_bounds(margins: Floats, level: float) -> Floats:
     n = margins.shape[-1]
     if n < 2:
         return np.full(len(margins), -math.inf)
-    widths: Floats = stats.t.isf(level, n - 1) * margins.std(-1, ddof=1) / math.sqrt(n)
-    return margins.mean(-1) - widths
+    width = float(stats.t.isf(level, n - 1)) / math.sqrt(n)
+    bounds: Floats = margins.mean(-1) - width * margins.std(-1, ddof=1)
+    return bounds
 
 
 def bets(limit: Limit, select: Floats) -> Floats:
@@ -108,7 +109,8 @@ def bets(limit: Limit, select: Floats) -> Floats:
     candidates = FRACTIONS / null
     with np.errstate(divide="ignore"):
         growth = np.log1p(candidates[:, None, None] * (u - null)).mean(-1)
-    return candidates[growth.argmax(0)]
+    best: Floats = candidates[growth.argmax(0)]
+    return best
 
 
 def e_values(limit: Limit, margins: Floats, bets: Floats) -> Floats:
