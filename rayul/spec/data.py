@@ -164,9 +164,7 @@ class SourceData(Section):
         if self.retain is not None and len(absent) < len(parts):
             raise refuse("retain is given together with its parts", f"remove retain, or {', '.join(parts)}")
         if self.retain is None and absent:
-            raise refuse(
-                f"{', '.join(absent)} missing", "give retain, which is split by group, or all its three parts"
-            )
+            raise refuse(f"{', '.join(absent)} missing", "give retain, which is split by group, or all its three parts")
         return self
 
 
