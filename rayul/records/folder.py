@@ -25,6 +25,7 @@ from rayul.records import (
     from_json,
     read_journal,
 )
+from rayul.records.certificate import Certificates, read_certificates
 from rayul.records.inside import check_inside
 from rayul.records.manifest import Manifest, read_manifest
 from rayul.records.objectives import Objectives
@@ -64,6 +65,7 @@ class SweepRecords:
     baseline: Evaluation
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
+    certificates: Certificates = field(default_factory=Certificates)
 
     @cached_property
     def fixed_limits(self) -> tuple[Limit, ...]:
@@ -139,6 +141,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         baseline=reference[BASELINE],
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
+        certificates=read_certificates(folder),
     )
 
 

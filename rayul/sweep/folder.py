@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "search.max_device_hours: ",
     "search.stagnation",
     "resources.",  # another machine, or a cluster
+    "certify",
     "finalists",
     "tracking.",
     "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation

@@ -47,6 +47,7 @@ from ray.tune import Callback
 
 from rayul.sweep.audit import audit
 from rayul.sweep.budget import Budget, run_begins, run_ends
+from rayul.sweep.certify import certify_at_end
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
@@ -192,6 +193,10 @@ def _run(
             if stopped != CTRL_C and points:
                 for line in measurer.verify(points):
                     say(f"warning: {line}", style="yellow")
+
+            # --- Certificates: the only reading of the certify rows ---------------------------------------------------
+            if stopped != CTRL_C:
+                certify_at_end(ready, sets, data, load_records(folder), measurer, say)
 
         # --- Audit: the finalists, where the spec asks for it -------------------------------------------------------
         if stopped != CTRL_C and asked.finalists is not None and points:
