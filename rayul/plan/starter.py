@@ -151,7 +151,8 @@ name: {name}
 data:
   # What the model has to forget: one JSON object a line, or Parquet.
   forget: {forget}
-  # What it has to keep. Split by group: 60% to train on, 20% to judge trials by, 20% for the final report only.
+  # What it has to keep. Split by group: 50% to train on, 20% to judge trials by, 20% for the certificate and 10%
+  # for the final report, which nothing else reads.
   retain: {retain}
 {columns}
 # The unlearning loss and its parameters.

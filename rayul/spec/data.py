@@ -83,12 +83,26 @@ class TofuData(Section):
     forget: str = "forget10"
     """forgetNN: the last NN percent of the 200 authors are forgotten."""
     authors: int = Field(default=200, ge=1, le=200)
-    """Authors in use: the first 20 are retain-select and retain-report, the last are forgotten, and authors in between
-    are for training, from the front, up to this total."""
+    """Authors in use: the last are forgotten, the first judge what is kept, and authors in between are for training,
+    from the front, up to this total."""
+    split: Literal["default", "published"] = "default"
+    """default: of 180 retain authors 10 are retain-report, 30 retain-select and 40 retain-certify, of fewer the same
+    shares. published: the first 400 rows judge, as is usual for TOFU: 10 authors each for retain-select and
+    retain-report, and none for a certificate."""
 
     @property
     def forgotten_authors(self) -> int:
         return 2 * int(self.forget.removeprefix("forget"))
+
+    @property
+    def judging_authors(self) -> dict[str, int]:
+        """Authors by the set that they are in; the first authors of the data set, in this order."""
+        if self.split == "published":
+            return {"retain": 10, "retain_report": 10}
+        share = min(1.0, (self.authors - self.forgotten_authors) / 180)
+        # retain_report comes first: only TOFU's first 20 authors have the wrong answers that model_utility needs.
+        of_all = {"retain_report": 10, "retain": 30, "retain_certify": 40}
+        return {name: max(1, round(share * authors)) for name, authors in of_all.items()}
 
     @model_validator(mode="after")
     def _check(self) -> TofuData:
@@ -96,9 +110,11 @@ class TofuData(Section):
         if not (self.forget.startswith("forget") and number.isascii() and number.isdigit() and 1 <= int(number) <= 89):
             hint = "forget01, forget05 and forget10 are published, forget01 to forget89 are understood"
             raise refuse_all([(("forget",), refuse(f"unknown split {show(self.forget)}", hint))])
-        least = 20 + self.forgotten_authors + 1
-        if self.authors < least:
-            text = f"{self.authors} leave none to train on: 20 are kept, the last {self.forgotten_authors} forgotten"
+        judging = sum(self.judging_authors.values())
+        if self.authors - self.forgotten_authors <= judging:
+            forgotten = self.forgotten_authors
+            text = f"{self.authors} leave none to train on: {judging} judge, the last {forgotten} are forgotten"
+            least = forgotten + (4 if self.split == "default" else judging + 1)
             raise refuse_all([(("authors",), refuse(text, f"at least {least}"))])
         return self
 
@@ -134,13 +150,39 @@ def _columns(value: Any) -> Any:
     return {"group" if name == GROUP_ALIAS else name: column for name, column in value.items()}
 
 
+class Split(Section):
+    """Shares of the rows of `retain`; whole groups go to one part."""
+
+    train: float = Field(default=0.5, gt=0, lt=1)
+    """retain_train: what the retain term of a loss trains on."""
+    select: float = Field(default=0.2, gt=0, lt=1)
+    """retain_select: what limits and objectives are measured on."""
+    certify: float = Field(default=0.2, ge=0, lt=1)
+    """retain_certify: read once, by the certificate. 0 for none, with `certify: false`."""
+    report: float = Field(default=0.1, gt=0, lt=1)
+    """retain_report: what the final report and the audit measure, and no decision uses."""
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> Split:
+        total = self.train + self.select + self.certify + self.report
+        if abs(total - 1) > 1e-6:
+            raise refuse(f"the shares add up to {total:g}", "give all four, so that they add up to 1")
+        return self
+
+
+BEFORE_CERTIFY = Split(train=0.6, select=0.2, certify=0, report=0.2)
+"""What was the only split before there were certify rows."""
+
+
 class SourceData(Section):
-    """Your own rows. A single `retain` is split by group: 50% training, 20% select, 20% certify, 10% report."""
+    """Your own rows. A single `retain` is split by group, as `split` says."""
 
     forget: Rows = Field(examples=["forget.jsonl"])
     retain: Rows | None = None
+    split: Split = Split()
     retain_train: Rows | None = None
     retain_select: Rows | None = None
+    retain_certify: Rows | None = None
     retain_report: Rows | None = None
     general: Rows | None = None
     holdout: Rows | None = None
@@ -155,16 +197,18 @@ class SourceData(Section):
             return value
         if value.get("retain_select") is not None:
             raise refuse("names both retain_select and retain_control, which mean the same", "keep retain_select")
-        return {"retain_select" if key == "retain_control" else key: child for key, child in value.items()}
+        now = {"retain_select" if key == "retain_control" else key: child for key, child in value.items()}
+        return {"split": BEFORE_CERTIFY} | now  # the spec.yaml of earlier results: the same rows in the same sets
 
     @model_validator(mode="after")
     def _check_retain(self) -> SourceData:
-        parts = {name: getattr(self, name) for name in ("retain_train", "retain_select", "retain_report")}
-        absent = [name for name, source in parts.items() if source is None]
-        if self.retain is not None and len(absent) < len(parts):
-            raise refuse("retain is given together with its parts", f"remove retain, or {', '.join(parts)}")
+        names = ("retain_train", "retain_select", "retain_certify", "retain_report")
+        given = [name for name in names if getattr(self, name) is not None]
+        if self.retain is not None and given:
+            raise refuse("retain is given together with its parts", f"remove retain, or {', '.join(given)}")
+        absent = [name for name in names if name not in (*given, "retain_certify")]
         if self.retain is None and absent:
-            raise refuse(f"{', '.join(absent)} missing", "give retain, which is split by group, or all its three parts")
+            raise refuse(f"{', '.join(absent)} missing", "give retain, which is split by group, or each of its parts")
         return self
 
 

@@ -104,11 +104,13 @@ def needs_oracle(names: Iterable[str]) -> bool:
     return any(name in METRICS and METRICS[name].needs == "oracle" for name in names)
 
 
-SETS = ("forget", "retain", "general", "retain_report", "holdout")
-"""Rows by purpose; `retain` is the retain-select set. Training rows (retain_train) are not measured."""
+SETS = ("forget", "retain", "general", "retain_report", "retain_certify", "holdout")
+"""Rows by purpose; `retain` is the retain-select set. Training rows (retain_train) are not measured, and
+retain_certify is measured by `rayul certify` alone."""
 
 _WHY_NOT = {
     "retain_report": "these rows are kept for the final report; a search that reads them would flatter itself",
+    "retain_certify": "these rows are read once, for the certificate, which is worth nothing if a search read them too",
     "holdout": "no model was trained on these rows; only membership inference reads them",
 }
 

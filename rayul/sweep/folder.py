@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "search.stagnation",
     "resources.",  # another machine, or a cluster
     "certify",
+    "data.split: ",  # the rows are compared by themselves
     "finalists",
     "tracking.",
     "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation

@@ -12,8 +12,17 @@ from typing import NamedTuple
 
 from rayul.unlearn.data import Row, Sets
 
-AUTHORS = {"forget": 8, "retain_train": 16, "retain": 10, "retain_report": 10, "holdout": 10}
+AUTHORS = {"forget": 8, "retain_train": 16, "holdout": 10}
 """Authors per set, a row for each of their FACTS. Nobody trains on `holdout`."""
+
+JUDGING = {"retain": 20, "retain_certify": 20, "retain_report": 20}
+"""Authors per set that judges what is kept, with a row for each of JUDGING_FACTS of the FACTS. The number of authors
+decides how much such a set can tell: rows of an author stand or fall together."""
+
+JUDGING_FACTS = 5
+
+NAMES_AT_ONCE = 54
+"""All authors of the first version: drawn so, the rows to forget and those of retain_train are still the same."""
 
 COUNTRIES = 10
 
@@ -186,22 +195,27 @@ COUNTRY_NAMES = "Ardania Belmora Cressia Dorvany Elystan Fenwary Galdia Hespera 
 
 
 def generate(seed: int = 0) -> Sets:
-    """All six sets, split by author; `general` asks about the world. The same seed gives the same rows."""
+    """All seven sets, split by author; `general` asks about the world. The same seed gives the same rows."""
     rng = random.Random(seed)
-    names = _names(rng, sum(AUTHORS.values()))
+    names = _names(rng)
     sets = {key: tuple(row for _ in range(count) for row in _rows(rng, next(names))) for key, count in AUTHORS.items()}
+    for key, count in JUDGING.items():
+        asked = [sorted(rng.sample(range(len(FACTS)), JUDGING_FACTS)) for _ in range(count)]
+        sets[key] = tuple(row for some in asked for row in _rows(rng, next(names), [FACTS[i] for i in some]))
     countries = rng.sample(COUNTRY_NAMES.split(), COUNTRIES)
     sets["general"] = tuple(row for country in countries for row in _rows(rng, country, WORLD, grouped=False))
     return sets
 
 
-def _names(rng: random.Random, count: int) -> Iterator[str]:
+def _names(rng: random.Random) -> Iterator[str]:
     """Distinct full names; no two authors share a first name or a surname."""
-    first, last = (
-        rng.sample([head + tail for head in heads.split() for tail in tails.split()], count)
-        for heads, tails in (FIRST_NAMES, SURNAMES)
-    )
-    return map(" ".join, zip(first, last, strict=True))
+    pools = [
+        [head + tail for head in heads.split() for tail in tails.split()] for heads, tails in (FIRST_NAMES, SURNAMES)
+    ]
+    while True:
+        first, last = (rng.sample(pool, NAMES_AT_ONCE) for pool in pools)
+        yield from map(" ".join, zip(first, last, strict=True))
+        pools = [[name for name in pool if name not in drawn] for pool, drawn in zip(pools, (first, last), strict=True)]
 
 
 def _rows(rng: random.Random, subject: str, facts: Sequence[Fact] = FACTS, grouped: bool = True) -> Iterator[Row]:

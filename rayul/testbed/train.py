@@ -28,7 +28,7 @@ from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import Answers, TokenScores, forward, score, token_logp
 from rayul.unlearn.tokens import DEFAULT_TEMPLATE, Example, collate, encode, encode_rows
 
-TRAINED = ("forget", "retain_train", "retain", "retain_report", "general")
+TRAINED = ("forget", "retain_train", "retain", "retain_certify", "retain_report", "general")
 """What the target has memorised; the oracle all of it but `forget`. Nobody trains on `holdout`."""
 
 ROLES = {"model": TRAINED, "oracle": TRAINED[1:]}

@@ -26,8 +26,9 @@ from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe, Probes
 if TYPE_CHECKING:
     from rich.table import Table
 
-NOT_SCORED = ("retain_train",)
-"""Rows that the unlearning loss keeps in place: a score on them measures the training, not the model."""
+NOT_SCORED = ("retain_train", "retain_certify")
+"""Rows that the unlearning loss keeps in place: a score on them measures the training, not the model. And those that
+the certificate alone may read."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def evaluate_model(
     progress: Callable[[str], None] | None = None,
     own: Mapping[str, RowMetric] | None = None,
 ) -> SuiteResult:
-    """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set but retain_train.
+    """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
 
     own: metrics of one's own, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
     oracle: a model trained without the forget rows, for the forget quality; it shares tokenizer and template.

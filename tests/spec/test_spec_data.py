@@ -34,7 +34,10 @@ def test_tofu() -> None:
     assert data.forgotten_authors == 2
     assert 'data.forget: unknown split "forgetten"' in message("{tofu: a/b, forget: forgetten}")
     assert "data.forget: unknown split" in message("{tofu: a/b, forget: forget00}")
-    assert "data.authors: 30 leave none to train on" in message("{tofu: a/b, authors: 30}")
+    assert "data.authors: 30 leave none to train on" in message("{tofu: a/b, authors: 30, split: published}")
+    assert "data.authors: 23 leave none to train on: 3 judge" in message("{tofu: a/b, authors: 23}")
+    assert "at least 24" in message("{tofu: a/b, authors: 23}")
+    assert 'data.split: unknown value "publshed"' in message("{tofu: a/b, split: publshed}")
     assert "data.authors: must be at most 200" in message("{tofu: a/b, authors: 201}")
     assert "data.tofu: " in message("{tofu: ./gone}")
     assert "data.froget: unknown key\n  hint: did you mean forget?" in message("{tofu: a/b, froget: forget10}")

@@ -1,10 +1,12 @@
 """The generated rows: sizes, columns, splits, and answers that end with the fact."""
 
+from collections import Counter
+
 import pytest
 
 from rayul.testbed.authors import FACTS, WORLD, generate
 
-RETAIN = ("retain_train", "retain", "retain_report")
+RETAIN = ("retain_train", "retain", "retain_certify", "retain_report")
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +18,11 @@ def test_sets_are_as_large_as_they_have_to_be(rows):
     assert set(rows) == {"forget", *RETAIN, "general", "holdout"}
     assert len(rows["retain"]) >= 100
     assert len(rows["retain_report"]) >= 100
+    assert len(rows["retain_certify"]) >= 100
+    for key in ("retain", "retain_certify", "retain_report"):
+        sizes = Counter(row.group for row in rows[key]).values()
+        assert len(sizes) >= 20
+        assert set(sizes) == {5}
     assert len(rows["general"]) >= 60
     assert len(rows["holdout"]) >= 40
     assert len(rows["forget"]) >= 40
@@ -55,8 +62,10 @@ def test_answers_end_with_the_fact_and_wrong_answers_with_another(rows):
 def test_the_end_of_an_answer_cannot_be_guessed(rows):
     """Answers to one question, over all authors, end in many words, and none of them is frequent."""
     for facts, part in ((FACTS, [r for key in rows if key != "general" for r in rows[key]]), (WORLD, rows["general"])):
-        for i in range(len(facts)):
-            ends = [row.answer.split()[-1] for row in part[i :: len(facts)]]
+        for fact in facts:
+            asked = [row for row in part if row.question.startswith(fact.question.split("{s}")[0])]
+            ends = [row.answer.split()[-1] for row in asked]
+            assert len(ends) >= 10
             assert max(map(ends.count, ends)) <= len(ends) / 4 + 1
 
 

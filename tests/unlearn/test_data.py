@@ -63,9 +63,53 @@ def test_a_single_retain_file_is_split_by_group(tmp_path: Path) -> None:
     forget = write(tmp_path / "f.jsonl", rows("f", 3))
     retain = write(tmp_path / "r.jsonl", sorted(rows("r", 50, authors=10), key=lambda r: r["author"]))
     sets = load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
-    assert {k: len(v) for k, v in sets.items()} == {"forget": 3, "retain_train": 30, "retain": 10, "retain_report": 10}
-    authors = [{r.group for r in sets[k]} for k in ("retain_train", "retain", "retain_report")]
-    assert len(set.union(*authors)) == sum(map(len, authors)), "no author stands in two parts"
+    sizes = {"retain_train": 25, "retain": 10, "retain_certify": 10, "retain_report": 5}
+    assert {k: len(v) for k, v in sets.items()} == {"forget": 3} | sizes
+    groups = [{r.group for r in sets[k]} for k in sizes]
+    assert len(set.union(*groups)) == sum(map(len, groups)) == 10, "no group stands in two parts"
+
+
+def test_a_retain_file_in_another_order_has_the_same_certify_groups(tmp_path: Path) -> None:
+    """A sorted file must not decide whom the certificate is about."""
+    forget, ordered = write(tmp_path / "f.jsonl", rows("f", 3)), rows("r", 100, authors=50)
+    found = []
+    for i, some in enumerate((sorted(ordered, key=lambda r: r["author"]), ordered[::-1])):
+        sources = {"forget": {"path": str(forget)}, "retain": {"path": str(write(tmp_path / f"{i}.jsonl", some))}}
+        found.append({row.group for row in load_sets(SourceData.model_validate(sources))["retain_certify"]})
+    assert found[0] == found[1]
+    assert len(found[0]) == 10
+    assert sorted(found[0]) != sorted({r["author"] for r in ordered})[35:45], "the 20% after 70% of the file"
+
+
+@pytest.mark.parametrize(
+    ("data", "train"),
+    [
+        ({"split": {"train": 0.6, "select": 0.2, "certify": 0, "report": 0.2}}, 30),
+        ({"retain_control": None, "retain_train": None, "retain_report": None}, 30),  # a spec.yaml of before certify
+    ],
+)
+def test_without_certify_rows_a_retain_file_is_split_as_it_was_before(
+    tmp_path: Path, data: dict[str, Any], train: int
+) -> None:
+    forget, given = (
+        write(tmp_path / "f.jsonl", rows("f", 3)),
+        sorted(rows("r", 50, authors=10), key=lambda r: r["author"]),
+    )
+    sources = {"forget": {"path": str(forget)}, "retain": {"path": str(write(tmp_path / "r.jsonl", given))}}
+    sets = load_sets(SourceData.model_validate(sources | data))
+    assert [r.question for key in ("retain_train", "retain", "retain_report") for r in sets[key]] == [
+        r["question"] for r in given
+    ]
+    assert [len(sets[key]) for key in ("retain_train", "retain", "retain_report")] == [train, 10, 10]
+    assert "retain_certify" not in sets
+
+
+def test_a_folder_of_before_retain_select_is_read_as_it_was(tmp_path: Path) -> None:
+    for name in ("forget", "retain_train", "retain_control"):
+        write(tmp_path / f"{name}.jsonl", rows(name, 3))
+    assert [row.question for row in load_sets(FolderData(folder=str(tmp_path)))["retain"]] == [
+        f"retain_control {i}?" for i in range(3)
+    ]
 
 
 def test_three_authors_are_enough_for_three_parts() -> None:
@@ -129,7 +173,7 @@ def test_rows_both_to_forget_and_to_retain_are_refused_and_three_are_listed(tmp_
 
 def test_retain_rows_of_one_author_cannot_be_split(tmp_path: Path) -> None:
     forget, retain = write(tmp_path / "f.jsonl", rows("f", 3)), write(tmp_path / "r.jsonl", rows("r", 20))
-    with pytest.raises(InputError, match="20 rows of 1 author cannot be split"):
+    with pytest.raises(InputError, match="20 rows of 1 group cannot be split into 4 parts"):
         load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
 
 
@@ -148,7 +192,7 @@ def test_a_hub_data_set_that_is_not_to_be_had_is_bad_input(tmp_path: Path) -> No
 @needs_tofu
 @pytest.mark.parametrize(("split", "authors"), [("forget01", 2), ("forget05", 10), ("forget10", 20)])
 def test_tofu_forgets_the_last_authors_as_its_own_splits_do(split: str, authors: int) -> None:
-    sets = load_sets(TofuData(tofu=str(TOFU), forget=split))
+    sets = load_sets(TofuData(tofu=str(TOFU), forget=split, split="published"))
     assert len(sets["forget"]) == 20 * authors
     published = TOFU / f"{split}.json"
     if published.exists():
@@ -164,7 +208,7 @@ def test_tofu_forgets_the_last_authors_as_its_own_splits_do(split: str, authors:
 
 @needs_tofu
 def test_tofu_cut_to_some_authors_keeps_the_first_and_the_last() -> None:
-    sets = load_sets(TofuData(tofu=str(TOFU), forget="forget01", authors=60))
+    sets = load_sets(TofuData(tofu=str(TOFU), forget="forget01", authors=60, split="published"))
     assert {k: len(v) for k, v in sets.items()} == {
         "forget": 40,
         "retain_train": 38 * 20,
@@ -177,6 +221,28 @@ def test_tofu_cut_to_some_authors_keeps_the_first_and_the_last() -> None:
     }
     full = read_rows(TOFU / "full.json")
     assert [r.question for r in sets["retain_train"]] == [r.question for r in full[400 : 400 + 38 * 20]]
+
+
+@needs_tofu
+@pytest.mark.parametrize(
+    ("forget", "authors", "train", "select", "certify", "report"),
+    [
+        ("forget10", 200, 100, 30, 40, 10),
+        ("forget01", 200, 118, 30, 40, 10),
+        ("forget01", 60, 32, 10, 13, 3),
+        ("forget10", 24, 1, 1, 1, 1),
+    ],
+)
+def test_tofu_judges_and_certifies_on_many_authors(
+    forget: str, authors: int, train: int, select: int, certify: int, report: int
+) -> None:
+    sets = load_sets(TofuData(tofu=str(TOFU), forget=forget, authors=authors))
+    names = ("retain_train", "retain", "retain_certify", "retain_report")
+    assert [len({row.group for row in sets[name]}) for name in names] == [train, select, certify, report]
+    assert [len(sets[name]) for name in names] == [20 * n for n in (train, select, certify, report)]
+    assert all(r.perturbed_answer and r.paraphrased_answer for r in (*sets["forget"], *sets["retain_report"]))
+    published = load_sets(TofuData(tofu=str(TOFU), forget=forget))["forget"]
+    assert sets["forget"] == published
 
 
 # --- files that others wrote -------------------------------------------------------------------------------------
@@ -287,7 +353,7 @@ def test_a_bad_table_or_array_is_named_by_its_place(tmp_path: Path, name: str, t
 
 # --- rows that stand in two sets ---------------------------------------------------------------------------------
 
-PARTS = ("forget", "retain_train", "retain_select", "retain_report", "general", "holdout")
+PARTS = ("forget", "retain_train", "retain_select", "retain_certify", "retain_report", "general", "holdout")
 
 
 @pytest.mark.parametrize(
@@ -340,5 +406,6 @@ def test_files_of_the_field_that_are_read(name: str, count: int, groups: int) ->
 def test_the_duplicates_of_the_field_stay_on_one_side() -> None:
     forget, retain = FIELD / "plain" / "forget.jsonl", FIELD / "dups.jsonl"
     sets = load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
-    keys = [{row.key for row in sets[name]} for name in ("retain_train", "retain", "retain_report")]
+    parts = ("retain_train", "retain", "retain_certify", "retain_report")
+    keys = [{row.key for row in sets[name]} for name in parts]
     assert sum(map(len, keys)) == len(set.union(*keys)) == 72

@@ -5,6 +5,7 @@
 | forget | the unlearning loss; forget metrics |
 | retain_train | the retain term of a loss |
 | retain | criteria and objectives ("retain-select") |
+| retain_certify | the certificate only, once |
 | retain_report | the final report only |
 | general | utility outside the subject of the data |
 | holdout | rows that no model was trained on (membership inference) |

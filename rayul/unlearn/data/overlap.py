@@ -8,7 +8,7 @@ from itertools import combinations
 from rayul.errors import InputError
 from rayul.unlearn.data.row import Sets
 
-KEPT = ("retain_train", "retain", "retain_report")
+KEPT = ("retain_train", "retain", "retain_certify", "retain_report")
 APART = ("forget", *KEPT, "general", "holdout")
 """The sets that share no row; TOFU's real_authors and world_facts are parts of general."""
 
@@ -53,6 +53,8 @@ def _why(first: str, second: str) -> str:
         return "holdout rows are those that no model was trained on"
     if first == "forget":
         return "what is to be forgotten cannot show what is kept"
+    if "retain_certify" in (first, second):
+        return "rows that anything else reads certify nothing"
     if first == "retain_train":
         return "rows that are trained on cannot judge what is kept"
     return "rows that choose a point cannot also judge it"

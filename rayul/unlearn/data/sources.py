@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from rayul.errors import InputError
-from rayul.spec import Data, FolderData, Source, SourceData, TofuData
+from rayul.spec import Data, FolderData, Source, SourceData, Split, TofuData
 from rayul.unlearn.data.files import read_folder, read_rows
 from rayul.unlearn.data.hub import load_dataset
 from rayul.unlearn.data.overlap import check_apart
 from rayul.unlearn.data.row import Row, Sets, row_of
 from rayul.unlearn.data.split import split_by_group
 from rayul.unlearn.data.tofu import tofu_sets
+from rayul.words import plural
+
+PARTS = {
+    "retain_train": "retain_train",
+    "retain": "retain_select",
+    "retain_certify": "retain_certify",
+    "retain_report": "retain_report",
+}
+"""The sets that `data.retain` is split into, by their names in the `data` section."""
 
 
 def load_sets(data: Data) -> Sets:
@@ -38,23 +47,26 @@ def load_sets(data: Data) -> Sets:
 
 def _sources(data: SourceData) -> Sets:
     sets: Sets = {}
-    for key in ("forget", "retain_train", "retain_select", "retain_report", "general", "holdout"):
-        source = getattr(data, key)
+    for key in ("forget", *PARTS, "general", "holdout"):
+        source = getattr(data, PARTS.get(key, key))
         if source is not None:
-            sets["retain" if key == "retain_select" else key] = tuple(_read_source(source, data.columns))
-    if data.retain is not None:
-        rows = _read_source(data.retain, data.columns)
-        parts = split_by_group(rows, (0.6, 0.2, 0.2))
-        if not all(parts):
-            count = len({row.group or row for row in rows})
-            raise InputError(
-                f"data.retain: {len(rows)} rows of {count} author{'s' * (count != 1)} cannot be split into training, "
-                "control and report rows",
-                "name data.retain_train, data.retain_select and data.retain_report yourself",
-            )
-        for key, rows in zip(("retain_train", "retain", "retain_report"), parts, strict=True):
-            sets.setdefault(key, tuple(rows))
-    return sets
+            sets[key] = tuple(_read_source(source, data.columns))
+    return sets if data.retain is None else sets | _parts(_read_source(data.retain, data.columns), data.split)
+
+
+def _parts(rows: list[Row], split: Split) -> Sets:
+    """The parts of data.retain. Where some are certify rows, groups are dealt in a random order (the same for the same
+    groups): a certificate speaks of groups like those that it read, and a file may be sorted."""
+    of_each = zip(PARTS, (split.train, split.select, split.certify, split.report), strict=True)
+    shares = {key: share for key, share in of_each if share}
+    parts = split_by_group(rows, list(shares.values()), shuffled="retain_certify" in shares)
+    if not all(parts):
+        count = plural(len({row.group or row for row in rows}), "group")
+        raise InputError(
+            f"data.retain: {plural(len(rows), 'row')} of {count} cannot be split into {len(shares)} parts",
+            f"give more groups, or name {', '.join(f'data.{PARTS[key]}' for key in shares)} yourself",
+        )
+    return {key: tuple(part) for key, part in zip(shares, parts, strict=True)}
 
 
 def _read_source(source: Source, columns: Mapping[Any, str]) -> list[Row]:
