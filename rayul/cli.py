@@ -338,6 +338,30 @@ def export(
 
 
 @app.command()
+def certify(
+    folder: ResultsOf,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read certify rows again that have been read, at half of the last alpha.")
+    ] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+) -> None:
+    """Certify points of the front: how much of each keeps the limits on new groups, on rows that nothing has read."""
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
+
+    with local(folder) as place:
+        load_records(place)
+    console = Console(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.report.certified import certified_lines
+        from rayul.sweep.certify import certify_sweep
+    with _ProgressBar(console) as bar:
+        summary = certify_sweep(folder, again=again, address=address, console=console, testbed_progress=bar.update)
+    print("\n".join(certified_lines(load_records(summary.folder))))
+    print(summary.report)
+
+
+@app.command()
 def audit(
     folder: ResultsOf,
     n: Annotated[int | None, typer.Option(min=1, help="Number of front points to audit.")] = None,

@@ -26,14 +26,14 @@ CERTIFIED = "certified"
 class Margin:
     """One limit on the certify groups, at one coefficient of a dial.
 
-    limit: as people write it. at: where it lies on the scale of `kept` and `low`: shares of the baseline's mean where
-    the limit is relative, else the metric's own unit. kept: mean over the groups. low: its confidence bound, below for
-    at least and above for at most, at the level of the dial (NaN of one group). sd: of the groups' margins.
+    at: where the limit lies on the scale of `kept` and `low`: shares of the baseline's mean where it is relative, else
+    the metric's own unit. kept: mean over the groups. low: its confidence bound, below for at least and above for at
+    most, at the level of the dial (infinite of one group). sd: of the groups' margins (NaN of one group).
     """
 
     metric: str
-    limit: str
     at_least: bool
+    relative: bool
     at: float
     kept: float
     low: float

@@ -138,4 +138,4 @@ def _margin(limit: Limit, d: NDArray[np.float64], before: NDArray[np.float64], l
     unit = float(before.mean()) if limit.relative else 1.0
     kept, low = (limit.at + sign * float(x) / unit for x in (d.mean(), lower_bounds(d, level)[0]))
     sd = float(d.std(ddof=1)) / unit if d.size > 1 else float("nan")
-    return Margin(limit.metric, str(limit), limit.at_least, limit.at, kept, low, sd)
+    return Margin(limit.metric, limit.at_least, limit.relative, limit.at, kept, low, sd)

@@ -1,0 +1,134 @@
+"""What is certified, in words: for the answer, the terminal, the status, the report and the card."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from rayul.pareto.front import forgotten
+from rayul.pareto.held_out import held_out
+from rayul.records import Evaluation
+from rayul.records.certificate import Dial, Margin, Reading, Walked
+from rayul.records.folder import SweepRecords
+from rayul.words import percent, plural
+
+
+class Certified(NamedTuple):
+    """A dial that passed, and its evaluation. forgotten: share of the baseline, NaN without a forget objective."""
+
+    reading: Reading
+    dial: Dial
+    e: Evaluation
+    at: Walked
+    forgotten: float
+
+    @property
+    def confidence(self) -> float:
+        return 1 - self.reading.alpha
+
+
+def certified(results: SweepRecords) -> list[Certified]:
+    """Everything that holds a certificate, what forgot most first."""
+    found = [
+        Certified(reading, dial, e, at, float(forgotten([e], results.baseline, results.objectives)[0]))
+        for reading, dial in results.certificates.certified
+        if (e := dial.certified) is not None and (at := dial.last) is not None
+    ]
+    return sorted(found, key=lambda one: -one.forgotten if math.isfinite(one.forgotten) else math.inf)
+
+
+def kept_limits(at: Walked) -> str:
+    """Of a coefficient, the limits that it keeps: "keeps at least 90% of retain.es"."""
+    sides = [("at least" if m.at_least else "at most", m) for m in at.margins]
+    return "keeps " + " and ".join(
+        f"{side} {100 * m.at:g}% of {m.metric}" if m.relative else f"a {m.metric} of {side} {m.at:.3g}"
+        for side, m in sides
+    )
+
+
+def sentence(one: Certified) -> str:
+    """What is certified of a point, with which confidence, and what it forgets."""
+    new = "groups" if one.reading.named else "rows"
+    return (
+        f"certified: {kept_limits(one.at)} on new {new} ({one.confidence:.0%} confidence, "
+        f"{one.reading.groups} {new}); forgets {percent(one.forgotten)}, {place(one)}."
+    )
+
+
+def place(one: Certified) -> str:
+    return f"scale {one.at.scale:.2f} of trial {one.e.trial_id} at step {one.e.step}"
+
+
+def certified_lines(results: SweepRecords) -> list[str]:
+    """The certificates in sentences, the best first; where nothing passed: that, why, and what would help."""
+    found = certified(results)
+    latest = results.certificates.latest
+    if latest is None:
+        return []
+    if not found:
+        return ["Nothing is certified.", *why_not(latest)]
+    best, *others = found
+    lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
+    lines += [f"Also {sentence(one)}" for one in others]
+    failed = [dial for dial in latest.dials if dial.certified is None]
+    if failed:
+        names = ", ".join(f"{dial.trial_id} at step {dial.step}" for dial in failed)
+        lines.append(f"Not certified at any scale: {names}.")
+    return lines
+
+
+def searched(results: SweepRecords) -> list[str]:
+    """What the search's own best read on the select rows, and what is known of it on rows that it did not read."""
+    from rayul.pareto.best import best_of
+    from rayul.pareto.front import front_of
+
+    best = best_of(front_of(results), results)
+    if best is None:
+        return []
+    gone = float(forgotten([best], results.baseline, results.objectives)[0])
+    lines = []
+    for h in held_out(results, best)[:1]:
+        holds = "" if h.breaks is None else ", and does not hold" if h.breaks else ", and holds so far"
+        lines.append(
+            f"The search's own best read {percent(gone)} forgotten at {percent(h.select)} of {h.metric}{holds}: "
+            f"{percent(h.report)} on unread rows."
+        )
+    return lines
+
+
+def why_not(reading: Reading) -> list[str]:
+    """Why a reading certified nothing: the first coefficient of its best dial, the spread and the number of groups."""
+    first = [dial.walked[0] for dial in reading.dials if dial.walked and dial.walked[0].margins]
+    if not first:
+        return []
+    nearest = min(first, key=lambda at: at.p_value)
+    lines = []
+    for m in nearest.margins:
+        lines.append(
+            f"Even at scale {nearest.scale:.2f} the bound of {m.metric} on {reading.groups} certify groups is "
+            f"{value(m, m.low)}, and the limit is {value(m, m.at)}: the groups' mean is "
+            f"{value(m, m.kept)} with a spread (sd) of {m.sd:.2g}."
+        )
+        enough = groups_needed(abs(m.kept - m.at), m.sd, reading.level)
+        mean_keeps = m.kept > m.at if m.at_least else m.kept < m.at
+        if mean_keeps and enough is not None:
+            lines.append(f"With the same mean and spread, about {plural(enough, 'group')} would do.")
+    lines.append("What helps: more certify groups, a lower limit, or a search for points that keep more.")
+    return lines
+
+
+def groups_needed(margin: float, sd: float, level: float) -> int | None:
+    """The least number of groups whose mean margin and spread pass the t test; None where no number below a million
+    does."""
+    from scipy import stats
+
+    counts = np.unique(np.geomspace(2, 1e6, 2000).astype(int))
+    passes = margin * np.sqrt(counts) >= sd * stats.t.isf(level, counts - 1)
+    return int(counts[passes.argmax()]) if passes.any() else None
+
+
+def value(one: Margin, number: float) -> str:
+    """A number on the scale of a margin's limit."""
+    return percent(number) if one.relative else f"{number:.3g}"
