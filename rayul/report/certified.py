@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from rayul.pareto.front import forgotten
+from rayul.errors import InputError
+from rayul.pareto.best import best_of
+from rayul.pareto.front import forgotten, front_of
 from rayul.pareto.held_out import held_out
-from rayul.records import Evaluation
-from rayul.records.certificate import Dial, Margin, Reading, Walked
+from rayul.records import Evaluation, holds_model
+from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, Walked, certified_folder
 from rayul.records.folder import SweepRecords
 from rayul.words import percent, plural
 
@@ -37,6 +40,24 @@ def certified(results: SweepRecords) -> list[Certified]:
         if (e := dial.certified) is not None and (at := dial.last) is not None
     ]
     return sorted(found, key=lambda one: -one.forgotten if math.isfinite(one.forgotten) else math.inf)
+
+
+def best_certified(results: SweepRecords) -> Evaluation:
+    """The certified point that forgot most. Raises InputError where there is none, and says why."""
+    found = certified(results)
+    if not found:
+        latest = results.certificates.latest
+        why = "Its certify rows have not been read." if latest is None else " ".join(why_not(latest))
+        raise InputError(f"{results.folder} has no certified point. {why}", f"run `rayul certify {results.folder}`")
+    return found[0].e
+
+
+def certified_path(results: SweepRecords, e: Evaluation) -> Path:
+    """The folder of a certified adapter or model. Raises InputError where it is not there."""
+    path = certified_folder(results.folder, e)
+    if not holds_model(path):
+        raise InputError(f"{path}: no adapter or model (the folder was copied without {CERTIFIED}/)", "copy it, too")
+    return path
 
 
 def kept_limits(at: Walked) -> str:
@@ -81,9 +102,6 @@ def certified_lines(results: SweepRecords) -> list[str]:
 
 def searched(results: SweepRecords) -> list[str]:
     """What the search's own best read on the select rows, and what is known of it on rows that it did not read."""
-    from rayul.pareto.best import best_of
-    from rayul.pareto.front import front_of
-
     best = best_of(front_of(results), results)
     if best is None:
         return []

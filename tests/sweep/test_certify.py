@@ -13,14 +13,17 @@ import pytest
 from scipy import stats
 
 from rayul.errors import InputError, RayulError
+from rayul.pareto.front import front_of
 from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder
 from rayul.records.certificate import Dial, Reading, certified_folder, read_certificates
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
+from rayul.report.certified import best_certified
 from rayul.spec import Certify, Spec, dump_yaml
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.export import export
 from rayul.sweep.folder import checked_rows
 from rayul.unlearn.data import FILES, load_sets, write_rows
 from rayul.unlearn.evaluate import evaluate
@@ -220,3 +223,22 @@ def test_a_limit_on_other_rows_stops_the_walk_where_they_break_it(made: Callable
         if dial.certified is not None:
             assert dial.certified.metrics["general.prob"] >= 0.999 * base
     assert any(one.p_value == 1.0 for dial in reading.dials for one in dial.walked)
+
+
+def test_the_certified_adapter_is_exported_with_its_certificate_on_the_card(
+    made: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    sweep = made()
+    reading = sweep.certify()
+    results = load_records(sweep.folder)
+    e = best_certified(results)
+    assert export(results, e, tmp_path / "out") <= 1e-3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "keeps at least 90% of retain.prob on new groups (90% confidence, 12 groups)" in card
+    for said in (reading.sha256, reading.date, "drawn alike", "retain.prob ≥ 90% of baseline", "says nothing about"):
+        assert said in card
+    (margin,) = next(d.last.margins for d in reading.certified if d.certified == e and d.last is not None)
+    assert f"{margin.kept:.1%}, with the bound at {margin.low:.1%}" in card
+    front = front_of(results)[0]
+    export(results, front, tmp_path / "front")
+    assert "## Certificate" not in (tmp_path / "front" / "README.md").read_text()
