@@ -157,7 +157,7 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             base=1000,
             trained=1000,
             saved=1000,
-            baseline={key: Measured(value, error, 100) for key, (value, error) in known.items()},
+            baseline={key: Measured(value, error, 100, 100) for key, (value, error) in known.items()},
         )
         combinations, continuous = size(made)
         return Plan(

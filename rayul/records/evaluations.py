@@ -41,7 +41,11 @@ class Evaluation:
     step: optimiser steps taken (0 is the model before unlearning).
     mixing: coefficient a in [0, 1] of (1-a)*baseline + a*unlearned.
     params: the searched hyper-parameters by dotted key, e.g. {"training.lr": 1e-3}.
-    metrics, stderr: by "<set>.<metric>", e.g. {"forget.es": 0.41}; rows: number of rows by set.
+    metrics, stderr: by "<set>.<metric>", e.g. {"forget.es": 0.41}; rows, groups: their numbers by set. Standard errors
+    are clustered by group (`rayul/records/groups.py`).
+    group_sums: by metric of an objective or a criterion that is a mean over rows its sum over the rows of each group;
+    group_rows: by set the number of rows of each group, in the same order. With more than 40 groups they are pooled.
+    Empty at step 0, whose metrics are the baseline's.
     violation: by metric of a criterion; <= 0 keeps the criterion. feasible: every violation <= 0.
     train_seconds: seconds of training and evaluation of the trial until this row, those that others had with it in a
         pack not counted.
@@ -57,6 +61,9 @@ class Evaluation:
     metrics: dict[str, float] = field(default_factory=dict)
     stderr: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+    group_sums: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    group_rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
     violation: dict[str, float] = field(default_factory=dict)
     feasible: bool = True
     train_seconds: float = 0.0
@@ -126,15 +133,20 @@ def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
     notes = row.get("notes", ())
     if row.get("state") in (RUNNING, COMPLETED) and row.get("reason"):
         notes = (row["reason"],)  # where earlier versions wrote a note, on a row that no rule and no failure ended
-    return Evaluation(**known | floats | {"notes": tuple(notes)})
+    lists = {
+        "group_sums": {k: tuple(map(float, v)) for k, v in row.get("group_sums", {}).items()},
+        "group_rows": {k: tuple(v) for k, v in row.get("group_rows", {}).items()},
+    }
+    return Evaluation(**known | floats | lists | {"notes": tuple(notes)})
 
 
 _PLAIN = ("trial_id", "step", "mixing", "seed", "feasible", "train_seconds", "device", "numerics")
-_NESTED = ("params", "metrics", "stderr", "violation", "rows")
+_NESTED = ("params", "metrics", "stderr", "violation", "rows", "groups", "group_sums", "group_rows")
 
 
 def flatten(evaluation: Evaluation) -> dict[str, Any]:
-    """The row as columns: trial_id, step, ..., notes, params.<key>, metrics.<set>.<metric>, violation.<metric>, ..."""
+    """The row as columns: trial_id, step, ..., notes, params.<key>, metrics.<set>.<metric>, violation.<metric>, ...;
+    group_sums and group_rows are lists."""
     flat: dict[str, Any] = {name: getattr(evaluation, name) for name in _PLAIN}
     flat["notes"] = "; ".join(evaluation.notes)
     for name in _NESTED:
@@ -161,7 +173,11 @@ def to_table(evaluations: Iterable[Evaluation]) -> pa.Table:
 def _column_type(name: str, values: list[Any]) -> pa.DataType | None:
     if name.startswith(("metrics.", "stderr.", "violation.")) or name in ("mixing", "train_seconds"):
         return pa.float64()
-    if name.startswith("rows.") or name in ("step", "seed"):
+    if name.startswith("group_sums."):
+        return pa.list_(pa.float64())
+    if name.startswith("group_rows."):
+        return pa.list_(pa.int64())
+    if name.startswith(("rows.", "groups.")) or name in ("step", "seed"):
         return pa.int64()
     if name == "feasible":
         return pa.bool_()

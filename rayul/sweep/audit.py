@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from rayul.audit.choice import finalists, recalibrates, target_of
@@ -40,7 +39,7 @@ from rayul.sweep.folder import checked_rows, made_here, opened
 from rayul.sweep.result import AuditResult
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.data import Sets, group_numbers, load_sets
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
 
@@ -164,9 +163,7 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
     groups = {}
     for name in REPORTED:
-        rows = spaced(list(sets.get(name, ())), spec.evaluate.max_rows)
-        own = [row.group or f"row {i}" for i, row in enumerate(rows)]
-        groups[name] = np.unique(own, return_inverse=True)[1].tolist() if own else []
+        groups[name] = group_numbers(spaced(list(sets.get(name, ())), spec.evaluate.max_rows)).tolist()
     now = {
         name_of(e): {
             "trial_id": e.trial_id,

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from rayul.spec import METRICS, metric_name
 from rayul.unlearn import metrics as functions
 from rayul.unlearn.forward import TokenScores, score
-from rayul.unlearn.measured import Measured, mean
+from rayul.unlearn.measured import Groups, Measured, mean
 from rayul.unlearn.metrics import RowMetric
-from rayul.unlearn.task import EVALUATED, Task, spaced
+from rayul.unlearn.task import EVALUATED, Task
 
 
 class Measurement(NamedTuple):
-    """By "<set>.<metric>": the value with its standard error, and the values of the single rows [rows]."""
+    """By "<set>.<metric>": the value with its standard error, and the values of the single rows [rows]. By set: the
+    group of each row as a number [rows]."""
 
     measured: dict[str, Measured]
     per_row: dict[str, NDArray[np.float64]]
+    groups: Mapping[str, Groups]
 
     @property
     def values(self) -> dict[str, float]:
@@ -37,40 +39,44 @@ def evaluate(
     """
     chosen = task.evaluated(sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
-    return measurement(scores, {name: len(examples) for name, examples in chosen.items()}, metrics, task.own)
+    return measurement(scores, task.groups(sets), metrics, task.own)
 
 
 def measurement(
-    scores: Sequence[TokenScores], counts: Mapping[str, int], metrics: Sequence[str], own: Mapping[str, RowMetric]
+    scores: Sequence[TokenScores], groups: Mapping[str, Groups], metrics: Sequence[str], own: Mapping[str, RowMetric]
 ) -> Measurement:
-    """The metrics of sets of these sizes, whose rows' scores follow each other. own: those of one's own, by name."""
+    """The metrics of sets, whose rows' scores follow each other. groups: the group of each row [rows], by set. own:
+    metrics of one's own, by name."""
     remaining = iter(scores)
-    result = Measurement({}, {})
-    for name, count in counts.items():
-        rows = list(islice(remaining, count))
+    result = Measurement({}, {}, groups)
+    for name, of_rows in groups.items():
+        rows = list(islice(remaining, len(of_rows)))
         for metric in map(metric_name, metrics):
             function = own.get(metric, metric)
             values = per_row(function, rows)
             result.per_row[f"{name}.{metric}"] = values
-            result.measured[f"{name}.{metric}"] = measure(function, rows, values)
+            result.measured[f"{name}.{metric}"] = measure(function, rows, values, of_rows)
     return result
 
 
 def measure(
-    metric: str | RowMetric, scores: Sequence[TokenScores], values: NDArray[np.float64] | None = None
+    metric: str | RowMetric,
+    scores: Sequence[TokenScores],
+    values: NDArray[np.float64] | None = None,
+    groups: Groups | None = None,
 ) -> Measured:
     """A metric of one forward over a set of rows, by its name or as a function of one's own. values: `per_row`, where
-    it is known."""
-    if _is_whole(metric):
-        measured: Measured = _function(metric)(scores)
+    it is known. groups: the group of each row; None: each is its own."""
+    if is_whole(metric):
+        measured: Measured = _function(metric)(scores, groups)
         return measured
-    return mean(per_row(metric, scores) if values is None else values)
+    return mean(per_row(metric, scores) if values is None else values, groups)
 
 
 def per_row(metric: str | RowMetric, scores: Sequence[TokenScores]) -> NDArray[np.float64]:
     """The metric of each row, [rows]; of a metric that is no mean over rows, of each row as a set of its own."""
     function = _function(metric)
-    if _is_whole(metric):
+    if is_whole(metric):
         return np.array([function([s]).value for s in scores], dtype=np.float64)
     return np.array([function(s) for s in scores], dtype=np.float64)
 
@@ -79,27 +85,23 @@ def _function(metric: str | RowMetric) -> Any:
     return getattr(functions, metric) if isinstance(metric, str) else metric
 
 
-def _is_whole(metric: str | RowMetric) -> bool:
+def is_whole(metric: str | RowMetric) -> bool:
+    """Whether a metric is of a set and no mean over its rows."""
     return isinstance(metric, str) and not METRICS[metric].mean_of_rows
 
 
-def pessimistic(measurement: Measurement, task: Task, keys: Sequence[str], confidence: float) -> dict[str, Bounds]:
-    """Bootstrap bounds of these metrics: rows of a group are drawn together, since they stand or fall together.
+def pessimistic(measured: Measured, confidence: float) -> Bounds:
+    """Bounds of a metric: value -+ t standard errors, t with one degree of freedom less than there are groups.
 
-    confidence in (0.5, 1): the mean lies above `low` (below `high`) with about that probability, each one-sided.
-    2,000 resamples with a fixed seed, so that the same rows give the same bounds.
+    confidence in (0.5, 1): the expectation lies above `low` (below `high`) with about that probability, each one-sided.
+    With a single group there is nothing to tell the spread by, and the bounds are the value itself.
     """
-    bounds = {}
-    for key in keys:
-        name = key.split(".")[0]
-        groups = np.unique(spaced(task.groups[name], task.max_rows), return_inverse=True)[1]
-        counts = np.bincount(groups)
-        sums = np.bincount(groups, weights=measurement.per_row[key])
-        drawn = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
-        means = sums[drawn].sum(1) / counts[drawn].sum(1)
-        low, high = np.quantile(means, [1 - confidence, confidence])
-        bounds[key] = Bounds(float(low), float(high))
-    return bounds
+    from scipy import stats
+
+    if measured.groups < 2:
+        return Bounds(measured.value, measured.value)
+    margin = float(stats.t.ppf(confidence, measured.groups - 1)) * measured.stderr
+    return Bounds(measured.value - margin, measured.value + margin)
 
 
 class Bounds(NamedTuple):

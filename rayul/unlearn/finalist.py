@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rayul.errors import RayulError
 from rayul.records.audited import BEFORE, Audited, Scored
@@ -17,6 +16,7 @@ from rayul.unlearn.attacks.target import Attempt, Target
 from rayul.unlearn.evaluate import Measurement, evaluate, measurement
 from rayul.unlearn.forward import Model
 from rayul.unlearn.job import TrialJob
+from rayul.unlearn.measured import rounded
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
@@ -104,7 +104,9 @@ def cheaply(spec: Spec) -> list[str]:
 
 
 def _attempt(attempt: Attempt, task: Task, spec: Spec) -> Scored:
-    found = measurement(attempt.scores, {"forget": len(attempt.scores)}, cheaply(spec), task.own)
+    groups = task.groups(["forget"])["forget"]
+    judged = groups[list(attempt.judged)] if attempt.judged else groups
+    found = measurement(attempt.scores, {"forget": judged}, cheaply(spec), task.own)
     return Scored(
         attempt.variant,
         attempt.judged,
@@ -118,9 +120,4 @@ def _values(found: Measurement, spec: Spec) -> dict[str, tuple[float, ...]]:
     """Of metrics that are a mean over rows, so that rows can be drawn anew."""
     known = {key: spec.evaluate.of(key.partition(".")[2]) for key in found.per_row}
     means = [key for key, metric in known.items() if metric is not None and metric.mean_of_rows]
-    return {key: _rounded(found.per_row[key]) for key in means}
-
-
-def _rounded(values: Any) -> tuple[float, ...]:
-    """Five digits: more than a mean over rows needs, and a third of the file."""
-    return tuple(float(f"{value:.5g}") for value in values)
+    return {key: rounded(found.per_row[key]) for key in means}

@@ -7,20 +7,45 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rayul.records.groups import stderr_over
+
+Groups = NDArray[np.int64]
+"""The group of each row [rows], numbered from 0. In place of it None: every row is a group of its own."""
+
 
 class Measured(NamedTuple):
-    """A metric's value over a set, its standard error (NaN where it has none), and the number of rows."""
+    """A metric's value over a set, its standard error clustered by group (NaN where it has none), and the numbers of
+    rows and groups."""
 
     value: float
     stderr: float
     rows: int
+    groups: int
 
 
-def mean(values: NDArray[np.float64]) -> Measured:
+def mean(values: NDArray[np.float64], groups: Groups | None = None) -> Measured:
     """Mean of per-row values [rows], with the standard error of that mean."""
-    return Measured(float(values.mean()), stderr(values), len(values))
+    return Measured(float(values.mean()), stderr(values, groups), len(values), count(values, groups))
 
 
-def stderr(values: NDArray[np.float64]) -> float:
-    """Of the mean of values [rows]: sample standard deviation / sqrt(rows); NaN for a single row."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+def stderr(values: NDArray[np.float64], groups: Groups | None = None) -> float:
+    """Of the mean of values [rows], clustered by group (`stderr_over`); NaN for a single group."""
+    return stderr_over(*sums(values, groups))
+
+
+def sums(values: NDArray[np.float64], groups: Groups | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum of values [rows], and number of rows, of each group: [groups] each."""
+    if groups is None:
+        return values, np.ones(len(values))
+    _, index, rows = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.bincount(index, weights=values).astype(np.float64), rows.astype(np.float64)
+
+
+def count(values: NDArray[np.float64], groups: Groups | None = None) -> int:
+    """Number of groups."""
+    return len(values) if groups is None else len(np.unique(groups))
+
+
+def rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Five digits: more than a mean over rows needs, and a third of a file."""
+    return tuple(float(f"{value:.5g}") for value in values)

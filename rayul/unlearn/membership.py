@@ -7,6 +7,7 @@ an oracle shows), below 0.5 = forget rows are conspicuously unlikely, a trace th
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.unlearn.forward import Model, TokenScores, forward
-from rayul.unlearn.measured import Measured
+from rayul.unlearn.measured import Groups, Measured, count, stderr
 from rayul.unlearn.tokens import Example, collate
 
 Floats = NDArray[np.float64]
@@ -76,16 +77,17 @@ def _standardise(logits: Tensor, labels: Tensor) -> Tensor:
     return (logp.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - mean) / variance.clamp_min(1e-6).sqrt()
 
 
-def auc(members: Floats, others: Floats) -> Measured:
+def auc(
+    members: Floats, others: Floats, member_groups: Groups | None = None, other_groups: Groups | None = None
+) -> Measured:
     """P(member's score > other's score), ties count half; in [0, 1]. NaN when a score is NaN.
 
-    Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons.
+    Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons, clustered by
+    group (Obuchowski 1997).
     """
-    rows = len(members) + len(others)
+    rows, groups = len(members) + len(others), count(members, member_groups) + count(others, other_groups)
     if np.isnan(members).any() or np.isnan(others).any():
-        return Measured(float("nan"), float("nan"), rows)
+        return Measured(float("nan"), float("nan"), rows, groups)
     wins = (members[:, None] > others) + 0.5 * (members[:, None] == others)
-    if min(wins.shape) < 2:
-        return Measured(float(wins.mean()), float("nan"), rows)
-    variance = wins.mean(1).var(ddof=1) / len(members) + wins.mean(0).var(ddof=1) / len(others)
-    return Measured(float(wins.mean()), float(np.sqrt(variance)), rows)
+    error = math.hypot(stderr(wins.mean(1), member_groups), stderr(wins.mean(0), other_groups))
+    return Measured(float(wins.mean()), error, rows, groups)

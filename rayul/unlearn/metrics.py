@@ -1,7 +1,7 @@
 """The metrics of the one teacher-forced forward that every evaluation makes: a function each, and nothing else.
 
 A function is called as its row in `rayul/spec/metrics.py` is. It is given the scores of one row and returns a number;
-one whose row says `mean_of_rows=False` is given those of all rows of a set and returns a `Measured`.
+one whose row says `mean_of_rows=False` is given those of all rows of a set and their groups, and returns a `Measured`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rayul.unlearn.forward import TokenScores
-from rayul.unlearn.measured import Measured, stderr
+from rayul.unlearn.measured import Groups, Measured, count, stderr
 
 RowMetric = Callable[[TokenScores], float]
 
@@ -41,12 +41,13 @@ def em(scores: TokenScores) -> float:
     return float(scores.match.mean())
 
 
-def ppl(rows: Sequence[TokenScores]) -> Measured:
-    """Perplexity: exp(total NLL / total tokens), >= 1, lower is better for utility. Standard error by the delta method;
-    infinite where the model is broken."""
+def ppl(rows: Sequence[TokenScores], groups: Groups | None = None) -> Measured:
+    """Perplexity: exp(total NLL / total tokens), >= 1, lower is better for utility. Standard error by the delta method,
+    clustered by group; infinite where the model is broken."""
     sums = np.array([-s.logp.sum() for s in rows])
     lengths = np.array([len(s.logp) for s in rows])
     rate = sums.sum() / lengths.sum()
     with np.errstate(over="ignore"):
         value = float(np.exp(rate))
-    return Measured(value, value * stderr((sums - rate * lengths) / lengths.mean()), len(rows))
+    error = value * stderr((sums - rate * lengths) / lengths.mean(), groups)
+    return Measured(value, error, len(rows), count(sums, groups))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rayul.errors import InputError
 from rayul.unlearn import generation, membership
-from rayul.unlearn.data import Row
+from rayul.unlearn.data import Row, group_numbers
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.tokens import CHAT, Example, encode, encode_rows, pad_id, template_of
 
@@ -43,6 +43,7 @@ class Probe:
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.template, self.batch_size, self.max_new_tokens = template, batch_size, max_new_tokens
         self.pad = pad_id(tokenizer)
+        self.groups = group_numbers(rows)
 
     @cached_property
     def examples(self) -> list[Example]:

@@ -1,4 +1,4 @@
-"""The full metric suite: every metric of every set of one model, with standard error and number of rows.
+"""The full metric suite: every metric of every set of one model, with standard error and numbers of rows and groups.
 
 Keys are "<set>.<metric>". What cannot be measured is named in `SuiteResult.skipped` with the reason, never left out.
 """
@@ -39,7 +39,7 @@ class SuiteResult:
     skipped: dict[str, str]
 
     def to_json(self) -> str:
-        """Strict JSON: {"measured": {key: {"value", "stderr", "rows"}}, "skipped": {key: reason}}.
+        """Strict JSON: {"measured": {key: {"value", "stderr", "rows", "groups"}}, "skipped": {key: reason}}.
 
         NaN and infinities are the strings "nan", "inf", "-inf", as in the journal.
         """
@@ -69,7 +69,7 @@ class SuiteResult:
     def _cell(self, key: str) -> str:
         if key not in self.measured:
             return "-" if key in self.skipped else ""
-        value, stderr, _ = self.measured[key]
+        value, stderr, *_ = self.measured[key]
         return f"{value:.3g}" if math.isnan(stderr) else f"{value:.3g} ± {stderr:.1g}"
 
 
@@ -126,7 +126,7 @@ def evaluate_model(
 
 def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:
     if not isinstance(metric, str) or METRICS[metric].needs == "forward":
-        return measure(metric, probe.answers)
+        return measure(metric, probe.answers, groups=probe.groups)
     row, function = METRICS[metric], getattr(suite_metrics, metric)
     found = function(probe, probes) if row.only else function(probe)
-    return mean(found) if row.mean_of_rows else found
+    return mean(found, probe.groups) if row.mean_of_rows else found

@@ -55,7 +55,7 @@ def repetition(probe: Probe) -> Floats:
 
 
 def distinct(probe: Probe) -> Measured:
-    return text_quality.distinct(probe.generated)
+    return text_quality.distinct(probe.generated, probe.groups)
 
 
 # --- of a set beside other sets or models ------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def forget_quality(forget: Probe, probes: Probes) -> Measured:
     if probes.oracle is None:
         raise Missing("there is no oracle to compare with")
     value = tofu.forget_quality(_log_truth_ratio(forget), _log_truth_ratio(probes.oracle))
-    return Measured(value, math.nan, len(forget.rows))
+    return Measured(value, math.nan, len(forget.rows), len(np.unique(forget.groups)))
 
 
 def model_utility(kept: Probe, probes: Probes) -> Measured:
@@ -77,7 +77,8 @@ def model_utility(kept: Probe, probes: Probes) -> Measured:
         [
             np.stack([rouge(kept), np.exp(kept.answer_logp), truthfulness(kept)]),
             *(np.stack([rouge(p), prob_options(p), truthfulness(p)]) for p in others),
-        ]
+        ],
+        [p.groups for p in (kept, *others)],
     )
 
 
@@ -103,7 +104,7 @@ def mia_min_k_pp(forget: Probe, probes: Probes) -> Measured:
 def _auc(forget: Probe, probes: Probes, score: Callable[[Probe], Floats]) -> Measured:
     """Of forget against holdout rows. score: of each row, higher for training data."""
     holdout = probes.of("holdout")
-    return membership.auc(score(forget), score(holdout))
+    return membership.auc(score(forget), score(holdout), forget.groups, holdout.groups)
 
 
 def _log_truth_ratio(probe: Probe) -> Floats:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.spec import Spec
-from rayul.unlearn.data import Sets
+from rayul.unlearn.data import Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
@@ -58,7 +58,6 @@ class Task:
         ]
         check_fits(base, self.examples)
         check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
-        self.groups = {key: [row.group or f"row {i}" for i, row in enumerate(rows)] for key, rows in sets.items()}
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}
 
@@ -69,6 +68,10 @@ class Task:
     def evaluated(self, names: Sequence[str] = EVALUATED) -> dict[str, list[Example]]:
         """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
+
+    def groups(self, names: Sequence[str] = EVALUATED) -> dict[str, NDArray[np.int64]]:
+        """The group of each of these examples as a number from 0, [rows], by set."""
+        return {name: group_numbers(spaced(list(self.sets[name]), self.max_rows)) for name in self.evaluated(names)}
 
     def reference_logp(
         self, name: str, indices: Sequence[int], mask: Tensor, reference: Callable[[], AbstractContextManager[Model]]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn.measured import Measured
+from rayul.unlearn.measured import Groups, Measured
 
 
 def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[np.float64]:
@@ -44,21 +44,24 @@ def repetition(generated: Sequence[Sequence[int]], n: int = 4) -> NDArray[np.flo
     return np.array([1.0 - len(set(g)) / len(g) if (g := _ngrams(tokens, n)) else 0.0 for tokens in generated])
 
 
-def distinct(generated: Sequence[Sequence[int]], n: int = 2) -> Measured:
+def distinct(generated: Sequence[Sequence[int]], groups: Groups | None = None, n: int = 2) -> Measured:
     """Distinct n-grams / n-grams over all answers together, in [0, 1] (Li et al. 2016); 0 when there is no n-gram.
 
     Lower is worse: it falls when one answer repeats itself and when all questions get the same answer. It shrinks with
-    the number of rows, so compare equal sets only. Standard error by the jackknife over rows.
+    the number of rows, so compare equal sets only. Standard error by the jackknife over groups.
     """
     grams = [_ngrams(tokens, n) for tokens in generated]
     counts = Counter(gram for row in grams for gram in row)
-    total, rows = counts.total(), len(grams)
-    without = np.zeros(rows)
+    total = counts.total()
+    of_group: dict[int, list[tuple[int, ...]]] = {}
     for i, row in enumerate(grams):
-        lost = sum(counts[gram] == times for gram, times in Counter(row).items())
-        without[i] = (len(counts) - lost) / max(1, total - len(row))
-    stderr = float(np.sqrt((rows - 1) * without.var())) if rows > 1 else float("nan")
-    return Measured(len(counts) / max(1, total), stderr, rows)
+        of_group.setdefault(i if groups is None else int(groups[i]), []).extend(row)
+    without = np.zeros(len(of_group))
+    for k, own in enumerate(of_group.values()):
+        lost = sum(counts[gram] == times for gram, times in Counter(own).items())
+        without[k] = (len(counts) - lost) / max(1, total - len(own))
+    stderr = float(np.sqrt((len(without) - 1) * without.var())) if len(without) > 1 else float("nan")
+    return Measured(len(counts) / max(1, total), stderr, len(grams), len(without))
 
 
 def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:

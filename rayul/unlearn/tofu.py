@@ -5,12 +5,13 @@ Every `logp` is the mean log-probability of an answer's tokens, in nats, so p^(1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn.measured import Measured
+from rayul.unlearn.measured import Groups, Measured, count, stderr
 
 Floats = NDArray[np.float64]
 
@@ -57,21 +58,25 @@ def forget_quality(log_ratio: Floats, oracle_log_ratio: Floats) -> float:
     return float(stats.ks_2samp(log_ratio, oracle_log_ratio, method="exact").pvalue)
 
 
-def model_utility(sets: Sequence[Floats]) -> Measured:
+def model_utility(sets: Sequence[Floats], groups: Sequence[Groups | None] | None = None) -> Measured:
     """Harmonic mean in [0, 1] of the per-set means of ROUGE-L recall, probability and truthfulness.
 
-    sets: one [3, N] array a set. TOFU's nine numbers are those of retain, real authors and world facts, the last two
-    with option probabilities. 0 as soon as one mean is 0. Standard error by the delta method: with H the harmonic
-    mean of K means m_j, dH/dm_j = H^2 / (K m_j^2); the three measures of a row go together, the sets are independent.
+    sets: one [3, N] array a set; groups: the group of each row [N] of each. TOFU's nine numbers are those of retain,
+    real authors and world facts, the last two with option probabilities. 0 as soon as one mean is 0.
+
+    Standard error by the delta method: with H the harmonic mean of K means m_j, dH/dm_j = H^2 / (K m_j^2); the three
+    measures of a row go together, and so do the rows of a group; the sets are independent.
     """
     from scipy import stats
 
     means = np.concatenate([s.mean(1) for s in sets])
+    groups = groups or [None] * len(sets)
     rows = sum(s.shape[1] for s in sets)
+    number = sum(count(s[0], g) for s, g in zip(sets, groups, strict=True))
     utility = float(stats.hmean(means)) if means.min() > 0 else float(means.min())
     if not utility > 0:
-        return Measured(utility, 0.0 if utility == 0 else float("nan"), rows)
+        return Measured(utility, 0.0 if utility == 0 else float("nan"), rows, number)
     slopes = utility**2 / (len(means) * means**2)
     influences = [slope @ s for slope, s in zip(np.split(slopes, len(sets)), sets, strict=True)]
-    variance = sum(i.var(ddof=1) / len(i) if len(i) > 1 else np.nan for i in influences)
-    return Measured(utility, float(np.sqrt(variance)), rows)
+    errors = [stderr(influence, g) for influence, g in zip(influences, groups, strict=True)]
+    return Measured(utility, math.hypot(*errors), rows, number)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending, Evaluation
+from rayul.records.groups import pooled
 from rayul.spec import Spec, needs_oracle, violations
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.measured import Measured
+from rayul.unlearn.measured import Measured, rounded, sums
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
@@ -102,7 +103,7 @@ def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
     """The row of the baseline or the oracle: `task.base` as it is, the report sets included."""
     assert trial_id in (BASELINE, ORACLE)
     row = Evaluation(trial_id, 0, mixing=0.0, seed=spec.search.seed, device=device_name(task.device))
-    return _with_metrics(row, final_measurement(task.base, task, spec))
+    return _with_metrics(row, _final(task.base, task, spec), spec)
 
 
 def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]:
@@ -110,10 +111,14 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
 
     A metric of evaluate.final that lacks rows, columns or the oracle is absent; `rayul evaluate` says why.
     """
-    measured = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
+    return _final(model, task, spec).measured
+
+
+def _final(model: Any, task: Task, spec: Spec) -> Measurement:
+    measurement = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED)
     wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.metrics]
     if not wanted:
-        return measured
+        return measurement
     oracle = load_model(spec.oracle)[0] if spec.oracle is not None and needs_oracle(wanted) else None
     suite = evaluate_model(
         model,
@@ -125,7 +130,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]
         spec.evaluate.batch_size,
         own=task.own,
     )
-    return measured | suite.measured
+    return measurement._replace(measured=measurement.measured | suite.measured)
 
 
 def first_row(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> Evaluation:
@@ -163,8 +168,8 @@ def evaluation_rows(
             bad = [key for key, value in measurement.values.items() if math.isnan(value)]
             if bad:
                 raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
-            judged_by = _criteria_values(measurement, task, spec)
-            rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement.measured), spec, judged_by, baseline)
+            judged_by = _criteria_values(measurement, spec)
+            rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement, spec), spec, judged_by, baseline)
             broken = [violations(criteria, judged_by, baseline).values() for criteria in targets]
             beyond.append([sum(max(0.0, v) for v in of_target) for of_target in broken])
         if not spec.control.mixing:
@@ -198,14 +203,13 @@ def _evaluated(
             return rows
 
 
-def _criteria_values(measurement: Measurement, task: Task, spec: Spec) -> dict[str, float]:
-    """What the criteria judge: the means, or with control.confidence the pessimistic bootstrap bounds."""
+def _criteria_values(measurement: Measurement, spec: Spec) -> dict[str, float]:
+    """What the criteria judge: the means, or with control.confidence their pessimistic bounds."""
     values = measurement.values
     if spec.control.confidence is not None:
-        keys = [c.metric for c in spec.criteria]
-        bounds = pessimistic(measurement, task, keys, spec.control.confidence)
         for c in spec.criteria:
-            values[c.metric] = bounds[c.metric].low if c.limit.at_least else bounds[c.metric].high
+            bounds = pessimistic(measurement.measured[c.metric], spec.control.confidence)
+            values[c.metric] = bounds.low if c.limit.at_least else bounds.high
     return values
 
 
@@ -225,12 +229,23 @@ def _judged(
     )
 
 
-def _with_metrics(row: Evaluation, measured: Mapping[str, Measured]) -> Evaluation:
+def _with_metrics(row: Evaluation, measurement: Measurement, spec: Spec) -> Evaluation:
+    measured = measurement.measured
+    steering = dict.fromkeys([*spec.objectives, *(c.metric for c in spec.criteria)])
+    known = {key: spec.evaluate.of(key.partition(".")[2]) for key in steering}
+    summed = {
+        key: sums(measurement.per_row[key], measurement.groups[key.partition(".")[0]])
+        for key, metric in known.items()
+        if metric is not None and metric.mean_of_rows
+    }
     return replace(
         row,
         metrics={key: m.value for key, m in measured.items()},
         stderr={key: m.stderr for key, m in measured.items()},
         rows={key.split(".")[0]: m.rows for key, m in measured.items()},
+        groups={key.split(".")[0]: m.groups for key, m in measured.items()},
+        group_sums={key: rounded(pooled(total)) for key, (total, _) in summed.items()},
+        group_rows={key.partition(".")[0]: tuple(map(int, pooled(rows))) for key, (_, rows) in summed.items()},
     )
 
 

@@ -57,7 +57,7 @@ def test_a_row_and_a_function_are_all_that_a_metric_costs(
 
 def test_a_metric_of_some_sets_is_given_the_others(task: Any, sets: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     def apart(forget: Probe, probes: Any) -> Any:
-        return Measured(forget.answer_logp.mean() - probes.of("retain").answer_logp.mean(), 0.0, 1)
+        return Measured(forget.answer_logp.mean() - probes.of("retain").answer_logp.mean(), 0.0, 1, 1)
 
     row = Metric("lower", "gap", "passes", mean_of_rows=False, only=("forget",), bounded=False)
     monkeypatch.setitem(METRICS, "apart", row)

@@ -126,5 +126,5 @@ def test_model_utility_error_agrees_with_resampling():
 
 def test_model_utility_of_a_collapsed_model():
     dead = np.stack([np.zeros(5), np.full(5, 0.5), np.full(5, 0.5)])
-    assert tofu.model_utility([dead]) == (0.0, 0.0, 5)
+    assert tofu.model_utility([dead]) == (0.0, 0.0, 5, 5)
     assert math.isnan(tofu.model_utility([dead * np.nan]).value)

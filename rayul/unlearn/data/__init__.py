@@ -13,7 +13,7 @@
 """
 
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
-from rayul.unlearn.data.row import Row, Sets
+from rayul.unlearn.data.row import Row, Sets, group_numbers
 from rayul.unlearn.data.sources import load_sets
 from rayul.unlearn.data.split import split_by_group
 
@@ -22,6 +22,7 @@ __all__ = [
     "Row",
     "Sets",
     "column_names",
+    "group_numbers",
     "load_sets",
     "read_folder",
     "read_rows",

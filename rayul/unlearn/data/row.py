@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rayul.errors import InputError
 from rayul.spec import COLUMNS, GROUP_ALIAS
@@ -38,6 +41,12 @@ class Row:
             " ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (self.question, self.answer)
         )
         return question, answer
+
+
+def group_numbers(rows: Iterable[Row]) -> NDArray[np.int64]:
+    """The group of each row [rows] as a number from 0, in the order of their first rows."""
+    numbers: dict[str | int, int] = {}
+    return np.array([numbers.setdefault(row.group or i, len(numbers)) for i, row in enumerate(rows)], dtype=np.int64)
 
 
 def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:

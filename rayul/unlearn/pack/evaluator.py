@@ -29,7 +29,7 @@ class Evaluator:
         # In a lower precision than the adapter's, small updates would vanish in the sum.
         self.merging = lanes == 1 and task.base.dtype == torch.float32
         sets = task.evaluated()
-        self.counts = {name: len(examples) for name, examples in sets.items()}
+        self.groups = task.groups()
         examples = [e for rows in sets.values() for e in rows]
         by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
         size = max(1, evaluate.batch_size // lanes)
@@ -46,7 +46,7 @@ class Evaluator:
 
     def measure(self, scores: list[TokenScores]) -> Measurement:
         """The metrics of one adapter, from its scores."""
-        return measurement(scores, self.counts, self.metrics, self.own)
+        return measurement(scores, self.groups, self.metrics, self.own)
 
     @torch.no_grad()
     def _scores(self, adapters: Adapters) -> list[list[TokenScores]]:
