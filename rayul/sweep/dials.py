@@ -95,6 +95,9 @@ class _Walker:
             metrics=metrics,
             stderr={key: m.stderr for key, m in measured.items()},
             rows={key.split(".")[0]: m.rows for key, m in measured.items()},
+            groups={key.split(".")[0]: m.groups for key, m in measured.items()},
+            group_sums={},
+            group_rows={},
             violation=violations(criteria, metrics, self.baseline),
             notes=(),
         )

@@ -24,7 +24,7 @@ def group_means(
     found = {}
     for name in sets:
         rows, scores = scores[: len(task.examples[name])], scores[len(task.examples[name]) :]
-        own = [[rows[i] for i in members] for members in _members(task, name)]
+        own = [[rows[i] for i in members] for members in _members(task, name).values()]
         for metric in map(metric_name, metrics):
             function = task.own.get(metric, metric)
             found[f"{name}.{metric}"] = np.array([measure(function, group).value for group in own])
@@ -33,11 +33,12 @@ def group_means(
 
 def group_names(task: Task, name: str) -> list[str]:
     """The groups of a set, in the order of their first rows."""
-    return list(dict.fromkeys(task.groups[name]))
+    return list(_members(task, name))
 
 
-def _members(task: Task, name: str) -> list[list[int]]:
+def _members(task: Task, name: str) -> dict[str, list[int]]:
+    """The rows of each group."""
     members: dict[str, list[int]] = {}
-    for i, group in enumerate(task.groups[name]):
-        members.setdefault(group, []).append(i)
-    return list(members.values())
+    for i, row in enumerate(task.sets[name]):
+        members.setdefault(row.group or f"row {i + 1}", []).append(i)
+    return members
