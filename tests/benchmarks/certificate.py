@@ -30,6 +30,8 @@ from rayul.spec import Limit
 FOLDER = Path(__file__).parents[2] / "results" / "certificate"
 SHARE, ALPHA, POINTS = 0.9, 0.1, 5
 LIMIT = Limit.share("retain.es", True, SHARE)
+COEFFICIENTS = 10
+"""Of a dial, as certificate_record.py scores them."""
 SELECT = 20
 """Select groups of the arms that have certify groups beside them, as many as the testbed has."""
 COUNTS = (10, 20, 40, 80)
@@ -40,7 +42,7 @@ Choice = tuple[int, int] | None
 
 
 class Scored(NamedTuple):
-    """forgotten [A, 20], share of the baseline's forget.es; authors [A, 20, N]; baseline [N]. NaN where a dial was not
+    """forgotten [A, C], share of the baseline's forget.es; authors [A, C, N]; baseline [N]. NaN where a dial was not
     scored to its end: the model is ruined there."""
 
     forgotten: Floats
@@ -53,18 +55,18 @@ def load(path: Path) -> Scored:
     base = next(row for row in rows if row["trial"] < 0)
     baseline = np.array(base["authors"], dtype=np.float64)
     keys = list(dict.fromkeys((row["trial"], row["step"]) for row in rows if row["trial"] >= 0))
-    forgotten = np.full((len(keys), certificate.DIAL), np.nan)
-    authors = np.full((len(keys), certificate.DIAL, len(baseline)), np.nan)
+    forgotten = np.full((len(keys), COEFFICIENTS), np.nan)
+    authors = np.full((len(keys), COEFFICIENTS, len(baseline)), np.nan)
     for row in rows:
         if row["trial"] >= 0:
-            at = keys.index((row["trial"], row["step"])), round(row["mixing"] * certificate.DIAL) - 1
+            at = keys.index((row["trial"], row["step"])), round(row["mixing"] * COEFFICIENTS) - 1
             forgotten[at] = 1 - row["forget"] / base["forget"]
             authors[at] = row["authors"]
     return Scored(forgotten, authors, baseline)
 
 
 class Drawn(NamedTuple):
-    """Margins of one repeat, [A, 20, groups]; select_means [A, 20]."""
+    """Margins of one repeat, [A, C, groups]."""
 
     scored: Scored
     select: Floats
@@ -77,7 +79,7 @@ def margins(scored: Scored, chosen: NDArray[np.int64]) -> Floats:
 
 
 def best(scored: Scored, passing: NDArray[np.bool_]) -> Choice:
-    """What forgot most among the coefficients [A, 20] that an arm takes."""
+    """What forgot most among the coefficients [A, C] that an arm takes."""
     gone = np.where(passing & (scored.forgotten >= 0.05), scored.forgotten, -np.inf)
     i, j = np.unravel_index(gone.argmax(), gone.shape)
     return (int(i), int(j)) if gone[i, j] > -np.inf else None

@@ -30,6 +30,9 @@ ROWS = 5
 
 AUTHORS = 230
 
+COEFFICIENTS = 10
+"""Of a dial: half as many as rayul's own, for the time."""
+
 STEPS = (20, 40, 60)
 """Steps of a trial at which its adapter is scored."""
 
@@ -39,7 +42,7 @@ SLOWEST = 5e-4
 UNMOVED = 0.95
 """Share of the baseline's forget.es above which an adapter has forgotten nothing and is left out."""
 
-RUINED = 0.5
+RUINED = 0.6
 """Share of the baseline's es below which the rest of a dial is not scored: no arm chooses there."""
 
 
@@ -146,7 +149,7 @@ def dials(scorer: Scorer, spec: Any, number: int, baseline: dict[str, Any]) -> I
             last = scorer(snapshot.update.model)
         if last[0] > UNMOVED * baseline["forget"]:
             continue
-        for a in dial().tolist():
+        for a in dial(points=COEFFICIENTS).tolist():
             with snapshot.update.mixed(a):
                 forget, authors = last if a == 1 else scorer(snapshot.update.model)
             for key, value in (("mixing", a), ("forget", forget), ("authors", authors)):
