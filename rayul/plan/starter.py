@@ -18,7 +18,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 """What other people call our columns, the likeliest first. Capitals do not matter."""
 
 MAX_ROWS = 400
-"""Rows of a set that an evaluation of the written spec reads at the most: a share has a standard error of 2.5% then."""
+"""Rows of a set that an evaluation of the written spec reads at the most: a share of independent rows has a standard
+error of 2.5% then."""
 
 
 def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None) -> str:

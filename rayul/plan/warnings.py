@@ -132,7 +132,7 @@ def _baseline(plan: Estimate) -> Iterator[str]:
 def _resolution(plan: Estimate) -> Iterator[str]:
     """The error that matters is that of a model at the limit. A baseline below SATURATED has much the same; above it a
     memorised set has no spread until something is lost, and the bound of a mean m of values in [0, 1] takes its place:
-    sqrt(m (1 - m) / n), reached where every row is 0 or 1."""
+    sqrt(m (1 - m) / n) on n groups, reached where each is wholly kept or wholly lost."""
     for asked in known_limits(plan.spec.criteria):
         measured = plan.cost.baseline.get(asked.metric)
         if measured is None or not measured.value > 0:
@@ -142,13 +142,14 @@ def _resolution(plan: Estimate) -> Iterator[str]:
         metric = plan.spec.evaluate.of(limit.metric.partition(".")[2])
         assert metric is not None  # or it would not be measured
         saturated = metric.bounded and measured.value > SATURATED and 0 < limit.value < 1
-        error = math.sqrt(limit.value * (1 - limit.value) / measured.rows) if saturated else measured.stderr
+        error = math.sqrt(limit.value * (1 - limit.value) / measured.groups) if saturated else measured.stderr
         if error > room > 0:
             size = f"{'up to' if saturated else 'about'} {error:.3g}"
+            noun = "rows" if measured.groups == measured.rows else "groups"
             yield (
                 f"{limit} lies {room:.3g} from the baseline's {measured.value:.4g}, and on "
-                f"{measured.rows} rows a model at the limit has a standard error of {size}: "
-                f"{math.ceil(measured.rows * (error / room) ** 2):,} rows would resolve it, or a wider limit"
+                f"{measured.groups} {noun} a model at the limit has a standard error of {size}: "
+                f"{math.ceil(measured.groups * (error / room) ** 2):,} {noun} would resolve it, or a wider limit"
             )
 
 

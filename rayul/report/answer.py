@@ -11,6 +11,7 @@ from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
 from rayul.report.certified import certified, kept_limits
+from rayul.report.evidence import evidence
 from rayul.report.summary import Summary
 from rayul.words import duration, measured, number, percent, plural
 
@@ -121,13 +122,9 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
             f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
             + (f": the point closes {way:.0%} of the gap to it." if math.isfinite(way) else ".")
         )
-    rows = ", ".join(f"{count:,} {name}" for name, count in best.rows.items() if f"{name}." in " ".join(best.metrics))
-    sentences.append(
-        f"Measured on {rows} rows; ± is one standard error over the rows. It is one run with one seed: "
-        "`rayul audit` repeats it over seeds, before you rely on it."
-        if rows
-        else "It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it."
-    )
+    basis = evidence({name: n for name, n in best.rows.items() if f"{name}." in " ".join(best.metrics)}, best.groups)
+    sentences += [f"Measured on {basis}."] if basis else []
+    sentences.append("It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it.")
     return sentences
 
 

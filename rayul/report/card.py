@@ -12,6 +12,7 @@ from rayul.pareto.held_out import on_report
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.certified import Certified, sentence, value
+from rayul.report.evidence import evidence
 from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
 from rayul.spec.data import find, looks_local
 from rayul.words import measured
@@ -89,7 +90,7 @@ def model_card(
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
         oracle=results.oracle is not None,
         held_out=held_out(results, row),
-        counts=", ".join(f"{count} {name}" for name, count in (results.baseline.rows | e.rows).items()),
+        basis=evidence(results.baseline.rows | e.rows, results.baseline.groups | e.groups),
         difference=difference,
         adapter=adapter,
         merged=merged,

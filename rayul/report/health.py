@@ -93,13 +93,16 @@ def _resolution(results: SweepRecords) -> Iterator[Check]:
         error, room = float(np.median(errors)), abs(base - limit.value)
         if not (0 < error < math.inf and math.isfinite(room)):  # an error of 0 says that no model was near the limit
             continue
-        rows = results.baseline.rows.get(limit.metric.split(".")[0], 0)
+        name = limit.metric.partition(".")[0]
+        rows = results.baseline.rows.get(name, 0)
+        units = results.baseline.groups.get(name, rows)
+        noun = "rows" if units == rows else "groups"
         numbers = (
             f"{limit} lies {room:.3g} from the baseline; models near it have a standard error of {error:.3g}"
-            f"{f' on {rows:,} rows' if rows else ''}."
+            f"{f' on {units:,} {noun}' if units else ''}."
         )
         if room < error:
-            needed = f"about {math.ceil(rows * (error / room) ** 2):,} rows" if rows and room else "more rows"
+            needed = f"about {math.ceil(units * (error / room) ** 2):,} {noun}" if units and room else f"more {noun}"
             yield Check(title, "warning", f"No: {numbers} Use {needed}, or a wider limit.")
         else:
             yield Check(title, "good", f"Yes: {numbers}")

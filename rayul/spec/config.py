@@ -149,7 +149,7 @@ class Control(Searchable):
     mixing: bool = False
     """Whether the adapter is scaled back to the largest mixing that keeps the criteria."""
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
-    """Calibrate on the lower bootstrap bound at this confidence instead of on the mean."""
+    """Calibrate on the lower bound at this confidence (t over groups) instead of on the mean."""
 
 
 def _check_sampler(name: str, info: ValidationInfo) -> str:
