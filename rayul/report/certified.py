@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from rayul.errors import InputError
 from rayul.pareto.best import best_of
 from rayul.pareto.front import forgotten, front_of
 from rayul.pareto.held_out import held_out
+from rayul.pareto.power import Spread, needed_groups
 from rayul.records import Evaluation, holds_model
 from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, Walked, certified_folder
 from rayul.records.folder import SweepRecords
@@ -129,22 +128,11 @@ def why_not(reading: Reading) -> list[str]:
             f"{value(m, m.low)}, and the limit is {value(m, m.at)}: the groups' mean is "
             f"{value(m, m.kept)} with a spread (sd) of {m.sd:.2g}."
         )
-        enough = groups_needed(abs(m.kept - m.at), m.sd, reading.level)
-        mean_keeps = m.kept > m.at if m.at_least else m.kept < m.at
-        if mean_keeps and enough is not None:
-            lines.append(f"With the same mean and spread, about {plural(enough, 'group')} would do.")
+        if m.relative and m.at_least and m.at < m.kept < 1:
+            enough = needed_groups(m.kept, m.at, reading.level, Spread(m.sd, m.kept))
+            lines.append(f"With the same mean and spread, {plural(enough, 'group')} pass four times in five.")
     lines.append("What helps: more certify groups, a lower limit, or a search for points that keep more.")
     return lines
-
-
-def groups_needed(margin: float, sd: float, level: float) -> int | None:
-    """The least number of groups whose mean margin and spread pass the t test; None where no number below a million
-    does."""
-    from scipy import stats
-
-    counts = np.unique(np.geomspace(2, 1e6, 2000).astype(int))
-    passes = margin * np.sqrt(counts) >= sd * stats.t.isf(level, counts - 1)
-    return int(counts[passes.argmax()]) if passes.any() else None
 
 
 def value(one: Margin, number: float) -> str:
