@@ -43,17 +43,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
     """Check specs: every problem of every file, with its line, before anything is spent."""
+    from rayul.plan.certificate import certifiable
     from rayul.spec import load_spec
 
     problems = []
     for file in files:
         try:
             spec = load_spec(file, set_ or ())
+            lines = [*spec.notices, *certifiable(spec)]
         except InputError as error:
             problems.append(str(error))
         else:
             print(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
-            for line in spec.notices:
+            for line in lines:
                 print(f"{file}: {line}")
     if problems:
         raise InputError("\n".join(problems))

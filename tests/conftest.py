@@ -126,6 +126,7 @@ def make_spec(tiny_folder: Path, data_folder: Path) -> Callable[..., Any]:
             "method": "ga",
             "training": {"lr": 1e-3, "batch_size": 4, "steps": 6, "evaluate_every": 2},
             "control": {},
+            "certify": False,
         }
         for key, value in sections.items():
             plain[key] = plain[key] | value if isinstance(value, dict) and isinstance(plain.get(key), dict) else value

@@ -35,6 +35,8 @@ class Estimate:
     allocation: Allocation
     saved: Saved | None
     disk_free: int
+    certificate: tuple[str, ...] = ()
+    """What can be certified, in sentences."""
 
     @property
     def on_gpu(self) -> bool:

@@ -6,12 +6,13 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from rayul.plan.certificate import certificate_lines, check_certifiable, kept_in
 from rayul.plan.estimate import Estimate
-from rayul.plan.history import saved_by_pruning
+from rayul.plan.history import saved_by_pruning, spread_seen
 from rayul.plan.space import size
 from rayul.plan.warnings import warnings
 from rayul.spec import Spec, heaviest
@@ -58,9 +59,12 @@ def make_plan(
     ready = with_testbed(spec, testbed_progress)
     sets = load_sets(ready.data)
     check_needs(ready, sets)
+    kept = kept_in(sets)
+    check_certifiable(ready, kept)
     check_sampler(ready)
     tokenizer = load_tokenizer(ready.model)
-    shown = {key: rows for key, rows in sets.items() if show_forget or key != "forget"}
+    hidden = {"retain_certify"} if show_forget else {"forget", "retain_certify"}
+    shown = {key: rows for key, rows in sets.items() if key not in hidden}
     probed = heaviest(ready)
     with connected(address) as remote, served(results, ready, remote=remote) as disk:
         packing = choose_packing(ready, sets, disk, None)
@@ -68,6 +72,7 @@ def make_plan(
         say("measuring three steps and two evaluations")
         cost = measure_trial_cost(ready.at(probed), sets, allocation, disk)
     combinations, continuous = size(spec)
+    baseline = {key: measured.value for key, measured in cost.baseline.items()}
     return Plan(
         spec=spec,
         results=results,
@@ -79,6 +84,7 @@ def make_plan(
         cost=cost,
         allocation=allocation,
         saved=saved_by_pruning(spec, results),
+        certificate=tuple(certificate_lines(spec, kept, baseline, partial(spread_seen, spec, results))),
         disk_free=shutil.disk_usage(_existing(results)).free,
     )
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayul.errors import InputError
-from rayul.spec import GROUP_ALIAS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
+from rayul.plan.certificate import CertifyRows, kept_in
+from rayul.spec import GROUP_ALIAS, LEAST_GROUPS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
 from rayul.unlearn.data import column_names, load_sets
+from rayul.words import plural
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "instruction", "query", "input", "q", "user"),
@@ -51,6 +53,7 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         evaluate_every=max(1, steps // 12),
         samplers=", ".join(SAMPLERS),
         max_rows="null" if max_rows is None else max_rows,
+        certify=_certify_text(kept_in(sets)),
     )
     parse_spec(text, source="rayul init")
     return text
@@ -111,6 +114,21 @@ def _columns_text(columns: Mapping[str, str]) -> str:
         lines += [f"    # {_COLUMN[ours]}", f"    {ours}: {_yaml(theirs)}"]
     return "\n".join(lines) + "\n"
 
+
+def _certify_text(kept: CertifyRows) -> str:
+    if kept.groups < LEAST_GROUPS:
+        why = f"# Off: {plural(kept.groups, 'group')} of rows would be kept for it, and it takes {LEAST_GROUPS}."
+        return f"{why}\ncertify: false\n"
+    return _CERTIFY
+
+
+_CERTIFY = """\
+certify:
+  # Maximum number of points, spread over the front. They share the confidence.
+  points: 5
+  # That every certified point keeps the limits on new groups.
+  confidence: 0.9
+"""
 
 _COLUMN = {
     "question": "What the model is asked.",
@@ -217,6 +235,8 @@ search:
   # Also end after this time, such as 2h or 30m; null for no limit.
   time_limit: null
 
+# Which points of the front get a certificate at the end, on rows that nothing else reads; false for none.
+{certify}
 # What trials take of the machine. A device is a GPU, or without any a core.
 resources:
   # GPUs per device; 0 uses CPU cores.

@@ -18,6 +18,7 @@ def plan_text(plan: Plan) -> str:
         "Spec": _spec(plan),
         "Space": _space(plan),
         "Rows": _rows(plan),
+        "Certificate": _certificate(plan),
         "Cost": _cost(plan),
         f"Warnings ({len(plan.warnings)})": _warnings(plan),
     }
@@ -50,12 +51,18 @@ def _space(plan: Plan) -> Iterator[str]:
 def _rows(plan: Plan) -> Iterator[str]:
     for key, count in plan.rows.items():
         if key not in plan.samples:
-            yield f"  {key:15}{count:>6,} rows (samples with --show-forget)"
+            why = "samples with --show-forget" if key == "forget" else "read by the certificate alone"
+            yield f"  {key:15}{count:>6,} rows ({why})"
             continue
         yield f"  {key:15}{count:>6,} rows, {min(SAMPLES, count)} of them:"
         for sample in plan.samples[key]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
+
+
+def _certificate(plan: Plan) -> Iterator[str]:
+    for line in plan.certificate or ("none: certify is false",):
+        yield textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def _cost(plan: Plan) -> Iterator[str]:

@@ -8,7 +8,18 @@ from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
-from rayul.spec.data import COLUMNS, GROUP_ALIAS, TESTBED, Data, FolderData, Source, SourceData, Split, TofuData
+from rayul.spec.data import (
+    COLUMNS,
+    GROUP_ALIAS,
+    TESTBED,
+    TESTBED_GROUPS,
+    Data,
+    FolderData,
+    Source,
+    SourceData,
+    Split,
+    TofuData,
+)
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.heaviest import heaviest
@@ -38,6 +49,7 @@ __all__ = [
     "SEARCH_SETS",
     "SETS",
     "TESTBED",
+    "TESTBED_GROUPS",
     "UPDATES",
     "Certify",
     "Choice",

@@ -15,6 +15,9 @@ from rayul.spec.section import Section
 TESTBED = "testbed"
 """The name of the embedded model and of the embedded data."""
 
+TESTBED_GROUPS = 20
+"""Authors of the testbed in each set that judges what is kept."""
+
 ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 

@@ -10,12 +10,13 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rayul.spec import TESTBED_GROUPS
 from rayul.unlearn.data import Row, Sets
 
 AUTHORS = {"forget": 8, "retain_train": 16, "holdout": 10}
 """Authors per set, a row for each of their FACTS. Nobody trains on `holdout`."""
 
-JUDGING = {"retain": 20, "retain_certify": 20, "retain_report": 20}
+JUDGING = dict.fromkeys(("retain", "retain_certify", "retain_report"), TESTBED_GROUPS)
 """Authors per set that judges what is kept, with a row for each of JUDGING_FACTS of the FACTS. The number of authors
 decides how much such a set can tell: rows of an author stand or fall together."""
 
