@@ -360,11 +360,10 @@ def certify(
         load_records(place)
     console = Console(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
-        from rayul.report.certified import certified_lines
         from rayul.sweep.certify import certify_sweep
     with _ProgressBar(console) as bar:
         summary = certify_sweep(folder, again=again, address=address, console=console, testbed_progress=bar.update)
-    print("\n".join(certified_lines(load_records(summary.folder))))
+    print("\n".join(summary.certified))
     print(summary.report)
 
 

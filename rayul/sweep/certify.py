@@ -35,7 +35,7 @@ from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.data import Sets, group_numbers, load_sets
 from rayul.unlearn.model import load_model
 from rayul.unlearn.update.saved import save_scaled
 
@@ -113,7 +113,7 @@ def certify_at_end(
 def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, str] | None:
     """What stands in the way of a certificate, and the way out; None where nothing does."""
     rows = sets.get(CERTIFY, ())
-    groups = len({row.group or i for i, row in enumerate(rows)})
+    groups = len(set(group_numbers(rows)))
     if not rows:
         return "the data has no certify rows", "name them as data.retain_certify, or let data.retain be split"
     if groups < LEAST_GROUPS:
@@ -170,13 +170,12 @@ def read_certify_rows(
 
 
 def _frozen(spec: Spec, sets: Sets, rows: RowSet, points: Sequence[Evaluation], alpha: float) -> Reading:
-    own = [row.group for row in sets[CERTIFY]]
     tested, others = certifiable(known_limits(spec.criteria))
     return Reading(
         date=datetime.now(UTC).replace(microsecond=0).isoformat(),
         alpha=alpha,
-        groups=len({group or i for i, group in enumerate(own)}),
-        named=all(own),
+        groups=len(set(group_numbers(sets[CERTIFY]))),
+        named=any(row.group for row in sets[CERTIFY]),
         rows=rows.rows,
         sha256=rows.sha256,
         limits=tuple(map(str, tested)),
