@@ -11,7 +11,7 @@ import jinja2
 from rayul.pareto.held_out import on_report
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.report.certified import Certified, sentence, value
+from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
 from rayul.spec.data import find, looks_local
@@ -96,6 +96,7 @@ def model_card(
         merged=merged,
         certificate=certificate,
         certified=None if certificate is None else sentence(certificate),
+        equal_groups=[] if certificate is None else equal_groups(certificate),
         settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),
         evaluations=sum(map(len, results.trials.values())),

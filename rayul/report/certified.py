@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from rayul.errors import InputError
 from rayul.pareto.best import best_of
+from rayul.pareto.certificate import ROUNDING
 from rayul.pareto.front import forgotten, front_of
 from rayul.pareto.held_out import held_out
 from rayul.pareto.power import Spread, needed_groups
@@ -77,6 +78,16 @@ def sentence(one: Certified) -> str:
     )
 
 
+def equal_groups(one: Certified) -> list[str]:
+    """What to know of limits that all groups clear by the same."""
+    return [
+        f"All groups keep the same {m.metric} there, so the t test has no spread to go by: it would not notice that "
+        "one group in many is broken."
+        for m in one.at.margins
+        if m.sd < ROUNDING
+    ]
+
+
 def place(one: Certified) -> str:
     return f"scale {one.at.scale:.2f} of trial {one.e.trial_id} at step {one.e.step}"
 
@@ -91,6 +102,7 @@ def certified_lines(results: SweepRecords) -> list[str]:
         return ["Nothing is certified.", *why_not(latest)]
     best, *others = found
     lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
+    lines[1:1] = equal_groups(best)
     lines += [f"Also {sentence(one)}" for one in others]
     failed = [dial for dial in latest.dials if dial.certified is None]
     if failed:

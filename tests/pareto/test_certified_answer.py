@@ -99,6 +99,16 @@ def test_rows_without_groups_are_not_called_groups(folder: Path) -> None:
     assert "on new rows (90% confidence, 20 rows)" in certified_lines(results)[0]
 
 
+def test_groups_that_are_all_equal_are_said_to_be(folder: Path) -> None:
+    dial = passed("0001", 10, 0.6)
+    last = dial.walked[9]
+    equal = replace(last, margins=(replace(last.margins[0], kept=1.0, low=1.0, sd=1e-17),))
+    walk = (*dial.walked[:9], equal, dial.walked[10])
+    lines = certified_lines(results_with(folder, reading(replace(dial, walked=walk))))
+    assert lines[1].startswith("All groups keep the same retain.es there, so the t test has no spread to go by")
+    assert "All groups" not in " ".join(certified_lines(results_with(folder, reading(dial))))
+
+
 def test_an_earlier_certificate_stays_when_a_later_reading_finds_less(folder: Path) -> None:
     later = replace(reading(FAILED), alpha=0.05)
     results = results_with(folder, reading(passed("0001", 10, 0.6)), later)
