@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from rayul.errors import InputError
 from rayul.pareto.best import best_of
-from rayul.pareto.certificate import ROUNDING
+from rayul.pareto.certificate import ROUNDING, least_groups
 from rayul.pareto.front import forgotten, front_of
 from rayul.pareto.held_out import held_out
 from rayul.pareto.power import Spread, needed_groups
 from rayul.records import Evaluation, holds_model
 from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, Walked, certified_folder
 from rayul.records.folder import SweepRecords
+from rayul.spec import Limit
 from rayul.words import percent, plural
 
 
@@ -73,9 +74,25 @@ def sentence(one: Certified) -> str:
     """What is certified of a point, with which confidence, and what it forgets."""
     new = "groups" if one.reading.named else "rows"
     return (
-        f"certified: {kept_limits(one.at)} on new {new} ({one.confidence:.0%} confidence, "
+        f"certified: {kept_limits(one.at)} on new {new} ({100 * one.confidence:g}% confidence, "
         f"{one.reading.groups} {new}); forgets {percent(one.forgotten)}, {place(one)}."
     )
+
+
+def assumption(one: Certified) -> str:
+    """What the certificate assumes, and how far it goes without that."""
+    said = "The t test behind it takes means of groups to be near enough to normal"
+    if one.dial.passed_free:
+        scale = one.dial.scales[one.dial.passed_free - 1]
+        return f"{said}; without that assumption, by an e-value, the limits are kept up to scale {scale:.2f}."
+    if one.dial.walked[0].e_value is not None:
+        return f"{said}; the e-value, which does not, passes at no scale."
+    needed = max(least_groups(Limit(m.metric, m.at_least, m.at), one.reading.level) for m in one.at.margins)
+    if needed <= one.reading.groups:
+        return f"{said}; the e-value, which does not, is for metrics in [0, 1]."
+    if needed == math.inf:
+        return f"{said}; no number of groups is enough for the e-value, which does not, at this limit."
+    return f"{said}; the e-value, which does not, takes {needed:.0f} groups or more."
 
 
 def equal_groups(one: Certified) -> list[str]:
@@ -102,7 +119,7 @@ def certified_lines(results: SweepRecords) -> list[str]:
         return ["Nothing is certified.", *why_not(latest)]
     best, *others = found
     lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
-    lines[1:1] = equal_groups(best)
+    lines[1:1] = [assumption(best), *equal_groups(best)]
     lines += [f"Also {sentence(one)}" for one in others]
     failed = [dial for dial in latest.dials if dial.certified is None]
     if failed:

@@ -38,6 +38,7 @@ from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, group_numbers, load_sets
 from rayul.unlearn.model import load_model
 from rayul.unlearn.update.saved import save_scaled
+from rayul.words import plural
 
 Say = Callable[[str], None]
 
@@ -149,7 +150,8 @@ def read_certify_rows(
     certificates = read_certificates(folder)
     reading = certificates.begun
     by_key = {e.key: e for e in results.evaluations}
-    if reading is None or not all(holds_model(adapter_folder(folder, by_key[d.source])) for d in reading.dials):
+    sources = [] if reading is None else [by_key.get(d.source) for d in reading.dials]
+    if reading is None or not all(e is not None and holds_model(adapter_folder(folder, e)) for e in sources):
         points = chosen(results, wanted)
         for e in points:
             adapter_path(results, e)  # raises for one that is missing, before anything is spent
@@ -157,7 +159,8 @@ def read_certify_rows(
         certificates = replace(certificates, readings=(*certificates.readings, reading))
         write_certificates(folder, certificates)
     points = [by_key[d.source] for d in reading.dials]
-    say(f"certifying {len(points)} points on {reading.groups} groups that nothing has read")
+    unread = "" if certificates.latest else " that nothing has read"
+    say(f"certifying {plural(len(points), 'point')} on {reading.groups} groups{unread}")
     reading = reading.with_found(measurer.walk(reading, points, results.baseline.metrics))
     for found, point in zip(reading.dials, points, strict=True):
         if found.certified is not None:

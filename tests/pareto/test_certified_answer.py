@@ -99,20 +99,35 @@ def test_rows_without_groups_are_not_called_groups(folder: Path) -> None:
     assert "on new rows (90% confidence, 20 rows)" in certified_lines(results)[0]
 
 
+def test_both_tests_are_told_with_what_they_assume(folder: Path) -> None:
+    def told(dial: Dial) -> str:
+        return certified_lines(results_with(folder, reading(dial)))[1]
+
+    dial = passed("0001", 10, 0.6)
+    few = "takes means of groups to be near enough to normal; the e-value, which does not, takes 22 groups or more."
+    assert told(dial).endswith(few)
+    tried = replace(dial, walked=tuple(replace(one, e_value=2.0) for one in dial.walked))
+    assert told(tried).endswith("passes at no scale.")
+    assert told(replace(tried, passed_free=4)).endswith("by an e-value, the limits are kept up to scale 0.20.")
+
+
 def test_groups_that_are_all_equal_are_said_to_be(folder: Path) -> None:
     dial = passed("0001", 10, 0.6)
     last = dial.walked[9]
     equal = replace(last, margins=(replace(last.margins[0], kept=1.0, low=1.0, sd=1e-17),))
     walk = (*dial.walked[:9], equal, dial.walked[10])
     lines = certified_lines(results_with(folder, reading(replace(dial, walked=walk))))
-    assert lines[1].startswith("All groups keep the same retain.es there, so the t test has no spread to go by")
+    assert lines[2].startswith("All groups keep the same retain.es there, so the t test has no spread to go by")
     assert "All groups" not in " ".join(certified_lines(results_with(folder, reading(dial))))
 
 
 def test_an_earlier_certificate_stays_when_a_later_reading_finds_less(folder: Path) -> None:
-    later = replace(reading(FAILED), alpha=0.05)
+    later = replace(reading(FAILED, passed("0002", 4, 0.8)), alpha=0.025)
     results = results_with(folder, reading(passed("0001", 10, 0.6)), later)
     assert best_certified(results).trial_id == "0001"
+    first, second = (line for line in certified_lines(results) if "certified:" in line.lower())
+    assert "90% confidence" in first
+    assert "97.5% confidence" in second
 
 
 def test_certified_points_are_filled_with_their_bound_and_the_front_behind_them_hollow(folder: Path) -> None:
