@@ -147,7 +147,7 @@ def t_bound(drawn: Drawn) -> Choice:
 
 def bootstrap_bound(drawn: Drawn) -> Choice:
     n = drawn.certify.shape[-1]
-    weights = drawn.rng.multinomial(n, [1 / n] * n, 1000) / n
+    weights = drawn.rng.multinomial(n, [1 / n] * n, 500) / n
     means = np.nan_to_num(drawn.certify, nan=-1.0) @ weights.T
     return best(drawn.scored, np.quantile(means, ALPHA, axis=-1) >= 0)
 
