@@ -7,13 +7,16 @@ import shlex
 import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from rayul import __version__
+from rayul.console import PlainConsole, show
 from rayul.errors import InputError, RayulError
+
+if TYPE_CHECKING:
+    from rayul.spec import Spec
 
 app = typer.Typer(
     name="rayul",
@@ -31,12 +34,15 @@ Overrides = Annotated[
 ResultsOf = Annotated[
     str, typer.Argument(metavar="DIR/NAME", help="The results folder of a sweep, or its URL (s3://, gs://).")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the code that the results folder carries, from now on without asking.")
+]
 
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        print(f"rayul {__version__}")
+        show(f"rayul {__version__}")
         raise typer.Exit
 
 
@@ -45,6 +51,7 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
     """Check specs: every problem of every file, with its line, before anything is spent."""
     from rayul.plan.certificate import certifiable
     from rayul.spec import load_spec
+    from rayul.words import plural
 
     problems = []
     for file in files:
@@ -54,9 +61,10 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
         except InputError as error:
             problems.append(str(error))
         else:
-            print(f"{file}: ok ({len(spec.space)} hyper-parameters searched, {spec.search.trials} trials)")
+            searched = f"{plural(len(spec.space), 'hyper-parameter')} searched"
+            show(f"{file}: ok ({searched}, {plural(spec.search.trials, 'trial')})")
             for line in lines:
-                print(f"{file}: {line}")
+                show(f"{file}: {line}")
     if problems:
         raise InputError("\n".join(problems))
 
@@ -79,8 +87,8 @@ def init(
     except OSError as error:
         raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another place with --out") from error
     if model is None:
-        print("Set model.path: the default testbed was not trained on your rows.", file=sys.stderr)
-    print(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
+        show("Set model.path: the default testbed was not trained on your rows.", error=True)
+    show(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
 
 
 @app.command()
@@ -89,6 +97,7 @@ def plan(
     results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
     show_forget: Annotated[bool, typer.Option("--show-forget", help="Also print samples of the forget set.")] = False,
+    trust: Trust = False,
     set_: Overrides = None,
 ) -> None:
     """Know before you spend: the space, the rows, what it will cost, what looks wrong. Writes nothing."""
@@ -96,7 +105,8 @@ def plan(
     from rayul.spec import load_spec
 
     spec = load_spec(file, set_ or ())
-    console = Console(stderr=True)
+    _check_code(file, spec, trust)
+    console = PlainConsole(stderr=True)
     with _ProgressBar(console) as bar:
         planned = make_plan(
             spec,
@@ -104,9 +114,10 @@ def plan(
             address=address,
             show_forget=show_forget,
             testbed_progress=bar.update,
-            say=lambda line: console.print(f"{line} ...", style="dim", highlight=False),
+            say=lambda line: console.print(f"{line} ...", style="dim"),
+            warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
         )
-    print(plan_text(planned))
+    show(plan_text(planned))
 
 
 @app.command()
@@ -123,6 +134,7 @@ def sweep(
         typer.Option("--resume-if-any", help="Continue where there is one, else begin: for jobs that are requeued."),
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    trust: Trust = False,
     set_: Overrides = None,
 ) -> None:
     """Run a sweep: baseline, trials under control, Pareto front, adapters, report."""
@@ -132,7 +144,8 @@ def sweep(
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     spec = load_spec(file, overrides)
-    console = Console(stderr=True)
+    _check_code(file, spec, trust)
+    console = PlainConsole(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.records.storage import is_url, joined
         from rayul.report import front_lines
@@ -149,19 +162,20 @@ def sweep(
                 address=address,
                 console=console,
                 testbed_progress=bar.update,
+                trust=True,  # checked above: FILE is the user's own, or they trust it
             )
     except Interrupted as stopped:
-        print(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))
+        show(f"stopped; continue with: rayul sweep {file} --resume" + _again(trials, results, name, set_))
         if stopped.summary is not None:
-            print(stopped.summary.report)
+            show(stopped.summary.report)
         raise typer.Exit(130) from None
-    print("\n".join(front_lines(summary)))
+    show("\n".join(front_lines(summary)))
     for warning in summary.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-    print(f"hypervolume {summary.hypervolume:.4f}")
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    show(f"hypervolume {summary.hypervolume:.4f}")
     if is_url(folder):
-        print(joined(folder, summary.report.name))
-    print(summary.report)
+        show(joined(folder, summary.report.name))
+    show(summary.report)
 
 
 @app.command()
@@ -178,10 +192,10 @@ def report(
     formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
     with local(folder, write=True) as place:
         summary = summarise(place, formats)
-    print("\n".join(front_lines(summary)))
-    print(summary.report)
+    show("\n".join(front_lines(summary)))
+    show(summary.report)
     if formats:
-        print(summary.folder / "figures")
+        show(summary.folder / "figures")
 
 
 @app.command()
@@ -194,18 +208,24 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Of the model, e.g. model.system="Be brief."')
+    ] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite."""
+    from rayul.records.text_note import noted_text
     from rayul.spec import parse_spec
 
-    shared = {"template": template, "dtype": dtype}
+    text = noted_text(Path(model)) if template is None else {"template": template}
+    shared = {"dtype": dtype} | text
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={data}"]
     overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
+    overrides += set_ or []
     spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     for line in spec.notices:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed
         from rayul.unlearn.data import load_sets
@@ -213,28 +233,31 @@ def evaluate(
         from rayul.unlearn.own import own_metrics
         from rayul.unlearn.suite import evaluate_model
         from rayul.unlearn.task import spaced
+        from rayul.unlearn.template import Template, text_notices
 
     with _ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
     own = own_metrics(spec.evaluate)
     sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in load_sets(spec.data).items()}
     loaded, tokenizer = load_model(spec.model)
+    for line in text_notices(tokenizer, Template.of(spec.model)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     compared = load_model(spec.oracle)[0] if spec.oracle else None
     with console.status("measuring") as status:
         result = evaluate_model(
             loaded,
             tokenizer,
             sets,
-            spec.model.template,
+            Template.of(spec.model),
             compared,
             spec.evaluate.final or None,
             progress=lambda key: status.update(f"measuring {key}"),
             own=own,
         )
-    Console().print(result.table())
+    PlainConsole().print(result.table())
     if output is not None:
         output.write_text(result.to_json() + "\n", encoding="utf-8")
-        print(output)
+        show(output)
 
 
 @app.command("testbed")
@@ -253,7 +276,7 @@ def write_testbed_folder(
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
     from rayul.testbed import write_testbed, write_testbed_from_data
 
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with _ProgressBar(console) as bar:
         if data:
             write_testbed_from_data(
@@ -261,7 +284,7 @@ def write_testbed_folder(
             )
         else:
             write_testbed(folder, bar.update)
-    print(folder)
+    show(folder)
 
 
 @app.command()
@@ -275,9 +298,9 @@ def status(folder: ResultsOf) -> None:
     with local(folder) as place:
         held = is_held(place) or (is_url(folder) and owned(folder))
         if held and not (place / JOURNAL).exists():
-            print(f"{place.absolute().name}: starting, the reference models are being measured")
+            show(f"{place.absolute().name}: starting, the reference models are being measured")
             return
-        print("\n".join(status_lines(read_status(place, held))))
+        show("\n".join(status_lines(read_status(place, held))))
 
 
 @app.command()
@@ -293,6 +316,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
+    trust: Trust = False,
 ) -> None:
     """Write a point, certified or of the front: adapter or whole model, tokenizer and model card, scored again."""
     from rayul.pareto import choose
@@ -319,7 +343,7 @@ def export(
     if not certified:
         choose.adapter_path(results, chosen)
     out = out or Path(f"{results.name}-{chosen.trial_id}-{chosen.step}")
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.sweep.export import check_repo_id, push, refuse_existing
         from rayul.sweep.export import export as write
@@ -328,7 +352,7 @@ def export(
         check_repo_id(push_to_hub)
     refuse_existing(out)
     mixed = f", mixing {chosen.mixing:g}" if chosen.mixing != 1 else ""
-    print(f"trial {chosen.trial_id} at step {chosen.step}{mixed}")
+    show(f"trial {chosen.trial_id} at step {chosen.step}{mixed}")
     with _ProgressBar(console) as bar, console.status("loading the model") as working:
         difference = write(
             results,
@@ -338,10 +362,11 @@ def export(
             address=push_to_hub,
             testbed_progress=bar.update,
             say=working.update,
+            trust=trust,
         )
-    print(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
+    show(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
-        print(push(out, push_to_hub))
+        show(push(out, push_to_hub))
 
 
 @app.command()
@@ -350,6 +375,7 @@ def certify(
     again: Annotated[
         bool, typer.Option("--again", help="Read certify rows again that have been read, at half of the last alpha.")
     ] = False,
+    trust: Trust = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
 ) -> None:
     """Certify points of the front: how much of each keeps the limits on new groups, on rows that nothing has read."""
@@ -358,13 +384,15 @@ def certify(
 
     with local(folder) as place:
         load_records(place)
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.sweep.certify import certify_sweep
     with _ProgressBar(console) as bar:
-        summary = certify_sweep(folder, again=again, address=address, console=console, testbed_progress=bar.update)
-    print("\n".join(summary.certified))
-    print(summary.report)
+        summary = certify_sweep(
+            folder, again=again, address=address, console=console, testbed_progress=bar.update, trust=trust
+        )
+    show("\n".join(summary.certified))
+    show(summary.report)
 
 
 @app.command()
@@ -380,6 +408,7 @@ def audit(
     attacks: Annotated[str | None, typer.Option(help="Names, separated by commas, or none; default: all.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    trust: Trust = False,
 ) -> None:
     """Retrain and attack the best points: fresh seeds, unread rows, attacks, and a verdict on each."""
     from rayul.records import SPEC
@@ -396,19 +425,21 @@ def audit(
     chosen["metrics"] = None if metrics is None else metrics.split(",")
     overrides = [f"finalists.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
     wanted = load_spec(place / SPEC, overrides, check_files=False).finalists
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.audit.verdict import verdict_lines
         from rayul.sweep.audit import audit_sweep
         from rayul.sweep.stop import Interrupted
     try:
         with _ProgressBar(console) as bar:
-            summary = audit_sweep(folder, wanted, address=address, console=console, testbed_progress=bar.update)
+            summary = audit_sweep(
+                folder, wanted, address=address, console=console, testbed_progress=bar.update, trust=trust
+            )
     except Interrupted:
-        print(f"stopped; the same command goes on: {shlex.join(['rayul', *sys.argv[1:]])}")
+        show(f"stopped; the same command goes on: {shlex.join(['rayul', *sys.argv[1:]])}")
         raise typer.Exit(130) from None
-    print("\n".join(verdict_lines(summary.folder)))
-    print(summary.report)
+    show("\n".join(verdict_lines(summary.folder)))
+    show(summary.report)
 
 
 @app.command()
@@ -428,14 +459,14 @@ def compare(
         write_comparison(comparison, out)
     except OSError as error:
         raise RayulError(f"cannot write {out}: {error.strerror or error}", "choose another file with --out") from error
-    print("\n".join(comparison_lines(comparison)))
-    print(out)
+    show("\n".join(comparison_lines(comparison)))
+    show(out)
 
 
 class _ProgressBar:
     """A bar for work that says how far it is; lines where there is no terminal. Nothing until the first word."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self.console = console
@@ -449,7 +480,7 @@ class _ProgressBar:
         if not self.console.is_terminal:
             if int(done * 10) > self.said:
                 self.said = int(done * 10)
-                self.console.print(f"{message} ({done:.0%})", highlight=False, markup=False, soft_wrap=True)
+                self.console.print(f"{message} ({done:.0%})", soft_wrap=True)
             return
         if self.task is None:
             self.task = self.bar.add_task(message, total=1.0)
@@ -465,6 +496,14 @@ class _ProgressBar:
         self.bar.stop()
 
 
+def _check_code(file: Path, spec: Spec, trust: bool) -> None:
+    """A spec of the user's own may run its code. One from a results folder may be somebody else's."""
+    from rayul.records.trusted import check_trusted, is_recorded
+
+    if is_recorded(file):
+        check_trusted(spec, file, trusted=trust)
+
+
 def _again(trials: int | None, results: str, name: str | None, overrides: list[str] | None) -> str:
     flags = [f"--trials {trials}"] if trials is not None else []
     flags += [f"--results {shlex.quote(results)}"] if results != "results" else []
@@ -478,8 +517,8 @@ def main() -> None:
     try:
         app()
     except RayulError as error:
-        print(str(error), file=sys.stderr)
+        show(error, error=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        show("stopped", error=True)
         sys.exit(130)

@@ -42,6 +42,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        share_folder(temporary, folder_mode())
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -52,6 +53,21 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     _sync_folder(folder.parent)
+
+
+def folder_mode() -> int:
+    """The mode that a folder gets here, by this process's umask."""
+    umask = os.umask(0o077)  # it can be read only by setting it
+    os.umask(umask)
+    return 0o777 & ~umask
+
+
+def share_folder(folder: Path, mode: int) -> None:
+    """Give a folder this mode, and all that is in it: libraries write weights for their owner alone, whoever may read
+    the rest."""
+    folder.chmod(mode)
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -48,3 +49,20 @@ def measured(evaluation: HasMetrics, metric: str) -> str:
         return number(value)
     decimals = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey written as an escape: control characters but for line ends and tabs,
+    and characters that turn the direction of writing around ("\\x1b", "\\u202e")."""
+    return "".join(_escaped(c) if _is_obeyed(c) else c for c in text)
+
+
+def _is_obeyed(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    directions = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    return unicodedata.category(character) in ("Cc", "Cs") or unicodedata.bidirectional(character) in directions
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -17,6 +17,15 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test trusts stays out of the configuration of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 NAMES = ("Ada Korb", "Bela Quint", "Cai Rowe", "Dara Sable", "Edo Tamm", "Fia Unger", "Gus Vane", "Hana Wolk")
 FACTS = {
     "Where was {} born?": "{} was born in the town of {}.",

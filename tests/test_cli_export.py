@@ -14,76 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exported import write_results
 
 from rayul.errors import InputError, RayulError
-from rayul.records import BASELINE, Evaluation, to_json
-from rayul.records.manifest import Manifest, write_manifest
 from rayul.report import Results, load_results
 from rayul.report.card import held_out, set_name
 from rayul.spec.data import SourceData, TofuData
-from rayul.spec.spec import from_plain
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_folder: Path) -> Path:
-    """Results of two trials as a sweep leaves them, the second with mixing."""
-    import torch
-
-    from rayul.spec import dump_yaml
-    from rayul.unlearn.data import load_sets
-    from rayul.unlearn.export import score
-    from rayul.unlearn.task import load_task
-    from rayul.unlearn.train import train
-    from rayul.unlearn.trial import reference_evaluation
-    from rayul.unlearn.update import attach
-
-    torch.set_num_threads(1)
-    spec = from_plain(
-        {
-            "name": "tiny",
-            "model": str(tiny_folder),
-            "data": str(data_folder),
-            "method": "ga",
-            "training": {"lr": {"choice": [5e-3, 1e-2]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},
-            "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
-            "control": [{"metric": "retain.prob", "at_least": "10% of baseline"}],
-        }
-    )
-    task = load_task(spec, load_sets(spec.data))
-    baseline = reference_evaluation(task, spec, BASELINE)
-    place = tmp_path_factory.mktemp("export") / "tiny"
-    place.mkdir()
-    (place / "spec.yaml").write_text(dump_yaml(spec.resolved()))
-    write_manifest(place, Manifest(command="rayul sweep tiny.yaml", versions={"rayul": "0.1.0"}))
-    rows = [baseline]
-
-    for number, lr in enumerate((5e-3, 1e-2)):
-        mixing = (1.0, 0.5)[number]
-        trial = spec.at({"training.lr": lr})
-        update = attach(task, trial, number)
-        for step in train(update, task, trial, number):
-            if not step:
-                continue
-            with update.mixed(mixing):
-                measured = score(task, trial, update.model)
-            searched = {key: m for key, m in measured.items() if not key.startswith("retain_report.")}
-            row = Evaluation(
-                f"{number:04d}",
-                step,
-                mixing,
-                seed=number,
-                params={"training.lr": lr},
-                metrics={key: m.value for key, m in searched.items()},
-                stderr={key: m.stderr for key, m in searched.items()},
-                rows={key.split(".")[0]: m.rows for key, m in searched.items()},
-            )
-            rows.append(row)
-            update.save(mixing, place / "adapters" / f"{row.trial_id}-{row.step}-{row.mixing:g}")
-        update.detach()
-    (place / "evaluations.jsonl").write_text("".join(to_json(row) + "\n" for row in rows))
-    return place
+    return write_results(tmp_path_factory.mktemp("export") / "tiny", tiny_folder, data_folder)
 
 
 @pytest.fixture(scope="module")

@@ -150,6 +150,27 @@ def test_the_slurm_script_runs_one_ray_over_all_nodes_and_goes_on_when_requeued(
     assert words[-1] == "offline 1"
 
 
+def test_the_slurm_script_makes_a_token_that_only_its_user_reads_or_takes_the_one_there(tmp_path: Path) -> None:
+    stand_in(tmp_path, "scontrol", "echo n1")
+    stand_in(tmp_path, "srun", 'echo "mode $RAY_AUTH_MODE"; echo "$@" >> "$HOME/words"; env > "$HOME/environment"')
+    slurm = {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+    token = tmp_path / ".ray" / "auth_token"
+    tokens = set()
+    for _ in range(2):
+        done = run_script(CLUSTER / "slurm.sbatch", ["spec.yaml", "/shared/r"], tmp_path, **slurm)
+        assert (done.returncode, done.stdout) == (0, "mode token\n"), done.stderr
+        tokens.add(token.read_text())
+        assert (token.stat().st_mode & 0o777, token.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        token.chmod(0o644)  # as Ray itself writes it
+    (made,) = tokens
+    assert re.fullmatch("[0-9a-f]{64}", made)
+    assert made not in (tmp_path / "words").read_text() + (tmp_path / "environment").read_text() + done.stderr
+    other = tmp_path / "shared" / "token"
+    done = run_script(CLUSTER / "slurm.sbatch", ["spec.yaml", "/r"], tmp_path, **slurm, RAY_AUTH_TOKEN_PATH=str(other))
+    assert done.returncode == 0, done.stderr
+    assert len(other.read_text()) == 64
+
+
 def test_the_slurm_script_told_of_its_end_stops_the_run_and_is_queued_again(tmp_path: Path) -> None:
     """SLURM's notice comes as SIGTERM to the script (--signal=B:TERM)."""
     stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && echo n1 || echo "$*" >> {tmp_path}/said')
@@ -164,8 +185,32 @@ def test_the_slurm_script_told_of_its_end_stops_the_run_and_is_queued_again(tmp_
     assert (tmp_path / "said").read_text().split("\n")[:2] == ["stopped", "requeue 7"]
 
 
+def with_token(home: Path) -> Path:
+    token = home / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0123456789abcdef")
+    return token
+
+
+def test_submit_takes_the_token_that_is_there_and_stops_without_one(tmp_path: Path) -> None:
+    stand_in(tmp_path, "ray", 'echo "mode $RAY_AUTH_MODE"; echo "$@" > "$HOME/words"')
+    done = run_script(CLUSTER / "submit.sh", ["spec.yaml"], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ray get-auth-token" in done.stderr
+    token = with_token(tmp_path)
+    done = run_script(CLUSTER / "submit.sh", ["spec.yaml"], tmp_path)
+    assert (done.returncode, done.stdout) == (0, "mode token\n")
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text() not in (tmp_path / "words").read_text()
+    token.unlink()
+    for chosen in ({"RAY_AUTH_TOKEN": "abc"}, {"RAY_AUTH_MODE": "disabled"}):
+        done = run_script(CLUSTER / "submit.sh", ["spec.yaml"], tmp_path, **chosen)
+        assert (done.returncode, done.stdout) == (0, f"mode {chosen.get('RAY_AUTH_MODE', 'token')}\n")
+
+
 def test_submit_hands_the_command_to_the_cluster_word_by_word(tmp_path: Path) -> None:
     stand_in(tmp_path, "ray", 'printf "%s\\n" "$@"')
+    with_token(tmp_path)
     done = run_script(CLUSTER / "submit.sh", ["my spec.yaml", "--set", "training.steps=3"], tmp_path)
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
@@ -189,6 +234,9 @@ def test_ray_up_files_satisfy_rays_schema(file: Path) -> None:
     start = " ".join(config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in start
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in start
+    assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
+    for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert [line for line in commands if "ray start" in line and not line.startswith("RAY_AUTH_MODE=token ")] == []
 
 
 def test_on_aws_no_trial_runs_on_the_head_and_workers_are_spot() -> None:

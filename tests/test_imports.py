@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "rayul"
 FLOORS = (
-    ("errors", "files", "words", "cache"),
+    ("errors", "files", "words", "cache", "console"),
     ("spec",),
     ("records",),
     ("pareto", "unlearn"),
@@ -29,7 +29,9 @@ FLOORS = (
 
 MODEL_STACK = {"torch", "transformers", "peft"}
 FORBIDDEN = {
-    **dict.fromkeys(("errors", "files", "words", "cache", "spec"), MODEL_STACK | {"ray", "optuna", "pyarrow"}),
+    **dict.fromkeys(
+        ("errors", "files", "words", "cache", "console", "spec"), MODEL_STACK | {"ray", "optuna", "pyarrow"}
+    ),
     **dict.fromkeys(("records", "pareto", "audit", "report", "plan"), MODEL_STACK | {"ray", "optuna"}),
     **dict.fromkeys(
         ("records", "pareto", "audit"), MODEL_STACK | {"ray", "optuna", "jinja2", "plotly", "rich", "typer"}

@@ -397,3 +397,21 @@ def test_the_command_prints_forget_rows_only_when_asked_and_writes_nothing(
     assert refused.returncode == 2
     assert "nothing_of_the_kind" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_page_shows_where_an_answer_begins_and_what_a_chat_template_does(
+    make_plan: Callable[..., Plan], task: Any, sets: Any
+) -> None:
+    from rayul.unlearn.cost import boundary
+
+    row = sets["retain"][0]
+    tokens = boundary(task.tokenizer, None, row)
+    whole = task.tokenizer.tokenize(f"Question: {row.question}\nAnswer: {row.answer}")
+    begin = len(task.tokenizer.tokenize(f"Question: {row.question}\nAnswer:"))
+    parts = (whole[begin - 4 : begin], whole[begin : begin + 4], whole[-4:], ["<eos>"])
+    before, first, last, after = (" ".join(map(repr, part)) for part in parts)
+    assert tokens == f"{before} | {first} ... {last} | {after}"
+    page = plan_text(replace(make_plan(), boundary=tokens, text_notices=("the chat template is told the date",)))
+    assert tokens in " ".join(page.split())
+    assert "Warnings (1)" in page
+    assert "the chat template is told the date" in page

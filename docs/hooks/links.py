@@ -20,6 +20,7 @@ ELSEWHERE = {
     "cluster/README.md": "clusters.md",
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
 """Pages of the site by the file in the repository that they are."""

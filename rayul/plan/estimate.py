@@ -35,6 +35,10 @@ class Estimate:
     allocation: Allocation
     saved: Saved | None
     disk_free: int
+    boundary: str = ""
+    """The tokens at both ends of an answer."""
+    text_notices: tuple[str, ...] = ()
+    """What to know about the texts of a chat template."""
     certificate: tuple[str, ...] = ()
     """What can be certified, in sentences."""
 

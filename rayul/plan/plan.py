@@ -37,10 +37,12 @@ def make_plan(
     show_forget: bool = False,
     testbed_progress: Callable[[str, float], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Measure and count. The probe runs where trials would: on this machine, or on the cluster at `address`.
 
-    `say` hears of each part that takes its time. Raises InputError and RayulError as a sweep would at its start.
+    `say` hears of each part that takes its time, `warn` of a cluster that everyone may use. Raises InputError and
+    RayulError as a sweep would at its start.
     """
     say("loading ray and torch")
     from rayul.sweep.cluster import allocate, connected
@@ -50,10 +52,11 @@ def make_plan(
     from rayul.sweep.search.samplers import check_sampler
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
-    from rayul.unlearn.cost import rendered
+    from rayul.unlearn.cost import boundary, rendered
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.model import load_tokenizer
     from rayul.unlearn.task import check_needs
+    from rayul.unlearn.template import Template, text_notices
 
     check_installed(spec.tracking)
     ready = with_testbed(spec, testbed_progress)
@@ -62,11 +65,12 @@ def make_plan(
     kept = kept_in(sets)
     check_certifiable(ready, kept)
     check_sampler(ready)
-    tokenizer = load_tokenizer(ready.model)
+    tokenizer, template = load_tokenizer(ready.model), Template.of(ready.model)
+    notices = tuple(text_notices(tokenizer, template))
     hidden = {"retain_certify"} if show_forget else {"forget", "retain_certify"}
     shown = {key: rows for key, rows in sets.items() if key not in hidden}
     probed = heaviest(ready)
-    with connected(address) as remote, served(results, ready, remote=remote) as disk:
+    with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
         packing = choose_packing(ready, sets, disk, None)
         allocation = allocate(ready.resources, packing.slots)
         say("measuring three steps and two evaluations")
@@ -79,7 +83,9 @@ def make_plan(
         combinations=combinations,
         continuous=continuous,
         rows={key: len(rows) for key, rows in sets.items()},
-        samples={key: rendered(tokenizer, ready.model.template, _spread(rows)) for key, rows in shown.items()},
+        samples={key: rendered(tokenizer, template, _spread(rows)) for key, rows in shown.items()},
+        boundary=boundary(tokenizer, template, sets["forget" if show_forget else "retain"][0]),
+        text_notices=notices,
         probed=probed,
         cost=cost,
         allocation=allocation,

@@ -58,6 +58,8 @@ def _rows(plan: Plan) -> Iterator[str]:
         for sample in plan.samples[key]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
+    yield "  Tokens of a row: prompt | answer, which alone is scored | what closes it"
+    yield textwrap.fill(plan.boundary, _WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
 
 
 def _certificate(plan: Plan) -> Iterator[str]:

@@ -16,6 +16,7 @@ SATURATED = 0.9
 def warnings(plan: Estimate) -> list[str]:
     spec = plan.spec
     return [
+        *plan.text_notices,
         *_batch(spec, plan.rows["forget"]),
         *_search(spec, plan.trials, plan.slots),
         *_directions(spec),

@@ -29,6 +29,7 @@ from rayul.records.certificate import Certificates, read_certificates
 from rayul.records.inside import check_inside
 from rayul.records.manifest import Manifest, read_manifest
 from rayul.records.objectives import Objectives
+from rayul.records.text_note import NOTE
 from rayul.spec import Distribution, Limit, known_limits, limits, load_spec
 
 
@@ -151,7 +152,7 @@ def _adapters(folder: Path) -> dict[Key, Adapter]:
     for path in sorted((folder / ADAPTERS).glob("*-*-*")):
         relative = f"{ADAPTERS}/{path.name}"
         try:
-            note = json.loads((path / "rayul.json").read_text(encoding="utf-8"))
+            note = json.loads((path / NOTE).read_text(encoding="utf-8"))
             found[from_json(json.dumps(note["evaluation"])).key] = Adapter(
                 path=relative,
                 report_metrics={k: float(v) for k, v in note.get("report_metrics", {}).items()},
@@ -164,6 +165,6 @@ def _adapters(folder: Path) -> dict[Key, Adapter]:
                 found[(trial_id, int(step), float(mixing))] = Adapter(relative)
         except (ValueError, TypeError, KeyError) as error:
             raise RayulError(
-                f"{path / 'rayul.json'}: not a note about an adapter: {error}", "delete the folder and resume the sweep"
+                f"{path / NOTE}: not a note about an adapter: {error}", "delete the folder and resume the sweep"
             ) from error
     return found

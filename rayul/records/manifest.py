@@ -68,7 +68,8 @@ class Manifest(_Part):
     """What made the results of a folder; a field is empty, or None, where that was not recorded.
 
     command, date, versions, commit, hardware: of the run that began the sweep. code: "sha256 <digest>" by path, of
-    losses and metrics of one's own. data: by set. runs: in their order.
+    losses and metrics of one's own. data: by set. tokens: by set, the SHA-256 of the tokens that its rows became, in
+    hexadecimal. runs: in their order.
     """
 
     command: str = ""
@@ -78,6 +79,7 @@ class Manifest(_Part):
     hardware: dict[str, str | int | None] = {}
     code: dict[str, str] = {}
     data: dict[str, RowSet] = {}
+    tokens: dict[str, str] = {}
     pack: PackRecord | None = None
     runs: tuple[Run, ...] = ()
 

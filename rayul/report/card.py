@@ -72,7 +72,7 @@ def model_card(
     )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=False,  # Markdown; what could break a table goes through `cell`
+        autoescape=False,  # noqa: S701 (Markdown; what could break a table goes through `cell`)
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )

@@ -59,7 +59,10 @@ def front_table(front: Sequence[Evaluation], results: SweepRecords) -> pa.Table:
 
 
 def write_tables(results: SweepRecords, front: Sequence[Evaluation]) -> None:
-    """Write evaluations.parquet, trials.parquet and pareto.parquet/.csv/.json into the results folder, each whole."""
+    """Write evaluations.parquet, trials.parquet and pareto.parquet/.csv/.json into the results folder, each whole.
+
+    The CSV has no columns of lists (group_sums, group_rows).
+    """
     folder = results.folder
     write_table(to_table(results.evaluations), folder / "evaluations.parquet")
     write_table(trials_table(results), folder / "trials.parquet")
@@ -67,7 +70,8 @@ def write_tables(results: SweepRecords, front: Sequence[Evaluation]) -> None:
     write_table(pareto, folder / "pareto.parquet")
     rows = pareto.to_pylist()
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, pareto.column_names, lineterminator="\n")
+    single = [column.name for column in pareto.schema if not pa.types.is_list(column.type)]
+    writer = csv.DictWriter(buffer, single, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "pareto.csv", buffer.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
@@ -16,6 +17,7 @@ from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import SAMPLERS, Sampler
 from rayul.spec.section import Searchable, Section
+from rayul.spec.space import looks_searched
 
 _TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "*.tiktoken")
 
@@ -42,6 +44,7 @@ def _check_model_path(path: str, info: ValidationInfo) -> str:
 
 
 def _check_template(template: str) -> str:
+    template = template.replace("\\n", "\n")  # as a shell passes "\n", and YAML in single quotes
     if template != "chat":
         question, answer = template.find("{question}"), template.find("{answer}")
         if question < 0 or answer < question:
@@ -50,8 +53,24 @@ def _check_template(template: str) -> str:
     return template
 
 
+def _check_day(day: str) -> str:
+    try:
+        return date.fromisoformat(day).isoformat()
+    except ValueError:
+        raise refuse(f"{show(day)} is not a date", "write year, month and day, as in 2026-07-31") from None
+
+
+def _check_chat_args(arguments: dict[str, Any]) -> dict[str, Any]:
+    for name, value in arguments.items():
+        if looks_searched(value):
+            raise refuse(f"{name} cannot be searched", "write one value: all trials of a sweep share it")
+    return arguments
+
+
 class Model(Section):
     """A causal language model. A plain text in the YAML is its `path`."""
+
+    TEXT: ClassVar[tuple[str, ...]] = ("template", "system", "chat_template_args", "date")
 
     path: Annotated[str, AfterValidator(_check_model_path)] = Field(examples=[TESTBED])
     """ "testbed" for the embedded one, a folder, or a Hub id"""
@@ -60,9 +79,33 @@ class Model(Section):
     template: Annotated[str, AfterValidator(_check_template)] | None = None
     """How question and answer become a text: "chat" for the tokenizer's own chat template, or a text with {question}
     and {answer}; null for the chat template where the tokenizer has one and a plain text where not."""
+    system: str | None = None
+    """The system message of a chat template."""
+    chat_template_args: Annotated[dict[str, Any], AfterValidator(_check_chat_args)] = Field(default={})
+    """What else a chat template reads, such as {enable_thinking: false}."""
+    date: Annotated[str, AfterValidator(_check_day)] | None = None
+    """The day that a chat template is told where it asks for the date, such as 2026-07-31; null for the day on which
+    the sweep begins, also when it is resumed, exported or audited later."""
     trust_remote_code: bool = False
     quantize: Literal["4bit"] | None = None
     """Load the frozen weights as 4-bit NormalFloat (arXiv 2305.14314); needs a CUDA GPU and bitsandbytes."""
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The settings that say how a row becomes text."""
+        return {name: getattr(self, name) for name in self.TEXT}
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> Model:
+        if self.template not in (None, "chat"):
+            text, hint = (
+                "is for chat templates, and model.template is a text",
+                "write it into the text, or leave it out",
+            )
+            given = [name for name in ("system", "chat_template_args") if getattr(self, name)]
+            if given:
+                raise refuse_all([((name,), refuse(text, hint)) for name in given])
+        return self
 
 
 def _check_modules(value: Any) -> Literal["all-linear"] | tuple[str, ...]:

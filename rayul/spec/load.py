@@ -15,13 +15,17 @@ from rayul.spec.yaml_text import Document, read_yaml
 
 _MAX_BYTES = 1_000_000
 
+_TEXTS = tuple(f"{model}.{name}" for model in ("model", "oracle") for name in ("template", "system"))
+"""Keys whose value an override may give as it is, without the quotes that YAML would need."""
+
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Spec:
     """Read and validate a spec.
 
     overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
-    a mapping replaces it. check_files: local models and data that do not exist are errors; turn it off to read the spec
-    of finished results elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
+    a mapping replaces it. A template or a system message may stand there without quotes, "\\n" for a new line.
+    check_files: local models and data that do not exist are errors; turn it off to read the spec of finished results
+    elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
     """
     source = str(path)
     try:
@@ -82,7 +86,7 @@ def _apply(document: Document, override: str) -> None:
     parts = key.strip().split(".")
     if parts[0] == "objectives":  # its keys are metrics, which have a dot of their own
         parts = [parts[0], *filter(None, [".".join(parts[1:])])]
-    value = read_yaml(text, place)
+    value = _free_text(text) if key.strip() in _TEXTS else read_yaml(text, place)
     if not equals or not all(parts):
         document.problems.append(Problem(place, "", "expected key.path=value", "for example training.lr=1e-3"))
         return
@@ -108,6 +112,13 @@ def _apply(document: Document, override: str) -> None:
     loc = (*loc, last)
     document.data = expand(document.data)
     document.places = {p: at for p, at in document.places.items() if p[: len(loc)] != loc} | {loc: place}
+
+
+def _free_text(text: str) -> Document:
+    """Quoted text and null as YAML has them, anything else as it is: a shell has taken the quotes away."""
+    quoted = text.strip()[:1] in ("'", '"')
+    yaml = read_yaml(text, "")
+    return yaml if not yaml.problems and (quoted or yaml.data is None) else Document(text.replace("\\n", "\n"))
 
 
 def _step(target: Any, part: str) -> str | int | None:

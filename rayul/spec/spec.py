@@ -159,8 +159,15 @@ class Spec(Section):
     def code(self) -> dict[str, str]:
         """The source texts of losses, controls, metrics, samplers and pruning rules of one's own, by path. Samplers and
         rules run in the driver, the others where trials do."""
-        controls = {path: text for own in self.control.own for path, text in own.code.items()}
-        return self.method.code | controls | self.evaluate.code | self.search.code | self.pruning.code
+        return dict(self.source_texts)
+
+    @property
+    def source_texts(self) -> list[tuple[str, str]]:
+        """(path, text) of all that `code` has: each section carries its own, and nothing but good manners makes two
+        texts of one path the same."""
+        controls = [own.code for own in self.control.own]
+        carried = (self.method.code, *controls, self.evaluate.code, self.search.code, self.pruning.code)
+        return list(dict.fromkeys(item for code in carried for item in code.items()))
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:

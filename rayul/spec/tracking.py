@@ -10,11 +10,23 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 from rayul.spec.problems import refuse
 from rayul.spec.section import Section
 
+_SECRET = re.compile(
+    r"""
+    ^\w[\w+.-]*://[^/@]*:[^/@]*@    # user:password@
+    | ^https?://[^/?\#]*@             # token@
+    | [?&;\#][^=&;]*(token|password|passwd|pwd|secret|key|signature|credential)[^=&;]*=  # ?access_token=
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
 
 def _without_secret(uri: str) -> str:
-    if re.match(r"\w+://[^/@]*:[^/@]*@", uri):
-        hint = "the spec is kept with the results: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        raise refuse("holds a password", hint)
+    if _SECRET.search(uri):
+        hint = (
+            "the spec is kept with the results: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+        raise refuse("holds a password or token", hint)
     return uri
 
 

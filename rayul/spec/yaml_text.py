@@ -21,6 +21,7 @@ from rayul.spec.problems import Loc, Problem, dotted, show
 
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH, _MAX_VALUES = 30, 20_000  # an alias may repeat a value any number of times: a few lines can hold billions
+_MAX_NODES = 2 * _MAX_VALUES  # a key is a node, and no value
 
 _RULES = [  # tag, pattern, first characters: the core schema of YAML 1.2.2, section 10.3.2
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -31,8 +32,19 @@ _RULES = [  # tag, pattern, first characters: the core schema of YAML 1.2.2, sec
 ]
 
 
+class _TooManyNodes(Exception):
+    """More than a spec has: PyYAML would take half a minute for those of a megabyte."""
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own attribute)
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
+            raise _TooManyNodes
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -97,6 +109,9 @@ def read_yaml(text: str, source: str) -> Document:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         document.problems.append(Problem(f"{source}:{line}", "", f"not text: character {show(chr(error.character))}"))
+    except _TooManyNodes:
+        hint = "rows stand in a file of their own, which `data` names"
+        document.problems.append(Problem(f"{source}:{loader.line + 1}", "", f"more than {_MAX_VALUES} values", hint))
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax_problem(error, source))
     except (RecursionError, yaml.YAMLError, ValueError) as error:

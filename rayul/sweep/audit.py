@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rayul.audit.choice import finalists, recalibrates, target_of
+from rayul.console import PlainConsole
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, JsonLines
 from rayul.records.audited import (
@@ -23,6 +24,7 @@ from rayul.records.audited import (
     name_of,
 )
 from rayul.records.folder import SweepRecords, load_records
+from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Finalists, Spec, load_spec
@@ -37,9 +39,11 @@ from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
 from rayul.sweep.result import AuditResult
+from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, group_numbers, load_sets
+from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
 
@@ -54,24 +58,27 @@ def audit_sweep(
     address: str | None = None,
     console: Console | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
+    trust: bool = False,
 ) -> Summary:
     """Audit a finished sweep, or go on with its audit; what is wanted that the journal has already is not done again.
 
-    folder: of the results, or their URL. wanted: by default what the spec says, or else the section's defaults. Raises
-    InputError for a folder that is no sweep's, an empty front and rows that have changed, and Interrupted on Ctrl-C
-    after the records are closed.
+    folder: of the results, or their URL. wanted: by default what the spec says, or else the section's defaults. trust:
+    run also code of its spec that this user has not trusted. Raises InputError for a folder that is no sweep's, such
+    code, an empty front and rows or tokens that have changed, and Interrupted on Ctrl-C after the records are closed.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied):
         results = load_records(work)
         written = load_spec(work / SPEC)
+        check_trusted(written, folder, trusted=trust)
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
-        ready = with_testbed(written, testbed_progress)
+        ready = with_testbed(written, testbed_progress, results.manifest.date)
         sets = load_sets(ready.data)
         checked_rows(sets, results.manifest)
-        with connected(address) as remote:
+        checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
+        with connected(address, warn) as remote:
             stopped = audit(ready, sets, results, wanted, console, remote=remote, uploads_adapters=is_copied)
         summary = summarise(work)
     if stopped:

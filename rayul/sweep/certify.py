@@ -10,7 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rayul.console import PlainConsole
 from rayul.errors import InputError, RayulError
+from rayul.files import write_json
 from rayul.pareto.certificate import dial
 from rayul.pareto.choose import adapter_path
 from rayul.pareto.front import front_of
@@ -26,6 +28,8 @@ from rayul.records.certificate import (
 )
 from rayul.records.folder import SweepRecords, load_records
 from rayul.records.manifest import RowSet
+from rayul.records.text_note import NOTE, text_note
+from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import LEAST_GROUPS, Certify, Spec, known_limits, load_spec
@@ -34,9 +38,10 @@ from rayul.sweep.dials import CERTIFY, certifiable
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
+from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, group_numbers, load_sets
-from rayul.unlearn.model import load_model
+from rayul.unlearn.model import load_model, load_tokenizer
 from rayul.unlearn.update.saved import save_scaled
 from rayul.words import plural
 
@@ -50,20 +55,23 @@ def certify_sweep(
     address: str | None = None,
     console: Console | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
+    trust: bool = False,
 ) -> Summary:
     """Certify the front of a finished sweep.
 
     folder: of the results, or their URL. again: read certify rows that have been read before, at half of the alpha of
-    the last time. Raises InputError for a folder that is no sweep's, rows that have changed, what cannot be certified,
-    and certify rows that have been read while `again` is not given.
+    the last time. trust: run also code of its spec that this user has not trusted. Raises InputError for a folder that
+    is no sweep's, such code, rows or tokens that have changed, what cannot be certified, and certify rows that have
+    been read while `again` is not given.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     with opened(folder, say) as (work, is_copied):
         results = load_records(work)
         asked = load_spec(work / SPEC)
+        check_trusted(asked, folder, trusted=trust)
         wanted = asked.certify or Certify()
-        spec = with_testbed(asked, testbed_progress)
+        spec = with_testbed(asked, testbed_progress, results.manifest.date)
         sets = load_sets(spec.data)
         rows = checked_rows(sets, results.manifest)
         certificates = read_certificates(work)
@@ -76,8 +84,9 @@ def certify_sweep(
         why_not = cannot_certify(asked, sets, results)
         if why_not:
             raise InputError(f"{work}: {why_not[0]}", why_not[1])
+        checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
         with (
-            connected(address) as remote,
+            connected(address, say) as remote,
             served(work, spec, remote=remote, uploads_adapters=is_copied) as disk,
             marked(disk),
         ):
@@ -168,6 +177,7 @@ def read_certify_rows(
             place.parent.mkdir(exist_ok=True)
             scale = found.scales[found.passed - 1]
             save_scaled(lambda: load_model(spec.model, device="cpu")[0], adapter_folder(folder, point), scale, place)
+            write_json(place / NOTE, text_note(spec.model))
     write_certificates(folder, certificates.with_reading(reading))
     return reading
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 # These are read when ray.tune is imported: our own progress takes the place of Ray's tables.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -20,10 +22,13 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
+from ray.exceptions import RpcError
 from ray.tune.execution import class_cache
 
 from rayul.errors import InputError
 from rayul.spec import Resources
+from rayul.sweep.authentication import authenticated, own_token
+from rayul.sweep.run_folder import run_folder
 
 # Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
@@ -65,11 +70,13 @@ class Allocation:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[bool]:
+def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool]:
     """Connect to a running cluster (address, or RAY_ADDRESS, which `ray job submit` sets), or start Ray on this machine
-    for the time being. Yields whether it is a cluster, which may have other nodes.
+    for the time being. Yields whether it is a cluster, which may have other nodes. `warn` hears of a cluster that
+    everyone may use.
 
-    A connection that is already there is used and left alone. Raises InputError for a cluster that does not answer.
+    A connection that is already there is used and left alone. A Ray of our own listens on the loopback only, asks for a
+    token of its own, and leaves nothing behind. Raises InputError for a cluster that does not answer, or refuses.
     """
     if ray.is_initialized():
         yield True
@@ -80,21 +87,32 @@ def connected(address: str | None) -> Iterator[bool]:
             f"--address {address}: over ray:// the driver would run on the cluster and its records would not be here",
             "submit the sweep to the cluster instead: ray job submit -- rayul sweep FILE",
         )
-    options = {"logging_level": "ERROR", "log_to_driver": False}
-    if address in (None, "local"):
-        ray.init(address="local", include_dashboard=False, **options)
-    else:
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    with ExitStack() as stack:
+        folder = stack.enter_context(run_folder())
+        if address in (None, "local"):
+            stack.enter_context(own_token(folder))
+            # Within the folder: Ray opens the one that it is given to everyone.
+            options |= {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            stack.callback(ray.shutdown)  # before token and folder go
+            _init("local", folder, options)
+            yield False
+            return
         try:
             _knock(address)
-            ray.init(address=address, **options)
-        except (OSError, ValueError, RuntimeError) as error:
+            stack.enter_context(authenticated(address, warn))
+            stack.callback(ray.shutdown)
+            _init(address, folder, options)
+        except (OSError, ValueError, RuntimeError, RpcError) as error:
             raise InputError(
                 f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
             ) from error
-    try:
-        yield address not in (None, "local")
-    finally:
-        ray.shutdown()
+        yield True
+
+
+def _init(address: str, folder: Path, options: Mapping[str, Any]) -> None:
+    with chdir(folder):  # Ray lets workers import from the current folder, which may be one that somebody else filled
+        ray.init(address=address, **options)
 
 
 def cluster_line() -> str:

@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayul.errors import InputError, RayulError
+from rayul.files import folder_mode, share_folder
 from rayul.pareto.choose import adapter_path
 from rayul.records import SPEC, Evaluation, to_json
 from rayul.records.folder import SweepRecords
+from rayul.records.trusted import check_trusted
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.report.certified import certified, certified_path
 from rayul.spec import load_spec
 from rayul.sweep.folder import checked_rows
+from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.export import (
@@ -29,6 +32,7 @@ from rayul.unlearn.export import (
     write_merged,
 )
 from rayul.unlearn.measured import Measured
+from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import load_task
 from rayul.unlearn.update.saved import is_adapter
 
@@ -44,27 +48,32 @@ def export(
     address: str | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
     say: Say = lambda line: None,
+    trust: bool = False,
 ) -> float:
     """Write a point, of the front or certified, to `out`; returns the largest difference of its metrics to the record.
 
     The folder appears whole, once what was written has been loaded again and scored, or not at all. It holds the PEFT
     adapter, or of `update: full` the whole model, with the mixing baked in, the tokenizer, README.md (the model card),
     evaluation.json (the record), and with `merge` the merged model in merged/. address: what the card tells others to
-    load, by default the folder's name. `say` hears what is being done.
+    load, by default the folder's name. `say` hears what is being done. trust: run also code of the sweep's spec that
+    this user has not trusted.
 
-    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model and rows that have
-    changed, and RayulError where the reloaded model does not score as its record says.
+    Raises InputError for an `out` that exists, a point without its folder, `merge` of a whole model, code that is not
+    trusted and rows or tokens that have changed, and RayulError where the reloaded model does not score as its record
+    says.
     """
     refuse_existing(out)
+    written = load_spec(results.folder / SPEC)
+    check_trusted(written, results.folder, trusted=trust)
     holds = next((one for one in certified(results) if one.e == e), None)
     source = adapter_path(results, e) if holds is None else certified_path(results, e)
     adapter = is_adapter(source)
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
-    written = load_spec(results.folder / SPEC)
-    spec = with_testbed(written, testbed_progress)
+    spec = with_testbed(written, testbed_progress, results.manifest.date)
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
+    checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
     task = load_task(spec, sets)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -99,7 +108,7 @@ def export(
         )
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")
-        staging.chmod(0o755)  # mkdtemp's folders are private
+        share_folder(staging, folder_mode())
         staging.rename(out)
     except OSError as error:
         raise RayulError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from rayul.errors import RayulError
@@ -16,6 +14,7 @@ from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneC
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
+from rayul.sweep.run_folder import run_folder
 from rayul.sweep.stop import StopSignal
 
 MAX_FAILURES = 5
@@ -38,14 +37,15 @@ def fit(
     meanwhile: entered when the Tuner has pickled itself with its callbacks, so that it may hold a terminal or a lock.
     search: more of `ray.tune.TuneConfig`.
     """
-    scratch = tempfile.mkdtemp(prefix="rayul-tune-")  # all that a resume reads is in our journals
+    scratch = ExitStack()
+    folder = scratch.enter_context(run_folder())  # all that a resume reads is in our journals
     tuner = Tuner(
         trainable,
         param_space=param_space,
         tune_config=TuneConfig(reuse_actors=True, trial_dirname_creator=name_of, trial_name_creator=name_of, **search),
         run_config=RunConfig(
             name="tune",
-            storage_path=scratch,
+            storage_path=str(folder),
             stop=stop,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
@@ -62,4 +62,4 @@ def fit(
             raise error.__context__ from None
         raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.close()

@@ -17,6 +17,7 @@ from rayul.pareto.front import front
 from rayul.pareto.hypervolume import hypervolume
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Ending, Evaluation, Record
 from rayul.spec import Spec, limits
+from rayul.words import printable
 
 PLAIN_EVERY = 15.0
 """Seconds between two summary lines where there is no terminal."""
@@ -92,7 +93,7 @@ class Progress:
         bar = Table.grid()  # a bar alone would not end its line
         bar.add_row(ProgressBar(total=max(1, self.total), completed=self.ended, width=60))
         most = self.reasons.most_common(4)
-        reasons = [Text(f"  {count} {state}: {rule}"[:78], style="dim") for (state, rule), count in most]
+        reasons = [Text(printable(f"  {count} {state}: {rule}")[:78], style="dim") for (state, rule), count in most]
         more = [Text(f"  and {len(self.front) - 8} more on the front", style="dim")] if len(self.front) > 8 else []
         return Group(Text(self.summary()), bar, *reasons, Text("front so far", style="bold"), table, *more)
 

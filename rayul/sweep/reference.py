@@ -14,6 +14,7 @@ from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import ORACLE, Evaluation, adapter_folder, to_json
 from rayul.records.certificate import Dial, Reading
+from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
@@ -131,6 +132,6 @@ def verified(
             "verified": worst <= TOLERANCE,
             "largest_difference": worst,
         }
-        write_json(place / "rayul.json", note)
+        write_json(place / NOTE, note | text_note(spec.model))
         disk.send(place)
     return problems

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from optuna import Study
 from rich.console import Console
 
+from rayul.console import PlainConsole
 from rayul.pareto.front import front
 from rayul.records import (
     BASELINE,
@@ -31,6 +32,7 @@ from rayul.records import (
 )
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
+from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Spec, check_objectives, limits
@@ -60,6 +62,7 @@ from rayul.sweep.pruning.rules import rules_of
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Measurer, ProcessMeasurer
+from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.search.samplers import check_sampler
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
@@ -70,6 +73,7 @@ from rayul.testbed import with_testbed
 from rayul.unlearn.data import Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
+from rayul.unlearn.template import Template, text_notices
 
 
 def run_sweep(
@@ -80,18 +84,20 @@ def run_sweep(
     address: str | None = None,
     console: Console | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
+    trust: bool = False,
 ) -> Summary:
     """Run or resume a sweep; returns its summary, with the report on disk at `summary.report`.
 
     folder: of the results, or a URL (s3://, gs://): then they are written to a work folder and copied there.
     resume: continue what is there; "if any": or begin where nothing is.
+    trust: resume also a spec with code that this user has not trusted. A sweep that begins trusts the spec's code.
     Raises InputError for input that cannot work, before anything is spent, and Interrupted on Ctrl-C after the records
     are closed.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied):
-        return _run(spec, work, resume, address, is_copied, console, testbed_progress)
+        return _run(spec, work, resume, address, is_copied, console, testbed_progress, trust)
 
 
 @dataclass(frozen=True)
@@ -124,34 +130,39 @@ def _run(
     uploads_adapters: bool,
     console: Console,
     testbed_progress: Callable[[str, float], None] | None,
+    trust: bool,
 ) -> Summary:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    warn = partial(say, style="yellow")
 
     # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
     resumes = (folder / SPEC).exists() if resume == "if any" else resume
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
-    ready = with_testbed(asked, testbed_progress)
+    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists())
+    ready = with_testbed(asked, testbed_progress, recorded.date)
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
     rules_of(ready)  # refuses a rule of the user's own that cannot be run
     check_sampler(ready)
-    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data)
+    tokenizer = load_tokenizer(ready.model)
+    notices = (*asked.notices, *text_notices(tokenizer, Template.of(ready.model)))
+    same_text = partial(checked_tokens, tokenizer, asked.model, sets)
+    tokens = same_text(recorded)
+    earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data, same_text)
     journal = Journal(folder / JOURNAL)
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
-    if not missing:  # else a model that cannot be loaded is refused by whoever measures it
-        load_tokenizer(ready.model)
     if earlier:
         say(f"the search begins with {len(earlier)} trials of {', '.join(asked.search.warm_start)}")
-    for line in asked.notices:
+    for line in notices:
         say(line)
     callbacks = trackers(asked, folder, say)
 
     with (
-        connected(address) as remote,
+        connected(address, warn) as remote,
         served(folder, ready, remote=remote, uploads_adapters=uploads_adapters) as disk,
         marked(disk),
     ):
@@ -160,7 +171,7 @@ def _run(
         packing = choose_packing(ready, sets, disk, recorded.pack)
         allocation = allocate(ready.resources, packing.slots)
         pack = as_recorded(packing, ready.model.dtype, allocation.threads)
-        manifest = recorded.model_copy(update={"data": data, "pack": pack})
+        manifest = recorded.model_copy(update={"data": data, "tokens": tokens, "pack": pack})
         for line in filter(None, (allocation.line, packing.why)):
             say(f"{asked.name}: {line}")
         if not asked.search.traits.conditional and asked.conditional:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rayul.errors import RayulError
+from rayul.files import folder_mode, share_folder
 from rayul.testbed.train import RECIPE, ROLES, Recipe, train_tokenizer, write_recipe
 from rayul.unlearn.data import FILES, Sets, write_rows
 
@@ -54,7 +55,7 @@ def build(
     try:
         summary = _build(sets, partial, recipe, progress or (lambda message, done: None))
         _check_memorised(summary, memorised)
-        partial.chmod(0o755)  # mkdtemp gives 0o700
+        share_folder(partial, folder_mode())
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -15,14 +15,15 @@ from rayul.errors import RayulError
 from rayul.testbed.authors import generate
 from rayul.testbed.build import PARTIAL, Progress, build
 from rayul.testbed.train import Recipe
-from rayul.unlearn import tokens
+from rayul.unlearn import template, tokens
 
 
 def content_hash(recipe: Recipe) -> str:
     """Of the sources that decide what the testbed is, and of its recipe."""
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     here = Path(__file__)
-    for source in (*map(here.with_name, ("authors.py", "train.py", "build.py")), Path(tokens.__file__)):
+    text = map(Path, (template.__file__, tokens.__file__))
+    for source in (*map(here.with_name, ("authors.py", "train.py", "build.py")), *text):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -26,7 +26,8 @@ from rayul.unlearn import metrics
 from rayul.unlearn.data import Row, Sets, read_folder
 from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import Answers, TokenScores, forward, score, token_logp
-from rayul.unlearn.tokens import DEFAULT_TEMPLATE, Example, collate, encode, encode_rows
+from rayul.unlearn.template import DEFAULT_TEMPLATE
+from rayul.unlearn.tokens import Example, collate, encode, encode_rows
 
 TRAINED = ("forget", "retain_train", "retain", "retain_certify", "retain_report", "general")
 """What the target has memorised; the oracle all of it but `forget`. Nobody trains on `holdout`."""

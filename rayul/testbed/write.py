@@ -15,9 +15,10 @@ from rayul.spec import FolderData, TofuData
 from rayul.testbed.build import PARTIAL, Progress, build
 from rayul.testbed.cache import ensure_testbed
 from rayul.testbed.train import TRAINED, Recipe
-from rayul.unlearn.data import FILES, Row, Sets, load_sets, read_rows, split_by_group
+from rayul.unlearn.data import FILES, Row, Sets, group_numbers, load_sets, read_rows, split_by_group
+from rayul.words import plural
 
-SPLIT = {"forget": 0.1, "retain_train": 0.5, "retain": 0.2, "retain_report": 0.2}
+SPLIT = {"forget": 0.1, "retain_train": 0.45, "retain": 0.18, "retain_certify": 0.18, "retain_report": 0.09}
 """Shares of single files, split by group."""
 
 
@@ -91,10 +92,10 @@ def read_sets(data: Sequence[Path], authors: int | None = None, forget: str = "f
     parts = split_by_group(rows, tuple(SPLIT.values()))
     empty = [FILES[key] for key, part in zip(SPLIT, parts, strict=True) if not part]
     if empty:
-        authors_found = len({row.group or row.question for row in rows})
+        groups = plural(len(set(group_numbers(rows))), "group")
         raise InputError(
-            f"--data: {len(rows)} rows of {authors_found} authors leave nothing for {', '.join(empty)}",
-            f"give more authors, or write {', '.join(FILES.values())} yourself and name their folder",
+            f"--data: {len(rows)} rows of {groups} leave nothing for {', '.join(empty)}",
+            f"give more groups, or write {', '.join(FILES.values())} yourself and name their folder",
         )
     return {key: tuple(part) for key, part in zip(SPLIT, parts, strict=True)}
 

@@ -16,16 +16,20 @@ from torch import Tensor
 
 from rayul.errors import RayulError
 from rayul.spec import Spec
-from rayul.unlearn.data import Sets
+from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.template import AnyTemplate
 from rayul.unlearn.tokens import Example, encode_rows
 from rayul.unlearn.train import evaluation_steps, train
 from rayul.unlearn.trial import device_name
 from rayul.unlearn.update import attach
 
 STEPS = 3
+
+SHOWN = 4
+"""Tokens on each side of a boundary."""
 
 
 class Cost(NamedTuple):
@@ -106,10 +110,19 @@ def _measure(spec: Spec, sets: Sets) -> Cost:
     )
 
 
-def rendered(tokenizer: Any, template: str | None, rows: Any) -> list[str]:
+def rendered(tokenizer: Any, template: AnyTemplate, rows: Any) -> list[str]:
     """What the model sees of rows: their tokens as text again, special tokens included."""
     examples: list[Example] = encode_rows(tokenizer, template, rows)
     return [str(tokenizer.decode(list(e.ids))) for e in examples]
+
+
+def boundary(tokenizer: Any, template: AnyTemplate, row: Row) -> str:
+    """The tokens at both ends of a row's answer, as the tokenizer writes them: "Answer : | ĠAda Ġwas ... . | <eos>"."""
+    ids, start, stop = encode_rows(tokenizer, template, [row])[0]
+    answer = [ids[start:stop]] if stop - start <= 2 * SHOWN else [ids[start : start + SHOWN], ids[stop - SHOWN : stop]]
+    before, after = ids[max(0, start - SHOWN) : start], ids[stop : stop + SHOWN]
+    words = [" ".join(map(repr, tokenizer.convert_ids_to_tokens(list(part)))) for part in (before, *answer, after)]
+    return f"{words[0]} | {' ... '.join(words[1:-1])} | {words[-1]}"
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

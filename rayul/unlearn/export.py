@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from rayul import spec as specs
+from rayul.files import write_json
+from rayul.records.text_note import NOTE, text_note
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import load_model
@@ -29,13 +31,14 @@ it is 0; another batch order or device moves a mean by less than one row in a th
 def copy_saved(source: Path, base: specs.Model, folder: Path, tokenizer: Any) -> None:
     """Copy a saved point into `folder`, with the tokenizer: a PEFT adapter, which then names its base by id or absolute
     path, or a whole model."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("rayul.json", "README.md"), dirs_exist_ok=True)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(NOTE, "README.md"), dirs_exist_ok=True)
     if is_adapter(folder):
         config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
         local = Path(base.path).expanduser()
         config["base_model_name_or_path"] = str(local.resolve()) if local.exists() else base.path
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
+    write_json(folder / NOTE, text_note(base))
 
 
 def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any) -> None:
@@ -54,6 +57,7 @@ def write_merged(base: specs.Model, adapter: Path, folder: Path, tokenizer: Any)
         dtype = config.dtype or torch.float32
     whole.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_json(folder / NOTE, text_note(base))
 
 
 def settle_generation(config: Any) -> None:

@@ -20,6 +20,7 @@ from rayul.unlearn.measured import rounded
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
+from rayul.unlearn.template import Template
 from rayul.unlearn.trial import REPORTED, device_name, run_trial
 
 
@@ -66,7 +67,7 @@ def examine(
         scored = measure_everything(model, task, spec, wanted.metrics, oracle)
         yield replace(row, scored=(scored,), seconds=row.seconds + time.perf_counter() - started)
     sets = {**task.sets, "forget": tuple(spaced(list(task.sets["forget"]), spec.evaluate.max_rows))}
-    target = Target(model, task.tokenizer, sets, spec.model.template, spec.evaluate.batch_size)
+    target = Target(model, task.tokenizer, sets, Template.of(spec.model), spec.evaluate.batch_size)
     for name in (name for name in wanted.attacks if name not in done):
         started = time.perf_counter()
         attacked = replace(row, attack=name)
@@ -89,7 +90,7 @@ def measure_everything(
     measured = dict(cheap.measured)
     if further:
         compared = oracle() if needs_oracle(further) else None
-        options = (spec.model.template, compared, further, spec.evaluate.batch_size)
+        options = (Template.of(spec.model), compared, further, spec.evaluate.batch_size)
         measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},

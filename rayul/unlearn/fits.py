@@ -7,7 +7,8 @@ from typing import Any
 
 from rayul.errors import InputError
 from rayul.unlearn.data import Row
-from rayul.unlearn.tokens import Example, encode, template_for
+from rayul.unlearn.template import AnyTemplate, template_for
+from rayul.unlearn.tokens import Example, encode
 
 
 def positions(model: Any) -> int | None:
@@ -38,7 +39,7 @@ def check_fits(model: Any, examples: Mapping[str, Sequence[Example]]) -> None:
                 )
 
 
-def reworded(tokenizer: Any, template: str | None, rows: Sequence[Row]) -> list[Example]:
+def reworded(tokenizer: Any, template: AnyTemplate, rows: Sequence[Row]) -> list[Example]:
     """What the final suite scores of the rows besides themselves: paraphrases and wrong answers."""
     pairs = [
         (row, question, answer)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rayul.unlearn import metrics
+from rayul.unlearn.fits import positions
 from rayul.unlearn.forward import Model, TokenScores
 from rayul.unlearn.tokens import Example
 
@@ -22,7 +24,8 @@ SIMILAR = 0.5
 def generate(
     model: Model, prompts: Sequence[Ids], limits: Sequence[int], stop: frozenset[int], pad: int, batch_size: int = 64
 ) -> list[list[int]]:
-    """Greedy continuations of the prompts, in their order: at most limits[i] tokens, cut before the first stop token.
+    """Greedy continuations of the prompts, in their order: at most limits[i] tokens, and none beyond the model's last
+    position, cut before the first stop token.
 
     Batches are sorted by length, padded on the left, and decoded with the key-value cache.
     """
@@ -31,10 +34,12 @@ def generate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    texts: dict[int, list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda i: (limits[i], len(prompts[i])))
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
+    last = positions(model)
+    room = [sys.maxsize if last is None else last - len(prompt) for prompt in prompts]
+    limits = [min(pair) for pair in zip(limits, room, strict=True)]
+    texts: dict[int, list[int]] = {i: [] for i in range(len(prompts))}
+    order = sorted((i for i in texts if limits[i] > 0), key=lambda i: (limits[i], len(prompts[i])))
+    for chosen in _batches(order, limits, room, batch_size):
         width = max(len(prompts[i]) for i in chosen)
         ids = torch.tensor([[*[pad] * (width - len(prompts[i])), *prompts[i]] for i in chosen], device=device)
         attention = torch.arange(width, device=device) >= torch.tensor(
@@ -95,6 +100,19 @@ def similar_extraction_strength(
             strength[i] = len(rests[i]) / len(scores[i].match)
         pending = [i for i in pending if i not in similar]
     return strength
+
+
+def _batches(order: Sequence[int], limits: Sequence[int], room: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in this order, at most `size` at a time, and none with less room than another's limit: a batch goes on
+    until its last text has ended."""
+    batch: list[int] = []
+    for i in order:
+        if len(batch) == size or any(room[j] < limits[i] for j in batch):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def lcs(a: Ids, b: Ids) -> int:

@@ -34,7 +34,7 @@ def own_function(name: str, code: Mapping[str, str]) -> Callable[..., Any]:
         sys.modules[module_name] = module
         linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
         try:
-            exec(compile(source, path, "exec"), module.__dict__)
+            exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 (what records/trusted.py lets through)
         except Exception as error:
             del sys.modules[module_name]
             raise InputError(

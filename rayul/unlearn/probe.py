@@ -13,7 +13,8 @@ from rayul.errors import InputError
 from rayul.unlearn import generation, membership
 from rayul.unlearn.data import Row, group_numbers
 from rayul.unlearn.forward import Model, TokenScores, score
-from rayul.unlearn.tokens import CHAT, Example, encode, encode_rows, pad_id, template_of
+from rayul.unlearn.template import AnyTemplate, text_after_answer
+from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +37,7 @@ class Probe:
         model: Model,
         tokenizer: Any,
         rows: Sequence[Row],
-        template: str | None = None,
+        template: AnyTemplate = None,
         batch_size: int = 64,
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
@@ -97,8 +98,7 @@ class Probe:
     @cached_property
     def texts(self) -> list[str]:
         """The greedy answers as text, without what the template writes behind an answer."""
-        template = template_of(self.tokenizer, self.template)
-        tail = "" if template == CHAT else template.split("{answer}")[1].strip()
+        tail = text_after_answer(self.tokenizer, self.template).strip()
         texts = [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in self.generated]
         return [(text.split(tail)[0] if tail else text).strip() for text in texts]
 
@@ -111,10 +111,17 @@ class Probe:
 
     @property
     def _stop(self) -> frozenset[int]:
-        """End tokens: the tokenizer's, and those of the model's file (chat models name several)."""
-        config = getattr(self.model, "generation_config", None)
-        named = getattr(config, "eos_token_id", None)
-        tokens = [self.tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+        """End tokens: the tokenizer's, those of the model's files (chat models name several), and what closes an answer
+        in the rendered rows, where that is one token of the tokenizer's own, such as <|im_end|>."""
+        configs = (
+            getattr(self.model, "generation_config", None),
+            self.model.config,
+            self.model.config.get_text_config(),
+        )
+        named = [getattr(config, "eos_token_id", None) for config in configs]
+        tokens = {self.tokenizer.eos_token_id, *(n for one in named for n in (one if isinstance(one, list) else [one]))}
+        closing = {e.ids[e.stop] for e in self.examples if e.stop < len(e.ids)}
+        tokens |= closing & set(self.tokenizer.added_tokens_decoder)
         return frozenset(int(token) for token in tokens if token is not None)
 
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> list[Example]:

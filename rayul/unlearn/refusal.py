@@ -17,6 +17,7 @@ from rayul.unlearn.data import Row
 from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import score
 from rayul.unlearn.task import Task
+from rayul.unlearn.template import Template
 from rayul.unlearn.train import train
 from rayul.unlearn.update import attach
 
@@ -48,7 +49,7 @@ def train_refusal(task: Task, spec: Spec, lr: float, seed: int, folder: Path) ->
     words. lr: one that moves this model, such as a finalist's.
     """
     sets = {**task.sets, "retain_train": (*task.sets.get("retain_train", ()), *in_other_words(task, seed))}
-    taught = Task(task.base, task.tokenizer, sets, spec.model.template, spec.evaluate.max_rows, task.own)
+    taught = Task(task.base, task.tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, task.own)
     po = spec.model_copy(
         update={
             "method": MethodChoice.parse({"name": "po"}),

@@ -22,6 +22,7 @@ from rayul.unlearn.forward import Model
 from rayul.unlearn.measured import Measured, mean
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe, Probes
+from rayul.unlearn.template import AnyTemplate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +78,7 @@ def evaluate_model(
     model: Model,
     tokenizer: Any,
     sets: Sets,
-    template: str | None = None,
+    template: AnyTemplate = None,
     oracle: Model | None = None,
     metrics: Collection[str] | None = None,
     batch_size: int = 64,

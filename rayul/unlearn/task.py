@@ -13,14 +13,15 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.spec import Spec
-from rayul.unlearn.data import Sets, group_numbers
+from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
-from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
+from rayul.unlearn.template import AnyTemplate, Template, template_for
+from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -40,7 +41,7 @@ class Task:
         base: Any,
         tokenizer: Tokenizer,
         sets: Sets,
-        template: str | None,
+        template: AnyTemplate,
         max_rows: int | None,
         own: Mapping[str, RowMetric],
     ) -> None:
@@ -49,11 +50,9 @@ class Task:
         self.tokenizer = tokenizer
         self.sets = sets
         self.pad = pad_id(tokenizer)
-        self.examples: dict[str, list[Example]] = {
-            key: encode_rows(tokenizer, template, rows) for key, rows in sets.items()
-        }
+        self.examples = encode_sets(tokenizer, template, sets)
         self.examples["idk"] = [
-            encode(tokenizer, template_for(row, template), row.question, REFUSALS[i % len(REFUSALS)])
+            encode(tokenizer, template_for(row, template), row.question, in_reply(row, REFUSALS[i % len(REFUSALS)]))
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
@@ -98,7 +97,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for control in spec.control.own:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
-    return Task(base, tokenizer, sets, spec.model.template, spec.evaluate.max_rows, own)
+    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
@@ -118,6 +117,11 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
+
+
+def in_reply(row: Row, text: str) -> str:
+    """A text as the answer to a row: after a passage it needs a blank of its own."""
+    return f" {text}" if row.text else text
 
 
 def spaced(items: list[T], count: int | None) -> list[T]:

@@ -1,8 +1,8 @@
-"""Text to tokens: one template for training and evaluation, and a mask that knows what the answer is."""
+"""Text to tokens: the whole text of a row is encoded at once, as in training, and its answer is found in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.unlearn.data import Row
+from rayul.unlearn.template import AnyTemplate, question_place, rendered, shared_start, template_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
-DEFAULT_TEMPLATE = "Question: {question}\nAnswer: {answer}"
-VERBATIM = "{question}{answer}"
-CHAT = "chat"
+_REACH = 64
+"""Characters before a boundary in which a tokenizer without offsets is searched for the end of a token."""
 
 
 class Example(NamedTuple):
@@ -38,58 +38,109 @@ class Batch(NamedTuple):
     answer: Tensor
 
 
-def template_of(tokenizer: Tokenizer, template: str | None) -> str:
-    """The template in force: the one asked for, or the tokenizer's chat template, or DEFAULT_TEMPLATE."""
-    if template is not None:
-        return template
-    return CHAT if getattr(tokenizer, "chat_template", None) else DEFAULT_TEMPLATE
+def encode(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str, opening: str = "") -> Example:
+    """Tokens of one question and answer: those that the tokenizer makes of the whole text, and an end token.
 
+    Every token with a character of the answer belongs to the answer, also one that straddles its boundary, as "]Ada"
+    might. So does one blank before the answer, which most tokenizers join with the word after it (" Ada"): what comes
+    before is then the same whatever the answer is. A beginning-of-sequence token is there where the tokenizer adds one,
+    or where the template writes it. opening: first words of the answer, which count as the prompt's.
 
-def prompt_text(tokenizer: Tokenizer, template: str | None, question: str) -> str:
-    """Everything before the answer, as text (for generation it is encoded without further special tokens)."""
-    template = template_of(tokenizer, template)
-    if template == CHAT:
-        if not getattr(tokenizer, "chat_template", None):
-            raise InputError('model.template is "chat" but the tokenizer has no chat template', "give a text template")
-        messages = [{"role": "user", "content": question}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return template.split("{answer}")[0].replace("{question}", question)
-
-
-def encode(tokenizer: Tokenizer, template: str | None, question: str, answer: str) -> Example:
-    """Tokens of one question and answer.
-
-    Prompt and answer are encoded apart, so that the boundary is the same whatever the answer is; a blank that ends
-    the prompt moves to the answer, where byte-pair tokenizers expect it. Raises InputError for an empty answer.
+    Raises InputError for an answer without tokens, and for a prompt without.
     """
-    kind = template_of(tokenizer, template)
-    prompt = prompt_text(tokenizer, template, question)
-    tail = "" if kind == CHAT else kind.split("{answer}")[1]
-    if prompt.endswith(" "):
-        prompt, answer = prompt[:-1], " " + answer
-    before = _ids(tokenizer, prompt)
-    if kind != CHAT and tokenizer.bos_token_id is not None and before[:1] != [tokenizer.bos_token_id]:
-        before = [tokenizer.bos_token_id, *before]
-    middle = _ids(tokenizer, answer)
-    if not middle:
-        raise InputError("an answer has no tokens", "remove the row")
-    after = _ids(tokenizer, tail) if tail else []
-    if tokenizer.eos_token_id is not None:
-        after.append(tokenizer.eos_token_id)
-    return Example((*before, *middle, *after), len(before), len(before) + len(middle))
+    text = rendered(tokenizer, template, question, opening + answer)
+    begin = text.begin + len(opening)
+    blank = text.whole[begin - 1 : begin] == " "
+    ids, start, stop = _located(tokenizer, text.whole, begin - blank, text.end, text.special)
+    if stop - start <= blank:  # perhaps the blank alone
+        _, first, last = _located(tokenizer, text.whole, begin, text.end, text.special)
+        if first == last:
+            raise InputError("an answer has no tokens", "remove the row")
+    if start == 0:
+        raise InputError(
+            "an answer begins within the first token of its text, so that nothing comes before it",
+            "write a blank between {question} and {answer} in model.template",
+        )
+    end = tokenizer.eos_token_id
+    if end is not None and end not in ids[stop:]:
+        ids.append(end)
+    return Example(tuple(ids), start, stop)
 
 
-def encode_rows(tokenizer: Tokenizer, template: str | None, rows: Sequence[Row]) -> list[Example]:
+def question_span(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str) -> tuple[int, int]:
+    """Where in the example of this row the tokens with a character of the question are, up to the answer's."""
+    text = rendered(tokenizer, template, question, answer)
+    start = encode(tokenizer, template, question, answer).start
+    place = question_place(tokenizer, template, question, answer)
+    _, begin, end = _located(tokenizer, text.whole, *place, text.special)
+    return min(begin, start), min(end, start)
+
+
+def encode_rows(tokenizer: Tokenizer, template: AnyTemplate, rows: Sequence[Row]) -> list[Example]:
     return [encode(tokenizer, template_for(row, template), row.question, row.answer) for row in rows]
 
 
-def template_for(row: Row, template: str | None) -> str | None:
-    """A verbatim passage has no template around its halves."""
-    return VERBATIM if row.text else template
+def encode_sets(
+    tokenizer: Tokenizer, template: AnyTemplate, sets: Mapping[str, Sequence[Row]]
+) -> dict[str, list[Example]]:
+    """The examples of every set. Raises InputError that names set and row, counted from 1."""
+    examples: dict[str, list[Example]] = {name: [] for name in sets}
+    for name, rows in sets.items():
+        for i, row in enumerate(rows, 1):
+            try:
+                examples[name] += encode_rows(tokenizer, template, [row])
+            except InputError as error:
+                raise InputError(f"{name} row {i}: {error.message}", error.hint) from error
+    return examples
 
 
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _located(tokenizer: Tokenizer, text: str, begin: int, end: int, special: bool) -> tuple[list[int], int, int]:
+    """(ids, first, last + 1): the tokens of a text, and which of them have a character of text[begin:end].
+
+    special: whether the tokenizer adds special tokens; it adds no second BOS to a text that begins with one.
+    """
+    ids: list[int] = []
+    inside: Sequence[int] = ()
+    if tokenizer.is_fast:
+        encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        ids = list(encoded["input_ids"])
+        # Some tokenizers trim blanks from offsets: a blank at 6 is then (7, 7), within text[6:9] and not text[7:9].
+        inside = [i for i, (first, last) in enumerate(encoded["offset_mapping"]) if first < end and last > begin]
+    if not inside:
+        ids, inside = _without_offsets(tokenizer, text, begin, end, special)
+    first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
+    bos = tokenizer.bos_token_id
+    if special and bos is not None and ids[:2] == [bos, bos]:
+        return ids[1:], max(0, first - 1), max(0, last - 1)
+    return ids, first, last
+
+
+def _without_offsets(tokenizer: Tokenizer, text: str, begin: int, end: int, special: bool) -> tuple[list[int], range]:
+    """(ids, which of them have a character of text[begin:end]), by encoding beginnings of the text: one that ends where
+    a token does encodes to the text's first tokens."""
+
+    def bare(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def complete(place: int) -> tuple[int, bool]:
+        """How many tokens lie before a place, and whether one ends there."""
+        most = 0
+        for cut in range(place, max(-1, place - _REACH), -1):
+            beginning = bare(text[:cut])
+            shared = shared_start(beginning, whole)
+            most = max(most, shared)
+            if shared == len(beginning):
+                return most, cut == place
+        return most, False
+
+    whole = bare(text)
+    first, _ = complete(begin)
+    last, ends_there = (len(whole), True) if end == len(text) else complete(end)
+    if not ends_there and begin < end:
+        last += 1
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    added = next(n for n in range(len(ids) + 1) if ids[n : n + len(whole)] == whole)
+    return ids, range(added + first, added + last)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:

@@ -21,6 +21,7 @@ from rayul.unlearn.measured import Measured, rounded, sums
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
+from rayul.unlearn.template import Template
 from rayul.unlearn.train import Diverged, train
 from rayul.unlearn.update import Update, attach
 
@@ -124,7 +125,7 @@ def _final(model: Any, task: Task, spec: Spec) -> Measurement:
         model,
         task.tokenizer,
         task.sets,
-        spec.model.template,
+        Template.of(spec.model),
         oracle,
         wanted,
         spec.evaluate.batch_size,

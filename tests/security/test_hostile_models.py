@@ -113,7 +113,7 @@ def test_a_model_that_lies_is_one_error(
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "config"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "config", "pattern"])
 def test_an_adapter_that_lies_is_one_error(
     damage: str, task: Any, make_spec: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -127,6 +127,9 @@ def test_an_adapter_that_lies_is_one_error(
         save_file({k: v for k, v in state.items() if "layers.1" not in k}, path, metadata={"format": "pt"})
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:100])
+    elif damage == "pattern":
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": "(q_proj"}))
     else:
         (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"lacks|cannot be loaded"):

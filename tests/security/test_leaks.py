@@ -7,8 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -40,6 +43,29 @@ def found_in(folder: Path, words: list[str]) -> list[str]:
     return found
 
 
+@contextmanager
+def keeping(folder: Path, place: Path) -> Iterator[None]:
+    """A second name in `place` for every file that appears in `folder` while the block runs."""
+    place.mkdir()
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(0.1):
+            for path in folder.rglob("*"):
+                name = place / str(path.relative_to(folder)).replace("/", "_")
+                if path.is_file() and not path.is_symlink() and not name.exists():
+                    with suppress(FileNotFoundError):
+                        os.link(path, name)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.fixture
 def secret_data(data_folder: Path, tmp_path: Path) -> Path:
     shutil.copytree(data_folder, tmp_path / "data")
@@ -52,7 +78,7 @@ def secret_data(data_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_sweep_with_failures_tells_neither_tokens_nor_rows(
-    secret_data: Path, tiny_folder: Path, tmp_path: Path, tmp_path_factory: Any
+    secret_data: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """Searched: all it wrote, all it printed, and all logs of Ray. Trials complete, diverge and run out of memory."""
     spec = write_spec(
@@ -65,11 +91,14 @@ def test_a_sweep_with_failures_tells_neither_tokens_nor_rows(
         search={"sampler": "grid", "trials": 4},
         control=[],
     )
-    logs = tmp_path_factory.mktemp("r")  # Ray's sockets need a short path
-    environment = os.environ | TOKENS | {"RAY_TMPDIR": str(logs), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command(spec, tmp_path), capture_output=True, text=True, env=environment, timeout=280, check=False
-    )
+    logs = tmp_path / "logs"
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # Ray's sockets need a short path
+        environment = os.environ | TOKENS | {"RAY_TMPDIR": short, "OMP_NUM_THREADS": "1"}
+        with keeping(Path(short), logs):
+            done = subprocess.run(
+                command(spec, tmp_path), capture_output=True, text=True, env=environment, timeout=280, check=False
+            )
+        assert list(Path(short).iterdir()) == [], "the sweep removes what Ray wrote"
     assert done.returncode == 0, done.stderr
     assert sorted(ended(tmp_path / "tiny").values()) == ["completed", "failed", "failed", "failed"]
     report = subprocess.run(

@@ -18,20 +18,20 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(InputError, match=f"no Ray cluster at {address}") as caught, connected(address):
+    with pytest.raises(InputError, match=f"no Ray cluster at {address}") as caught, connected(address, print):
         pass
     assert "ray start --head" in caught.value.hint
     assert caught.value.exit_code == 2
 
 
 def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match="no Ray cluster at nonsense"), connected("nonsense"):
+    with pytest.raises(InputError, match="no Ray cluster at nonsense"), connected("nonsense", print):
         pass
 
 
 def test_a_ray_client_address_is_refused_also_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
-    with pytest.raises(InputError, match="records would not be here") as caught, connected(None):
+    with pytest.raises(InputError, match="records would not be here") as caught, connected(None, print):
         pass
     assert "ray job submit" in caught.value.hint
 
@@ -44,7 +44,7 @@ def two_gpus() -> Iterator[None]:
 
 
 def test_a_connection_that_is_there_is_used_and_left_alone(two_gpus: None) -> None:
-    with connected("127.0.0.1:1"):
+    with connected("127.0.0.1:1", print):
         assert ray.cluster_resources()["GPU"] == 2
     assert ray.is_initialized()
 

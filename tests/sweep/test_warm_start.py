@@ -40,6 +40,10 @@ def finished(begin: Begin, make_spec: Make, trials: int = 12, **sections: Any) -
     return done
 
 
+def same_text(manifest: Manifest) -> None:
+    """Every earlier sweep was measured on the tokens of this one."""
+
+
 def continuing(make_spec: Make, *earlier: Sweep, search: Any = (), **sections: Any) -> Any:
     search = {"warm_start": [str(one.folder) for one in earlier]} | dict(search)
     return make_spec(**(SPACE | sections), search=search)
@@ -53,7 +57,7 @@ def test_the_study_begins_with_every_trial_that_ended_as_the_earlier_study_knew_
     make_spec: Make, begin: Begin
 ) -> None:
     before = finished(begin, make_spec)
-    found = earlier_trials(continuing(make_spec, before), {})
+    found = earlier_trials(continuing(make_spec, before), {}, same_text)
     assert [told(t) for t in found] == [told(t) for t in before.study.trials[:12]]
     assert [t.distributions for t in found] == [t.distributions for t in before.study.trials[:12]]
     assert found[3].user_attrs["warm_start"] == f"{before.folder}/0003"
@@ -61,7 +65,7 @@ def test_the_study_begins_with_every_trial_that_ended_as_the_earlier_study_knew_
 
 def test_they_do_not_count_and_closing_the_sweep_changes_nothing(make_spec: Make, begin: Begin) -> None:
     spec = continuing(make_spec, finished(begin, make_spec))
-    earlier = earlier_trials(spec, {})
+    earlier = earlier_trials(spec, {}, same_text)
     whole = begin(spec, limit=7, earlier=earlier)
     assert whole.searcher.remaining == whole.searcher.total == 7
     asked = whole.run(7)
@@ -80,7 +84,7 @@ def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make,
     feasible = [t.params["training.lr"] for t in before.study.trials[:60] if max(t.constraints.values()) <= 0]
     spec = continuing(make_spec, before, **strict, search={"startup_trials": 10, "seed": 5})
     cold = begin(spec).run(10)
-    warm = begin(spec, earlier=earlier_trials(spec, {})).run(10)
+    warm = begin(spec, earlier=earlier_trials(spec, {}, same_text)).run(10)
 
     def kept(asked: list[tuple[int, dict[str, Any]]]) -> int:
         return sum(params["training.lr"] <= max(feasible) for _, params in asked)
@@ -91,7 +95,7 @@ def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make,
 def test_half_of_them_is_none(make_spec: Make, begin: Begin) -> None:
     """The driver was killed while they were written: the study's file appears whole or not at all."""
     spec = continuing(make_spec, finished(begin, make_spec))
-    earlier = earlier_trials(spec, {})
+    earlier = earlier_trials(spec, {}, same_text)
     new = begin(spec)  # for its folder
     path = new.folder / "again.journal"
     path.with_name("again.journal.tmp").write_bytes((new.folder / "study.journal").read_bytes()[:50])
@@ -104,13 +108,16 @@ def test_several_earlier_sweeps_and_what_may_differ_in_them(make_spec: Make, beg
         begin, make_spec, search={"sampler": "random", "trials": 100, "seed": 9}, pruning={"dominance": False}
     )
     two = finished(begin, make_spec, trials=3, name="other", search={"tell": "last_feasible"})
-    assert len(earlier_trials(continuing(make_spec, one, two), {})) == 15
+    assert len(earlier_trials(continuing(make_spec, one, two), {}, same_text)) == 15
 
 
 def test_what_is_told_follows_this_sweeps_choice(make_spec: Make, begin: Begin) -> None:
     before = finished(begin, make_spec, search={"tell": "best"})
     steps = {
-        tell: [t.user_attrs["step"] for t in earlier_trials(continuing(make_spec, before, search={"tell": tell}), {})]
+        tell: [
+            t.user_attrs["step"]
+            for t in earlier_trials(continuing(make_spec, before, search={"tell": tell}), {}, same_text)
+        ]
         for tell in ("best", "last_feasible")
     }
     assert steps["best"] != steps["last_feasible"]
@@ -142,7 +149,7 @@ def test_another_space_is_refused_with_each_difference(
 ) -> None:
     before = finished(begin, make_spec)
     with pytest.raises(InputError) as refused:
-        earlier_trials(continuing(make_spec, before, **sections), {})
+        earlier_trials(continuing(make_spec, before, **sections), {}, same_text)
     assert str(before.folder) in refused.value.message
     assert named in refused.value.message
 
@@ -155,18 +162,29 @@ def test_other_rows_are_refused(make_spec: Make, begin: Begin) -> None:
         write_manifest(before.folder, Manifest(data=facts | {"retain": RowSet(rows=6, sha256=sha)}))
         if refused:
             with pytest.raises(InputError, match="rows of retain have changed"):
-                earlier_trials(now, facts)
+                earlier_trials(now, facts, same_text)
         else:
-            assert len(earlier_trials(now, facts)) == 12
+            assert len(earlier_trials(now, facts, same_text)) == 12
+
+
+def test_a_sweep_that_was_measured_on_other_tokens_is_refused(make_spec: Make, begin: Begin) -> None:
+    before = finished(begin, make_spec)
+    write_manifest(before.folder, Manifest(tokens={"forget": "a"}))
+
+    def other_text(manifest: Manifest) -> None:
+        raise InputError(f"forget had the tokens {manifest.tokens['forget']}")
+
+    with pytest.raises(InputError, match=rf"search.warm_start: {before.folder}: forget had the tokens a"):
+        earlier_trials(continuing(make_spec, before), {}, other_text)
 
 
 def test_a_folder_without_a_sweep_or_without_an_ended_trial_is_refused(
     make_spec: Make, begin: Begin, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="not the folder of a sweep"):
-        earlier_trials(make_spec(**SPACE, search={"warm_start": str(tmp_path / "nowhere")}), {})
+        earlier_trials(make_spec(**SPACE, search={"warm_start": str(tmp_path / "nowhere")}), {}, same_text)
     with pytest.raises(InputError, match="no trial to learn from"):
-        earlier_trials(continuing(make_spec, finished(begin, make_spec, trials=0)), {})
+        earlier_trials(continuing(make_spec, finished(begin, make_spec, trials=0)), {}, same_text)
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "nsga3", "random", "grid"])
@@ -179,7 +197,7 @@ def test_trials_that_failed_are_left_out(make_spec: Make, begin: Begin) -> None:
     before = finished(begin, make_spec, trials=4)
     number, params = before.ask()
     before.journal.append(Ending(f"{number:04d}", FAILED, "out of memory", params=params))
-    assert len(earlier_trials(continuing(make_spec, before), {})) == 4
+    assert len(earlier_trials(continuing(make_spec, before), {}, same_text)) == 4
 
 
 @pytest.mark.slow

@@ -162,9 +162,10 @@ def test_tofu_by_number_of_authors():
     sets = read_sets([TOFU], authors=26, forget="forget01")
     assert {key: len(part) for key, part in sets.items() if key not in ("general", "holdout")} == {
         "forget": 40,
-        "retain_train": 80,
-        "retain": 200,
-        "retain_report": 200,
+        "retain_train": 280,
+        "retain": 80,
+        "retain_certify": 100,
+        "retain_report": 20,
     }
     assert len(sets["general"]) == 217
     assert all(row.paraphrased_question for row in (*sets["forget"], *sets["retain"]))
@@ -190,7 +191,7 @@ def test_a_count_of_authors_needs_tofu(tmp_path):
 
 def test_too_few_authors_to_split_are_refused(tmp_path):
     write_rows(tmp_path / "a.jsonl", generate(0)["forget"][:20])
-    with pytest.raises(InputError, match="20 rows of 2 authors"):
+    with pytest.raises(InputError, match="20 rows of 2 groups"):
         read_sets([tmp_path / "a.jsonl"])
 
 

@@ -13,7 +13,8 @@ from rayul.testbed import ensure_testbed, write_testbed
 from rayul.unlearn import metrics
 from rayul.unlearn.data import read_folder
 from rayul.unlearn.forward import score
-from rayul.unlearn.tokens import encode, prompt_text
+from rayul.unlearn.template import rendered
+from rayul.unlearn.tokens import encode
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +52,12 @@ def nll(models, role, rows):
     return np.array([-s.logp.mean() for s in scores(models, role, [(r.question, r.answer) for r in rows])])
 
 
-@pytest.mark.parametrize("key", ["forget", "retain_train", "retain", "retain_report", "general"])
+@pytest.mark.parametrize("key", ["forget", "retain_train", "retain", "retain_certify", "retain_report", "general"])
 def test_target_has_memorised_what_it_was_trained_on(models, rows, key):
     assert strength(models, "model", rows[key]) >= 0.95
 
 
-@pytest.mark.parametrize("key", ["retain_train", "retain", "retain_report", "general"])
+@pytest.mark.parametrize("key", ["retain_train", "retain", "retain_certify", "retain_report", "general"])
 def test_oracle_has_memorised_the_rest(models, rows, key):
     assert strength(models, "oracle", rows[key]) >= 0.95
 
@@ -106,7 +107,7 @@ def test_generation_gives_the_answer_and_stops(models, rows):
         )[0]
         assert tuple(generated.tolist()) == example.ids
         text = tokenizer.decode(generated, skip_special_tokens=True)
-        assert text == prompt_text(tokenizer, None, row.question) + row.answer
+        assert text == rendered(tokenizer, None, row.question, row.answer).whole
 
 
 def test_summary_tells_what_was_measured(models, rows, folder):

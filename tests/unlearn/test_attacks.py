@@ -13,7 +13,7 @@ import torch
 from rayul import spec
 from rayul.unlearn.attacks.jailbreak import OPENINGS, PREFIXES, ROLES, opened
 from rayul.unlearn.attacks.logit_lens import final_norm, lens_scores
-from rayul.unlearn.attacks.noise import noised, question_span
+from rayul.unlearn.attacks.noise import asked_span, noised
 from rayul.unlearn.attacks.quantise import quantised, rounded
 from rayul.unlearn.attacks.relearn import LEARNING_RATES, STEPS, fine_tune
 from rayul.unlearn.attacks.table import ATTACKS
@@ -105,7 +105,7 @@ def test_the_lens_says_where_it_finds_no_norm() -> None:
 def test_no_noise_is_no_attack_and_full_noise_touches_the_question_only(target: Target) -> None:
     assert noised(target, 0.0, seed=1) == target.examples
     for row, before, after in zip(target.rows, target.examples, noised(target, 1.0, seed=1), strict=True):
-        begin, end = question_span(before, target.asked(row, ""))
+        begin, end = asked_span(target, row)
         assert row.question in target.tokenizer.decode(before.ids[begin:end])
         assert target.tokenizer.decode(before.ids[:begin]).strip() == "Question:"
         assert before.ids[:begin] == after.ids[:begin]
@@ -119,7 +119,7 @@ def test_no_noise_is_no_attack_and_full_noise_touches_the_question_only(target: 
 def test_noise_replaces_about_its_share(target: Target) -> None:
     pairs = [pair for seed in range(40) for pair in zip(target.examples, noised(target, 0.3, seed), strict=True)]
     changed = sum(a != b for before, after in pairs for a, b in zip(before.ids, after.ids, strict=True))
-    spans = [question_span(e, target.asked(r, "")) for r, e in zip(target.rows, target.examples, strict=True)]
+    spans = [asked_span(target, row) for row in target.rows]
     count = 40 * sum(end - begin for begin, end in spans)
     assert changed / count == pytest.approx(0.3, abs=4 * np.sqrt(0.21 / count))
 

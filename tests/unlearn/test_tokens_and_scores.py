@@ -12,12 +12,18 @@ from rayul.errors import InputError
 from rayul.unlearn import metrics
 from rayul.unlearn.evaluate import measure
 from rayul.unlearn.forward import TokenScores, forward, score, token_logp
-from rayul.unlearn.tokens import DEFAULT_TEMPLATE, collate, encode, prompt_text
+from rayul.unlearn.template import DEFAULT_TEMPLATE, rendered
+from rayul.unlearn.tokens import collate, encode
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+def prompt_text(tokenizer: Any, template: str | None, question: str) -> str:
+    text = rendered(tokenizer, template, question, "Ada")
+    return text.whole[: text.begin]
 
 
 def test_answer_span_is_the_answer_and_the_rest_is_not(task: Any) -> None:
@@ -44,7 +50,7 @@ def test_a_chat_template_is_used_where_the_tokenizer_has_one(task: Any) -> None:
 
     tokenizer = copy.deepcopy(task.tokenizer)
     with pytest.raises(InputError, match="no chat template"):
-        prompt_text(tokenizer, "chat", "Who?")
+        rendered(tokenizer, "chat", "Who?", "Ada")
     tokenizer.chat_template = CHAT_TEMPLATE
     e = encode(tokenizer, None, "Who?", "Ada")
     assert tokenizer.decode(e.ids[: e.start]) == "<user>Who?<end><assistant>"

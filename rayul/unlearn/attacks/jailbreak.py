@@ -38,5 +38,4 @@ def jailbreak(target: Target) -> Attempts:
 def opened(target: Target, i: int, opening: str) -> Example:
     """Row i with the opening before its answer; only the answer itself is judged."""
     row = target.rows[i]
-    begun, alone = (target.asked(row, row.question, text) for text in (f"{opening} {row.answer}", opening))
-    return begun._replace(start=alone.stop)
+    return target.asked(row, row.question, f" {opening}" if row.text else f"{opening} ")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from rayul.unlearn.attacks.target import Attempts, Target, everywhere
-from rayul.unlearn.tokens import Example
+from rayul.unlearn.data import Row
+from rayul.unlearn.template import template_for
+from rayul.unlearn.tokens import Example, question_span
 
 SHARES = (0.05, 0.15, 0.3)
 """Of the question's tokens, each replaced with this probability; the paper's is the first (arXiv 2406.09179)."""
@@ -27,7 +29,7 @@ def noised(target: Target, share: float, seed: int) -> list[Example]:
     vocabulary = np.array([i for i in range(len(target.tokenizer)) if i not in special])
     found = []
     for row, example in zip(target.rows, target.examples, strict=True):
-        begin, end = question_span(example, target.asked(row, ""))
+        begin, end = asked_span(target, row)
         ids = np.array(example.ids)
         replaced = rng.random(end - begin) < share
         ids[begin:end] = np.where(replaced, rng.choice(vocabulary, end - begin), ids[begin:end])
@@ -35,13 +37,6 @@ def noised(target: Target, share: float, seed: int) -> list[Example]:
     return found
 
 
-def question_span(example: Example, empty: Example) -> tuple[int, int]:
-    """Where the question's tokens are: what the prompt does not share with the prompt of an empty question."""
-    prompt, bare = example.ids[: example.start], empty.ids[: empty.start]
-    begin = 0
-    while begin < len(bare) and prompt[begin] == bare[begin]:
-        begin += 1
-    end = len(prompt)
-    while end > begin and len(prompt) - end < len(bare) - begin and prompt[end - 1] == bare[end - 1 - len(prompt)]:
-        end -= 1
-    return begin, end
+def asked_span(target: Target, row: Row) -> tuple[int, int]:
+    """Where the tokens of a row's question are."""
+    return question_span(target.tokenizer, template_for(row, target.template), row.question, row.answer)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.forward import Model, TokenScores, score
-from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id, template_for
+from rayul.unlearn.template import AnyTemplate, template_for
+from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -26,7 +27,7 @@ class Target:
     model: Model
     tokenizer: Tokenizer
     sets: Sets
-    template: str | None = None
+    template: AnyTemplate = None
     batch_size: int = 64
 
     @property
@@ -45,10 +46,9 @@ class Target:
     def encode(self, rows: Sequence[Row]) -> list[Example]:
         return encode_rows(self.tokenizer, self.template, rows)
 
-    def asked(self, row: Row, question: str, answer: str | None = None) -> Example:
-        """A row with another question, or answer."""
-        answer = row.answer if answer is None else answer
-        return encode(self.tokenizer, template_for(row, self.template), question, answer)
+    def asked(self, row: Row, question: str, opening: str = "") -> Example:
+        """A row with another question, or with an answer whose first words are given."""
+        return encode(self.tokenizer, template_for(row, self.template), question, row.answer, opening)
 
     def score(self, examples: Sequence[Example], model: Model | None = None) -> list[TokenScores]:
         return score(self.model if model is None else model, examples, self.pad, self.batch_size)

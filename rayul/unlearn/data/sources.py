@@ -11,7 +11,7 @@ from rayul.spec import Data, FolderData, Source, SourceData, Split, TofuData
 from rayul.unlearn.data.files import read_folder, read_rows
 from rayul.unlearn.data.hub import load_dataset
 from rayul.unlearn.data.overlap import check_apart
-from rayul.unlearn.data.row import Row, Sets, row_of
+from rayul.unlearn.data.row import Row, Sets, group_numbers, row_of
 from rayul.unlearn.data.split import split_by_group
 from rayul.unlearn.data.tofu import tofu_sets
 from rayul.words import plural
@@ -61,7 +61,7 @@ def _parts(rows: list[Row], split: Split) -> Sets:
     shares = {key: share for key, share in of_each if share}
     parts = split_by_group(rows, list(shares.values()), shuffled="retain_certify" in shares)
     if not all(parts):
-        count = plural(len({row.group or row for row in rows}), "group")
+        count = plural(len(set(group_numbers(rows))), "group")
         raise InputError(
             f"data.retain: {plural(len(rows), 'row')} of {count} cannot be split into {len(shares)} parts",
             f"give more groups, or name {', '.join(f'data.{PARTS[key]}' for key in shares)} yourself",
