@@ -65,7 +65,7 @@ def export(
     refuse_existing(out)
     written = load_spec(results.folder / SPEC)
     check_trusted(written, results.folder, trusted=trust)
-    holds = next((one for one in certified(results) if one.e == e), None)
+    holds = next((one for one in certified(results) if one.e is e), None)
     source = adapter_path(results, e) if holds is None else certified_path(results, e)
     adapter = is_adapter(source)
     if merge and not adapter:
