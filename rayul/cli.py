@@ -304,6 +304,17 @@ def status(folder: ResultsOf) -> None:
 
 
 @app.command()
+def repair(folder: ResultsOf) -> None:
+    """Set aside what is damaged in a results folder, and say what --resume will run again."""
+    console = PlainConsole(stderr=True)
+    with console.status("loading optuna") if console.is_terminal else nullcontext():
+        from rayul.sweep.repair import repair as mend
+
+    if not mend(folder, show):
+        show("nothing to repair")
+
+
+@app.command()
 def export(
     folder: ResultsOf,
     trial: Annotated[str | None, typer.Option(help="A trial with a point on the front.")] = None,

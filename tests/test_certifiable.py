@@ -67,15 +67,20 @@ def write(path: Path, groups: int, name: str) -> str:
 
 
 def test_the_kept_groups_are_counted_where_the_rows_are_here(tmp_path: Path) -> None:
-    assert kept_of(spec_of()) == (20, 100, True)
-    assert kept_of(spec_of("{tofu: locuslab/TOFU}")) == (40, 800, True)
-    assert kept_of(spec_of("{tofu: locuslab/TOFU, split: published}")) == (0, 0, True)
+    assert kept_of(spec_of()) == (20, 100, True, 0)
+    assert kept_of(spec_of("{tofu: locuslab/TOFU}")) == (40, 800, True, 0)
+    assert kept_of(spec_of("{tofu: locuslab/TOFU, split: published}")) == (0, 0, True, 0)
     forget, retain = write(tmp_path / "f.jsonl", 3, "f"), write(tmp_path / "r.jsonl", 50, "r")
-    assert kept_of(spec_of(f"{{forget: {forget}, retain: {retain}}}")) == (10, 20, True)
+    assert kept_of(spec_of(f"{{forget: {forget}, retain: {retain}}}")) == (10, 20, True, 0)
     assert kept_of(spec_of(f"{{forget: {forget}, retain: org/rows}}")) is None
     for name in ("forget", "retain_train", "retain_select", "retain_certify"):
         write(tmp_path / f"{name}.jsonl", 4, name)
-    assert kept_of(spec_of(str(tmp_path))) == (4, 8, True)
+    assert kept_of(spec_of(str(tmp_path))) == (4, 8, True, 0)
+    write(tmp_path / "retain_certify.jsonl", 9, "retain_train")
+    (tmp_path / "retain_train.jsonl").write_text('{"question": "q", "answer": "a", "group": "retain_train2"}\n')
+    kept = kept_of(spec_of(str(tmp_path)))
+    assert kept == (9, 18, True, 1)
+    assert any("1 of 9 groups also have rows in other sets" in line for line in certificate_lines(spec_of(), kept, {}))
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_time_limit_ends_it_and_is_named(tmp_path: Path) -> None:
 
 
 def test_throughput_is_that_of_the_latest_trials(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "s", sweep(12))
+    folder = write_folder(tmp_path / "s", sweep(16))
     now = datetime.now(UTC)
     yesterday = [now - timedelta(days=1, seconds=500 * k) for k in range(5)]
     study(folder, [*yesterday, *(now - timedelta(seconds=4 * k) for k in range(11))])
@@ -120,7 +120,7 @@ def test_throughput_is_that_of_the_latest_trials(tmp_path: Path) -> None:
 def test_a_grid_ends_with_its_cells(tmp_path: Path) -> None:
     spec = SPEC.replace("sampler: tpe", "sampler: grid").replace("{float: [0.0, 4.0]}", "{choice: [1.0]}")
     spec = spec.replace("{float: [1e-4, 5e-3], log: true}", "1e-3")
-    folder = write_folder(tmp_path / "s", sweep(3), spec)
+    folder = write_folder(tmp_path / "s", sweep(6), spec)
     study(folder, [datetime.now(UTC)] * 6)
     assert read_status(folder, False).total == 6
 

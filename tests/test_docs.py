@@ -46,9 +46,10 @@ def test_the_direction_of_a_metric_is_that_of_the_code(name: str) -> None:
     other = {"higher": "lower", "lower": "higher"}[known]
     bad_everywhere = name in ("empty", "repetition", "distinct")
     assert kept in (known, "–")
-    assert forget in ("–", "0.5" if name.startswith("mia_") else known if bad_everywhere else other)
+    goal = {"loss": "0.5", "zlib": "0.5", "k": "0.5", "pp": "0.5", "gap": "0"}.get(name.split("_")[-1])
+    assert forget in ("–", goal if name.startswith("mia_") else known if bad_everywhere else other)
     assert (kept, forget) != ("–", "–")
-    assert span == ("1 to ∞" if name == "ppl" else "0 to 1")
+    assert span == ("1 to ∞" if name == "ppl" else "-1 to 1" if name.endswith("_gap") else "0 to 1")
 
 
 @pytest.mark.parametrize("name", METHODS)

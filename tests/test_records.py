@@ -162,9 +162,72 @@ def test_a_broken_line_elsewhere_is_named(tmp_path: Path, broken: bytes) -> None
     before = path.read_bytes()
     with pytest.raises(RayulError, match=r"evaluations\.jsonl:2: not an evaluation") as caught:
         Journal(path)
-    assert "delete it" in caught.value.hint
+    assert "rayul repair" in caught.value.hint
     assert caught.value.exit_code == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("metrics", '{"retain.es": "inf"}', "metrics.retain.es is inf, and lies in"),
+        ("metrics", '{"retain.es": 1e999}', "metrics.retain.es is inf, and lies in"),
+        ("metrics", '{"retain.es": true}', "metrics.retain.es: "),
+        ("metrics", '{"retain.es": "0.9"}', "metrics.retain.es: "),
+        ("metrics", "[]", "metrics: "),
+        ("train_seconds", "Infinity", "train_seconds: "),
+        ("mixing", "2", "mixing: "),
+        ("mixing", "NaN", "mixing: "),
+        ("step", "-1", "step: "),
+        ("step", "true", "step: "),
+        ("step", "9" * 400, "step: "),
+        ("step", "9" * 5000, ""),
+        ("seed", str(2**63), "seed: "),
+        ("rows", '{"forget": 1.5}', "rows.forget: "),
+        ("params", '{"training.lr": [1]}', "params: .*training.lr is"),
+        ("params", '{"training.lr": 1e999}', "params: .*training.lr is inf"),
+        ("notes", "7", "notes: "),
+        ("device", '"\\ud800"', "hex escape"),
+        ("device", "[" * 5000 + "]" * 5000, "recursion"),
+        ("trial_id", '"../0001"', "trial_id: "),
+        ("feasible", "1", "feasible: "),
+    ],
+)
+def test_what_no_record_may_hold_is_refused_and_named(tmp_path: Path, field: str, value: str, what: str) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    row = json.loads(to_json(at(1))) | {field: "HERE"}
+    path.write_text(to_json(at(0)) + "\n" + json.dumps(row).replace('"HERE"', value) + "\n")
+    with pytest.raises(RayulError, match=rf"evaluations\.jsonl:2: not an evaluation: .*{what}"):
+        read_journal(path)
+
+
+@pytest.mark.parametrize("missing", ["trial_id", "params", "metrics", "stderr", "violation"])
+def test_a_line_without_what_every_evaluation_has_is_refused(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    row = json.loads(to_json(at(1)))
+    del row[missing]
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(RayulError, match=rf":1: not an evaluation: {missing} is missing"):
+        read_journal(path)
+
+
+def test_every_changed_byte_of_a_line_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    Journal(path).append(at(0), at(5))
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    for place in range(second, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(RayulError, match=r"evaluations\.jsonl:[23]: "):
+            read_journal(path)
+
+
+def test_a_line_is_what_other_programs_read(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    Journal(path).append(at(0))
+    line = json.loads(path.read_text())
+    assert (line.pop("line"), len(line.pop("crc32"))) == (1, 8)
+    assert line == json.loads(to_json(at(0)))
 
 
 def test_a_full_disk_is_an_error_with_the_way_out(tmp_path: Path) -> None:

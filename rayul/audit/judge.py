@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rayul.audit.intervals import Floats, Interval, Means, over_seeds, over_seeds_and_groups
+from rayul.audit.intervals import Floats, Indices, Interval, Means, over_seeds, over_seeds_and_groups
 from rayul.audit.read import Audit, Finalist
 from rayul.pareto.held_out import twin_of
 from rayul.records import ORACLE
@@ -26,7 +25,8 @@ class Kept:
     key: the metric on the unread rows. searched: the point as the search saw it (one seed, the rows it was chosen by);
     fresh: fresh seeds on the same rows; unread: fresh seeds on unread rows. So searched - fresh is the luck of the
     seed, fresh - unread that of the rows. holds: "yes" when the bound at the audit's confidence keeps the limit,
-    "unsure" when only the mean does, or when the baseline has nothing on the unread rows to take a percentage of.
+    "unsure" when only the mean does (one seed of a metric without values per row has no bound), or when the baseline
+    has nothing on the unread rows to take a percentage of.
     """
 
     limit: Limit
@@ -122,12 +122,12 @@ def _return(audit: Audit, rows: Sequence[Audited], variant: int) -> Return:
     before = Means.of(np.stack([_judged(audit.before(row), key, judged) for row in rows]), groups)
     full = Means.of(_judged(audit.baseline, key, judged), groups)
 
-    def interval(statistic: object) -> Interval:
-        return over_seeds_and_groups(statistic, after.seeds, after.groups, audit.confidence)  # type: ignore[arg-type]
+    def interval(statistic: Callable[[Indices, Indices], float]) -> Interval:
+        return over_seeds_and_groups(statistic, after.seeds, after.groups, audit.confidence)
 
-    def share(s: np.ndarray, a: np.ndarray) -> Floats:
+    def share(s: Indices, a: Indices) -> float:
         gone = full.at(s, a) - before.at(s, a)
-        return np.where(gone > 1e-9, (after.at(s, a) - before.at(s, a)) / np.where(gone > 1e-9, gone, 1.0), 0.0)
+        return (after.at(s, a) - before.at(s, a)) / gone if gone > 1e-9 else 0.0
 
     everyone = np.arange(after.seeds), np.arange(after.groups)
     return Return(
@@ -154,7 +154,7 @@ def _kept(audit: Audit, finalist: Finalist, limit: Limit) -> Kept:
     unread = _over(audit, finalist.runs, key, limit.scaled)
     bound = unread.low if limit.at_least else unread.high
     on_scale = Limit(key, limit.at_least, limit.at)
-    sure = on_scale.keeps(bound if math.isfinite(bound) else unread.value)
+    sure = on_scale.keeps(bound)  # False where one seed on rows without values has no bound
     likely = on_scale.keeps(unread.value) or math.isnan(unread.value)  # NaN: the baseline has nothing on these rows
     return Kept(
         limit,
@@ -176,19 +176,18 @@ def _fraction(audit: Audit, runs: Sequence[Audited], key: str) -> Interval:
     return _over(audit, runs, key, lambda value, base: value / base)
 
 
-def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[Floats, Floats], Floats]) -> Interval:
-    """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows are drawn
+def _over(audit: Audit, runs: Sequence[Audited], key: str, scale: Callable[[float, float], float]) -> Interval:
+    """scale(metric, the baseline's on the same rows) over the seeds; where values per row are known, rows vary
     too, by group."""
-    base = audit.baseline.metrics.get(key) or math.nan  # of 0 there are no fractions
     if not all(key in one.values for one in (audit.baseline, *(run.scored[0] for run in runs))):
-        values = np.array([run.scored[0].metrics.get(key, math.nan) for run in runs])
-        return over_seeds(scale(values, np.full(len(runs), base)).tolist(), audit.confidence)
+        base = audit.baseline.metrics.get(key) or math.nan
+        values = [scale(run.scored[0].metrics.get(key, math.nan), base) for run in runs]
+        return over_seeds(values, audit.confidence)
     groups = audit.groups_of(key)
     mine = Means.of(np.array([run.scored[0].values[key] for run in runs]), groups)
     before = Means.of(np.array(audit.baseline.values[key]), groups)
 
-    def statistic(s: NDArray[np.int64], a: NDArray[np.int64]) -> Floats:
-        of_baseline = before.at(s, a)
-        return np.asarray(scale(mine.at(s, a), np.where(of_baseline == 0, math.nan, of_baseline)))
+    def statistic(s: Indices, a: Indices) -> float:
+        return scale(mine.at(s, a), before.at(s, a) or math.nan)  # of 0 there are no fractions
 
     return over_seeds_and_groups(statistic, mine.seeds, mine.groups, audit.confidence)

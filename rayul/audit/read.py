@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayul.errors import RayulError
 from rayul.records import BASELINE, JOURNAL, ORACLE, Evaluation
-from rayul.records.audited import ASKED, AUDIT, BEFORE, CONTROLS, Audited, Scored, audited_from_json
+from rayul.records.audited import ASKED, AUDIT, BEFORE, CONTROLS, Asked, Audited, Scored, read_asked, read_audited
 from rayul.records.folder import SweepRecords
-from rayul.records.json_lines import read_lines
+from rayul.records.json_lines import REPAIR
 from rayul.records.objectives import forget_objective
 from rayul.spec import Limit
 
@@ -86,27 +85,46 @@ def read_audit(results: SweepRecords) -> Audit | None:
     folder = results.folder / AUDIT
     if not (folder / JOURNAL).is_file() or not (folder / ASKED).is_file():
         return None
-    try:
-        asked: dict[str, Any] = json.loads((folder / ASKED).read_text(encoding="utf-8"))
-        names, groups = asked["finalists"], asked["groups" if "groups" in asked else "authors"]
-    except (ValueError, KeyError) as error:
-        raise RayulError(f"{folder / ASKED}: not an audit: {error}", "delete the file and audit again") from error
-    rows = {row.key: row for row in read_lines(folder / JOURNAL, audited_from_json)}
+    asked = read_asked(folder / ASKED)
+    rows = {row.key: row for row in read_audited(folder / JOURNAL)}
     found = {e.key: e for e in results.evaluations}
+    _check(rows, asked, folder)
     if not any(subject == BASELINE and row.scored for (subject, _, _), row in rows.items()):
         return None  # everything is told against the baseline
     finalists = []
-    for name, point in names.items():
+    for name, point in asked.finalists.items():
         mine = [row for key, row in sorted(rows.items()) if key[0] == name and key[2] == BEFORE]
         if mine:
+            key = (point.trial_id, point.step, point.mixing)
+            if key not in found:
+                raise RayulError(
+                    f"{folder / ASKED}: {name} has no evaluation in {results.folder / JOURNAL}",
+                    "continue the sweep with --resume, then audit again",
+                )
             finalists.append(
                 Finalist(
                     name,
-                    found[point["trial_id"], point["step"], point["mixing"]],
-                    point["recalibrated"],
-                    dict(results.targets).get(point["target"], results.limits),
+                    found[key],
+                    point.recalibrated,
+                    dict(results.targets).get(point.target, results.limits) if point.target else results.limits,
                     tuple(row for row in mine if row.scored),
                     tuple(row.reason for row in mine if not row.scored),
                 )
             )
-    return Audit(results, asked["confidence"], tuple(asked["attacks"]), groups, tuple(finalists), rows)
+    return Audit(results, asked.confidence, asked.attacks, asked.groups, tuple(finalists), rows)
+
+
+def _check(rows: Mapping[tuple[str, int, str], Audited], asked: Asked, folder: Path) -> None:
+    """Raises RayulError where the lines of an audit do not fit each other, or the groups of audit.json."""
+    for (subject, seed, attack), row in rows.items():
+        before = rows.get((subject, seed, BEFORE))
+        if attack != BEFORE and row.scored and (before is None or not before.scored):
+            raise RayulError(f"{folder / JOURNAL}: {subject}, seed {seed}: {attack} without what was before", REPAIR)
+        for one in row.scored:
+            for key, values in one.values.items():
+                known = len(asked.groups.get(key.partition(".")[0], ()))
+                if len(values) != (len(one.judged) or known) or max(one.judged, default=-1) >= known:
+                    raise RayulError(
+                        f"{folder / ASKED}: groups of {known} rows for the {len(values)} of {key} in {JOURNAL}",
+                        REPAIR,
+                    )

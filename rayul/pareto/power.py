@@ -24,7 +24,7 @@ class Spread(NamedTuple):
 
 
 PRIOR = Spread(0.13, 0.9)
-"""Until rows are seen: extraction strength of authors of the testbed, of adapters that keep 90% on average."""
+"""Assumed until rows are seen."""
 
 POWER = 0.8
 

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 class CertifyRows(NamedTuple):
-    """What is kept for the certificate. grouped: whether any row names a group."""
+    """What is kept for the certificate. grouped: whether any row names a group. shared: number of groups that have rows
+    in other sets too."""
 
     groups: int
     rows: int
     grouped: bool = True
+    shared: int = 0
 
 
 def kept_of(spec: Spec) -> CertifyRows | None:
@@ -48,7 +50,9 @@ def kept_in(sets: Sets) -> CertifyRows:
     from rayul.unlearn.data import group_numbers
 
     rows = sets.get("retain_certify", ())
-    return CertifyRows(len(set(group_numbers(rows))), len(rows), any(row.group for row in rows))
+    elsewhere = {row.group for key, others in sets.items() if key != "retain_certify" for row in others}
+    named = {row.group for row in rows} - {""}
+    return CertifyRows(len(set(group_numbers(rows))), len(rows), bool(named), len(named & elsewhere))
 
 
 def certifiable(spec: Spec) -> tuple[str, ...]:
@@ -120,6 +124,11 @@ def certificate_lines(
             f"(to pass with {POWER:.0%} power, {plural(asked.points, 'point')} sharing {asked.confidence:.0%} "
             f"confidence; groups spread by {spread.sd:.2g} at {_percent(spread.at)}, "
             f"{'as seen in earlier sweeps' if known else 'a prior until rows are seen'})"
+        )
+    if kept.shared:
+        yield (
+            f"{kept.shared:,} of {plural(kept.groups, 'group')} also have rows in other sets: a certificate speaks of "
+            "groups that nothing else has seen"
         )
     if kept.rows and not kept.grouped:
         yield "no row names a group (data.columns.group): this assumes that rows are independent"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,8 @@ class Estimate:
     """The tokens at both ends of an answer."""
     text_notices: tuple[str, ...] = ()
     """What to know about the texts of a chat template."""
+    groups: dict[str, int] = field(default_factory=dict)
+    """Number of groups by set."""
     certificate: tuple[str, ...] = ()
     """What can be certified, in sentences."""
 
@@ -73,7 +75,7 @@ class Estimate:
         return self._wall(self.trials, self.trial_seconds * (1 - saved))
 
     def _wall(self, count: int, trial: float) -> float:
-        """Seconds of so many trials of `trial` seconds, which run side by side as the allocation allows."""
+        """Seconds that `count` trials of `trial` seconds take, which run side by side as the allocation allows."""
         return self.cost.load + max(trial, count * trial / self.allocation.parallel)
 
     def device_hours(self, saved: float = 0.0) -> float:

@@ -53,7 +53,7 @@ def make_plan(
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
     from rayul.unlearn.cost import boundary, rendered
-    from rayul.unlearn.data import load_sets
+    from rayul.unlearn.data import group_numbers, load_sets
     from rayul.unlearn.model import load_tokenizer
     from rayul.unlearn.task import check_needs
     from rayul.unlearn.template import Template, text_notices
@@ -83,6 +83,7 @@ def make_plan(
         combinations=combinations,
         continuous=continuous,
         rows={key: len(rows) for key, rows in sets.items()},
+        groups={key: len(set(group_numbers(rows))) for key, rows in sets.items()},
         samples={key: rendered(tokenizer, template, _spread(rows)) for key, rows in shown.items()},
         boundary=boundary(tokenizer, template, sets["forget" if show_forget else "retain"][0]),
         text_notices=notices,

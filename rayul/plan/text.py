@@ -50,11 +50,13 @@ def _space(plan: Plan) -> Iterator[str]:
 
 def _rows(plan: Plan) -> Iterator[str]:
     for key, count in plan.rows.items():
+        groups = plan.groups.get(key)
+        where = "" if groups is None else f" in {groups:,} groups" if groups < count else ", each taken as independent"
         if key not in plan.samples:
             why = "samples with --show-forget" if key == "forget" else "read by the certificate alone"
-            yield f"  {key:15}{count:>6,} rows ({why})"
+            yield f"  {key:15}{count:>6,} rows{where} ({why})"
             continue
-        yield f"  {key:15}{count:>6,} rows, {min(SAMPLES, count)} of them:"
+        yield f"  {key:15}{count:>6,} rows{where}, {min(SAMPLES, count)} of them:"
         for sample in plan.samples[key]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)

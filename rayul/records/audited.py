@@ -6,14 +6,18 @@ attack), `audit.json` (what was asked for, and which rows belong to one group), 
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import AliasChoices, Field, Strict, TypeAdapter
+from pydantic_core import from_json
+
+from rayul.errors import RayulError
 from rayul.files import json_line
 from rayul.records import ADAPTERS, BASELINE, JOURNAL, ORACLE, Evaluation, JsonLines
-from rayul.records.json_lines import read_lines
+from rayul.records.json_lines import REPAIR, read_lines
+from rayul.records.schema import Count, Flag, Int64, Lists, Numbers, Seconds, Share, TrialId, why
 
 AUDIT, ASKED = "audit", "audit.json"
 REFUSAL = "refusal"
@@ -35,10 +39,10 @@ class Scored:
     """
 
     variant: str = ""
-    judged: tuple[int, ...] = ()
-    metrics: dict[str, float] = field(default_factory=dict)
-    stderr: dict[str, float] = field(default_factory=dict)
-    values: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    judged: tuple[Count, ...] = ()
+    metrics: Numbers = field(default_factory=dict)
+    stderr: Numbers = field(default_factory=dict)
+    values: Lists = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,48 @@ class Audited:
     reason: why nothing was scored (the training diverged, the attack lacks rows)."""
 
     subject: str
-    seed: int
+    seed: Int64
     attack: str = BEFORE
-    mixing: float = 1.0
+    mixing: Share = 1.0
     scored: tuple[Scored, ...] = ()
     reason: str = ""
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     device: str = ""
 
     @property
     def key(self) -> tuple[str, int, str]:
         return (self.subject, self.seed, self.attack)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finalist as audit.json names it: the key of its evaluation. target: its share of control.tau, None without a
+    list. recalibrated: whether each seed is calibrated anew."""
+
+    trial_id: TrialId
+    step: Count
+    mixing: Share
+    recalibrated: Flag
+    target: Share | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What audit.json says: the finalists by name, and of each set the group of every row, as a number."""
+
+    finalists: dict[str, Point]
+    confidence: Annotated[float, Strict(), Field(gt=0, lt=1)]
+    attacks: tuple[str, ...]
+    # authors: as earlier versions named it
+    groups: Annotated[dict[str, tuple[Count, ...]], Field(validation_alias=AliasChoices("groups", "authors"))]
+
+
+def read_asked(path: Path) -> Asked:
+    """Raises RayulError for a file that is broken."""
+    try:
+        return _ASKED.validate_python(from_json(path.read_bytes()))
+    except (ValueError, OSError) as error:
+        raise RayulError(f"{path}: not an audit: {why(error)}", REPAIR) from error
 
 
 def name_of(e: Evaluation) -> str:
@@ -73,7 +108,17 @@ def audited_adapter(audit: Path, subject: str, seed: int) -> Path:
 def audit_journal(folder: Path) -> JsonLines[Audited]:
     """The lines of a results folder's audit."""
     path = folder / AUDIT / JOURNAL
-    return JsonLines(path, read_lines(path, audited_from_json), audited_to_json, lambda row: row.key)
+    return JsonLines(path, read_audited(path), audited_to_json, lambda row: row.key)
+
+
+def read_audited(path: Path) -> list[Audited]:
+    """All whole lines of an audit's journal. Raises RayulError for the first that is not as it was written."""
+    return read_lines(path, audited_from_json, audited_keys)
+
+
+def audited_keys(row: Audited) -> list[tuple[str, int, str]]:
+    """What no other line may hold."""
+    return [row.key]
 
 
 def audited_to_json(row: Audited) -> str:
@@ -81,20 +126,9 @@ def audited_to_json(row: Audited) -> str:
     return json_line(asdict(row))
 
 
-def audited_from_json(line: str) -> Audited:
-    row = json.loads(line)
-    scored = tuple(
-        Scored(
-            one["variant"],
-            tuple(one["judged"]),
-            _floats(one["metrics"]),
-            _floats(one["stderr"]),
-            {key: tuple(map(float, values)) for key, values in one["values"].items()},
-        )
-        for one in row.pop("scored")
-    )
-    return Audited(**row, scored=scored)
+def audited_from_json(line: str | bytes) -> Audited:
+    """Raises ValueError for a line that cannot be one."""
+    return _AUDITED.validate_python(from_json(line))
 
 
-def _floats(plain: dict[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in plain.items()}
+_AUDITED, _ASKED = TypeAdapter(Audited), TypeAdapter(Asked)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from pydantic_core import from_json
+
+from rayul.records.schema import Int64, Params, Seconds, TrialId
 
 RUNNING, COMPLETED, PRUNED, FAILED = "running", "completed", "pruned", "failed"
 """States of a trial: RUNNING until its ending is recorded."""
@@ -23,24 +27,27 @@ class Ending:
     seed, params, train_seconds: as in `Evaluation`. A trial may fail before its first evaluation.
     """
 
-    trial_id: str
-    state: str
+    trial_id: TrialId
+    state: Annotated[str, Field(pattern=f"^({COMPLETED}|{PRUNED}|{FAILED})$")]
     rule: str = ""
     reason: str = ""
-    seed: int = 0
-    params: dict[str, Any] = field(default_factory=dict)
-    train_seconds: float = 0.0
+    seed: Int64 = 0
+    params: Params = field(default_factory=dict)
+    train_seconds: Seconds = 0.0
+
+
+_ENDING = TypeAdapter(Ending)
 
 
 def ending_from_json(line: str) -> Ending:
-    """The ending of one line of JSON; fields of a later version are left out."""
-    return ending_from(json.loads(line))
+    """The ending of one line of JSON; fields of a later version are left out. Raises ValueError for a line that cannot
+    be one."""
+    return ending_from(from_json(line))
 
 
 def ending_from(row: Mapping[str, Any]) -> Ending:
     """`ending_from_json` of a line that is read already."""
-    known = {f.name for f in fields(Ending)}
-    return Ending(**{name: value for name, value in row.items() if name in known})
+    return _ENDING.validate_python(row)
 
 
 def ending_in_row(row: Mapping[str, Any]) -> Ending | None:

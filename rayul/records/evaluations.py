@@ -3,20 +3,23 @@ table."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+from pydantic_core import from_json as parsed
 
 from rayul.errors import RayulError
 from rayul.files import json_line, whole_file
 from rayul.records.endings import COMPLETED, RUNNING, Ending
+from rayul.records.schema import Count, Flag, Int64, Lists, Numbers, Params, Seconds, Share, TrialId
+from rayul.spec import METRICS
 
 BASELINE, ORACLE = "baseline", "oracle"
 """Trial ids of the two reference rows; every other row belongs to a trial of the search."""
@@ -53,20 +56,20 @@ class Evaluation:
     notes: what is to be known of how it came about, a sentence each (UNSTEADY is one).
     """
 
-    trial_id: str
-    step: int
-    mixing: float = 1.0
-    seed: int = 0
-    params: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    stderr: dict[str, float] = field(default_factory=dict)
-    rows: dict[str, int] = field(default_factory=dict)
-    groups: dict[str, int] = field(default_factory=dict)
-    group_sums: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    group_rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    violation: dict[str, float] = field(default_factory=dict)
-    feasible: bool = True
-    train_seconds: float = 0.0
+    trial_id: TrialId
+    step: Count
+    mixing: Share = 1.0
+    seed: Int64 = 0
+    params: Params = field(default_factory=dict)
+    metrics: Numbers = field(default_factory=dict)
+    stderr: Numbers = field(default_factory=dict)
+    rows: dict[str, Count] = field(default_factory=dict)
+    groups: dict[str, Count] = field(default_factory=dict)
+    group_sums: Lists = field(default_factory=dict)
+    group_rows: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    violation: Numbers = field(default_factory=dict)
+    feasible: Flag = True
+    train_seconds: Seconds = 0.0
     device: str = ""
     numerics: str = ""
     notes: tuple[str, ...] = ()
@@ -113,31 +116,37 @@ def holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
 
 
-_FLOAT_MAPS = ("metrics", "stderr", "violation")
-
-
 def to_json(record: Evaluation | Ending) -> str:
     """One line of strict JSON. NaN and infinities become the strings "nan", "inf", "-inf", never null."""
     return json_line(asdict(record))
 
 
-def from_json(line: str) -> Evaluation:
-    """The evaluation of one line of JSON; fields of a later version are left out."""
-    return evaluation_from(json.loads(line))
+def from_json(line: str | bytes) -> Evaluation:
+    """The evaluation of one line of JSON; fields of a later version are left out. Raises ValueError for a line that
+    cannot be one."""
+    return evaluation_from(parsed(line))
 
 
 def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
     """`from_json` of a line that is read already."""
-    known = {f.name: row[f.name] for f in fields(Evaluation) if f.name in row}
-    floats = {name: {k: float(v) for k, v in row[name].items()} for name in _FLOAT_MAPS}
-    notes = row.get("notes", ())
+    if missing := _REQUIRED - row.keys():
+        raise ValueError(f"{min(missing)} is missing")
     if row.get("state") in (RUNNING, COMPLETED) and row.get("reason"):
-        notes = (row["reason"],)  # where earlier versions wrote a note, on a row that no rule and no failure ended
-    lists = {
-        "group_sums": {k: tuple(map(float, v)) for k, v in row.get("group_sums", {}).items()},
-        "group_rows": {k: tuple(v) for k, v in row.get("group_rows", {}).items()},
-    }
-    return Evaluation(**known | floats | lists | {"notes": tuple(notes)})
+        row = {**row, "notes": (row["reason"],)}  # earlier versions wrote a note so, where no rule and no failure ended
+    e = _EVALUATION.validate_python(row)
+    for key, value in e.metrics.items():
+        if math.isinf(value) and _is_bounded(key):
+            raise ValueError(f"metrics.{key} is {value}, and lies in [0, 1]")
+    return e
+
+
+def _is_bounded(key: str) -> bool:
+    metric = METRICS.get(key.partition(".")[2])
+    return metric is not None and metric.bounded
+
+
+_EVALUATION = TypeAdapter(Evaluation)
+_REQUIRED = {"trial_id", "step", "params", "metrics", "stderr", "violation"}
 
 
 _PLAIN = ("trial_id", "step", "mixing", "seed", "feasible", "train_seconds", "device", "numerics")

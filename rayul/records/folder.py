@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json
 
 from rayul.errors import InputError, RayulError
 from rayul.records import (
@@ -19,16 +23,22 @@ from rayul.records import (
     PRUNED,
     RUNNING,
     SPEC,
+    STUDY,
     Ending,
     Evaluation,
     Key,
-    from_json,
+    adapter_name,
     read_journal,
+    trial_id,
 )
 from rayul.records.certificate import Certificates, read_certificates
+from rayul.records.evaluations import evaluation_from
 from rayul.records.inside import check_inside
+from rayul.records.json_lines import REPAIR
 from rayul.records.manifest import Manifest, read_manifest
 from rayul.records.objectives import Objectives
+from rayul.records.schema import Flag, Numbers, why
+from rayul.records.study import StudyRead, read_study
 from rayul.records.text_note import NOTE
 from rayul.spec import Distribution, Limit, known_limits, limits, load_spec
 
@@ -67,6 +77,7 @@ class SweepRecords:
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
     certificates: Certificates = field(default_factory=Certificates)
+    study: StudyRead = field(default_factory=StudyRead)
 
     @cached_property
     def fixed_limits(self) -> tuple[Limit, ...]:
@@ -111,13 +122,23 @@ def load_records(folder: Path | str) -> SweepRecords:
     has no baseline yet.
     """
     folder = Path(folder)
+    check_inside(folder)
     for name in (SPEC, JOURNAL):
         if not (folder / name).is_file():
+            only_tables = (folder / "evaluations.parquet").is_file()
             raise InputError(
-                f"{folder / name}: no such file", "give the folder of one sweep, as `rayul sweep` printed it"
+                f"{folder / name}: no such file",
+                "this folder has only a sweep's tables; give the folder of the sweep itself, or make it again"
+                if only_tables
+                else "give the folder of one sweep, as `rayul sweep` printed it",
             )
-    check_inside(folder)
+    study = read_study(folder / STUDY)  # before the rows: a sweep that runs writes those first
     evaluations, ended = read_journal(folder / JOURNAL)
+    if lost := [trial_id(number) for number in study.ended if trial_id(number) not in ended]:
+        raise RayulError(
+            f"{folder / JOURNAL}: no ending of trial {lost[0]}, which has ended by {STUDY}: one of the two was changed",
+            REPAIR,
+        )
     reference = {e.trial_id: e for e in evaluations if e.is_reference}
     if BASELINE not in reference:
         raise RayulError(
@@ -143,6 +164,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
         certificates=read_certificates(folder),
+        study=study,
     )
 
 
@@ -150,21 +172,40 @@ def _adapters(folder: Path) -> dict[Key, Adapter]:
     """Adapter folders `<trial_id>-<step>-<mixing>` by key; a name that does not parse is somebody else's folder."""
     found: dict[Key, Adapter] = {}
     for path in sorted((folder / ADAPTERS).glob("*-*-*")):
-        relative = f"{ADAPTERS}/{path.name}"
-        try:
-            note = json.loads((path / NOTE).read_text(encoding="utf-8"))
-            found[from_json(json.dumps(note["evaluation"])).key] = Adapter(
-                path=relative,
-                report_metrics={k: float(v) for k, v in note.get("report_metrics", {}).items()},
-                report_stderr={k: float(v) for k, v in note.get("report_stderr", {}).items()},
-                verified=note.get("verified") is True,
-            )
-        except FileNotFoundError:
-            trial_id, step, mixing = path.name.rsplit("-", 2)
-            if path.is_dir() and step.isdigit() and mixing.replace(".", "", 1).isdigit():
-                found[(trial_id, int(step), float(mixing))] = Adapter(relative)
-        except (ValueError, TypeError, KeyError) as error:
-            raise RayulError(
-                f"{path / NOTE}: not a note about an adapter: {error}", "delete the folder and resume the sweep"
-            ) from error
+        named = _NAME.fullmatch(path.name)
+        if not path.is_dir():
+            continue
+        if (path / NOTE).exists():
+            key, adapter = read_note(path)
+            found[key] = adapter
+        elif named:
+            found[named[1], int(named[2]), float(named[3])] = Adapter(f"{ADAPTERS}/{path.name}")
     return found
+
+
+_NAME = re.compile(r"([\w-]+)-([0-9]{1,18})-([0-9]+(?:\.[0-9]*)?(?:e-[0-9]{1,3})?)")
+
+
+@dataclass(frozen=True)
+class _Note:
+    evaluation: dict[str, Any]
+    report_metrics: Numbers = field(default_factory=dict)
+    report_stderr: Numbers = field(default_factory=dict)
+    verified: Flag = False
+
+
+_NOTE = TypeAdapter(_Note)
+
+
+def read_note(adapter: Path) -> tuple[Key, Adapter]:
+    """The note in an adapter's folder, with the key of the evaluation that it is of. Raises RayulError for one that is
+    broken, or of another adapter."""
+    try:
+        note = _NOTE.validate_python(from_json((adapter / NOTE).read_bytes()))
+        evaluation = evaluation_from(note.evaluation)
+        if adapter_name(evaluation) != adapter.name:
+            raise ValueError(f"it is of {adapter_name(evaluation)}")
+    except (ValueError, OSError) as error:
+        raise RayulError(f"{adapter / NOTE}: not a note about this adapter: {why(error)}", REPAIR) from error
+    path = f"{ADAPTERS}/{adapter.name}"
+    return evaluation.key, Adapter(path, note.report_metrics, note.report_stderr, note.verified)

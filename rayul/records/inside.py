@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from rayul.errors import RayulError
-from rayul.records.certificate import CERTIFIED
-from rayul.records.evaluations import ADAPTERS
+from rayul.records.certificate import CERTIFICATE, CERTIFIED
+from rayul.records.evaluations import ADAPTERS, JOURNAL, SPEC, STUDY
 
 RECORD_BYTES = 2 * 2**30
 """More than a record, a table or a report ever has (1,500 bytes an evaluation: a million of them). Weights, in the
 folders under adapters/, may be larger."""
+
+RECORDS = (SPEC, JOURNAL, STUDY, CERTIFICATE, "run.json")
 
 DEEPER = (ADAPTERS, CERTIFIED, "audit", "figures")
 """Folders of a results folder that are read or written, too."""
@@ -42,14 +44,16 @@ def is_sweeps(name: str) -> bool:
 
 
 def check_inside(folder: Path) -> None:
-    """Raises RayulError for a link, a device or a pipe in a results folder, and for a record that is too large: a link
-    would have another file read in its place, or written over, and a device be read for ever."""
+    """Raises RayulError for a link, a device or a pipe in a results folder, and for a record that is a folder or too
+    large: a link would have another file read in its place, or written over, and a device be read for ever."""
     for path, status in _entries(folder):
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
             raise RayulError(
                 f"{path} is {kind}", "a results folder holds its files itself: copy the file, or remove it"
             )
+        if path.parent == folder and path.name in RECORDS and stat.S_ISDIR(status.st_mode):
+            raise RayulError(f"{path} is a folder, where a file belongs", "remove it")
         if path.parent == folder and status.st_size > RECORD_BYTES:
             raise RayulError(
                 f"{path} has {status.st_size / 2**30:.1f} GiB: no record of a sweep is that large", "remove it"

@@ -6,10 +6,11 @@ of a driver that was killed, and not in a copy that was made meanwhile (storage.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic_core import from_json
 
 from rayul.records.endings import Ending, ending_from, ending_in_row
 from rayul.records.evaluations import Evaluation, Key, evaluation_from, to_json
@@ -69,30 +70,38 @@ class Recorded(NamedTuple):
 
 
 def read_journal(path: Path) -> Recorded:
-    """All whole lines of a journal, in order; a last line without its newline is ignored."""
+    """All whole lines of a journal, in order; a last line without its newline is ignored. Raises RayulError for the
+    first line that is not as it was written."""
     recorded = Recorded([], {})
     for record in _read(path):
         if isinstance(record, Evaluation):
             recorded.evaluations.append(record)
         else:
-            recorded.endings.setdefault(record.trial_id, record)
+            recorded.endings[record.trial_id] = record
     return recorded
 
 
 def _read(path: Path) -> list[Record]:
-    return [record for line in read_lines(path, records_from_json) for record in line]
+    return [record for line in read_lines(path, records_from_json, keys) for record in line]
 
 
-def records_from_json(line: str) -> list[Record]:
+def records_from_json(line: bytes) -> list[Record]:
     """What a line holds: an evaluation, or an ending, which has no step. Of an earlier version's last row of a trial
     both; where it had failed the ending alone, since nothing was evaluated there and nobody had taken its step."""
-    row = json.loads(line)
+    row = from_json(line)
+    if not isinstance(row, dict):
+        raise ValueError("expected an object")
     if "step" not in row:
         return [ending_from(row)]
     evaluation, ending = evaluation_from(row), ending_in_row(row)
     if ending is None or evaluation.is_reference:
         return [evaluation]
     return [evaluation, ending] if evaluation.metrics else [ending]
+
+
+def keys(records: Sequence[Record]) -> list[Key | str]:
+    """What no other line may hold."""
+    return [_key(record) for record in records]
 
 
 def _key(record: Record) -> Key | str:

@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, Posit
 from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import SPEC
-from rayul.spec.problems import dotted
+from rayul.spec.problems import first_problem
 from rayul.spec.yaml_text import read_yaml
 
 MANIFEST = "run.json"
@@ -68,7 +68,7 @@ class Manifest(_Part):
     """What made the results of a folder; a field is empty, or None, where that was not recorded.
 
     command, date, versions, commit, hardware: of the run that began the sweep. code: "sha256 <digest>" by path, of
-    losses and metrics of one's own. data: by set. tokens: by set, the SHA-256 of the tokens that its rows became, in
+    custom losses and metrics. data: by set. tokens: by set, the SHA-256 of the tokens that its rows became, in
     hexadecimal. runs: in their order.
     """
 
@@ -116,9 +116,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise RayulError(f"{path} cannot be read: {error.strerror or error}", "fix its permissions") from error
     except ValidationError as error:
         raise RayulError(
-            f"{path} is not as rayul writes it: {_first(error)}",
-            "restore the file; or delete it, and the sweep goes on as if nothing had been recorded: it does not notice "
-            "rows that have changed, chooses its pack anew and forgets the time that it has spent",
+            f"{path} is not as rayul writes it: {first_problem(error)}",
+            "restore the file; or `rayul repair` sets it aside, and the sweep goes on as if nothing had been recorded: "
+            "it does not notice rows that have changed, chooses its pack anew and forgets the time that it has spent",
         ) from error
 
 
@@ -130,7 +130,8 @@ def _from_spec(path: Path) -> Manifest:
         return Manifest.model_validate_json(json.dumps(_renewed(old) if isinstance(old, dict) else old or {}))
     except ValidationError as error:
         raise RayulError(
-            f"{path}: its section provenance is not as rayul wrote it: {_first(error)}", "correct or delete the section"
+            f"{path}: its section provenance is not as rayul wrote it: {first_problem(error)}",
+            "correct or delete the section",
         ) from error
 
 
@@ -145,9 +146,3 @@ def _renewed(old: Mapping[str, Any]) -> dict[str, Any]:
         others = {key: pack[key] for key in ("dtype", "threads") if key in pack}
         known["pack"] = {"shape": None if shape == {"slots": 1} else shape, **others}
     return known
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    place = f"{dotted(problem['loc'])}: " if problem["loc"] else ""
-    return f"{place}{problem['msg']}"

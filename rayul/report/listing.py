@@ -90,7 +90,7 @@ def every_trial(results: SweepRecords) -> tuple[Listing, int]:
 def settings_yaml(params: Mapping[str, Any], digits: int | None = None) -> str:
     """Hyper-parameters as the spec would write them: {"training.lr": 1e-3} -> training: {lr: 0.001}.
 
-    Exact, or with numbers rounded to so many significant digits, for reading.
+    Exact, or with numbers rounded to this number of significant digits, for reading.
     """
     nested: dict[str, Any] = {}
     for key, value in params.items():

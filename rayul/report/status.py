@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC, STUDY
+from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC
 from rayul.records.folder import SweepRecords, load_records
 from rayul.report.answer import by_rule
 from rayul.report.summary import Summary, summary_of
@@ -65,15 +64,15 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
     now = now or datetime.now(UTC)
     results = load_records(folder)
     spec = load_spec(folder / SPEC, check_files=False)
-    asked, ends = _study(folder / STUDY)
-    recent = ends[-RECENT - 1 :]
+    study = results.study
+    recent = study.ends[-RECENT - 1 :]
     runs = results.manifest.runs
     limit = spec.search.time_limit
     return Status(
         results=results,
         summary=summary_of(results),
         # A grid's cells stand in the study from the beginning, and may be fewer than search.trials.
-        total=min(spec.search.trials, asked) if spec.search.traits.grid and asked else spec.search.trials,
+        total=min(spec.search.trials, study.asked) if spec.search.traits.grid and study.asked else spec.search.trials,
         held=held,
         silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
         seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,
@@ -112,25 +111,3 @@ def failed(results: SweepRecords) -> Counter[str]:
     """Number of failed trials by kind of failure, each told by the reason of the first."""
     groups = by_rule(e for e in results.endings.values() if e.state == FAILED)
     return Counter({" ".join(group[0].reason.split()): len(group) for group in groups})
-
-
-def _study(path: Path) -> tuple[int, list[datetime]]:
-    """Number of trials that Optuna's journal has, and when they ended, in order. The evaluations carry no clock, so
-    that a resumed sweep leaves the same rows as an undisturbed one; the study does. (0, []) where it is not there."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError:
-        return 0, []
-    asked, ends = 0, []
-    for line in lines:
-        if b'"datetime_' in line:
-            try:
-                record = json.loads(line)
-                created = record["op_code"] == 4  # Optuna's JournalOperation.CREATE_TRIAL
-                asked += created
-                # One that was complete when it was created is another sweep's: search.warm_start.
-                if record.get("datetime_complete") and not created:
-                    ends.append(datetime.fromisoformat(record["datetime_complete"]).astimezone(UTC))
-            except (ValueError, KeyError, TypeError):
-                continue  # another version's line: no clock is better than no status
-    return asked, sorted(ends)

@@ -184,7 +184,7 @@ class Control(Searchable):
     own: Annotated[
         tuple[Annotated[OwnControl, PlainValidator(OwnControl.parse)], ...], BeforeValidator(_one_or_more)
     ] = Field(default=(), strict=False)
-    """Controls of one's own, ./my_control.py:fn or {name: ./my_control.py:fn, above: 0.5}, after those above and before
+    """Custom controls, ./my_control.py:fn or {name: ./my_control.py:fn, above: 0.5}, after those above and before
     the temperature (rayul/spec/custom.py)."""
     ball: float | None = Field(default=None, gt=0)
     """Radius to which each matrix's update is projected after a step."""
@@ -211,9 +211,9 @@ class Search(Section):
     """What to try, and how often."""
 
     code: dict[str, str] = Field(default_factory=dict)
-    """The source text of a sampler of one's own, by its path, as in `Evaluate`."""
+    """The source text of a custom sampler, by its path, as in `Evaluate`."""
     sampler: Annotated[str, AfterValidator(_check_sampler)] = "tpe"
-    """One of SAMPLERS, or one of one's own, ./my_sampler.py:fn (rayul/spec/custom.py)."""
+    """One of SAMPLERS, or a custom one, ./my_sampler.py:fn (rayul/spec/custom.py)."""
     trials: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     startup_trials: int = Field(default=10, ge=0)

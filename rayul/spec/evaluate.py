@@ -1,4 +1,4 @@
-"""The `evaluate` section: which metrics, the built-in ones by name and those of one's own by file."""
+"""The `evaluate` section: which metrics, the built-in ones by name and custom ones by file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def metric_name(entry: str) -> str:
 
 
 def own_metric_names(data: Any) -> frozenset[str]:
-    """The names of one's own metrics in the plain data of a spec that is not validated yet, whatever it holds."""
+    """The names of the custom metrics in the plain data of a spec that is not validated yet, whatever it holds."""
     section = data.get("evaluate") if isinstance(data, Mapping) else None
     return frozenset(map(metric_name, _own(section)))
 
@@ -49,7 +49,7 @@ def _check_final(name: Any, info: ValidationInfo) -> str:
 
 
 class Evaluate(Section):
-    """What is measured at an evaluation, and what at the end. A metric of one's own is ./my_metric.py:fn, and `fn` in
+    """What is measured at an evaluation, and what at the end. A custom metric is ./my_metric.py:fn, and `fn` in
     criteria and objectives (rayul/spec/custom.py)."""
 
     code: dict[str, str] = Field(default_factory=dict)
@@ -86,7 +86,7 @@ class Evaluate(Section):
 
     @property
     def own(self) -> dict[str, str]:
-        """The metrics of one's own: where each is, by its name."""
+        """The custom metrics: where each is, by its name."""
         return {metric_name(entry): entry for entry in (*self.metrics, *self.final) if is_custom(entry)}
 
     def of(self, name: str) -> Metric | None:

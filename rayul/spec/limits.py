@@ -37,7 +37,7 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Limit:
-    """`metric` has to be at least (or at most) `value`; where `relative`, so many percent of the baseline's value."""
+    """`metric` has to be at least (or at most) `value`; where `relative`, `value` percent of the baseline's."""
 
     metric: str
     at_least: bool

@@ -98,7 +98,7 @@ def _with_gamma(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_name(name: Any, code: dict[str, str]) -> str:
-    """A method's name; the source text of a loss of one's own goes to `code`."""
+    """A method's name; the source text of a custom loss goes to `code`."""
     if not isinstance(name, str):
         raise expected("the name of a method", name)
     if is_custom(name):

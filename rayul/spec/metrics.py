@@ -23,7 +23,7 @@ class Metric:
     mean_of_rows: whether it is the mean of a number per row, which its function gives; else of the set as a whole.
     only: the sets that it is measured on, where those are not all; then its function is given the other sets as well.
     on_forget: which way is better on forget rows: the "opposite" way, the "same" (signs of a broken model, which are
-    bad everywhere), or neither: 0.5, which is "chance".
+    bad everywhere), or neither, where a number is the goal: "0.5", or "0".
     bounded: whether every value lies in [0, 1].
     """
 
@@ -32,20 +32,25 @@ class Metric:
     needs: Literal["forward", "passes", "generate", "oracle"] = "forward"
     mean_of_rows: bool = True
     only: tuple[str, ...] = ()
-    on_forget: Literal["opposite", "same", "chance"] = "opposite"
+    on_forget: Literal["opposite", "same", "0.5", "0"] = "opposite"
     bounded: bool = True
 
-    def better_on(self, set_name: str) -> Literal["higher", "lower", "0.5"]:
-        """Which way is better on the rows of this set."""
+    def better_on(self, set_name: str) -> Literal["higher", "lower", "0.5", "0"]:
+        """Which way is better on the rows of this set, or the number that is the goal there."""
         if set_name != "forget" or self.on_forget == "same":
             return self.direction_on_utility
-        if self.on_forget == "chance":
-            return "0.5"
+        if self.on_forget in ("0.5", "0"):
+            return self.on_forget
         return "lower" if self.direction_on_utility == "higher" else "higher"
 
 
 def _membership(summary: str) -> Metric:
-    return Metric("higher", summary, "passes", mean_of_rows=False, only=("forget",), on_forget="chance")
+    return Metric("higher", summary, "passes", mean_of_rows=False, only=("forget",), on_forget="0.5")
+
+
+def _gap(name: str) -> Metric:
+    summary = f"{name} minus the oracle's, in [-1, 1]; 0 is the goal"
+    return Metric("higher", summary, "oracle", mean_of_rows=False, only=("forget",), on_forget="0", bounded=False)
 
 
 METRICS: dict[str, Metric] = {
@@ -88,10 +93,14 @@ METRICS: dict[str, Metric] = {
         mean_of_rows=False,
         only=("retain", "retain_report"),
     ),
-    "mia_loss": _membership("AUC of forget rows against holdout by loss; 0.5 is the goal"),
+    "mia_loss": _membership("AUC of forget rows against holdout by loss; the goal is the oracle's, without one 0.5"),
     "mia_zlib": _membership("the same by loss over zlib entropy"),
     "mia_min_k": _membership("the same by the least likely tokens"),
     "mia_min_k_pp": _membership("the same by the least likely tokens, standardised"),
+    "mia_loss_gap": _gap("mia_loss"),
+    "mia_zlib_gap": _gap("mia_zlib"),
+    "mia_min_k_gap": _gap("mia_min_k"),
+    "mia_min_k_pp_gap": _gap("mia_min_k_pp"),
 }
 """Every metric, in the order of tables. A metric is a row here and the function of its name, and nothing else."""
 
@@ -119,7 +128,7 @@ SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
 
 
 OWN = "own_metrics"
-"""Of the context of a validation: the names of the metrics of one's own that the spec measures, which its criteria and
+"""Of the context of a validation: the names of the custom metrics that the spec measures, which its criteria and
 objectives may name."""
 
 

@@ -1,4 +1,4 @@
-"""A control of one's own in the `control` section: a function in a file and, flat beside its name, its parameters."""
+"""A custom control in the `control` section: a function in a file and, flat beside its name, its parameters."""
 
 from __future__ import annotations
 

@@ -46,6 +46,13 @@ def dotted(path: Loc) -> str:
     return ".".join(part if part.isprintable() else show(part) for part in map(str, path))
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first of an error's problems in one line, for what people do not write by hand."""
+    problem = error.errors(include_url=False)[0]
+    place = f"{dotted(problem['loc'])}: " if problem["loc"] else ""
+    return f"{place}{problem['msg']}"
+
+
 def show(value: object, width: int = 60) -> str:
     """The value as the YAML writes it ("8" in quotes, true, null), shortened."""
     text = json.dumps(value, default=str)

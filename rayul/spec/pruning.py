@@ -1,4 +1,4 @@
-"""The `pruning` section: which rules stop a trial early, the built-in ones by name and those of one's own by file."""
+"""The `pruning` section: which rules stop a trial early, the built-in ones by name and custom ones by file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pruning(Section):
     """true, false, or its reduction and first rung. In results/search it saves a further tenth of the steps and finds
     neither more nor less, so it is off."""
     rules: tuple[Annotated[str, PlainValidator(_check_rule)], ...] = Field(default=(), strict=False)
-    """Rules of one's own, ./my_rule.py:fn, asked after these in the order given (docs/pruning.md)."""
+    """Custom rules, ./my_rule.py:fn, asked after these in the order given (docs/pruning.md)."""
 
     @model_validator(mode="before")
     @classmethod

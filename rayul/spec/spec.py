@@ -157,7 +157,7 @@ class Spec(Section):
 
     @property
     def code(self) -> dict[str, str]:
-        """The source texts of losses, controls, metrics, samplers and pruning rules of one's own, by path. Samplers and
+        """The source texts of custom losses, controls, metrics, samplers and pruning rules, by path. Samplers and
         rules run in the driver, the others where trials do."""
         return dict(self.source_texts)
 

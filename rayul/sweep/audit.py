@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rayul.records.audited import (
     Audited,
     audit_journal,
     name_of,
+    read_asked,
 )
 from rayul.records.folder import SweepRecords, load_records
 from rayul.records.trusted import check_trusted
@@ -167,7 +168,7 @@ def _runs(
 def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalists, chosen: list[Evaluation]) -> None:
     """audit.json: what was asked for, by whom, and the group of every measured row as a number."""
     path = results.folder / AUDIT / ASKED
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"finalists": {}}
+    before = read_asked(path).finalists if path.exists() else {}
     groups = {}
     for name in REPORTED:
         groups[name] = group_numbers(spaced(list(sets.get(name, ())), spec.evaluate.max_rows)).tolist()
@@ -182,7 +183,7 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
         for e in chosen
     }
     asked = {
-        "finalists": before["finalists"] | now,
+        "finalists": {name: asdict(point) for name, point in before.items()} | now,
         "confidence": wanted.confidence,
         "attacks": list(wanted.attacks),
         "groups": groups,

@@ -83,7 +83,7 @@ def run_begins(manifest: Manifest, journal: Path) -> Manifest:
 
 
 def run_ends(manifest: Manifest, stopped: str, seconds: float) -> Manifest:
-    """The manifest with the end of its last run, which took so many seconds (of a clock that nobody sets); `stopped`
+    """The manifest with the end of its last run, which took `seconds` (of a clock that nobody sets); `stopped`
     says why it ended early, "" where all trials ran."""
     *earlier, run = manifest.runs
     last = Run(began=run.began, ended=run.began + timedelta(seconds=seconds), stopped=stopped)

@@ -22,6 +22,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RpcError
 from ray.tune.execution import class_cache
 
@@ -94,6 +95,7 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             stack.enter_context(own_token(folder))
             # Within the folder: Ray opens the one that it is given to everyone.
             options |= {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            stack.enter_context(_on_the_loopback())
             stack.callback(ray.shutdown)  # before token and folder go
             _init("local", folder, options)
             yield False
@@ -108,6 +110,18 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
                 f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
             ) from error
         yield True
+
+
+@contextmanager
+def _on_the_loopback() -> Iterator[None]:
+    """Let Ray listen at 127.0.0.1 where it is asked to: on Linux it would take an address that others can reach, in
+    case that nodes join, which it does not where clusters are off, as by default on macOS."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _init(address: str, folder: Path, options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`rayul testbed DIR`: the testbed as plain folders, or a target trained on someone's own rows."""
+"""`rayul testbed DIR`: the testbed as plain folders, or a target trained on the user's rows."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def controlled(answers: Answers, control: Control) -> Answers:
     """The forget batch as the loss sees it: logits [B, S, V], labels, mask [B, S] in, the same shapes out.
 
-    Order: token cap, selection, sequence cap, those of one's own, temperature. Caps and selection read NLL at
+    Order: token cap, selection, sequence cap, custom controls, temperature. Caps and selection read NLL at
     temperature 1 over all answer tokens, in nats, without gradient, so that a threshold means the same at every
     temperature.
     """

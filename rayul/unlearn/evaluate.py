@@ -35,7 +35,7 @@ def evaluate(
 ) -> Measurement:
     """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards.
 
-    metrics: as a spec names them in evaluate.metrics, those of one's own by file.
+    metrics: as a spec names them in evaluate.metrics, custom ones by file.
     """
     chosen = task.evaluated(sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
@@ -46,7 +46,7 @@ def measurement(
     scores: Sequence[TokenScores], groups: Mapping[str, Groups], metrics: Sequence[str], own: Mapping[str, RowMetric]
 ) -> Measurement:
     """The metrics of sets, whose rows' scores follow each other. groups: the group of each row [rows], by set. own:
-    metrics of one's own, by name."""
+    the custom ones, by name."""
     remaining = iter(scores)
     result = Measurement({}, {}, groups)
     for name, of_rows in groups.items():
@@ -65,7 +65,7 @@ def measure(
     values: NDArray[np.float64] | None = None,
     groups: Groups | None = None,
 ) -> Measured:
-    """A metric of one forward over a set of rows, by its name or as a function of one's own. values: `per_row`, where
+    """A metric of one forward over a set of rows, by its name or as a custom function. values: `per_row`, where
     it is known. groups: the group of each row; None: each is its own."""
     if is_whole(metric):
         measured: Measured = _function(metric)(scores, groups)

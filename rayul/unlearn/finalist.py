@@ -59,7 +59,7 @@ def examine(
 ) -> Iterator[Audited]:
     """Measure a standalone model with everything, then attack it; a line for each, but for those already `done`.
 
-    row: whose subject, seed and mixing the lines carry. oracle: loads the oracle, where the forget quality needs it.
+    row: whose subject, seed and mixing the lines carry. oracle: loads the oracle, where a metric compares with it.
     """
     row = replace(row, device=device_name(task.device))
     if BEFORE not in done:
@@ -100,7 +100,7 @@ def measure_everything(
 
 
 def cheaply(spec: Spec) -> list[str]:
-    """What one forward gives: the metrics that rayul knows, and those of one's own."""
+    """What one forward gives: the metrics that rayul knows, and custom ones."""
     return [*CHEAP, *spec.evaluate.own.values()]
 
 

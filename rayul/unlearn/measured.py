@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,3 +51,33 @@ def count(values: NDArray[np.float64], groups: Groups | None = None) -> int:
 def rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
     """Five digits: more than a mean over rows needs, and a third of a file."""
     return tuple(float(f"{value:.5g}") for value in values)
+
+
+class Variance(NamedTuple):
+    """Of an estimate, with its degrees of freedom."""
+
+    value: float
+    df: int
+
+
+def jackknife(without_each: Sequence[float] | NDArray[np.float64]) -> Variance:
+    """Variance of an estimate from its values without each of n >= 2 independent parts of the data, [n] (Tukey 1958).
+
+    Of a mean over n values it is their variance / n.
+    """
+    n = len(without_each)
+    return Variance(float((n - 1) * np.var(without_each)), n - 1)
+
+
+def t_margin(parts: Sequence[Variance], confidence: float) -> float:
+    """Distance of the one-sided t bound from an estimate whose variance is the sum of independent parts.
+
+    Degrees of freedom after Satterthwaite (1946). NaN without parts: nothing is known of the error.
+    """
+    from scipy import stats  # a second to import
+
+    total = sum(part.value for part in parts)
+    if not parts or not total > 0:  # 0, or NaN
+        return float(total) if parts else math.nan
+    df = total**2 / sum(part.value**2 / part.df for part in parts)
+    return float(stats.t.ppf(confidence, df) * math.sqrt(total))

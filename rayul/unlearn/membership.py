@@ -1,8 +1,11 @@
 """Membership inference: can the forget rows be told from holdout rows that no model was trained on?
 
 Each attack gives a row a score that is higher the more the row looks like training data. The area under the ROC curve
-of forget against holdout then reads: 1 = every forget row is recognised, 0.5 = indistinguishable (the goal, and what
-an oracle shows), below 0.5 = forget rows are conspicuously unlikely, a trace that unlearning went too far.
+of forget against holdout then reads: 1 = every forget row is recognised, 0.5 = the two sets score alike.
+
+The goal is what an oracle shows. That is 0.5 only where forget and holdout rows are equally likely to a model that saw
+neither; TOFU's published retain models have 0.35 to 0.39. Below the oracle's, forget rows are conspicuously unlikely, a
+trace that unlearning went too far.
 """
 
 from __future__ import annotations
@@ -85,9 +88,36 @@ def auc(
     Standard error after DeLong et al. (1988), from the spread of each row's share of won comparisons, clustered by
     group (Obuchowski 1997).
     """
-    rows, groups = len(members) + len(others), count(members, member_groups) + count(others, other_groups)
+    return _mean_of_pairs(_wins(members, others), member_groups, other_groups)
+
+
+def auc_gap(
+    members: Floats,
+    others: Floats,
+    oracle_members: Floats,
+    oracle_others: Floats,
+    member_groups: Groups | None = None,
+    other_groups: Groups | None = None,
+) -> Measured:
+    """AUC of a model minus that of an oracle on the same rows, in [-1, 1]. NaN when a score is NaN.
+
+    Standard error as of `auc`: the two AUCs go together as far as they depend on the rows.
+    """
+    pairs = _wins(members, others) - _wins(oracle_members, oracle_others)
+    return _mean_of_pairs(pairs, member_groups, other_groups)
+
+
+def _wins(members: Floats, others: Floats) -> Floats:
+    """1 where a member's score is above another's, 0.5 at a tie, else 0, [members, others]; NaN when a score is NaN."""
     if np.isnan(members).any() or np.isnan(others).any():
-        return Measured(float("nan"), float("nan"), rows, groups)
-    wins = (members[:, None] > others) + 0.5 * (members[:, None] == others)
-    error = math.hypot(stderr(wins.mean(1), member_groups), stderr(wins.mean(0), other_groups))
-    return Measured(float(wins.mean()), error, rows, groups)
+        return np.full((len(members), len(others)), np.nan)
+    wins: Floats = (members[:, None] > others) + 0.5 * (members[:, None] == others)
+    return wins
+
+
+def _mean_of_pairs(pairs: Floats, member_groups: Groups | None, other_groups: Groups | None) -> Measured:
+    """Mean of a number per pair of rows, [members, others]."""
+    of_members, of_others = pairs.mean(1), pairs.mean(0)
+    error = math.hypot(stderr(of_members, member_groups), stderr(of_others, other_groups))
+    groups = count(of_members, member_groups) + count(of_others, other_groups)
+    return Measured(float(pairs.mean()), error, sum(pairs.shape), groups)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
@@ -57,6 +58,7 @@ def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]
     from transformers import AutoModelForCausalLM
 
     _check_index(place, model)
+    _check_layers(Path(place), model)
     try:
         # A pickle runs code when it is read: weights come as safetensors or not at all.
         base, found = AutoModelForCausalLM.from_pretrained(
@@ -113,6 +115,35 @@ def _check_index(place: str, model: specs.Model) -> None:
             raise _unloadable(
                 model, f"{SAFE_WEIGHTS_INDEX_NAME} names {file!r}, which is no safetensors file beside it"
             )
+
+
+def _check_layers(folder: Path, model: specs.Model) -> None:
+    """Raises InputError where config.json claims more layers than the folder has weights: they would be made, one by
+    one, until the memory ends. (Sizes that are claimed cost nothing: a model is made without memory first.)"""
+    if not folder.is_dir():
+        return
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        claimed = max((n for key in _LAYERS for n in _values(config, key) if isinstance(n, int)), default=0)
+        weights = 0
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, framework="pt") as opened:
+                weights += len(opened.keys())
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise _unloadable(model, first_line(error)) from None
+    if claimed > max(weights, 1000):  # of fewer, those that the files lack are named
+        raise _unloadable(model, f"its config.json claims {claimed} layers, and its files have {weights} weights")
+
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers")
+
+
+def _values(config: Any, key: str) -> Iterator[Any]:
+    """Of a key, at any depth: a model of several parts has a configuration for each."""
+    if isinstance(config, dict):
+        yield from [config[key]] if key in config else []
+        for child in config.values():
+            yield from _values(child, key)
 
 
 def _unloadable(model: specs.Model, why: str) -> InputError:

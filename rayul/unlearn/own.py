@@ -46,7 +46,7 @@ def own_function(name: str, code: Mapping[str, str]) -> Callable[..., Any]:
 
 
 def own_metrics(evaluate: Evaluate) -> dict[str, RowMetric]:
-    """The metrics of one's own that a spec names, by the name that stands in "<set>.<metric>".
+    """The custom metrics that a spec names, by the name that stands in "<set>.<metric>".
 
     What they return is looked at: InputError where that is not one number, and for what they raise.
     """

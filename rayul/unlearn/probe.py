@@ -137,13 +137,19 @@ class Probe:
 
 
 class Probes(NamedTuple):
-    """The model's probe by set, and the oracle's probe of the forget set, where there is one."""
+    """The model's probe by set, and the oracle's, where there is one."""
 
     sets: Mapping[str, Probe]
-    oracle: Probe | None
+    oracle: Mapping[str, Probe] | None
 
     def of(self, key: str) -> Probe:
         """The model's probe of a set; raises Missing where it has no rows."""
         if key not in self.sets:
             raise Missing(f"there are no {key} rows")
         return self.sets[key]
+
+    def of_oracle(self, key: str) -> Probe:
+        """The oracle's probe of a set that has rows; raises Missing without an oracle."""
+        if self.oracle is None:
+            raise Missing("there is no oracle to compare with")
+        return self.oracle[key]

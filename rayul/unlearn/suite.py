@@ -88,8 +88,8 @@ def evaluate_model(
 ) -> SuiteResult:
     """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
 
-    own: metrics of one's own, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
-    oracle: a model trained without the forget rows, for the forget quality; it shares tokenizer and template.
+    own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
+    oracle: a model trained without the forget rows, for forget_quality and mia_*_gap; it shares tokenizer and template.
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
     measured. Costs a forward per answer, paraphrase and wrong answer, and one generation per question; es_similar
     generates once more per wrong token until a continuation is similar, so leave it out while searching.
@@ -105,7 +105,7 @@ def evaluate_model(
         return Probe(of, tokenizer, sets[key], template, batch_size, max_new_tokens)
 
     scored = {key: probe(model, key) for key, rows in sets.items() if rows and key not in NOT_SCORED}
-    probes = Probes(scored, probe(oracle, "forget") if oracle is not None and "forget" in scored else None)
+    probes = Probes(scored, None if oracle is None else {key: probe(oracle, key) for key in scored})
     check_fits(model, {key: one.examples for key, one in scored.items()})
     check_fits(model, {f"reworded {key}": reworded(tokenizer, template, sets[key]) for key in scored})
     result = SuiteResult({}, {})

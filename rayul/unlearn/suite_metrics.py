@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rayul.unlearn import membership, metrics, text_quality, tofu
 from rayul.unlearn.measured import Measured
-from rayul.unlearn.probe import Missing, Probe, Probes
+from rayul.unlearn.probe import Probe, Probes
 
 Floats = NDArray[np.float64]
 
@@ -63,9 +63,8 @@ def distinct(probe: Probe) -> Measured:
 
 def forget_quality(forget: Probe, probes: Probes) -> Measured:
     """A p-value has no standard error: NaN."""
-    if probes.oracle is None:
-        raise Missing("there is no oracle to compare with")
-    value = tofu.forget_quality(_log_truth_ratio(forget), _log_truth_ratio(probes.oracle))
+    oracle = probes.of_oracle("forget")
+    value = tofu.forget_quality(_log_truth_ratio(forget), _log_truth_ratio(oracle))
     return Measured(value, math.nan, len(forget.rows), len(np.unique(forget.groups)))
 
 
@@ -83,28 +82,65 @@ def model_utility(kept: Probe, probes: Probes) -> Measured:
 
 
 def mia_loss(forget: Probe, probes: Probes) -> Measured:
-    return _auc(forget, probes, lambda probe: membership.loss_score(probe.answers))
+    return _auc(forget, probes, _loss)
 
 
 def mia_zlib(forget: Probe, probes: Probes) -> Measured:
-    def score(probe: Probe) -> Floats:
-        return membership.zlib_score(probe.answers, [row.answer for row in probe.rows])
-
-    return _auc(forget, probes, score)
+    return _auc(forget, probes, _zlib)
 
 
 def mia_min_k(forget: Probe, probes: Probes) -> Measured:
-    return _auc(forget, probes, lambda probe: membership.min_k_score([s.logp for s in probe.answers]))
+    return _auc(forget, probes, _min_k)
 
 
 def mia_min_k_pp(forget: Probe, probes: Probes) -> Measured:
-    return _auc(forget, probes, lambda probe: membership.min_k_score(probe.standardised))
+    return _auc(forget, probes, _min_k_pp)
+
+
+def mia_loss_gap(forget: Probe, probes: Probes) -> Measured:
+    return _gap(forget, probes, _loss)
+
+
+def mia_zlib_gap(forget: Probe, probes: Probes) -> Measured:
+    return _gap(forget, probes, _zlib)
+
+
+def mia_min_k_gap(forget: Probe, probes: Probes) -> Measured:
+    return _gap(forget, probes, _min_k)
+
+
+def mia_min_k_pp_gap(forget: Probe, probes: Probes) -> Measured:
+    return _gap(forget, probes, _min_k_pp)
+
+
+def _loss(probe: Probe) -> Floats:
+    return membership.loss_score(probe.answers)
+
+
+def _zlib(probe: Probe) -> Floats:
+    return membership.zlib_score(probe.answers, [row.answer for row in probe.rows])
+
+
+def _min_k(probe: Probe) -> Floats:
+    return membership.min_k_score([s.logp for s in probe.answers])
+
+
+def _min_k_pp(probe: Probe) -> Floats:
+    return membership.min_k_score(probe.standardised)
 
 
 def _auc(forget: Probe, probes: Probes, score: Callable[[Probe], Floats]) -> Measured:
-    """Of forget against holdout rows. score: of each row, higher for training data."""
+    """Of forget against holdout rows. score: of each row, higher for what looks like training data."""
     holdout = probes.of("holdout")
     return membership.auc(score(forget), score(holdout), forget.groups, holdout.groups)
+
+
+def _gap(forget: Probe, probes: Probes, score: Callable[[Probe], Floats]) -> Measured:
+    """The AUC minus the oracle's, which sees the same rows."""
+    holdout = probes.of("holdout")
+    oracle = [probes.of_oracle(key) for key in ("forget", "holdout")]
+    own, theirs = (score(forget), score(holdout)), (score(oracle[0]), score(oracle[1]))
+    return membership.auc_gap(*own, *theirs, forget.groups, holdout.groups)
 
 
 def _log_truth_ratio(probe: Probe) -> Floats:

@@ -33,8 +33,8 @@ EVALUATED = ("forget", "retain", "general")
 
 
 class Task:
-    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the metrics of
-    one's own, by name. Raises InputError for rows that do not fit into the model."""
+    """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the
+    custom metrics, by name. Raises InputError for rows that do not fit into the model."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Task:
 
 def load_task(spec: Spec, sets: Sets) -> Task:
     """Load the model of a spec and encode the sets; raises InputError for what the method needs and the data lacks, and
-    for a file with metrics or controls of one's own that cannot be run."""
+    for a file with custom metrics or controls that cannot be run."""
     check_needs(spec, sets)
     own = own_metrics(spec.evaluate)
     for control in spec.control.own:
@@ -101,7 +101,8 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
-    """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge."""
+    """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
+    where those of one group alone would have to show how sure a criterion is."""
     needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
     if not needing and spec.method.parameters.get("gru") not in (False, None):
         needing = ["with gru"]
@@ -117,6 +118,15 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
+    if spec.control.confidence is not None:
+        for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
+            rows = spaced(list(sets[name]), spec.evaluate.max_rows)
+            if len({row.group or i for i, row in enumerate(rows)}) < 2:
+                raise InputError(
+                    f"control.confidence: all {name} rows that are evaluated belong to one group, so nothing says how "
+                    "far another group's would differ",
+                    "add rows of other groups, or leave control.confidence out",
+                )
 
 
 def in_reply(row: Row, text: str) -> str:

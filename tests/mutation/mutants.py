@@ -65,8 +65,8 @@ class Mutant:
     tree: ast.Module
 
 
-def mutants(root: Path, path: str, functions: tuple[str, ...] = ()) -> Iterator[Mutant]:
-    """Every mutant of a file below root; of these functions (or classes) only, where some are named."""
+def mutants(root: Path, path: str) -> Iterator[Mutant]:
+    """Every mutant of a file below root."""
     file = root / path
     text = file.read_text(encoding="utf-8")
     sites = _Sites(text)
@@ -75,8 +75,6 @@ def mutants(root: Path, path: str, functions: tuple[str, ...] = ()) -> Iterator[
     for number, (scope, line, change) in enumerate(sites.found):
         name = f"{path} {scope} | {line} | {change}"
         seen[name] += 1
-        if functions and scope.partition(".")[0] not in functions:
-            continue
         if seen[name] > 1:
             name = f"{name} #{seen[name]}"
         tree = ast.fix_missing_locations(_Sites(text, number).visit(ast.parse(text)))

@@ -2,8 +2,9 @@
 
     python tests/mutation/run.py                              60 mutants drawn with seed 0: minutes
     python tests/mutation/run.py --sample 200 --seed 7        others
-    python tests/mutation/run.py --all --jobs 2               all: about an hour on two cores
+    python tests/mutation/run.py --all --jobs 2               all: about half an hour on two cores
     python tests/mutation/run.py --all --only rayul/pareto/front.py
+    python tests/mutation/run.py --again LOG                  those that survived a run whose output is in LOG
 
 Every mutant is the package with one change (mutants.py), against the test files that are nearest to its file. It is
 killed when one of those fails, or hangs. A survivor is either something that a test should see, or a change that
@@ -20,6 +21,8 @@ any test kills, or a changed annotation, which none can. Here a process with the
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import gc
 import importlib
 import importlib.abc
@@ -33,7 +36,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -42,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 for folder in (Path(__file__).parent, ROOT):
     sys.path.insert(0, str(folder))
 
+import pytest  # noqa: E402
 from mutants import Mutant, mutants  # noqa: E402
 
 ARGUED = Path(__file__).with_name("survivors.txt")
@@ -51,6 +54,7 @@ PATIENCE = 120
 """Seconds after which the tests of one mutant hang."""
 
 PARETO, AUDIT = "tests/pareto/test_{}.py", "tests/pareto/test_audit_{}.py"
+RULES = ("tests/sweep/test_scheduler.py", "tests/sweep/test_rules.py")
 NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/spec/limits.py": ("tests/spec/test_limit.py", "tests/spec/test_spec_criteria.py", PARETO.format("choose")),
     "rayul/records/objectives.py": (PARETO.format("pareto_front"), PARETO.format("pareto_hypervolume")),
@@ -58,12 +62,12 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/pareto/best.py": (PARETO.format("choose"), PARETO.format("pareto_summary")),
     "rayul/pareto/choose.py": (PARETO.format("choose"), AUDIT.format("choice")),
     "rayul/pareto/front.py": (PARETO.format("pareto_front"), PARETO.format("pareto_hypervolume")),
-    "rayul/pareto/held_out.py": (PARETO.format("held_out"),),
+    "rayul/pareto/held_out.py": (PARETO.format("held_out"), PARETO.format("limit_on_other_rows")),
     "rayul/pareto/hypervolume.py": (PARETO.format("pareto_hypervolume"),),
     "rayul/pareto/targets.py": (PARETO.format("pareto_summary"),),
     "rayul/audit/choice.py": (AUDIT.format("choice"),),
     "rayul/audit/intervals.py": (AUDIT.format("judge"),),
-    "rayul/audit/judge.py": (PARETO.format("held_out"), AUDIT.format("judge")),
+    "rayul/audit/judge.py": (PARETO.format("limit_on_other_rows"), AUDIT.format("judge")),
     "rayul/audit/read.py": (AUDIT.format("judge"),),
     "rayul/audit/robustness.py": (AUDIT.format("judge"),),
     "rayul/audit/tables.py": (AUDIT.format("judge"),),
@@ -72,16 +76,17 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/unlearn/metrics.py": ("tests/unlearn/test_tokens_and_scores.py",),
     "rayul/unlearn/controls.py": ("tests/unlearn/test_controls.py",),
     "rayul/unlearn/calibrate.py": ("tests/unlearn/test_calibrate.py",),
-    "rayul/sweep/pruning/dominance.py": ("tests/sweep/test_dominance.py",),
-    "rayul/sweep/pruning/halving.py": ("tests/sweep/test_halving.py",),
+    "rayul/unlearn/measured.py": ("tests/unlearn/test_confidence.py", "tests/unlearn/test_tokens_and_scores.py"),
+    "rayul/sweep/pruning/criteria.py": RULES,
+    "rayul/sweep/pruning/dominance.py": ("tests/sweep/test_dominance.py", "tests/sweep/test_rules.py"),
+    "rayul/sweep/pruning/halving.py": ("tests/sweep/test_halving.py", "tests/sweep/test_rules.py"),
+    "rayul/sweep/pruning/history.py": RULES,
+    "rayul/sweep/pruning/stall.py": RULES,
 }
 """The files whose arithmetic is changed, each with the tests that should notice."""
-FUNCTIONS = {
-    "rayul/sweep/pruning/dominance.py": ("Rivals", "front_at", "is_behind", "can_catch_up"),
-    "rayul/sweep/pruning/halving.py": ("merits", "volume", "_adds"),
-}
-"""Where only the arithmetic on arrays is changed, and not what Ray sees of it."""
-PRELOADED = ("scipy.stats", "pyarrow.parquet", "transformers.models.llama.modeling_llama", "peft", "pytest")
+ELSEWHERE = ("tests/sweep/test_rules.py::test_no_rule_knows_ray",)
+"""Tests in processes of their own, which no mutant reaches."""
+PRELOADED = ("scipy.stats", "pyarrow.parquet", "transformers.models.llama.modeling_llama", "peft")
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=60, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", metavar="FILE", help="of this file; repeat it for several")
+    parser.add_argument("--again", type=Path, metavar="LOG", help="those that survived, by what a run printed")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
     wanted = parser.parse_args(argv)
 
-    everything = [m for path in wanted.only or NEAREST for m in mutants(ROOT, path, FUNCTIONS.get(path, ()))]
+    everything = [m for path in wanted.only or NEAREST for m in mutants(ROOT, path)]
     arguments = read_arguments(ARGUED)
     tried = everything
-    if not wanted.all and wanted.sample < len(everything):
+    if wanted.again is not None:
+        lines = wanted.again.read_text(encoding="utf-8").splitlines()
+        before = {line.partition("survived: ")[2] for line in lines}
+        tried = [m for m in everything if m.name in before]
+    elif not wanted.all and wanted.sample < len(everything):
         tried = random.Random(wanted.seed).sample(everything, wanted.sample)
     files = list(dict.fromkeys(m.path.relative_to(ROOT).as_posix() for m in tried))
     _preload(files)
@@ -117,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if outcome.survived and name not in arguments:
             unargued.append(name)
             print(f"[{done}/{len(tried)}] survived: {name}", flush=True)
+        if done % 25 == 0:
+            print(f"[{done}/{len(tried)}] {killed} killed", flush=True)
     stale = [name for name in arguments if name not in {m.name for m in everything}] if not wanted.only else []
     for name in stale:
         print(f"argued in {ARGUED.name}, but no mutant any more: {name}")
@@ -137,7 +149,7 @@ def read_arguments(path: Path) -> dict[str, str]:
 
 
 def outcomes(tried: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
-    """Each mutant's, as they come, so many processes at a time."""
+    """Each mutant's, as they come, this number of processes at a time."""
     waiting = list(reversed(tried))
     running: dict[int, tuple[Mutant, float, Path]] = {}
     while waiting or running:
@@ -165,20 +177,47 @@ def _start(file: str, mutant: Mutant | None, place: Path) -> int:
     if pid:
         return pid
     code = 1
-    with suppress(BaseException):  # whatever a mutant does ends here, and counts as killed
+    with contextlib.suppress(BaseException):  # whatever a mutant does ends here, and counts as killed
         os.setsid()  # what it starts can be ended with it
         silent = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(silent, stream)
-        for name in [name for name in sys.modules if name.partition(".")[0] == "rayul"]:
-            del sys.modules[name]
         if mutant is not None:
+            _forget(dependents(mutant.module))
             sys.meta_path.insert(0, _Finder(mutant))
-        import pytest
-
         options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={place / 'tests'}", f"--rootdir={ROOT}"]
+        options += [f"--deselect={test}" for test in ELSEWHERE]
         code = int(pytest.main([*options, *(str(ROOT / test) for test in NEAREST[file])]))
     os._exit(code)
+
+
+def dependents(module: str) -> set[str]:
+    """The loaded modules of the package that import this one, directly or not, and itself."""
+    imported = {name: _imports(loaded) for name, loaded in sys.modules.items() if name.partition(".")[0] == "rayul"}
+    found = {module}
+    while new := {name for name, names in imported.items() if names & found} - found:
+        found |= new
+    return found
+
+
+def _imports(module: ModuleType) -> set[str]:
+    """Names of the modules that a module imports, inside of functions too; of `from a import b` both a and a.b."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def _forget(names: set[str]) -> None:
+    """So that they are imported again; a package also keeps its modules as attributes."""
+    for name in names:
+        sys.modules.pop(name, None)
+        package, _, last = name.rpartition(".")
+        if package in sys.modules and hasattr(sys.modules[package], last):
+            delattr(sys.modules[package], last)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -204,14 +243,23 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def _preload(files: Sequence[str]) -> None:
-    """Load the libraries once, for every process to come; rayul's own modules each of them loads anew."""
+    """Load all that the tests import once; each process to come loads anew only what its mutant can reach."""
     os.chdir(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for name in (*PRELOADED, "rayul.report", *(file.removesuffix(".py").replace("/", ".") for file in files)):
+    for name in PRELOADED:
         importlib.import_module(name)
+    tests = dict.fromkeys(str(ROOT / test) for file in files for test in NEAREST[file])
+    with open(os.devnull, "w") as silent, contextlib.redirect_stdout(silent):
+        pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests])
+    _forget({name for name, module in sys.modules.items() if _is_below(module, ROOT / "tests") and name != "mutants"})
     gc.collect()
     gc.freeze()  # or each process would copy the pages of all libraries at its first collection
+
+
+def _is_below(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).is_relative_to(folder) and module.__name__ != "__main__"
 
 
 def _check_that_tests_pass(files: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from audits import BASES, NAME, SEEDS, audit_folder, lines, scored
+from scipy import stats
 
 from rayul.audit.intervals import Means, over_seeds, over_seeds_and_groups
 from rayul.audit.judge import judge, powerless, returns
@@ -31,7 +32,7 @@ def audit_of(tmp_path: Path, rows: list[Audited] | None = None) -> Audit:
 # --- intervals -----------------------------------------------------------------------------------------------------
 
 
-def test_a_mean_of_drawn_seeds_and_groups_is_that_of_the_rows_themselves() -> None:
+def test_a_mean_of_drawn_seeds_and_authors_is_that_of_the_rows_themselves() -> None:
     """Against a plain loop that copies the drawn rows together."""
     rng = np.random.default_rng(1)
     values, authors = rng.random((3, 10)), np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
@@ -44,17 +45,17 @@ def test_a_mean_of_drawn_seeds_and_groups_is_that_of_the_rows_themselves() -> No
 
 def test_bounds_are_as_wide_as_theory_says_where_seeds_do_not_differ() -> None:
     """Authors of equal size, seeds equal: the mean of A author means has standard error sd/sqrt(A), and a one-sided 95%
-    bound of a normal mean lies 1.645 of those away."""
+    bound of the mean lies 1.671 of those away (Student's t with 59 degrees of freedom)."""
     rng = np.random.default_rng(0)
     author_means = rng.normal(0.5, 0.1, 60)
     values = np.repeat(author_means, 5)
     means = Means.of(np.stack([values, values]), np.repeat(np.arange(60), 5))
     found = over_seeds_and_groups(means.at, 2, 60, 0.95)
-    error = author_means.std() / math.sqrt(60)
+    error = author_means.std(ddof=1) / math.sqrt(60)
     assert found.value == pytest.approx(values.mean())
     assert found.sd == pytest.approx(0)
-    assert found.high - found.value == pytest.approx(1.645 * error, rel=0.12)
-    assert found.value - found.low == pytest.approx(1.645 * error, rel=0.12)
+    assert found.high - found.value == pytest.approx(1.671 * error, rel=1e-3)  # t at 59 degrees of freedom
+    assert found.value - found.low == pytest.approx(1.671 * error, rel=1e-3)
 
 
 def test_rows_of_an_author_stand_together() -> None:
@@ -74,7 +75,47 @@ def test_one_number_has_no_bounds_and_several_have_theirs() -> None:
     assert math.isnan(alone.sd)
     several = over_seeds([0.4, 0.5, 0.6], 0.9)
     assert several.sd == pytest.approx(0.1)
-    assert 0.4 <= several.low < 0.5 < several.high <= 0.6
+    assert several.low < 0.4 < 0.6 < several.high, "three values are less than sure to span the mean"
+    diverged = over_seeds([0.4, math.inf], 0.9)
+    assert diverged.value == math.inf
+    assert math.isnan(diverged.low)
+
+
+@pytest.mark.parametrize("values", [[0.31, 0.42, 0.35, 0.71], [0.31, 0.42]])
+def test_over_seeds_alone_the_interval_is_that_of_students_t_test(values: list[float]) -> None:
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)  # two-sided: 95% at each end
+    authors = over_seeds_and_groups(Means.of(np.array([values]), np.arange(len(values))).at, 1, len(values), 0.95)
+    assert (authors.low, authors.high) == pytest.approx((expected.low, expected.high))
+    found = over_seeds(values, 0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.margin == pytest.approx((expected.high - expected.low) / 2)
+
+
+@pytest.mark.parametrize("sds", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.3), (1.0, 1.0, 0.3)])
+def test_the_bounds_of_three_seeds_hold_as_often_as_they_say(sds: tuple[float, float, float]) -> None:
+    """Three seeds and six authors, drawn 600 times with these standard deviations of seeds, authors and both."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(600):
+        seeds, authors = rng.normal(0, sds[0], (3, 1)), rng.normal(0, sds[1], (1, 6))
+        means = Means.of(seeds + authors + rng.normal(0, sds[2], (3, 6)), np.arange(6))
+        held += over_seeds_and_groups(means.at, 3, 6, 0.95).low < 0
+    assert held / 600 > 0.93  # of the first, a percentile bootstrap keeps 0.82
+
+
+def test_many_authors_are_left_out_in_equal_parts() -> None:
+    """1,000 authors: the standard error is still that of their mean."""
+    values = np.random.default_rng(0).normal(0.5, 0.1, 1000)
+    found = over_seeds_and_groups(Means.of(values[None], np.arange(1000)).at, 1, 1000, 0.95)
+    assert found.margin == pytest.approx(1.653 * values.std(ddof=1) / math.sqrt(1000), rel=0.1)
+
+
+def test_where_a_share_has_no_meaning_without_one_author_there_are_no_bounds() -> None:
+    """Only the first author knew anything before: without it nothing is left to take a share of."""
+    before = Means.of(np.array([[0.5, 0.0, 0.0]]), np.arange(3))
+    after = Means.of(np.array([[0.4, 0.0, 0.0]]), np.arange(3))
+    found = over_seeds_and_groups(lambda s, a: after.at(s, a) / (before.at(s, a) or math.nan), 1, 3, 0.95)
+    assert found.value == pytest.approx(0.8)
+    assert math.isnan(found.low)
 
 
 # --- judgement -----------------------------------------------------------------------------------------------------
@@ -146,12 +187,51 @@ def test_what_the_oracle_gains_too_is_no_return(tmp_path: Path) -> None:
     assert standing(one) == "stands"
 
 
+def test_without_an_oracle_anything_that_comes_back_is_a_return(tmp_path: Path) -> None:
+    rows = [row for row in lines(found=0.3, after=0.4) if row.subject != "oracle"]
+    audit = audit_of(tmp_path, rows)
+    assert audit.oracle is None
+    (one,) = judge(audit)
+    assert [r.attack for r in one.beyond] == ["relearn"]
+    folder = tmp_path / "sweep"
+    summarise(folder)
+    finalists = pq.read_table(folder / "audit" / "finalists.parquet").to_pylist()
+    assert all(math.isnan(row["oracle"]) for row in finalists)
+
+
+def test_what_returns_for_one_author_only_is_no_return_beyond_doubt(tmp_path: Path) -> None:
+    rows = []
+    for row in lines(found=0.3):
+        if (row.subject, row.attack) == (NAME, "relearn"):
+            tries = tuple(scored(one.variant, one.judged, forget=[0.3] * 4 + [0.7, 0.7]) for one in row.scored)
+            row = replace(row, scored=tries)
+        rows.append(row)
+    (one,) = judge(audit_of(tmp_path, rows))
+    assert one.worst is not None
+    assert one.worst.gain.low < 0 < one.worst.gain.value
+    assert one.beyond == ()
+
+
 def test_an_attack_that_cannot_open_the_refusal_is_called_powerless(tmp_path: Path) -> None:
     audit = audit_of(tmp_path)
     assert powerless(audit) == ["noise"]  # relearning brings the refusal from 0.8 to 0.98
     said = remarks(audit, judge(audit))
     assert any(line.startswith("noise recovered nothing even from the refusal-only control") for line in said)
     assert powerless(audit_of(tmp_path / "other", lines(control_after=0.8))) == ["relearn", "noise"]
+
+
+def test_an_attack_that_opens_the_refusal_for_one_author_only_is_powerless(tmp_path: Path) -> None:
+    """On average something comes back, but no more than authors differ."""
+    rows = []
+    for row in lines():
+        if (row.subject, row.attack) == (REFUSAL, "relearn"):
+            tries = tuple(scored(one.variant, one.judged, forget=[0.8] * 4 + [1, 1]) for one in row.scored)
+            row = replace(row, scored=tries)
+        rows.append(row)
+    audit = audit_of(tmp_path, rows)
+    (relearn, _) = returns(audit, REFUSAL)
+    assert relearn.gain.low < 0 < relearn.gain.value < relearn.gain.high
+    assert powerless(audit) == ["relearn", "noise"]
 
 
 def test_the_verdict_says_how_much_at_which_cost_and_what_returns(tmp_path: Path) -> None:
@@ -211,6 +291,16 @@ def test_every_attack_and_metric_has_a_row_over_the_runs_of_all_finalists(tmp_pa
     assert es.spearman == pytest.approx(0.5)
     (prob,) = [row for row in found if (row.attack, row.metric) == ("noise", "forget.prob")]
     assert prob.pearson == pytest.approx(1.0)  # noise left every model as it was
+
+
+def test_the_worst_variant_is_that_with_the_largest_mean_gain_whatever_rows_it_judges(tmp_path: Path) -> None:
+    rows = []
+    for row in lines(found=0.3):
+        if row.attack == "noise":
+            row = replace(row, scored=(scored("all rows", forget=0.5), scored("two rows", (0, 1), forget=0.4)))
+        rows.append(row)
+    found = [row for row in robustness(audit_of(tmp_path, rows)) if row.attack == "noise"]
+    assert {row.variant for row in found} == {"all rows"}
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import BASE, OBJECTIVES, baseline, evaluation, sweep, write_folder
+from synthetic import BASE, OBJECTIVES, SPEC, baseline, evaluation, sweep, write_folder
 
 from rayul.errors import InputError
-from rayul.pareto.choose import adapter_path, best_at, knee, named, rerun
+from rayul.pareto.best import best_of, best_of_trials
+from rayul.pareto.choose import adapter_path, best_at, knee, named, rerun, scores_for_knee
 from rayul.report import Results, load_results
 from rayul.spec import Limit, load_spec
 
@@ -92,6 +93,40 @@ def test_the_knee_is_farthest_from_the_line_between_the_extremes() -> None:
         knee([], baseline(), OBJECTIVES, {})
 
 
+def test_scores_for_the_knee_span_the_front_in_each_objective() -> None:
+    front = [evaluation("0000", 5, 0.3, 0.88), evaluation("0001", 5, 0.5, 0.91), evaluation("0002", 5, 0.6, 0.95)]
+    scores = scores_for_knee(front, baseline(), OBJECTIVES, {})
+    assert scores.min(0).tolist() == [0, 0]
+    assert scores.max(0).tolist() == [1, 1]
+    flat = [evaluation("0000", 5, 0.3, 0.9), evaluation("0001", 5, 0.5, 0.9)]
+    assert scores_for_knee(flat, baseline(), OBJECTIVES, {}).tolist() == [[1, 0], [0, 0]]
+
+
+def test_the_best_of_each_trial_is_its_solution_that_forgot_most_at_a_tie_the_first(tmp_path: Path) -> None:
+    rows = [(5, 0.7, 0.95), (10, 0.5, 0.93), (15, 0.5, 0.92), (20, 0.6, 0.91), (25, 0.2, 0.5)]
+    trial = [evaluation("0003", *row) for row in rows]
+    results = load_results(write_folder(tmp_path / "s", [baseline(), *trial]))
+    ((name, (best, gone)),) = best_of_trials(results).items()
+    assert (name, best) == ("0003", trial[1])
+    assert gone == pytest.approx(1 - 0.5 / BASE["forget.es"])
+    spec = SPEC.replace("forget.es: minimize, ", "")
+    results = load_results(write_folder(tmp_path / "t", [baseline(), *trial], spec))
+    ((best, gone),) = best_of_trials(results).values()
+    assert best == trial[3], "nothing says how much was forgotten, so the last one"
+    assert np.isnan(gone)
+
+
+def test_a_point_without_the_forget_metric_does_not_change_what_best_means(tmp_path: Path) -> None:
+    """Within limits the most forgotten counts, not the product with the utility above the limit."""
+    points = [
+        evaluation("0000", 5, 0.1, 0.9 * BASE["retain.es"]),
+        evaluation("0001", 5, 0.5, 0.94),
+        evaluation("0002", 5, float("nan"), 0.95),
+    ]
+    results = load_results(write_folder(tmp_path / "s", [baseline(), *points]))
+    assert best_of(points, results) == points[0]
+
+
 def test_a_trial_is_named_with_or_without_zeros_and_step(results: Results) -> None:
     point = results.front[0]
     assert named(results, results.front, point.trial_id) == point
@@ -103,6 +138,31 @@ def test_errors_about_names_say_what_there_is(results: Results) -> None:
         named(results, results.front, "4711")
     with pytest.raises(InputError, match="not evaluated at step 7"):
         named(results, results.front, results.front[0].trial_id, 7)
+
+
+def test_a_point_off_the_front_is_named_with_six_of_the_front_and_what_can_be_trained_again(tmp_path: Path) -> None:
+    front = [evaluation(f"{i:04d}", 5, 0.1 + i / 20, 0.88 + i / 100) for i in range(8)]
+    params = {"method.name": "ga", "lora.r": 4, "training.lr": 1e-3}
+    off = [evaluation("0009", 1, 0.9, 0.87, params=params), evaluation("0009", 5, 0.8, 0.87, metrics={}, params=params)]
+    start = [
+        evaluation("0010", 0, 0.98, 0.96, params=params),
+        evaluation("0010", 5, 0.8, 0.9, metrics={}, params=params),
+    ]
+    gone = SPEC.replace("data: testbed", "data: {forget: gone.jsonl, retain: gone.jsonl}")
+    results = load_results(write_folder(tmp_path / "s", [baseline(), *front, *off, *start], gone))
+    assert len(results.front) == 8
+    with pytest.raises(InputError, match="trial 0009 is not on the front") as caught:
+        named(results, results.front, "9")
+    assert caught.value.hint.count("--trial ") == 6
+    assert "training.steps=1 " in caught.value.hint, "its last evaluation has no metrics"
+    with pytest.raises(InputError, match="trial 0009 at step 1 is not on the front"):
+        named(results, results.front, "9", 1)
+    with pytest.raises(InputError, match="trial 0009 at step 5 is not on the front") as caught:
+        named(results, results.front, "9", 5)
+    assert "training.steps=5 " in caught.value.hint, "it has no other"
+    with pytest.raises(InputError, match="trial 0010 is not on the front") as caught:
+        named(results, results.front, "10")
+    assert "training.steps=5 " in caught.value.hint, "at step 0 nothing was trained"
 
 
 @pytest.mark.parametrize("feasible", [True, False])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ from synthetic import BASE, SPEC, baseline, evaluation, write_folder
 from test_pareto_summary import export
 from test_report_page import Page
 
-from rayul.pareto.held_out import held_out
+from rayul.pareto.held_out import HeldOut, held_out, keeps_there, on_report
 from rayul.records import Evaluation
 from rayul.report import load_results, summarise
+from rayul.spec import Limit
 
 POINTS = [evaluation(f"{i:04d}", 5, 0.3 + i / 10, 0.88 + i / 50) for i in range(3)]
 
@@ -43,6 +46,41 @@ def test_what_was_not_measured_is_not_judged(tmp_path: Path) -> None:
     spec = SPEC[: SPEC.index("control:")] + "control: []\n" + SPEC[SPEC.index("search:") :]
     results = load_results(folder_with(tmp_path / "free", [0.1, 0.1, 0.1], spec))
     assert held_out(results, POINTS[0])[0].breaks is None
+
+
+def test_every_limit_of_a_metric_and_every_metric_has_to_hold_there(tmp_path: Path) -> None:
+    """Of retain.es a floor and a ceiling, and of retain.prob, which is no objective, an upper limit."""
+    limits = (
+        "[{metric: retain.es, at_least: 0.7}, {metric: retain.es, at_most: 0.75}, {metric: retain.prob, at_most: 0.5}]"
+    )
+    spec = SPEC[: SPEC.index("control:")] + f"control: {limits}\n" + SPEC[SPEC.index("search:") :]
+    points = [
+        evaluation(
+            "0000", 5, 0.3, 0.72, metrics={"forget.es": 0.3, "retain.es": 0.72, "retain.prob": 0.4}, feasible=True
+        )
+    ]
+    for i, (es, prob, breaks) in enumerate(
+        ((0.73, 0.45, [False, False]), (0.78, 0.6, [True, True]), (0.73, 0.6, [False, True]))
+    ):
+        folder = write_folder(tmp_path / str(i), [baseline(BASE | {"retain_report.es": 0.71}), *points], spec)
+        path = export(folder, points[0], report=es) / "rayul.json"
+        note = json.loads(path.read_text())
+        path.write_text(json.dumps(note | {"report_metrics": {"retain_report.es": es, "retain_report.prob": prob}}))
+        results = load_results(folder)
+        assert [h.breaks for h in held_out(results, points[0])] == breaks
+        assert keeps_there(results, points[0]) is not any(breaks)
+
+
+def test_an_infinite_baseline_leaves_nothing_to_take_a_percentage_of() -> None:
+    limit = Limit("retain.ppl", False, 120, relative=True)
+    assert on_report(limit, baseline({"retain.ppl": 3.0, "retain_report.ppl": 2.0})) is not None
+    assert on_report(limit, baseline({"retain.ppl": float("inf")})) is None
+
+
+def test_without_errors_there_is_no_gap_in_errors() -> None:
+    exact = HeldOut("retain.es", "retain_report.es", 0.6, 0.0, 0.9, 0.8, 0.0, 0.0, None)
+    assert exact.gap != exact.gap
+    assert replace(exact, control_error=0.03, report_error=0.04).gap == pytest.approx(2)
 
 
 def test_a_limit_that_does_not_hold_there_is_the_headline(tmp_path: Path) -> None:

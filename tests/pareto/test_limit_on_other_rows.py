@@ -182,6 +182,26 @@ def test_where_the_baseline_has_nothing_no_percentage_is_judged(tmp_path: Path) 
     assert [kept.holds for one in judge(audit) for kept in one.kept] == ["unsure"]
 
 
+def test_one_seed_of_a_metric_without_rows_is_not_sure_to_keep_a_limit(tmp_path: Path) -> None:
+    """Nothing is known of its error, so nothing "stands"; two seeds that agree have one of nought."""
+    case = CASES["at most, kept"]
+    lines = [audited(case, BASELINE, 0, 1.0, case.before)]
+    lines += [audited(case, NAME, seed, 0.3, case.after) for seed in SEEDS]
+    for count, holds in ((1, "unsure"), (2, "yes")):
+        folder = audit_folder(tmp_path / str(count), lines[: 1 + count])
+        spec = SPEC.replace("{metric: retain.es, at_least: 90% of baseline,", f"{{metric: retain.ppl, {case.limit},")
+        (folder / "spec.yaml").write_text(spec)
+        names = ("forget.es", "retain.es", "retain.ppl", "retain_report.ppl")
+        before = baseline(dict(zip(names, (0.9, 0.83, *case.before), strict=True)))
+        metrics = {"forget.es": 0.27, "retain.es": 0.8, "retain.ppl": case.after[0]}
+        point = Evaluation("0003", 40, metrics=metrics, violation={"retain.ppl": -0.01}, params=PARAMS, rows=ROWS)
+        (folder / "evaluations.jsonl").write_text("".join(to_json(e) + "\n" for e in (before, point)))
+        audit = read_audit(load_results(folder))
+        assert audit is not None
+        (judged,) = judge(audit)
+        assert [kept.holds for kept in judged.kept] == [holds]
+
+
 def test_a_sweep_of_before_retain_report_was_measured_is_judged_by_its_retain_control(tmp_path: Path) -> None:
     limit = Limit("retain.es", True, 90, relative=True)
     for metrics in ({"retain.es": 0.83}, {"retain.es": 0.83, "retain_report.es": float("nan")}):

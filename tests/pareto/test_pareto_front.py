@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from synthetic import OBJECTIVES, baseline, evaluation, oracle
 
-from rayul.pareto.front import forgotten, front, least_violating, non_dominated, solutions
+from rayul.pareto.front import forgotten, front, keeps_all, least_violating, non_dominated, solutions
 from rayul.records import Evaluation
+from rayul.records.objectives import score, trade_off
+from rayul.spec import Limit
 
 
 def by_definition(points: np.ndarray, directions: list[str]) -> list[bool]:
@@ -113,3 +115,35 @@ def test_least_violating_ranks_trials_by_their_best_total_violation() -> None:
     ]
     assert [e.key[:2] for e in least_violating(rows)] == [("b", 5), ("a", 5)]
     assert len(least_violating(rows, count=1)) == 1
+    many = [evaluation(f"{i:04d}", 5, 0.9, 0.80 - i / 100) for i in range(12)]
+    assert least_violating(many) == many[:10]
+    tie = [evaluation("a", 5, 0.9, 0.80), evaluation("a", 10, 0.9, 0.80)]
+    assert least_violating(tie) == tie[:1]
+
+
+def test_a_solution_may_be_found_at_the_first_step() -> None:
+    first = evaluation("a", 1, 0.5, 0.95)
+    assert solutions([first], baseline(), OBJECTIVES) == [first]
+
+
+def test_all_limits_have_to_be_kept() -> None:
+    lower, upper = Limit("retain.es", True, 90, relative=True), Limit("forget.es", False, 0.2)
+    assert [
+        keeps_all([lower, upper], evaluation("a", 5, *point), baseline()) for point in ((0.1, 0.9), (0.3, 0.9))
+    ] == [
+        True,
+        False,
+    ]
+    assert keeps_all([], evaluation("a", 5, 0.3, 0.9), baseline())
+
+
+def test_a_trade_off_has_one_objective_of_each_kind() -> None:
+    assert trade_off({"retain.es": "maximize", "forget.prob": "minimize"}) == ("forget.prob", "retain.es")
+    assert trade_off({"forget.es": "minimize"}) is None
+    assert trade_off({"forget.es": "minimize", "forget.prob": "minimize"}) is None
+    assert trade_off(OBJECTIVES | {"general.es": "maximize"}) is None
+
+
+@pytest.mark.parametrize("base", [0.0, -0.83, float("inf"), float("nan")])
+def test_of_a_baseline_that_is_not_positive_and_finite_there_are_no_fractions(base: float) -> None:
+    assert np.isnan(score("retain.es", "maximize", [0.5, 0.71], base)).all()

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from synthetic import SPEC, baseline, ends, evaluation, oracle, sweep, write_folder
 
+from rayul.errors import RayulError
 from rayul.records import FAILED, PRUNED, Ending
 from rayul.report import load_results, summarise, summary_of
 from rayul.report.axes import axes
@@ -162,8 +163,8 @@ def hostile_folder(folder: Path) -> Path:
     rows = [
         replace(baseline(), metrics=baseline().metrics | {HOSTILE: 0.4}, stderr={HOSTILE: 0.1}),
         replace(oracle(), device=HOSTILE),
-        *ends(evaluation(HOSTILE, 5, 0.5, 0.9, params=params, metrics=metrics)),
-        *ends(evaluation("1" + HOSTILE, 5, 0.9, 0.5, params=params), PRUNED, HOSTILE, HOSTILE),
+        *ends(evaluation("0", 5, 0.5, 0.9, params=params, metrics=metrics)),
+        *ends(evaluation("1", 5, 0.9, 0.5, params=params), PRUNED, HOSTILE, HOSTILE),
         *ends(evaluation("2", 5, 0.9, 0.5, params=params), FAILED, HOSTILE, HOSTILE),
     ]
     return write_folder(folder, rows, SPEC + f"  note: {json.dumps(HOSTILE)}\n")
@@ -174,8 +175,14 @@ def test_names_from_the_records_stay_text(tmp_path: Path, page: tuple[Page, Any]
     html = Page(summarise(hostile_folder(tmp_path / "s")).report)
     assert html.count("script") == clean.count("script") == 3
     assert html.count("img") == 0
-    assert html.data["trials"][0]["id"] == HOSTILE
+    assert HOSTILE in json.dumps(html.data["trials"][0], ensure_ascii=False).replace('\\"', '"')
     assert html.text.count(HOSTILE) >= 5  # heading, settings, reasons, reference metrics, provenance
+
+
+def test_a_hostile_trial_id_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [baseline(), evaluation(HOSTILE, 5, 0.5, 0.9)])
+    with pytest.raises(RayulError, match=r"evaluations\.jsonl:2: not an evaluation: trial_id"):
+        summarise(folder)
 
 
 def test_ten_thousand_evaluations_are_webgl_points_not_elements(tmp_path: Path, page: tuple[Page, Any]) -> None:

@@ -72,6 +72,11 @@ def config_of_the_wrong_type(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": "x"}))
 
 
+def config_of_a_billion_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
+
+
 def config_that_is_a_list(folder: Path) -> None:
     (folder / "config.json").write_text("[]")
 
@@ -92,6 +97,7 @@ def empty_tokenizer(folder: Path) -> None:
         (index_of_another_folder, r"names '\.\./model\.safetensors'"),
         (index_of_nothing, "index.json"),
         (config_of_the_wrong_type, "num_hidden_layers"),
+        (config_of_a_billion_layers, "claims 1000000000 layers, and its files have [0-9]+ weights"),
         (config_that_is_a_list, "cannot be loaded"),
         (empty_tokenizer, "the tokenizer of"),
     ],

@@ -142,6 +142,14 @@ def test_commands_refuse_it_with_exit_code_2(command: str, received: Callable[[s
     assert not mark.exists()
 
 
+def test_whoever_reads_a_recorded_spec_to_run_it_asks_first() -> None:
+    """So that no later command forgets: all but what only compares the spec with another (sweep/folder.py)."""
+    for path in (Path(__file__).parents[2] / "rayul" / "sweep").rglob("*.py"):
+        text = path.read_text()
+        reads = [line for line in text.splitlines() if " load_spec(" in line and "check_files=False" not in line]
+        assert not reads or "check_trusted(" in text or path.name == "folder.py", path
+
+
 def test_trust_is_kept_by_hash_and_private(received: Callable[[str], Path]) -> None:
     spec = load_spec(received("metric") / "spec.yaml")
     check_trusted(spec, "x", trusted=True)

@@ -114,3 +114,26 @@ def test_of_two_limits_from_one_side_the_tighter_counts_and_a_searched_one_does_
     assert [criterion.is_searched for criterion in spec.criteria] == [False] * 6 + [True]
     trial = spec.at({"control.criteria.6.at_least": "90% of baseline"})
     assert trial.criteria[6].limit == Limit("general.es", True, 90, relative=True)
+
+
+@pytest.mark.parametrize(
+    "side", ["0% of baseline", "half of baseline", "90%", "-5% of baseline", "9" * 400 + "% of baseline"]
+)
+def test_what_is_no_percentage_above_zero_is_refused(side: str) -> None:
+    with pytest.raises(ValueError, match="is not a limit"):
+        Limit.of("retain.es", True, side)
+
+
+def test_a_small_percentage_is_a_limit() -> None:
+    assert Limit.of("forget.es", False, "0.5% of baseline").on({"forget.es": 0.83}) == pytest.approx(0.00415)
+
+
+def test_without_an_operator_a_text_is_no_condition() -> None:
+    with pytest.raises(InputError, match="is not a condition"):
+        Limit.parse("retain.es 0.9")
+
+
+def test_a_metric_that_the_baseline_lacks_is_named_with_those_that_it_has() -> None:
+    for base, measured in (({}, "nothing"), ({"retain.prob": 0.7, "forget.es": 0.9}, r"retain\.prob, forget\.es$")):
+        with pytest.raises(InputError, match=f"measured are {measured}"):
+            LOWER.on(base)

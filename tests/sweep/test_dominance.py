@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,13 @@ def test_behind_is_by_more_than_the_margin_and_so_many_times(
     assert is_behind(np.array(gained), np.array(kept), FRONT_GAINED, FRONT_KEPT, 0.05, patience) is expected
 
 
+def test_exactly_the_margin_is_not_behind() -> None:
+    """Of numbers without rounding: 0.5 against 0.25."""
+    front = np.array([0.5]), np.array([1.0])
+    assert not is_behind(np.array([0.25]), np.array([1.0]), *front, 0.25, 1)
+    assert is_behind(np.array([0.125]), np.array([1.0]), *front, 0.25, 1)
+
+
 def catches_up(steps: list[int], gained: list[float], kept: list[float], last: int = 60) -> bool:
     return can_catch_up(steps, np.array(gained), np.array(kept), FRONT_GAINED, FRONT_KEPT, 0.9, last)
 
@@ -66,6 +75,57 @@ def test_one_dip_of_utility_is_not_the_price_of_all_that_follows() -> None:
     steps, gained, kept = [0, 12, 16, 20], [0.0, 0.10, 0.30, 0.62], [1.0, 1.0, 1.0, 0.914]
     front = np.array([0.68]), np.array([0.96])
     assert can_catch_up(steps, np.array(gained), np.array(kept), *front, 0.9, 40)
+
+
+def catches_up_plainly(
+    steps: list[int], gained: list[float], kept: list[float], front: np.ndarray, limit: float, last: int, mixing: bool
+) -> bool:
+    """The docstring of can_catch_up, step by step."""
+    known = list(zip(steps, gained, kept, strict=True))[-4:]
+    grown = [max(g, 0.01) for _, g, _ in known]
+    pairs = list(zip(pairwise(known), pairwise(grown), strict=True))
+    rates = [math.log(after / before) / (b[0] - a[0]) for (a, b), (before, after) in pairs]
+    rate = max(math.log(2) / (last / (8 if mixing else 12)), *rates)
+    prices = [(a[2] - b[2]) / (b[1] - a[1]) for (a, b), _ in pairs if b[1] > a[1]]
+    price = 0.0 if mixing or not prices else max(0.0, min(prices))
+    for step in range(steps[-1], last + 1):
+        reached = min(1.0, grown[-1] * math.exp(rate * (step - steps[-1])))
+        left = kept[-1] - price * (reached - grown[-1])
+        ahead = max((g for g, k in front if k >= left), default=-math.inf)
+        if reached >= ahead and left >= limit:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_the_continuation_is_that_of_the_docstring(mixing: bool) -> None:
+    draw, found = np.random.default_rng(3), []
+    for _ in range(600):
+        count, last = int(draw.integers(2, 7)), int(draw.integers(30, 90))
+        steps = sorted(draw.choice(np.arange(last + 1), count, replace=False).tolist())
+        gained, kept = draw.uniform(-0.02, draw.choice([0.1, 0.6]), count), draw.uniform(0.8, 1.0, count)
+        front, limit = (
+            np.column_stack([draw.uniform(0.2, 1, 3), draw.uniform(0.8, 1, 3)]),
+            float(draw.choice([0.9, -np.inf])),
+        )
+        ours = can_catch_up(steps, gained, kept, front[:, 0], front[:, 1], limit, last, mixing)
+        assert ours == catches_up_plainly(steps, gained.tolist(), kept.tolist(), front, limit, last, mixing)
+        found.append(ours)
+    assert 0.2 < np.mean(found) < 0.8, "there must be something to agree on"
+
+
+def test_more_than_all_cannot_be_forgotten_nor_paid_for() -> None:
+    """Within one step it would grow from 0.6 to 1.8; at 1.0 all is forgotten, with 0.92 kept and the limit at 0.9."""
+    steps, gained, kept = [57, 58, 59], np.array([0.0667, 0.2, 0.6]), np.array([1.1067, 1.08, 1.0])
+    assert can_catch_up(steps, gained, kept, np.array([0.95]), np.array([1.0]), 0.9, 60)
+    assert not can_catch_up(steps, gained, kept, np.array([0.95]), np.array([1.0]), 0.93, 60)
+
+
+def test_who_reaches_the_front_or_stays_at_the_limit_has_caught_up() -> None:
+    """All is forgotten on the front, and by the trial in the end; it pays nothing and has just what it must keep."""
+    arguments = [57, 58, 59], np.array([0.125, 0.25, 0.5]), np.array([0.875] * 3), np.array([1.0]), np.array([1.0])
+    assert can_catch_up(*arguments, 0.875, 60)
+    assert not can_catch_up(*arguments, 0.876, 60)
 
 
 def evaluations(trial: str, points: list[tuple[int, float, float]]) -> list[Evaluation]:
@@ -96,6 +156,37 @@ def test_the_scheduler_stops_it_and_says_why(make_spec: Callable[..., Any]) -> N
     )
     assert verdict(spec, SLOW, OTHERS[:1]) == "", "nobody is ahead"
     assert verdict(spec, SLOW[:2], OTHERS) == "", "once is not twice"
+
+
+def test_the_first_evaluations_count_of_the_trial_and_of_its_rivals(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.9}])
+    assert "dominance at step 59" in verdict(spec, [(1, 1.0, 1.0), (59, 0.99, 1.0)], OTHERS[1:])
+
+
+def test_who_breaks_a_limit_is_nobodys_rival(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.9}])
+    rivals = [replace(e, feasible=False) for e in evaluations("0000", OTHERS)]  # of another metric
+    scheduler = PruningScheduler(spec, {"forget.es": 1.0, "retain.es": 1.0}, [*rivals, *evaluations("0001", SLOW)])
+    assert scheduler.verdict("0001", 55) is None
+
+
+def test_the_front_is_that_of_the_utility_that_is_left_now(make_spec: Callable[..., Any]) -> None:
+    spec = make_spec(training={"steps": 60}, control=[{"metric": "retain.es", "at_least": 0.8}])
+    mine = [(0, 1.0, 1.0), (40, 1.0, 1.0), (50, 0.999, 0.99), (59, 0.99, 0.85)]
+    others = [(10, 0.6, 1.0), (20, 0.5, 0.95), (30, 0.3, 0.9)]
+    assert "with 85.0% of retain.es kept it has forgotten 1.0%, the front 70.0%" in verdict(spec, mine, others)
+
+
+def test_only_a_limit_on_the_utility_ends_the_continuation(make_spec: Callable[..., Any]) -> None:
+    """It pays 0.5 of utility per forgotten fraction, so it passes the front of 0.5 with 0.85 kept."""
+    mine = [(0, 1.0, 1.1), (20, 0.9, 1.05), (30, 0.8, 1.0)]
+    others = [(30, 0.5, 1.06)]
+    for control, stopped in (
+        ({"metric": "retain.es", "at_least": 0.9}, True),
+        ({"metric": "general.es", "at_least": 0.5}, False),
+    ):
+        spec = make_spec(training={"steps": 60}, control=[control], pruning={"criteria": False})
+        assert bool(verdict(spec, mine, others)) is stopped
 
 
 @pytest.mark.parametrize(
@@ -131,6 +222,11 @@ def test_rivals_give_each_trial_the_front_of_all_others_as_a_search_through_ever
             rest = np.array([(g, k) for t, g, k in points[:count] if t != asking]).reshape(-1, 2)
             found = front_at(levels, *rivals.front_of_others(asking))
             assert found.tolist() == front_at(levels, rest[:, 0], rest[:, 1]).tolist()
+        for one, gained, kept in zip(rivals.trials, rivals.gained, rivals.kept, strict=True):
+            better = rivals.trials[(rivals.gained >= gained) & (rivals.kept >= kept)].tolist()
+            better.remove(one)
+            assert one not in better
+            assert len(set(better)) <= 1, "whoever asks, one of two others is there"
     assert len(rivals.gained) <= 2 * 8, "two points at most for each level of what is kept"
 
 

@@ -93,6 +93,35 @@ def test_ties_stop_nobody(spec: Any, row: Row) -> None:
     assert [decide(scheduler, row(spec, trial, 12, 0.8, 0.5)) for trial in range(9)] == ["CONTINUE"] * 9
 
 
+def test_each_rung_is_judged_once(spec: Any, row: Row) -> None:
+    """Alone at step 12, trial 0 passes the rung of step 10. That others are ahead by now matters at that of 20."""
+    scheduler = scheduler_of(spec)
+    assert decide(scheduler, row(spec, 0, 4, 0.7, 0.49)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 0, 12, 0.6, 0.49)) == TrialScheduler.CONTINUE
+    for trial in (1, 2):
+        for step in (4, 12, 16, 20, 24):
+            decide(scheduler, row(spec, trial, step, 0.2 + trial / 20, 0.49))
+    assert decide(scheduler, row(spec, 0, 16, 0.5, 0.49)) == TrialScheduler.CONTINUE
+    assert decide(scheduler_of(spec, scheduler_rows(spec, row)), row(spec, 0, 24, 0.5, 0.49)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 0, 20, 0.5, 0.49)) == TrialScheduler.STOP
+
+
+def test_a_rung_at_the_first_step_is_judged(make_spec: Make, row: Row) -> None:
+    spec = make_spec(
+        training={"steps": 4, "evaluate_every": 1},
+        control={"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]},
+        pruning={"dominance": False, "budget": {"reduction": 2, "first": 0.25}},
+    )
+    scheduler = scheduler_of(spec)
+    assert decide(scheduler, row(spec, 0, 1, 0.3, 0.49)) == TrialScheduler.CONTINUE
+    assert decide(scheduler, row(spec, 1, 1, 0.6, 0.49)) == TrialScheduler.STOP
+
+
+def scheduler_rows(spec: Any, row: Row) -> list[Evaluation]:
+    """Trial 0 has been judged at the rung of step 20 already, alone; two others are ahead since."""
+    return [row(spec, 0, 20, 0.6, 0.49), *(row(spec, trial, 24, 0.2, 0.49) for trial in (1, 2))]
+
+
 def test_what_others_found_later_does_not_count(spec: Any, row: Row) -> None:
     scheduler = scheduler_of(spec)
     for step, forget in ((12, 0.7), (16, 0.2), (20, 0.1)):
@@ -117,7 +146,10 @@ def test_criteria_come_first(spec: Any, row: Row) -> None:
     assert "retain.es 0.2 < 0.45" in scheduler.stops["0001"].reason
 
 
-@pytest.mark.parametrize(("rule", "expected"), [({}, [10, 30]), ({"reduction": 2, "first": 0.1}, [4, 8, 16, 32])])
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [({}, [10, 30]), ({"reduction": 2, "first": 0.1}, [4, 8, 16, 32]), ({"reduction": 2, "first": 0.25}, [10, 20])],
+)
 def test_rungs(make_spec: Make, rule: dict[str, Any], expected: list[int]) -> None:
     budget = make_spec(pruning={"budget": rule}).pruning.budget
     assert rungs(40, budget.first, budget.reduction) == pytest.approx(expected)

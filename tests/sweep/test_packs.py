@@ -40,7 +40,7 @@ def mine(scores):
 
 mine.better = "higher"
 """
-"""A metric of one's own that takes as long as a file is there."""
+"""A custom metric that takes as long as a file is there."""
 
 
 @pytest.fixture

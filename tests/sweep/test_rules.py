@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,6 +58,17 @@ def test_criteria_name_the_metric_that_is_broken(make_spec: Make) -> None:
     assert criteria.verdict(history, "0000", 5) == Stop("retain.es", reason)
 
 
+def test_criteria_say_how_often_a_limit_was_broken(make_spec: Make) -> None:
+    limit = {"metric": "general.ppl", "at_most": "120% of baseline", "patience": 2}
+    spec = make_spec(control={"criteria": [limit]})
+    base = BASE | {"general.ppl": 2.5}
+    rows = [replace(evaluation("0000", step, 0.4, 0.5), metrics={"general.ppl": 3.0 + step / 10}) for step in (0, 1, 2)]
+    history = History(spec, base, rows)
+    assert criteria.verdict(history, "0000", 1) is None
+    reason = "general.ppl 3.2 > 3 (120% of baseline) at step 2, for 2 evaluations"
+    assert criteria.verdict(history, "0000", 2) == Stop("general.ppl", reason)
+
+
 @pytest.mark.parametrize("mixing", [True, False])
 def test_a_trial_is_judged_by_its_criteria_or_by_its_progress_never_by_both(make_spec: Make, mixing: bool) -> None:
     rows = [evaluation("0000", step, 0.1, 0.1) for step in range(10)]
@@ -70,10 +82,40 @@ def test_stall_says_since_when_and_what_was_best(make_spec: Make) -> None:
     rows = []
     for step, calibrated in enumerate([0.7, 0.6, *[0.65] * stall.STALL], 1):
         rows += [evaluation("0000", step, 0.0, 0.0), evaluation("0000", step, calibrated, 0.46, mixing=0.5)]
+        rows += [evaluation("0000", step, 0.78, 0.48, mixing=0.25)]  # keeps the limit too, and has forgotten less
     history = History(spec, BASE, rows)
     last = 2 + stall.STALL
     assert stall.verdict(history, "0000", last - 1) is None
     reason = "calibrated forget.es has not improved for 4 evaluations (best: 0.600 at step 2)"
+    assert stall.verdict(history, "0000", last) == Stop("stall", reason)
+
+
+def test_a_trial_that_has_utility_left_has_not_stalled(make_spec: Make) -> None:
+    rows = [evaluation("0000", step, 0.8, 0.48) for step in range(2 + 2 * stall.STALL)]
+    history = History(make_spec(control=KEEP | {"mixing": True}), BASE, rows)
+    assert stall.verdict(history, "0000", rows[-1].step) is None
+
+
+def test_stall_says_when_nothing_was_feasible(make_spec: Make) -> None:
+    rows = [evaluation("0000", step, 0.1, 0.1) for step in range(1, 1 + stall.STALL)]
+    history = History(make_spec(control=KEEP | {"mixing": True}), BASE, rows)
+    reason = "calibrated forget.es has not improved for 4 evaluations (best: none was feasible)"
+    assert stall.verdict(history, "0000", stall.STALL) == Stop("stall", reason)
+
+
+def test_stall_of_an_objective_that_is_to_grow(make_spec: Make) -> None:
+    """A perplexity on the forget rows, with a baseline row that counts for nothing."""
+    spec = make_spec(control=KEEP | {"mixing": True}, objectives={"forget.ppl": "maximize", "retain.es": "maximize"})
+    rows = [replace(evaluation("0000", 0, 0.8, 0.5), metrics={"forget.ppl": 99.0, "retain.es": 0.5})]
+    for step, calibrated in enumerate([1.5, 1.7, *[1.6] * stall.STALL], 1):
+        rows += [
+            replace(evaluation("0000", step, 0.0, retain, mixing=a), metrics={"forget.ppl": ppl, "retain.es": retain})
+            for a, ppl, retain in ((1.0, 50.0, 0.0), (0.5, calibrated, 0.46))
+        ]
+    history = History(spec, BASE | {"forget.ppl": 1.0}, rows)
+    last = 2 + stall.STALL
+    assert stall.verdict(history, "0000", last - 1) is None
+    reason = "calibrated forget.ppl has not improved for 4 evaluations (best: 1.700 at step 2)"
     assert stall.verdict(history, "0000", last) == Stop("stall", reason)
 
 

@@ -29,7 +29,7 @@ WRITES = ("open", "os.mkdir", "os.rename", "os.remove")
 
 
 def killed_before(number: int, folder: Path, work: Callable[[], None]) -> bool:
-    """Do the work in a process that is killed before its so many-th change of the folder. Whether it came so far."""
+    """Do the work in a process that is killed before its n-th change of the folder. Whether it got that far."""
     child = os.fork()
     if child == 0:
         left = number

@@ -1,4 +1,4 @@
-"""Building: the cache under races and kills, seeds, one's own rows, and refusals. With a model too small to learn."""
+"""Building: the cache under races and kills, seeds, the user's rows, and refusals. With a model too small to learn."""
 
 import json
 import os

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 OPENS = ("relearn", "paraphrase", "logit_lens")
 """Attacks that have force on the testbed. Its answers depend on few of the question's tokens, so noise brings little,
 and an update of low rank survives rounding (what quantisation undoes, tests/unlearn/test_attacks.py constructs).
-Jailbreak brings something back, but whether its bound is above 0 hangs on the machine that trained the model."""
+Jailbreak brings something back, but whether its bound is above 0 depends on the machine that trained the model."""
 
 
 @pytest.fixture(scope="module")

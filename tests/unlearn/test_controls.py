@@ -62,6 +62,44 @@ def test_loss_cap_takes_a_forgotten_sequence_out(answers: Answers) -> None:
     assert kept(answers, loss_cap=5.4, loss_cap_of="sum") == [[], [0, 1, 2]]
 
 
+@pytest.mark.parametrize(
+    "control",
+    [{"loss_cap": 1.5}, {"loss_cap": 5.4, "loss_cap_of": "sum"}, {"select_fraction": 0.5}, {"token_cap": 1.5}],
+)
+def test_leading_dimensions_pass_through(answers: Answers, control: dict[str, Any]) -> None:
+    """Two batches in one tensor [2, B, S, V] are limited as each alone."""
+    other = Answers(answers.logits.flip(0), answers.labels, MASK.flip(0))
+    both = Answers(*(torch.stack([getattr(one, name) for one in (answers, other)]) for name in Answers._fields[:3]))
+    alone = [controlled(one, Control(**control)).mask for one in (answers, other)]
+    assert torch.equal(controlled(both, Control(**control)).mask, torch.stack(alone))
+
+
+def test_an_answer_of_one_token_is_capped_by_that_token() -> None:
+    """Of one with its own NLL and of one with none, beside a longer one."""
+    mask = torch.tensor([[True, False], [True, True], [False, False]])
+    logits = torch.stack([torch.tensor([[-1.4, 0.0], [-1.0, -1.0], [0.0, 0.0]]), torch.zeros(3, 2)], dim=-1)
+    answers = Answers(logits, torch.zeros(3, 2, dtype=torch.long), mask)
+    nll = -token_logp(answers)
+    assert nll[0, 0] == pytest.approx(1.62, abs=0.01)
+    assert kept(answers, loss_cap=1.5) == [[], [0, 1], []]
+    assert kept(answers, select_fraction=0.5, select_by="largest") == [[0], [0], []], "of equals the first"
+
+
+def test_what_has_reached_a_cap_exactly_stops_pushing() -> None:
+    answers = Answers(torch.zeros(1, 3, 2), torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool))
+    nll = -token_logp(answers)
+    assert kept(answers, token_cap=float(nll[0, 0])) == [[]]
+    assert kept(answers, loss_cap=float(nll.sum()), loss_cap_of="sum") == [[]]
+    assert kept(answers, token_cap=float(nll[0, 0]) * 1.001) == [[0, 1, 2]]
+
+
+def test_a_share_of_ten_tokens_is_not_rounded_up_by_floating_point() -> None:
+    """0.7 * 10 is 7.000000000000001."""
+    answers = Answers(torch.zeros(1, 10, 2), torch.zeros(1, 10, dtype=torch.long), torch.ones(1, 10, dtype=torch.bool))
+    assert kept(answers, select_fraction=0.7) == [list(range(7))]
+    assert kept(answers, select_fraction=0.71) == [list(range(8))]
+
+
 def test_loss_cap_has_the_gradient_of_the_hinge(answers: Answers) -> None:
     """mean of max(0, delta - l_i) over the sequences still under delta."""
     logits = answers.logits.clone().requires_grad_()
@@ -78,6 +116,7 @@ def test_loss_cap_has_the_gradient_of_the_hinge(answers: Answers) -> None:
 
 
 def test_temperature_divides_the_logits_and_caps_still_read_temperature_one(answers: Answers) -> None:
+    assert torch.allclose(controlled(answers, Control(temperature=1.5)).logits, answers.logits / 1.5)
     both = controlled(answers, Control(temperature=2.0, token_cap=1.5))
     assert torch.allclose(both.logits, answers.logits / 2)
     assert [row.nonzero().flatten().tolist() for row in both.mask] == [[0, 2], [0, 1]]

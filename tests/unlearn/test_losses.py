@@ -13,7 +13,13 @@ from rayul.unlearn.forward import Answers
 from rayul.unlearn.losses import LOSSES, Side
 
 B, S, V, D = 3, 5, 7, 4
-LENGTHS = {"plain": (5, 5, 5), "padded": (5, 2, 4), "an all-masked row": (5, 0, 3)}
+LENGTHS = {
+    "plain": (5, 5, 5),
+    "padded": (5, 2, 4),
+    "an all-masked row": (5, 0, 3),
+    "answers of one token": (1, 5, 1),
+    "one row left": (0, 3, 0),
+}
 
 
 class Given:
@@ -209,6 +215,36 @@ def test_loss_and_gradient_equal_the_formula(name: str, shape: str) -> None:
         g = torch.zeros(1) if g is None else g
         w = torch.zeros(1) if w is None else w
         assert torch.allclose(g.double(), w.double(), atol=2e-6), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_leading_dimensions_pass_through(name: str) -> None:
+    """Two batches in one tensor [2, B, S, V] have the losses of each alone."""
+    given = [Given(LENGTHS["padded"], seed) for seed in (1, 2)]
+    keywords, _ = CASES[name]
+
+    def stacked(key: str) -> Side:
+        def both(parts: list[Answers]) -> Answers:
+            return Answers(*(torch.stack([getattr(part, field) for part in parts]) for field in Answers._fields[:4]))
+
+        sides = [one.side(key) for one in given]
+        answers, reference = both([s.answers for s in sides]), both([s.reference for s in sides])
+        logp = torch.stack([s.reference_logp for s in sides])
+        return Side(
+            lambda: answers, lambda: reference, lambda _: logp, torch.stack([g.direction for g in given])[:, None, None]
+        )
+
+    together = LOSSES[name](stacked("f"), stacked("r"), stacked("i"), **keywords)
+    alone = [LOSSES[name](g.side("f"), g.side("r"), g.side("i"), **keywords) for g in given]
+    assert together.shape == (2,)
+    assert torch.allclose(together, torch.stack(alone), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, 0), (1.0, 1)])
+def test_a_retain_weight_of_nought_or_one_is_that_weight(weight: float, expected: int) -> None:
+    given = Given(LENGTHS["plain"])
+    loss = LOSSES["gd"](given.side("f"), given.side("r"), None, retain_weight=weight)
+    assert loss.item() == pytest.approx((-nll(given, "f") + expected * nll(given, "r")).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -37,6 +37,21 @@ def test_auc_error_agrees_with_repetition():
     assert np.mean([d.stderr for d in draws]) == pytest.approx(np.std([d.value for d in draws]), rel=0.1)
 
 
+def test_auc_gap_error_agrees_with_repetition():
+    """Of a model and an oracle whose scores go together on the same rows."""
+    rng = np.random.default_rng(4)
+    draws, apart = [], []
+    for _ in range(1000):
+        forget, holdout = rng.normal(0.3, size=60), rng.normal(size=40)
+        own = forget + 0.5 * rng.normal(0.4, size=60), holdout + 0.5 * rng.normal(size=40)
+        draws.append(membership.auc_gap(*own, forget, holdout))
+        apart.append(math.hypot(membership.auc(*own).stderr, membership.auc(forget, holdout).stderr))
+        assert draws[-1].value == pytest.approx(membership.auc(*own).value - membership.auc(forget, holdout).value)
+    error = np.std([d.value for d in draws])
+    assert np.mean([d.stderr for d in draws]) == pytest.approx(error, rel=0.1)
+    assert np.mean(apart) > 2 * error  # as if the two were measured on rows of their own
+
+
 def test_auc_of_a_diverged_model_is_nan():
     assert math.isnan(membership.auc(np.array([0.1, np.nan]), np.array([0.2, 0.3])).value)
 

@@ -238,7 +238,7 @@ def test_every_metric_of_the_suite(model, tokenizer):
     assert {key.split(".")[1] for key in (*result.measured, *result.skipped)} == set(METRICS)
     assert result.skipped["holdout.truth_ratio"] == "0 of 2 rows have a perturbed_answer"
     for key, measured in result.measured.items():
-        assert measured.value >= 0, key
+        assert measured.value >= (-1 if key.endswith("_gap") else 0), key
         assert measured.value <= 1 or key.endswith(".ppl"), key
         assert measured.stderr >= 0 or math.isnan(measured.stderr), key
     assert result.measured["forget.es_similar"].value >= result.measured["forget.es"].value
@@ -280,6 +280,28 @@ def test_forget_quality_of_a_model_against_itself_is_one(model, tokenizer):
     alike = evaluate_model(model, tokenizer, SETS, oracle=model, metrics=["forget_quality"])
     assert list(alike.measured) == ["forget.forget_quality"]
     assert alike.measured["forget.forget_quality"].value == 1.0
+
+
+@pytest.mark.parametrize("name", ["mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_pp"])
+def test_a_membership_gap_is_the_auc_minus_the_oracles(model, tokenizer, name):
+    oracle = llama(tokenizer, seed=3)
+    own, theirs = (
+        evaluate_model(m, tokenizer, SETS, metrics=[name]).measured[f"forget.{name}"] for m in (model, oracle)
+    )
+    gap = evaluate_model(model, tokenizer, SETS, oracle=oracle, metrics=[f"{name}_gap"]).measured
+    assert list(gap) == [f"forget.{name}_gap"]
+    assert gap[f"forget.{name}_gap"].value == pytest.approx(own.value - theirs.value)
+    assert evaluate_model(oracle, tokenizer, SETS, oracle=oracle, metrics=[f"{name}_gap"]).measured == {
+        f"forget.{name}_gap": (0.0, 0.0, own.rows, own.groups)
+    }
+
+
+def test_without_oracle_or_holdout_rows_a_gap_says_which(model, tokenizer):
+    few = {"forget": SETS["forget"]}
+    alone = evaluate_model(model, tokenizer, SETS, metrics=["mia_loss_gap"])
+    assert alone.skipped == {"forget.mia_loss_gap": "there is no oracle to compare with"}
+    bare = evaluate_model(model, tokenizer, few, oracle=model, metrics=["mia_loss_gap"])
+    assert bare.skipped == {"forget.mia_loss_gap": "there are no holdout rows"}
 
 
 def test_what_cannot_be_measured_is_named(model, tokenizer):

@@ -73,7 +73,7 @@ class HalvingRule:
 
 
 def rungs(steps: int, first: float, reduction: int) -> list[float]:
-    """The steps before the last at which a trial of so many steps is judged: first, first * reduction, ... of them."""
+    """The steps before the last at which a trial of `steps` steps is judged: first, first * reduction, ... of them."""
     found, share = [], first
     while share < 1:
         found.append(share * steps)
@@ -108,5 +108,4 @@ def volume(points: Sequence[Floats]) -> float:
 
 
 def _adds(mine: Floats, others: Sequence[Floats]) -> bool:
-    rest = np.vstack(others) if others else np.empty((0, mine.shape[1]))
-    return any(not (rest >= point).all(axis=1).any() for point in mine)
+    return any(not any((theirs >= point).all(axis=1).any() for theirs in others) for point in mine)

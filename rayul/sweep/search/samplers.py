@@ -43,7 +43,7 @@ def _built_in(search: Search, seed: int) -> Any:
 
 @contextmanager
 def blamed(search: Search, number: int) -> Iterator[None]:
-    """What a sampler of one's own raises while it draws trial `number` is an InputError that names it."""
+    """What a custom sampler raises while it draws trial `number` is an InputError that names it."""
     try:
         yield
     except Exception as error:
@@ -56,7 +56,7 @@ def blamed(search: Search, number: int) -> Iterator[None]:
 
 
 def check_sampler(spec: Spec) -> None:
-    """Draw one trial of an empty study with a sampler of one's own, before anything is spent; raises InputError for
+    """Draw one trial of an empty study with a custom sampler, before anything is spent; raises InputError for
     what it raises, and where it is no sampler."""
     if is_custom(spec.search.sampler):
         with blamed(spec.search, 0):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from rayul.errors import RayulError
 from rayul.files import whole_file
-from rayul.records import Evaluation, Journal, trial_id, truncate_torn_line
+from rayul.records import JOURNAL, STUDY, Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.search.outcome import ended, outcome
 from rayul.sweep.search.samplers import blamed, grid, sampler, suggest
@@ -48,7 +50,7 @@ class StudyFile(JournalFileBackend):
 
 def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
     """Open or create the study of a sweep in its journal file; a new one begins with the `earlier` trials
-    (warm_start.py), which take the first numbers.
+    (warm_start.py), which take the first numbers. Raises RayulError for a file that is not as Optuna writes it.
 
     Only the driver that holds the results folder calls this, so half a line that a killed driver left is removed
     (Optuna would refuse the file at the next line).
@@ -57,9 +59,7 @@ def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> o
     if path.exists():
         truncate_torn_line(path)
     if earlier and not path.exists():
-        # Whole or not at all: a study with half of them would pass for one that has begun.
-        with whole_file(path) as temporary:
-            _study(temporary, spec).add_trials(earlier)
+        write_study(path, spec, earlier)
     study = _study(path, spec)
     if spec.search.traits.grid:
         for cell in grid(spec)[len(study.get_trials(deepcopy=False)) :]:  # the rest, if it was killed in between
@@ -70,18 +70,81 @@ def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> o
     return study
 
 
+def write_study(
+    path: Path, spec: Spec, earlier: Sequence[FrozenTrial], settings: Mapping[int, dict[str, Any]] | None = None
+) -> None:
+    """Write a new study: the earlier trials, and behind them one that waits for each number up to the last of
+    `settings`, with those that are known. Whole or not at all: half a study would pass for one that has begun."""
+    settings = settings or {}
+    with whole_file(path) as temporary:
+        study = _study(temporary, spec)
+        study.add_trials(earlier)
+        for number in range(len(earlier), max(settings, default=-1) + 1):
+            study.enqueue_trial(settings.get(number, {}))
+
+
+def load_study(path: Path, spec: Spec) -> optuna.Study:
+    """The study of a sweep, to be read only. Raises RayulError for a file that is not as Optuna writes it."""
+    with _replaying(path):
+        return optuna.load_study(study_name=spec.name, storage=JournalStorage(StudyFile(path)))
+
+
 def _study(path: Path, spec: Spec) -> optuna.Study:
-    storage = JournalStorage(StudyFile(path))
-    return optuna.create_study(
-        storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
-    )
+    with _replaying(path):
+        storage = JournalStorage(StudyFile(path))
+        if others := [study.study_name for study in storage.get_all_studies() if study.study_name != spec.name]:
+            raise damaged(path, f"holds another study, {others[0][:60]!r}")
+        return optuna.create_study(
+            storage=storage, study_name=spec.name, directions=list(spec.objectives.values()), load_if_exists=True
+        )
+
+
+@contextmanager
+def _replaying(path: Path) -> Iterator[None]:
+    try:
+        if path.exists():  # Optuna leaves out a last line that it cannot read, and stumbles over it later
+            json.loads((b"\n{}\n" + path.read_bytes()).rpartition(b"\n")[0].rpartition(b"\n")[2])
+        yield
+    except (OSError, RayulError):
+        raise
+    except Exception as error:  # replaying a damaged file, Optuna raises whatever comes of it
+        raise damaged(path, f"is not as Optuna writes it: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def damaged(path: Path, what: str) -> RayulError:
+    """The error for a study.journal that a sweep cannot go on with."""
+    hint = f"`rayul repair {path.parent}` makes it anew from {JOURNAL}, which has all results"
+    return RayulError(f"{path} {what}", hint)
+
+
+def misread(study: optuna.Study, spec: Spec, journal: Journal) -> str:
+    """What in a study cannot be of the sweep that the rows are of, as a predicate; "" where nothing."""
+    if [direction.name.lower() for direction in study.directions] != list(spec.objectives.values()):
+        return "has other objectives than the spec"
+    settings = {row.trial_id: row.params for row in journal}
+    settings |= {trial: ending.params for trial, ending in journal.endings.items()}
+    for trial in study.get_trials(deepcopy=False):
+        drawn = settings.get(trial_id(trial.number), {})
+        if any(key in drawn and drawn[key] != value for key, value in trial.params.items()):
+            return f"has other settings for trial {trial_id(trial.number)} than {JOURNAL}"
+    return ""
+
+
+def is_ahead(study: optuna.Study, journal: Journal) -> str:
+    """Which trial has ended by the study alone, as a predicate; "" where none. Nobody would run such a trial again."""
+    for trial in study.get_trials(deepcopy=False):
+        ended = trial.state.is_finished() and WARM_START not in trial.user_attrs
+        if ended and trial_id(trial.number) not in journal.endings:
+            return f"says that trial {trial_id(trial.number)} has ended, and {JOURNAL} has no ending of it"
+    return ""
 
 
 class OptunaSearcher(Searcher):  # type: ignore[misc]
     """Proposes configurations {"number", "params"}; `journal` is where it reads what became of them.
 
     limit: how many trials of this sweep the study may hold in the end. On a resume the trials that a killed driver left
-    are proposed first, under their own numbers; those that the journal knows as ended are told, not run.
+    are proposed first, under their own numbers; those that the journal knows as ended are told, not run. Raises
+    RayulError where study and journal contradict each other.
     enough: why no new trial is worth its cost, "" while one is.
 
     Optuna hears of a trial through `tell`, which the recorder calls once the trial's ending is on disk. Tune's own
@@ -103,6 +166,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
+        if wrong := misread(study, spec, journal) or is_ahead(study, journal):
+            raise damaged(journal.path.with_name(STUDY), wrong)
         self._restore_trials()
         self.asked_for = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
@@ -168,6 +233,9 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         known = self.study.get_trials(deepcopy=False)
         for number in range(max(params, default=-1) + 1):
             drawn = params.get(number, {})
+            if number not in params and (number >= len(known) or known[number].state == TrialState.WAITING):
+                with blamed(self.spec.search, number):  # all that it had is lost: it is drawn as it was then
+                    self.study.sampler = sampler(self.spec.search, number)
             if number >= len(known):
                 self.study.enqueue_trial(drawn)
             if number >= len(known) or known[number].state == TrialState.WAITING:

@@ -223,7 +223,7 @@ class Pack:
                     wanted[k] = rounds[k].send([self.evaluator.measure(one) for one in scores])
                 except StopIteration as end:
                     rows[k] = end.value
-                except Exception as error:  # of one's own metric, or a value that is no number
+                except Exception as error:  # of a custom metric, or a value that is no number
                     failed[k] = _of_the_trial(error)
         self._share(due, started)
         return [self._reported(k, found) for k, found in rows.items()] + [self.fail(k, e) for k, e in failed.items()]

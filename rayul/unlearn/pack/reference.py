@@ -14,7 +14,7 @@ from rayul.unlearn.pack.lines import Lines
 BUDGET = 2**28
 """Bytes of logits that may be kept for a set: all of the testbed, a fraction of one set at a vocabulary of 128k."""
 BATCH = 32
-"""Rows a forward. A set is always computed whole, so no value hangs on which trial asked first."""
+"""Rows per forward pass. A set is always computed whole, so no value depends on which trial asked first."""
 
 
 class Reference:

@@ -181,7 +181,7 @@ def _size(part: Part) -> int:
 
 def is_mean_of_rows(spec: Spec) -> bool:
     """Whether the loss is a mean over the rows of its batch, so that parts of one size add up to the whole. A cap may
-    take whole rows out of it; of a loss or a control of one's own nothing is known."""
+    take whole rows out of it; of a custom loss or control nothing is known."""
     caps = (spec.control.loss_cap, spec.control.token_cap)
     return all(cap is None for cap in caps) and not (spec.control.own or is_custom(spec.method.name))
 
