@@ -47,15 +47,6 @@ def dial(largest: float = 1.0, points: int = DIAL) -> Floats:
     return np.round(largest * np.arange(1, points + 1) / points, 6)
 
 
-def level_of(confidence: float, dials: int, earlier: int = 0) -> float:
-    """The level at which each of `dials` dials is tested: alpha / dials, alpha being 1 - confidence.
-
-    earlier: how often the same certify groups were read before. Each reading halves alpha, so that however often they
-    are read, a limit is broken by what was certified in any of them with a probability of at most 2 * (1 - confidence).
-    """
-    return (1 - confidence) * 0.5**earlier / dials
-
-
 def margins(limit: Limit, means: Floats, baseline: Floats, groups: Sequence[str]) -> Floats:
     """d [A, n], see above. means: of the limit's metric at each coefficient and in each group [A, n]; baseline: of the
     model before unlearning [n]; groups: their n names. Raises InputError for a mean that is not finite, naming it."""
