@@ -141,8 +141,8 @@ def chosen(results: SweepRecords, wanted: Certify) -> list[Evaluation]:
 
 
 def alpha_of(wanted: Certify, certificates: Certificates) -> float:
-    """Of the next reading: each one spends half of the one before. So however often the rows are read, a limit is broken
-    by what was certified in any reading with a probability of at most twice the first alpha."""
+    """Of the next reading: each one spends half of the one before. So however often the rows are read, a limit is
+    broken by what was certified in any reading with a probability of at most twice the first alpha."""
     return round((1 - wanted.confidence) * 0.5 ** len(certificates.readings), 12)
 
 
