@@ -348,20 +348,22 @@ def export(
     at: Annotated[
         str | None, typer.Option(help='The best point within a condition, e.g. "retain.es>=0.95*baseline".')
     ] = None,
+    certified: Annotated[bool, typer.Option("--certified", help="The certified point that forgot most.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Write a point of the front, an adapter or a whole model: tokenizer and model card with it, scored again."""
+    """Write a point, certified or of the front: adapter or whole model, tokenizer and model card, scored again."""
     from rayul.pareto import choose
     from rayul.pareto.best import best_point
     from rayul.pareto.front import front_of
     from rayul.records.folder import load_records
     from rayul.records.storage import local
+    from rayul.report.certified import best_certified
 
-    if [trial is not None, knee, at is not None].count(True) != 1:
-        raise InputError("which point?", 'give one of --trial T, --knee, --at "retain.es>=0.95*baseline"')
+    if [trial is not None, knee, at is not None, certified].count(True) != 1:
+        raise InputError("which point?", 'give one of --certified, --trial T, --knee, --at "retain.es>=0.95*baseline"')
     if step is not None and trial is None:
         raise InputError("--step belongs to --trial", "give --trial T --step S")
     with local(folder) as place:  # stays where it is fetched to
@@ -370,9 +372,12 @@ def export(
         chosen = choose.named(results, front_of(results), trial, step)
     elif at is not None:
         chosen = best_point(results, at)
+    elif certified:
+        chosen = best_certified(results)
     else:
         chosen = choose.knee(front_of(results), results.baseline, results.objectives, results.limit_values)
-    choose.adapter_path(results, chosen)
+    if not certified:
+        choose.adapter_path(results, chosen)
     out = out or Path(f"{results.name}-{chosen.trial_id}-{chosen.step}")
     console = PlainConsole(stderr=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
@@ -398,6 +403,32 @@ def export(
     show(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
         show(push(out, push_to_hub))
+
+
+@app.command()
+def certify(
+    folder: ResultsOf,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read certify rows again that have been read, at half of the last alpha.")
+    ] = False,
+    trust: Trust = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+) -> None:
+    """Certify points of the front: how much of each keeps the limits on new groups, on rows that nothing has read."""
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
+
+    with local(folder) as place:
+        load_records(place)
+    console = PlainConsole(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.sweep.certify import certify_sweep
+    with _ProgressBar(console) as bar:
+        summary = certify_sweep(
+            folder, again=again, address=address, console=console, testbed_progress=bar.update, trust=trust
+        )
+    show("\n".join(summary.certified))
+    show(summary.report)
 
 
 @app.command()

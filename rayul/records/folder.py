@@ -31,6 +31,7 @@ from rayul.records import (
     read_journal,
     trial_id,
 )
+from rayul.records.certificate import Certificates, read_certificates
 from rayul.records.evaluations import evaluation_from
 from rayul.records.inside import check_inside
 from rayul.records.json_lines import REPAIR
@@ -75,6 +76,7 @@ class SweepRecords:
     baseline: Evaluation
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
+    certificates: Certificates = field(default_factory=Certificates)
     study: StudyRead = field(default_factory=StudyRead)
 
     @cached_property
@@ -161,6 +163,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         baseline=reference[BASELINE],
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
+        certificates=read_certificates(folder),
         study=study,
     )
 

@@ -10,24 +10,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from rayul.errors import RayulError
+from rayul.records.certificate import CERTIFICATE, CERTIFIED
 from rayul.records.evaluations import ADAPTERS, JOURNAL, SPEC, STUDY
 
 RECORD_BYTES = 2 * 2**30
 """More than a record, a table or a report ever has (1,500 bytes an evaluation: a million of them). Weights, in the
 folders under adapters/, may be larger."""
 
-RECORDS = (SPEC, JOURNAL, STUDY, "run.json")
+RECORDS = (SPEC, JOURNAL, STUDY, CERTIFICATE, "run.json")
 
-DEEPER = (ADAPTERS, "audit", "figures")
+DEEPER = (ADAPTERS, CERTIFIED, "audit", "figures")
 """Folders of a results folder that are read or written, too."""
 
 NAMES = re.compile(
     r"""
-    (spec\.yaml | run\.json | evaluations\.jsonl | study\.journal | report\.html | compare\.html
+    (spec\.yaml | run\.json | certificate\.json | evaluations\.jsonl | study\.journal | report\.html | compare\.html
       | (evaluations|trials|pareto)\.parquet | pareto\.(csv|json)
       | figures/[\w-]+\.(pdf|png|svg)
       | audit/(audit\.json | evaluations\.jsonl | verdict\.json | (finalists|attacks|robustness)\.parquet)
-      | (audit/)?adapters/\w[\w.+-]*/([\w.+-]*\.(json|safetensors|model|txt|jinja) | README\.md | merges\.txt)
+      | (certified | (audit/)?adapters)
+        /\w[\w.+-]*/([\w.+-]*\.(json|safetensors|model|txt|jinja) | README\.md | merges\.txt)
       | \w[\w-]*\.jsonl\.rejected
     )
     """,

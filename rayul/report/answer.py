@@ -10,6 +10,7 @@ from rayul.pareto.held_out import held_out, keeps_there
 from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
+from rayul.report.certified import certified, kept_limits
 from rayul.report.evidence import evidence
 from rayul.report.summary import Summary
 from rayul.words import duration, measured, number, percent, plural
@@ -24,7 +25,15 @@ def by_rule(endings: Iterable[Ending]) -> list[list[Ending]]:
 
 
 def headline(results: SweepRecords, summary: Summary) -> str:
-    """The answer in one line."""
+    """The answer in one line: what is certified, where the certify rows have been read."""
+    if results.certificates.latest is not None:
+        found = certified(results)
+        if not found:
+            return "Nothing is certified."
+        best = found[0]
+        gone = f"{best.forgotten:.0%} forgotten, certified" if math.isfinite(best.forgotten) else "Certified"
+        new = "groups" if best.reading.named else "rows"
+        return f"{gone}: {kept_limits(best.at)} on new {new}."
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."
@@ -42,7 +51,10 @@ def headline(results: SweepRecords, summary: Summary) -> str:
 
 
 def caution(results: SweepRecords, summary: Summary) -> list[str]:
-    """What retain-report says against the best point; empty where its limits hold there, or nothing was measured."""
+    """What retain-report says against the best point; empty where its limits hold there, or nothing was measured, and
+    where certificates take the place of that point."""
+    if results.certificates.latest is not None:
+        return []
     best = summary.best
     broken = [h for h in held_out(results, best) if h.breaks] if best else []
     if best is None or not broken:
@@ -70,7 +82,12 @@ def caution(results: SweepRecords, summary: Summary) -> list[str]:
 
 
 def answer(results: SweepRecords, summary: Summary) -> list[str]:
-    """The answer in sentences: what is best, at which cost, against baseline and oracle, and how sure that is."""
+    """The answer in sentences: what is certified, and what the search's best is, at which cost, against baseline and
+    oracle, and how sure that is."""
+    return [*summary.certified, *_searched(results, summary)]
+
+
+def _searched(results: SweepRecords, summary: Summary) -> list[str]:
     best = summary.best
     if best is None:
         return _no_answer(results, summary)

@@ -11,6 +11,7 @@ import jinja2
 from rayul.pareto.held_out import on_report
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
+from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
 from rayul.spec.data import find, looks_local
@@ -55,12 +56,13 @@ def model_card(
     difference: float,
     adapter: bool,
     merged: bool,
+    certificate: Certified | None = None,
 ) -> str:
     """The README.md of an exported adapter or whole model.
 
     spec: the sweep's, as written. address: what `from_pretrained` is given. after: value and standard error by metric,
     as measured after reloading; what was not measured again is taken from the record. difference: the largest one
-    between the two.
+    between the two. certificate: where this very point is certified.
     """
     row = _with_report(results, e)
     row = replace(
@@ -74,6 +76,7 @@ def model_card(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.globals["certificate_value"] = value
     environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
     trial = spec.at(e.params).resolved()
     return environment.get_template("card.md.j2").render(
@@ -91,6 +94,9 @@ def model_card(
         difference=difference,
         adapter=adapter,
         merged=merged,
+        certificate=certificate,
+        certified=None if certificate is None else sentence(certificate),
+        equal_groups=[] if certificate is None else equal_groups(certificate),
         settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),
         evaluations=sum(map(len, results.trials.values())),

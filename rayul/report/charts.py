@@ -17,6 +17,7 @@ from rayul.pareto.held_out import held_out
 from rayul.records import Evaluation, Key
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes, escape, limit_shapes, short
+from rayul.report.certified import Certified, certified
 from rayul.report.importance import outcomes
 from rayul.report.panels import SVG_POINTS, calibration_figure, trajectories_figure
 from rayul.spec import Limit
@@ -33,6 +34,7 @@ def payload(
     if chosen is None:
         return {"figures": figures, "rows": {}, "trials": [], "params": [], "axes": []}
     index = {e.key: i for i, e in enumerate(results.evaluations)}
+    shown = [*results.evaluations, *(one.e for one in certified(results))]
     trial_index = {trial: i for i, trial in enumerate(results.trials)}
     x, y = chosen
     figures["front"] = front_figure(results, front, best, chosen, index)
@@ -47,14 +49,14 @@ def payload(
         "trials": _trials(results, chosen),
         "best": None if best is None else trial_index[best.trial_id],
         "rows": {
-            "trial": [trial_index.get(e.trial_id, -1) for e in results.evaluations],
-            "id": [e.trial_id for e in results.evaluations if e.is_reference],
-            "step": [e.step for e in results.evaluations],
-            "mixing": short(e.mixing for e in results.evaluations),
-            "x": short(e.metrics.get(x.metric, math.nan) for e in results.evaluations),
-            "y": short(e.metrics.get(y.metric, math.nan) for e in results.evaluations),
-            "ex": short(e.stderr.get(x.metric, math.nan) for e in results.evaluations),
-            "ey": short(e.stderr.get(y.metric, math.nan) for e in results.evaluations),
+            "trial": [trial_index.get(e.trial_id, -1) for e in shown],
+            "id": [e.trial_id for e in shown if e.is_reference],
+            "step": [e.step for e in shown],
+            "mixing": short(e.mixing for e in shown),
+            "x": short(e.metrics.get(x.metric, math.nan) for e in shown),
+            "y": short(e.metrics.get(y.metric, math.nan) for e in shown),
+            "ex": short(e.stderr.get(x.metric, math.nan) for e in shown),
+            "ey": short(e.stderr.get(y.metric, math.nan) for e in shown),
         },
     }
 
@@ -117,6 +119,7 @@ def front_figure(
         return {"type": "data", "array": short(axis.error(shown)), "thickness": 1, "width": 0}
 
     ordered = sorted(front, key=lambda e: float(x.of([e])[0]))
+    proven = certified(results)
     unseen = [(e, h.report) for e in ordered for h in held_out(results, e) if h.metric == y.metric]
     data = [
         points("broken", "Breaks a limit", [e for e in trained if not e.feasible]),
@@ -129,6 +132,8 @@ def front_figure(
             mode="lines+markers",
             # Everything left of and below this staircase is beaten by a point of the front.
             line={"shape": "vh"} if len(results.objectives) == 2 else {"width": 0},
+            # Hollow behind certified points: chosen on the select rows, they are candidates, not results.
+            **({"marker": {"symbol": "circle-open"}} if proven else {}),
             error_x=bars(x, ordered),
             error_y=bars(y, ordered),
         ),
@@ -146,9 +151,11 @@ def front_figure(
             | {"x": short(across), "y": short(gaps), "customdata": rows},
         )
         data.insert(4, points("report", "On retain-report", places) | {"y": short(r for _, r in unseen)})
+    if proven:
+        data.append(_certified(proven, chosen, kind, len(results.evaluations)))
     if results.oracle is not None:
         data.append(points("oracle", "Oracle", [results.oracle]))
-    if best is not None:
+    if best is not None and not proven:
         data.append(points("best", "Best", [best]))
     shapes, annotations = [], []
     for limit in results.fixed_limits:
@@ -167,6 +174,28 @@ def front_figure(
     everything = _view(chosen, [*trained, *marks], results.limits)
     close = _view(chosen, [*front, *marks], results.limits, [r for _, r in unseen]) if front else everything
     return {"data": data, "layout": layout, "views": {"front": close, "all": everything}}
+
+
+def _certified(proven: Sequence[Certified], chosen: tuple[Axis, Axis], kind: str, first: int) -> dict[str, Any]:
+    """Certified points, filled, with the mean and the bound on the certify groups where they tell of the vertical
+    axis. first: the row of `rows` that the first of them is in."""
+    x, y = chosen
+    kept, below = [], []
+    for one in proven:
+        told = next((m for m in one.at.margins if m.metric == y.metric and m.relative), None)
+        place = float(y.of([one.e])[0])
+        kept.append(place if told is None else told.kept)
+        below.append(math.nan if told is None else abs(told.kept - told.low))
+    return {
+        "type": kind,
+        "meta": "certified",
+        "name": "Certified",
+        "mode": "markers",
+        "x": short(x.of([one.e for one in proven])),
+        "y": short(kept),
+        "customdata": [first + i for i in range(len(proven))],
+        "error_y": {"type": "data", "symmetric": False, "array": [0] * len(proven), "arrayminus": short(below)},
+    }
 
 
 def _view(

@@ -11,13 +11,12 @@ from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC
 from rayul.records.folder import SweepRecords, load_records
 from rayul.report.answer import by_rule
 from rayul.report.summary import Summary, summary_of
-from rayul.report.terminal import front_lines
+from rayul.report.terminal import WIDTH, front_lines
 from rayul.spec import load_spec
 from rayul.words import duration
 
 RECENT = 10
 """Trials that the throughput is taken over: the last ones, so that an old pause does not count for long."""
-WIDTH = 80
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rayul.pareto.targets import BestAtTarget, best_at_targets
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Objectives, forget_objective
+from rayul.report.certified import certified_lines
 from rayul.report.check import Check
 from rayul.report.health import health_checks
 from rayul.spec import Limit
@@ -25,9 +26,10 @@ class Summary:
     states: number of trials by state. front: non-dominated solutions, best in the first objective first.
     least_violating: the trials nearest to feasible, only when the front is empty. best: the point of the front that
     forgot most; where no limit protects utility, the one that spans the largest volume alone. best_forgotten: its
-    fraction of the baseline, NaN without a forget objective. hypervolume: in [0, 1]; history: its growth, as
-    (evaluations so far, hypervolume). targets: the best at each share of control.tau, where it is a list. checks: the
-    health checks, worst first.
+    fraction of the baseline, NaN without a forget objective. certified: what holds a certificate, in sentences, the
+    best first; or that nothing does, and why; empty before the certify rows are read. hypervolume: in [0, 1]; history:
+    its growth, as (evaluations so far, hypervolume). targets: the best at each share of control.tau, where it is a
+    list. checks: the health checks, worst first.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Summary:
     least_violating: list[Evaluation]
     best: Evaluation | None
     best_forgotten: float
+    certified: list[str]
     hypervolume: float
     history: list[tuple[int, float]]
     targets: list[BestAtTarget]
@@ -77,6 +80,7 @@ def summary_of(results: SweepRecords) -> Summary:
         least_violating=[] if points else least_violating(results.evaluations),
         best=best,
         best_forgotten=float(forgotten([best], results.baseline, results.objectives)[0]) if best else math.nan,
+        certified=certified_lines(results),
         hypervolume=history[-1][1],
         history=history,
         targets=best_at_targets(results),

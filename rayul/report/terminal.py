@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rayul.pareto.front import forgotten
 from rayul.pareto.targets import BestAtTarget
 from rayul.report.summary import Summary
 from rayul.words import measured, number, percent
 
+WIDTH = 80
+
 
 def front_lines(summary: Summary, count: int = 10) -> list[str]:
-    """The front as an aligned plain-text table for a terminal or a log file, at most `count` rows.
+    """What is certified, and the front as an aligned plain-text table for a terminal or a log file, at most `count`
+    rows.
 
     When nothing is feasible: the trials nearest to it, with their total violation.
     """
+    table = _table(summary, count)
+    if not summary.certified:
+        return table
+    told = [line for sentence in summary.certified for line in textwrap.wrap(sentence, WIDTH)]
+    return [*told, "", "The search's own front, as it read on the select rows:", *table]
+
+
+def _table(summary: Summary, count: int) -> list[str]:
     listed = summary.front or summary.least_violating
     if not listed:
         return ["no evaluation after step 0 yet"]

@@ -20,6 +20,7 @@ from rayul.records import SPEC, Evaluation, holds_model, to_json
 from rayul.records.folder import SweepRecords
 from rayul.records.trusted import check_trusted
 from rayul.report.card import Forgotten, model_card, set_name
+from rayul.report.certified import certified, certified_path
 from rayul.spec import load_spec
 from rayul.sweep.folder import checked_rows
 from rayul.sweep.same_text import checked_tokens
@@ -54,7 +55,7 @@ def export(
     say: Say = lambda line: None,
     trust: bool = False,
 ) -> float:
-    """Write a point of the front to `out`; returns the largest difference of its metrics to the record.
+    """Write a point, of the front or certified, to `out`; returns the largest difference of its metrics to the record.
 
     The folder appears whole, once what was written has been loaded again and scored, or not at all. It holds the PEFT
     adapter, or of `update: full` the whole model, with the mixing baked in, the tokenizer, README.md (the model card),
@@ -69,7 +70,8 @@ def export(
     refuse_existing(out)
     written = load_spec(results.folder / SPEC)
     check_trusted(written, results.folder, trusted=trust)
-    source = adapter_path(results, e)
+    holds = next((one for one in certified(results) if one.e is e), None)
+    source = adapter_path(results, e) if holds is None else certified_path(results, e)
     adapter = is_adapter(source)
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
@@ -110,6 +112,7 @@ def export(
             difference=difference,
             adapter=adapter,
             merged=merge,
+            certificate=holds,
         )
         (staging / "README.md").write_text(card, encoding="utf-8")
         (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")

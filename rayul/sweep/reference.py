@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -13,8 +13,10 @@ from ray.exceptions import RayTaskError
 from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
+from rayul.records.certificate import Dial, Reading
 from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
+from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
@@ -30,7 +32,7 @@ if TYPE_CHECKING:  # a device imports this module, and no Tune
 
 
 class Measurer(Protocol):
-    """Measures models outside of trials, where the trials run. Both methods wait for their answer, and raise the
+    """Measures models outside of trials, where the trials run. All methods wait for their answer, and raise the
     RayulError of whoever measures, such as of a model that cannot be loaded."""
 
     def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
@@ -41,6 +43,9 @@ class Measurer(Protocol):
 
         Writes rayul.json into each folder. Returns a line for each point whose scores differ from its record.
         """
+
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+        """`dials.walk_dials`: the certify rows are read."""
 
 
 class ProcessMeasurer:
@@ -57,8 +62,12 @@ class ProcessMeasurer:
         lines: list[str] = fetch(self._ask(verified, points))
         return lines
 
-    def _ask(self, function: Callable[..., Any], argument: Any) -> Any:
-        return _process(self.allocation, function, self.spec, self.sets, self.disk, argument)
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+        dials: tuple[Dial, ...] = fetch(self._ask(walk_dials, reading, points, baseline))
+        return dials
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return _process(self.allocation, function, self.spec, self.sets, self.disk, *arguments)
 
 
 def measure_trial_cost(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Cost:

@@ -49,6 +49,7 @@ from ray.tune import Callback
 
 from rayul.sweep.audit import audit
 from rayul.sweep.budget import Budget, run_begins, run_ends
+from rayul.sweep.certify import certify_at_end
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.failures import AlikeFailures, refuse_failures
 from rayul.sweep.fit import fit
@@ -207,6 +208,10 @@ def _run(
             if stopped != CTRL_C and points:
                 for line in measurer.verify(points):
                     say(f"warning: {line}", style="yellow")
+
+            # --- Certificates: the only reading of the certify rows ---------------------------------------------------
+            if stopped != CTRL_C:
+                certify_at_end(ready, sets, data, load_records(folder), measurer, say)
 
         # --- Audit: the finalists, where the spec asks for it -------------------------------------------------------
         if stopped != CTRL_C and asked.finalists is not None and points:

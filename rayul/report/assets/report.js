@@ -33,6 +33,7 @@ const LOOKS = {
   oracle: () => ({ marker: { color: css("oracle"), size: 15, symbol: "star", line: { color: css("panel"), width: 1 } } }),
   report: () => ({ marker: { color: css("panel"), size: 7, symbol: "square", line: { color: css("limit"), width: 1.6 } } }),
   "report-gap": () => ({ line: { color: css("limit"), width: 1, dash: "dot" }, hoverinfo: "skip" }),
+  certified: () => ({ marker: { color: css("best"), size: 12, symbol: "circle", line: { color: css("panel"), width: 1.5 } }, error_y: { color: css("best"), thickness: 2, width: 5 } }),
   best: () => ({ marker: { color: "rgba(0,0,0,0)", size: 18, symbol: "circle", line: { color: css("best"), width: 2.5 } } }),
   completed: () => thin("completed"),
   pruned: () => thin("pruned"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.records import Evaluation
+from rayul.records.certificate import Dial, Reading
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.result import TrialResult
 
@@ -52,6 +53,9 @@ class DeviceActor:
 
     def verify(self, points: Sequence[Evaluation]) -> list[str]:
         return self.device.verify(points)
+
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+        return self.device.walk(reading, points, baseline)
 
     def join(self, number: int, params: dict[str, Any], baseline: Evaluation) -> None:
         self.device.join(number, params, baseline)

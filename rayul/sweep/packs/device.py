@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from safetensors import SafetensorError
 
 from rayul.errors import RayulError
 from rayul.records import CHECKPOINTS, Evaluation, trial_id
+from rayul.records.certificate import Dial, Reading
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
+from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.packs.worker import KeptAdapters, load_here, writing
@@ -95,6 +97,11 @@ class Device:
         """`reference.verified` in this process."""
         with self._between_steps():
             return verified(self.spec, self.sets, self.disk, points, self.packs.task)
+
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+        """`dials.walk_dials` in this process."""
+        with self._between_steps():
+            return walk_dials(self.spec, self.sets, self.disk, reading, points, baseline, self.packs.task)
 
     @contextmanager
     def _between_steps(self) -> Iterator[None]:

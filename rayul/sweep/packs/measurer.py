@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from rayul.records import Evaluation
+from rayul.records.certificate import Dial, Reading
 from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.reference import fetch
 
@@ -44,6 +45,10 @@ class DeviceMeasurer:
         lines: list[str] = fetch(self._ask(partial(_verify, points)))
         return lines
 
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+        dials: tuple[Dial, ...] = fetch(self._ask(partial(_walk, (reading, points, baseline))))
+        return dials
+
     def _ask(self, question: Question) -> Any:
         return self.task.remote(self.devices, question)
 
@@ -54,6 +59,10 @@ def _measure(name: str, device: Any) -> Any:
 
 def _verify(points: Sequence[Evaluation], device: Any) -> Any:
     return device.verify.remote(points)
+
+
+def _walk(arguments: Any, device: Any) -> Any:
+    return device.walk.remote(*arguments)
 
 
 def _ask(devices: Devices, question: Question) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +22,7 @@ from rayul.files import whole_folder
 from rayul.spec import Spec
 from rayul.unlearn.task import Task
 from rayul.unlearn.update.contract import Update
+from rayul.unlearn.update.saved import lerped
 
 _IDLE: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """Copies that no trial has, by the base that they were made of: a process that runs trial after trial copies once."""
@@ -47,20 +48,9 @@ class FullUpdate:
     def reference(self) -> AbstractContextManager[Any]:
         return nullcontext(self.base)
 
-    @contextmanager
-    def mixed(self, a: float) -> Iterator[None]:
+    def mixed(self, a: float) -> AbstractContextManager[None]:
         """For a < 1 in further memory of the size of the weights, which a step needs for their gradient."""
-        if a == 1:
-            yield
-            return
-        trained = [p.data for p in self.parameters]
-        try:
-            for p, before in self._pairs():
-                p.data = torch.lerp(before.to(p.dtype), p.data, a)
-            yield
-        finally:
-            for p, weights in zip(self.parameters, trained, strict=True):
-                p.data = weights
+        return lerped(self.model, self.base, a)
 
     @torch.no_grad()
     def project_into_ball(self, radius: float, norm: str) -> None:

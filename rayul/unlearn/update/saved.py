@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from rayul.errors import InputError
+from rayul.files import whole_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,6 +48,59 @@ def loaded(base: Any, folder: Path) -> Iterator[Any]:
         yield model
     finally:
         detach_adapter(model)
+
+
+Scaled = Callable[[float], AbstractContextManager[Any]]
+"""Called with a in [0, 1]: for the block, the model (1 - a) * base + a * update."""
+
+
+@contextmanager
+def scalable(base: Any, folder: Path) -> Iterator[Scaled]:
+    """A saved update at any scale, for the block; the base is as it was afterwards."""
+    from peft.helpers import rescale_adapter_scale
+
+    with loaded(base, folder) as model:
+
+        @contextmanager
+        def at(a: float) -> Iterator[Any]:
+            with rescale_adapter_scale(model, a) if is_adapter(folder) else lerped(model, base, a):
+                yield model
+
+        yield at
+
+
+@contextmanager
+def lerped(model: Any, base: Any, a: float) -> Iterator[None]:
+    """Within the block the weights of `model` are (1 - a) * base + a * model; afterwards they are what they were, to
+    the bit. For a < 1 in further memory of the size of the weights."""
+    if a == 1:
+        yield
+        return
+    parameters = list(model.parameters())
+    trained = [p.data for p in parameters]
+    try:
+        for p, before in zip(parameters, base.parameters(), strict=True):
+            p.data = torch.lerp(before.to(p.dtype), p.data, a)
+        yield
+    finally:
+        for p, weights in zip(parameters, trained, strict=True):
+            p.data = weights
+
+
+def save_scaled(base: Callable[[], Any], source: Path, a: float, folder: Path) -> None:
+    """Write a saved update at scale a, whole or not at all. base: loads the base, which only a whole model needs."""
+    with whole_folder(folder) as temporary:
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("rayul.json"), dirs_exist_ok=True)
+        if is_adapter(source):
+            check_safetensors(source)
+            weights = load_file(source / "adapter_model.safetensors")
+            scaled = {key: value * a if "lora_B" in key else value for key, value in weights.items()}
+            save_file(scaled, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        else:
+            before = base()
+            model = _whole(before, source, "auto")
+            with lerped(model, before, a):
+                model.save_pretrained(temporary)
 
 
 def standalone(base: Any, folder: Path | None = None) -> Any:

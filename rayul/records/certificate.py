@@ -1,0 +1,202 @@
+"""certificate.json of a results folder: every reading of the certify rows, what it certified and what it cost.
+
+A reading is written with its frozen dials before any certify row is scored, and again with what was found. So the
+confidence that it spends is on record whatever happens, and a reading that was cut off goes on with the same dials.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rayul.errors import RayulError
+from rayul.files import write_json
+from rayul.records.evaluations import Evaluation, Key, adapter_name, evaluation_from
+
+CERTIFICATE = "certificate.json"
+
+CERTIFIED = "certified"
+"""Folder of the certified adapters, in the results folder: as `adapters/`, with the certified mixing baked in."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """One limit on the certify groups, at one coefficient of a dial.
+
+    at: where the limit lies on the scale of `kept` and `low`: shares of the baseline's mean where it is relative, else
+    the metric's own unit. kept: mean over the groups. low: its confidence bound, below for at least and above for at
+    most, at the level of the dial (infinite of one group). sd: of the groups' margins (NaN of one group).
+    """
+
+    metric: str
+    at_least: bool
+    relative: bool
+    at: float
+    kept: float
+    low: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A coefficient that was tested. scale: of the dial. p_value: of the t test, of several limits the largest; 1 where
+    a limit is broken that has no certify rows. e_value: of several limits the smallest; None where there are too few
+    groups, or a metric has no bounds."""
+
+    scale: float
+    p_value: float
+    margins: tuple[Margin, ...] = ()
+    e_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Dial:
+    """The mixing coefficients of one adapter of the front, frozen, and how far they were passed.
+
+    trial_id, step, mixing: of the adapter. scales: times `mixing`, ascending. walked: from the first coefficient to the
+    first that failed both tests. passed: how many passed the t test before it failed; passed_free: the e-value, which
+    assumes nothing of the distribution. certified: the evaluation of the last that passed the t test.
+    """
+
+    trial_id: str
+    step: int
+    mixing: float
+    scales: tuple[float, ...]
+    walked: tuple[Walked, ...] = ()
+    passed: int = 0
+    passed_free: int = 0
+    certified: Evaluation | None = None
+
+    @property
+    def source(self) -> Key:
+        return (self.trial_id, self.step, self.mixing)
+
+    def mixing_at(self, passed: int) -> float:
+        """The coefficient of the model before and after unlearning, of the so many-th of the dial."""
+        return round(self.mixing * self.scales[passed - 1], 6)
+
+    @property
+    def last(self) -> Walked | None:
+        """The certified coefficient."""
+        return self.walked[self.passed - 1] if self.passed else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of the certify rows.
+
+    date: ISO 8601. alpha: the confidence that it spent, for all of its dials together. groups: of the certify rows;
+    named: whether the rows say which belong together (else each is taken as independent). rows, sha256: of the certify
+    rows. limits: those that were tested, as people write them; others: limits on rows that have no certify set, which
+    the certified adapters keep on the rows of the search only. finished: whether the rows have been scored.
+    """
+
+    date: str
+    alpha: float
+    groups: int
+    named: bool
+    rows: int
+    sha256: str
+    limits: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    dials: tuple[Dial, ...] = ()
+    finished: bool = False
+
+    @property
+    def level(self) -> float:
+        """At which each dial is tested."""
+        return self.alpha / len(self.dials)
+
+    @property
+    def certified(self) -> list[Dial]:
+        return [dial for dial in self.dials if dial.certified is not None]
+
+    def with_found(self, dials: tuple[Dial, ...]) -> Reading:
+        return replace(self, dials=dials, finished=True)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """All readings, in their order. A certificate of an earlier one stays as valid as it was."""
+
+    readings: tuple[Reading, ...] = field(default=())
+
+    @property
+    def latest(self) -> Reading | None:
+        """The last reading that was finished."""
+        return next((reading for reading in reversed(self.readings) if reading.finished), None)
+
+    @property
+    def begun(self) -> Reading | None:
+        """A reading that was cut off before it was finished: nothing of it has been seen."""
+        return self.readings[-1] if self.readings and not self.readings[-1].finished else None
+
+    @property
+    def certified(self) -> list[tuple[Reading, Dial]]:
+        return [(reading, dial) for reading in self.readings for dial in reading.certified]
+
+    def with_reading(self, reading: Reading) -> Certificates:
+        """With one more, or in the place of the one that was begun."""
+        kept = self.readings if self.begun is None else self.readings[:-1]
+        return Certificates((*kept, reading))
+
+
+def certified_folder(folder: Path, e: Evaluation) -> Path:
+    """certified/<trial_id>-<step>-<mixing>/ of a results folder."""
+    return folder / CERTIFIED / adapter_name(e)
+
+
+def write_certificates(folder: Path, certificates: Certificates) -> None:
+    """Write certificate.json, whole or not at all."""
+    write_json(folder / CERTIFICATE, asdict(certificates))
+
+
+def read_certificates(folder: Path) -> Certificates:
+    """Of a results folder; without readings where it has no certificate.json. Raises RayulError where it is broken."""
+    path = folder / CERTIFICATE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Certificates(tuple(_reading(reading) for reading in found["readings"]))
+    except FileNotFoundError:
+        return Certificates()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RayulError(
+            f"{path} is not as rayul writes it: {error}",
+            "restore it: it says which confidence has been spent on the certify rows, which nothing else knows",
+        ) from error
+
+
+def _reading(plain: Mapping[str, Any]) -> Reading:
+    texts = {key: tuple(map(str, plain[key])) for key in ("limits", "others")}
+    read = Reading(**{**plain, **texts, "alpha": float(plain["alpha"]), "dials": tuple(map(_dial, plain["dials"]))})
+    if not (0 < read.alpha < 1 and read.dials):
+        raise ValueError(f"a reading of {len(read.dials)} dials at alpha {read.alpha}")
+    return read
+
+
+def _dial(plain: Mapping[str, Any]) -> Dial:
+    certified = plain["certified"]
+    read = Dial(
+        **{
+            **plain,
+            "scales": tuple(map(float, plain["scales"])),
+            "walked": tuple(map(_walked, plain["walked"])),
+            "certified": None if certified is None else evaluation_from(certified),
+        }
+    )
+    if not 0 <= read.passed <= len(read.walked) <= len(read.scales):
+        raise ValueError(f"a dial of trial {read.trial_id} with {read.passed} passed of {len(read.walked)} walked")
+    return read
+
+
+def _walked(plain: Mapping[str, Any]) -> Walked:
+    e = plain["e_value"]
+    return Walked(
+        float(plain["scale"]),
+        float(plain["p_value"]),
+        tuple(Margin(**{**m, **{key: float(m[key]) for key in ("at", "kept", "low", "sd")}}) for m in plain["margins"]),
+        None if e is None else float(e),
+    )

@@ -1,0 +1,169 @@
+"""What is certified, in words: for the answer, the terminal, the status, the report and the card."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from rayul.errors import InputError
+from rayul.pareto.best import best_of
+from rayul.pareto.certificate import ROUNDING, least_groups
+from rayul.pareto.front import forgotten, front_of
+from rayul.pareto.held_out import held_out
+from rayul.pareto.power import Spread, needed_groups
+from rayul.records import Evaluation, holds_model
+from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, Walked, certified_folder
+from rayul.records.folder import SweepRecords
+from rayul.spec import Limit
+from rayul.words import percent, plural
+
+
+class Certified(NamedTuple):
+    """A dial that passed, and its evaluation. forgotten: share of the baseline, NaN without a forget objective."""
+
+    reading: Reading
+    dial: Dial
+    e: Evaluation
+    at: Walked
+    forgotten: float
+
+    @property
+    def confidence(self) -> float:
+        return 1 - self.reading.alpha
+
+
+def certified(results: SweepRecords) -> list[Certified]:
+    """Everything that holds a certificate, what forgot most first."""
+    found = [
+        Certified(reading, dial, e, at, float(forgotten([e], results.baseline, results.objectives)[0]))
+        for reading, dial in results.certificates.certified
+        if (e := dial.certified) is not None and (at := dial.last) is not None
+    ]
+    return sorted(found, key=lambda one: -one.forgotten if math.isfinite(one.forgotten) else math.inf)
+
+
+def best_certified(results: SweepRecords) -> Evaluation:
+    """The certified point that forgot most. Raises InputError where there is none, and says why."""
+    found = certified(results)
+    if not found:
+        latest = results.certificates.latest
+        why = "Its certify rows have not been read." if latest is None else " ".join(why_not(latest))
+        raise InputError(f"{results.folder} has no certified point. {why}", f"run `rayul certify {results.folder}`")
+    return found[0].e
+
+
+def certified_path(results: SweepRecords, e: Evaluation) -> Path:
+    """The folder of a certified adapter or model. Raises InputError where it is not there."""
+    path = certified_folder(results.folder, e)
+    if not holds_model(path):
+        raise InputError(f"{path}: no adapter or model (the folder was copied without {CERTIFIED}/)", "copy it, too")
+    return path
+
+
+def kept_limits(at: Walked) -> str:
+    """Of a coefficient, the limits that it keeps: "keeps at least 90% of retain.es"."""
+    sides = [("at least" if m.at_least else "at most", m) for m in at.margins]
+    return "keeps " + " and ".join(
+        f"{side} {100 * m.at:g}% of {m.metric}" if m.relative else f"a {m.metric} of {side} {m.at:.3g}"
+        for side, m in sides
+    )
+
+
+def sentence(one: Certified) -> str:
+    """What is certified of a point, with which confidence, and what it forgets."""
+    new = "groups" if one.reading.named else "rows"
+    return (
+        f"certified: {kept_limits(one.at)} on new {new} ({100 * one.confidence:g}% confidence, "
+        f"{one.reading.groups} {new}); forgets {percent(one.forgotten)}, {place(one)}."
+    )
+
+
+def assumption(one: Certified) -> str:
+    """What the certificate assumes, and how far it goes without that."""
+    said = "The t test behind it takes means of groups to be near enough to normal"
+    if one.dial.passed_free:
+        scale = one.dial.scales[one.dial.passed_free - 1]
+        return f"{said}; without that assumption, by an e-value, the limits are kept up to scale {scale:.2f}."
+    if one.dial.walked[0].e_value is not None:
+        return f"{said}; the e-value, which does not, passes at no scale."
+    needed = max(least_groups(Limit(m.metric, m.at_least, m.at), one.reading.level) for m in one.at.margins)
+    if needed <= one.reading.groups:
+        return f"{said}; the e-value, which does not, is for metrics in [0, 1]."
+    if needed == math.inf:
+        return f"{said}; no number of groups is enough for the e-value, which does not, at this limit."
+    return f"{said}; the e-value, which does not, takes {needed:.0f} groups or more."
+
+
+def equal_groups(one: Certified) -> list[str]:
+    """What to know of limits that all groups clear by the same."""
+    return [
+        f"All groups keep the same {m.metric} there, so the t test has no spread to go by: it would not notice that "
+        "one group in many is broken."
+        for m in one.at.margins
+        if m.sd < ROUNDING
+    ]
+
+
+def place(one: Certified) -> str:
+    return f"scale {one.at.scale:.2f} of trial {one.e.trial_id} at step {one.e.step}"
+
+
+def certified_lines(results: SweepRecords) -> list[str]:
+    """The certificates in sentences, the best first; where nothing passed: that, why, and what would help."""
+    found = certified(results)
+    latest = results.certificates.latest
+    if latest is None:
+        return []
+    if not found:
+        return ["Nothing is certified.", *why_not(latest)]
+    best, *others = found
+    lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
+    lines[1:1] = [assumption(best), *equal_groups(best)]
+    lines += [f"Also {sentence(one)}" for one in others]
+    failed = [dial for dial in latest.dials if dial.certified is None]
+    if failed:
+        names = ", ".join(f"{dial.trial_id} at step {dial.step}" for dial in failed)
+        lines.append(f"Not certified at any scale: {names}.")
+    return lines
+
+
+def searched(results: SweepRecords) -> list[str]:
+    """What the search's own best read on the select rows, and what is known of it on rows that it did not read."""
+    best = best_of(front_of(results), results)
+    if best is None:
+        return []
+    gone = float(forgotten([best], results.baseline, results.objectives)[0])
+    lines = []
+    for h in held_out(results, best)[:1]:
+        holds = "" if h.breaks is None else ", and does not hold" if h.breaks else ", and holds so far"
+        lines.append(
+            f"The search's own best read {percent(gone)} forgotten at {percent(h.select)} of {h.metric}{holds}: "
+            f"{percent(h.report)} on unread rows."
+        )
+    return lines
+
+
+def why_not(reading: Reading) -> list[str]:
+    """Why a reading certified nothing: the first coefficient of its best dial, the spread and the number of groups."""
+    first = [dial.walked[0] for dial in reading.dials if dial.walked and dial.walked[0].margins]
+    if not first:
+        return []
+    nearest = min(first, key=lambda at: at.p_value)
+    lines = []
+    for m in nearest.margins:
+        lines.append(
+            f"Even at scale {nearest.scale:.2f} the bound of {m.metric} on {reading.groups} certify groups is "
+            f"{value(m, m.low)}, and the limit is {value(m, m.at)}: the groups' mean is "
+            f"{value(m, m.kept)} with a spread (sd) of {m.sd:.2g}."
+        )
+        if m.relative and m.at_least and m.at < m.kept < 1:
+            enough = needed_groups(m.kept, m.at, reading.level, Spread(m.sd, m.kept))
+            lines.append(f"With the same mean and spread, {plural(enough, 'group')} pass four times in five.")
+    lines.append("What helps: more certify groups, a lower limit, or a search for points that keep more.")
+    return lines
+
+
+def value(one: Margin, number: float) -> str:
+    """A number on the scale of a margin's limit."""
+    return percent(number) if one.relative else f"{number:.3g}"

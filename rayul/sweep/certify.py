@@ -1,0 +1,198 @@
+"""Certificates for a sweep: choose adapters on the select rows, freeze their dials, read the certify rows once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from rayul.console import PlainConsole
+from rayul.errors import InputError, RayulError
+from rayul.files import write_json
+from rayul.pareto.certificate import dial
+from rayul.pareto.choose import adapter_path
+from rayul.pareto.front import front_of
+from rayul.pareto.spread import spread
+from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
+from rayul.records.certificate import (
+    Certificates,
+    Dial,
+    Reading,
+    certified_folder,
+    read_certificates,
+    write_certificates,
+)
+from rayul.records.folder import SweepRecords, load_records
+from rayul.records.manifest import RowSet
+from rayul.records.text_note import NOTE, text_note
+from rayul.records.trusted import check_trusted
+from rayul.report.summary import Summary
+from rayul.report.write import summarise
+from rayul.spec import LEAST_GROUPS, Certify, Spec, known_limits, load_spec
+from rayul.sweep.cluster import allocate, connected
+from rayul.sweep.dials import CERTIFY, certifiable
+from rayul.sweep.driver_disk import marked, served
+from rayul.sweep.folder import checked_rows, opened
+from rayul.sweep.reference import Measurer, ProcessMeasurer
+from rayul.sweep.same_text import checked_tokens
+from rayul.testbed import with_testbed
+from rayul.unlearn.data import Sets, group_numbers, load_sets
+from rayul.unlearn.model import load_model, load_tokenizer
+from rayul.unlearn.update.saved import save_scaled
+from rayul.words import plural
+
+Say = Callable[[str], None]
+
+
+def certify_sweep(
+    folder: Path | str,
+    *,
+    again: bool = False,
+    address: str | None = None,
+    console: Console | None = None,
+    testbed_progress: Callable[[str, float], None] | None = None,
+    trust: bool = False,
+) -> Summary:
+    """Certify the front of a finished sweep.
+
+    folder: of the results, or their URL. again: read certify rows that have been read before, at half of the alpha of
+    the last time. trust: run also code of its spec that this user has not trusted. Raises InputError for a folder that
+    is no sweep's, such code, rows or tokens that have changed, what cannot be certified, and certify rows that have
+    been read while `again` is not given.
+    """
+    console = console or PlainConsole(stderr=True)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    with opened(folder, say) as (work, is_copied):
+        results = load_records(work)
+        asked = load_spec(work / SPEC)
+        check_trusted(asked, folder, trusted=trust)
+        wanted = asked.certify or Certify()
+        spec = with_testbed(asked, testbed_progress, results.manifest.date)
+        sets = load_sets(spec.data)
+        rows = checked_rows(sets, results.manifest)
+        certificates = read_certificates(work)
+        if certificates.latest is not None and certificates.begun is None and not again:
+            raise InputError(
+                f"the certify rows of {work} were read on {certificates.latest.date}, with what is in its report",
+                "a second look finds more by chance: pay for it with --again, which spends half of the alpha of the "
+                "last time",
+            )
+        why_not = cannot_certify(asked, sets, results)
+        if why_not:
+            raise InputError(f"{work}: {why_not[0]}", why_not[1])
+        checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
+        with (
+            connected(address, say) as remote,
+            served(work, spec, remote=remote, uploads_adapters=is_copied) as disk,
+            marked(disk),
+        ):
+            measurer = ProcessMeasurer(spec, sets, allocate(spec.resources), disk)
+            read_certify_rows(spec, sets, rows, results, wanted, measurer, say)
+        return summarise(work)
+
+
+def certify_at_end(
+    spec: Spec, sets: Sets, rows: dict[str, RowSet], results: SweepRecords, measurer: Measurer, say: Say
+) -> None:
+    """At the end of a sweep, or of its resume: a reading where there is something to certify that has not been read
+    yet. It says what it does, and why it does nothing."""
+    if spec.certify is None:
+        return
+    why_not = cannot_certify(spec, sets, results)
+    if why_not:
+        say(f"nothing is certified: {why_not[0]} ({why_not[1]})")
+        return
+    certificates = read_certificates(results.folder)
+    latest = certificates.latest
+    if latest is not None and certificates.begun is None:
+        known = {dial.source for reading in certificates.readings for dial in reading.dials}
+        if {e.key for e in chosen(results, spec.certify)} <= known:
+            return
+        alpha = alpha_of(spec.certify, certificates)
+        say(f"the certify rows are read again for the new front, at alpha {alpha:.3g} (before: {latest.alpha:.3g})")
+    try:
+        read_certify_rows(spec, sets, rows, results, spec.certify, measurer, say)
+    except RayulError as error:  # the sweep has ended, and its report is still to be written
+        say(f"warning: nothing is certified: {error}")
+
+
+def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, str] | None:
+    """What stands in the way of a certificate, and the way out; None where nothing does."""
+    rows = sets.get(CERTIFY, ())
+    groups = len(set(group_numbers(rows)))
+    if not rows:
+        return "the data has no certify rows", "name them as data.retain_certify, or let data.retain be split"
+    if groups < LEAST_GROUPS:
+        return f"the certify rows are of {groups} groups, and it takes {LEAST_GROUPS}", "add groups, or certify: false"
+    if not any(criterion.metric.startswith("retain.") for criterion in spec.criteria):
+        return "there is no limit on a retain metric to certify", "add a criterion, e.g. retain.es at least 90%"
+    if not front_of(results):
+        return "the front is empty", "loosen the criteria, or search on with --resume"
+    return None
+
+
+def chosen(results: SweepRecords, wanted: Certify) -> list[Evaluation]:
+    """The points of the front that get a certificate: chosen on what the search has read."""
+    return spread(front_of(results), wanted.points)
+
+
+def alpha_of(wanted: Certify, certificates: Certificates) -> float:
+    """Of the next reading: each one spends half of the one before. So however often the rows are read, a limit is
+    broken by what was certified in any reading with a probability of at most twice the first alpha."""
+    return round((1 - wanted.confidence) * 0.5 ** len(certificates.readings), 12)
+
+
+def read_certify_rows(
+    spec: Spec,
+    sets: Sets,
+    rows: dict[str, RowSet],
+    results: SweepRecords,
+    wanted: Certify,
+    measurer: Measurer,
+    say: Say,
+) -> Reading:
+    """One reading: frozen, written down, read, judged, written down; the certified adapters are saved."""
+    folder = results.folder
+    certificates = read_certificates(folder)
+    reading = certificates.begun
+    by_key = {e.key: e for e in results.evaluations}
+    sources = [] if reading is None else [by_key.get(d.source) for d in reading.dials]
+    if reading is None or not all(e is not None and holds_model(adapter_folder(folder, e)) for e in sources):
+        points = chosen(results, wanted)
+        for e in points:
+            adapter_path(results, e)  # raises for one that is missing, before anything is spent
+        reading = _frozen(spec, sets, rows[CERTIFY], points, alpha_of(wanted, certificates))
+        certificates = replace(certificates, readings=(*certificates.readings, reading))
+        write_certificates(folder, certificates)
+    points = [by_key[d.source] for d in reading.dials]
+    unread = "" if certificates.latest else " that nothing has read"
+    say(f"certifying {plural(len(points), 'point')} on {reading.groups} groups{unread}")
+    reading = reading.with_found(measurer.walk(reading, points, results.baseline.metrics))
+    for found, point in zip(reading.dials, points, strict=True):
+        if found.certified is not None:
+            place = certified_folder(folder, found.certified)
+            place.parent.mkdir(exist_ok=True)
+            scale = found.scales[found.passed - 1]
+            save_scaled(lambda: load_model(spec.model, device="cpu")[0], adapter_folder(folder, point), scale, place)
+            write_json(place / NOTE, text_note(spec.model))
+    write_certificates(folder, certificates.with_reading(reading))
+    return reading
+
+
+def _frozen(spec: Spec, sets: Sets, rows: RowSet, points: Sequence[Evaluation], alpha: float) -> Reading:
+    tested, others = certifiable(known_limits(spec.criteria))
+    return Reading(
+        date=datetime.now(UTC).replace(microsecond=0).isoformat(),
+        alpha=alpha,
+        groups=len(set(group_numbers(sets[CERTIFY]))),
+        named=any(row.group for row in sets[CERTIFY]),
+        rows=rows.rows,
+        sha256=rows.sha256,
+        limits=tuple(map(str, tested)),
+        others=tuple(map(str, others)),
+        dials=tuple(Dial(e.trial_id, e.step, e.mixing, tuple(dial().tolist())) for e in points),
+    )

@@ -1,0 +1,44 @@
+"""A metric of each group of a set: what a certificate counts, since rows of a group stand or fall together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayul.spec import metric_name
+from rayul.unlearn.evaluate import measure
+from rayul.unlearn.forward import Model, score
+from rayul.unlearn.task import Task
+
+
+def group_means(
+    model: Model, task: Task, sets: Sequence[str], metrics: Sequence[str], batch_size: int
+) -> dict[str, NDArray[np.float64]]:
+    """By "<set>.<metric>" the metric of each group [n], in the order of `group_names`: its mean over the group's rows,
+    or of a metric that is no mean over rows the metric of the group. All rows of a set count, whatever
+    evaluate.max_rows is."""
+    examples = [e for name in sets for e in task.examples[name]]
+    scores = score(model, examples, task.pad, batch_size)
+    found = {}
+    for name in sets:
+        rows, scores = scores[: len(task.examples[name])], scores[len(task.examples[name]) :]
+        own = [[rows[i] for i in members] for members in _members(task, name).values()]
+        for metric in map(metric_name, metrics):
+            function = task.own.get(metric, metric)
+            found[f"{name}.{metric}"] = np.array([measure(function, group).value for group in own])
+    return found
+
+
+def group_names(task: Task, name: str) -> list[str]:
+    """The groups of a set, in the order of their first rows."""
+    return list(_members(task, name))
+
+
+def _members(task: Task, name: str) -> dict[str, list[int]]:
+    """The rows of each group."""
+    members: dict[str, list[int]] = {}
+    for i, row in enumerate(task.sets[name]):
+        members.setdefault(row.group or f"row {i + 1}", []).append(i)
+    return members

@@ -1,0 +1,255 @@
+"""A reading of certify rows on a tiny model, without Ray: what passes, what is saved, and what it spends."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rayul.errors import InputError, RayulError
+from rayul.files import json_line
+from rayul.pareto.front import front_of
+from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder
+from rayul.records.certificate import Certificates, Dial, Reading, certified_folder, read_certificates
+from rayul.records.folder import load_records
+from rayul.records.manifest import Manifest, write_manifest
+from rayul.report.certified import best_certified
+from rayul.spec import Certify, Spec, dump_yaml
+from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
+from rayul.sweep.dials import walk_dials
+from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.export import export
+from rayul.sweep.folder import checked_rows
+from rayul.unlearn.data import FILES, load_sets, write_rows
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.export import measure_reported
+from rayul.unlearn.job import TrialJob
+from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.trial import reference_evaluation, run_trial
+from rayul.unlearn.update.saved import loaded, scalable
+from tests.conftest import rows_of, small_sets
+
+STEPS = 6
+GROUPS = tuple(f"Author {first}{last}" for first in "ABCD" for last in "xyz")
+LIMIT = {"metric": "retain.prob", "at_least": "90% of baseline"}
+
+
+def written(certificates: Certificates) -> str:
+    """A standard error over a single group is NaN, and equals nothing."""
+    return json_line(asdict(certificates))
+
+
+class Here:
+    """A `Measurer` in this process."""
+
+    def __init__(self, spec: Spec, task: Task, folder: Path) -> None:
+        self.spec, self.task, self.disk = spec, task, DriverDisk(folder, folder, "", {})
+        self.read = 0
+
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+        self.read += 1
+        assert read_certificates(self.disk.folder).begun == reading, "the reading is on disk before its rows are read"
+        return walk_dials(self.spec, self.task.sets, self.disk, reading, points, baseline, self.task)
+
+
+class Sweep:
+    """A results folder with one trial of gradient ascent, every evaluation of which is on the front."""
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.spec, self.folder = spec, folder
+        self.sets = load_sets(spec.data)
+        self.task = load_task(spec, self.sets)
+        self.rows = checked_rows(self.sets, Manifest())
+        write_manifest(folder, Manifest(data=self.rows))
+        (folder / SPEC).write_text(dump_yaml(spec.resolved()))
+        journal = Journal(folder / "evaluations.jsonl")
+        baseline = reference_evaluation(self.task, spec, BASELINE)
+        journal.append(baseline)
+        for snapshot in run_trial(self.task, TrialJob("0000", spec, 0, {}, baseline.metrics)):
+            for e in snapshot.evaluations:
+                journal.append(replace(e, feasible=True))
+                if e.step and snapshot.update is not None:
+                    snapshot.update.save(e.mixing, adapter_folder(folder, e))
+        self.measurer = Here(spec, self.task, folder)
+        self.said: list[str] = []
+
+    def certify(self, wanted: Certify | None = None, measurer: Any = None) -> Reading:
+        results = load_records(self.folder)
+        where = measurer or self.measurer
+        return read_certify_rows(self.spec, self.sets, self.rows, results, wanted or Certify(), where, self.said.append)
+
+    def at_end(self) -> None:
+        results = load_records(self.folder)
+        certify_at_end(self.spec, self.sets, self.rows, results, self.measurer, self.said.append)
+
+    def kept(self, model: Any) -> Any:
+        """retain_certify.prob of each author, each measured as a set of its own."""
+        found = []
+        for name in GROUPS:
+            own = tuple(row for row in self.sets["retain_certify"] if row.group == name)
+            task = Task(self.task.base, self.task.tokenizer, self.sets | {"retain_certify": own}, None, None, {})
+            found.append(evaluate(model, task, ["prob"], 8, ["retain_certify"]).values["retain_certify.prob"])
+        return np.array(found)
+
+
+@pytest.fixture
+def made(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Sweep]:
+    def make(**sections: Any) -> Sweep:
+        defaults: dict[str, Any] = {
+            "training": {"lr": 2e-2, "steps": STEPS, "evaluate_every": 3},
+            "control": {"criteria": [LIMIT]},
+            "objectives": {"forget.prob": "minimize", "retain.prob": "maximize"},
+            "evaluate": {"metrics": ["es", "prob"]},
+            "certify": True,
+        }
+        folder, data = tmp_path / "sweep", tmp_path / "data"
+        for place in (folder, data):
+            place.mkdir()
+        for key, rows in (small_sets() | {"retain_certify": tuple(rows_of(GROUPS))}).items():
+            write_rows(data / FILES[key], rows)
+        return Sweep(folder, make_spec(**(defaults | sections | {"data": {"folder": str(data)}})))
+
+    return make
+
+
+def test_a_dial_is_certified_up_to_the_last_coefficient_that_passes_a_t_test(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    reading = sweep.certify()
+    before = sweep.kept(sweep.task.base)
+    assert reading.groups == len(GROUPS)
+    assert any(0 < dial.passed < len(dial.scales) for dial in reading.dials)
+    for dial in reading.dials:
+        point = next(e for e in load_records(sweep.folder).evaluations if e.key == dial.source)
+        with scalable(sweep.task.base, adapter_folder(sweep.folder, point)) as at:
+            for place, one in enumerate(dial.walked):
+                with at(one.scale) as model:
+                    d = sweep.kept(model) - 0.9 * before
+                expected = stats.ttest_1samp(d, 0, alternative="greater")
+                assert one.p_value == pytest.approx(expected.pvalue, rel=1e-4, abs=1e-12)
+                assert (one.p_value <= 0.1 / len(reading.dials)) is (place < dial.passed)
+                (margin,) = one.margins
+                assert margin.kept == pytest.approx(0.9 + d.mean() / before.mean())
+                low = expected.confidence_interval(1 - 0.1 / len(reading.dials)).low
+                assert margin.low == pytest.approx(0.9 + low / before.mean(), rel=1e-4)
+
+
+def test_the_certified_adapter_is_saved_with_its_scale_and_scores_as_its_record(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    certified = [dial for dial in sweep.certify().dials if dial.certified is not None]
+    assert certified
+    for dial in certified:
+        e = dial.certified
+        assert e is not None
+        assert e.mixing == pytest.approx(dial.mixing * dial.scales[dial.passed - 1])
+        with loaded(sweep.task.base, certified_folder(sweep.folder, e)) as model:
+            found = measure_reported(sweep.task, sweep.spec, model)
+        assert {key: m.value for key, m in found.items()} == pytest.approx(e.metrics, abs=1e-5)
+
+
+def test_the_records_read_back_what_was_found(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    reading = sweep.certify()
+    assert written(read_certificates(sweep.folder)) == written(Certificates((reading,)))
+    assert reading.sha256 == sweep.rows["retain_certify"].sha256
+    path = sweep.folder / "certificate.json"
+    path.write_text(path.read_text().replace('"passed": ', '"passed": 99'))
+    with pytest.raises(RayulError, match=r"certificate\.json is not as rayul writes it"):
+        load_records(sweep.folder)
+
+
+def test_reading_again_is_refused_or_paid_with_half_of_alpha(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    first = sweep.certify()
+    with pytest.raises(InputError, match=r"were read on [\s\S]*pay for it with --again"):
+        certify_sweep(sweep.folder)
+    second, third = sweep.certify(), sweep.certify()
+    assert [r.alpha for r in (first, second, third)] == pytest.approx([0.1, 0.05, 0.025])
+    assert [d.passed for d in second.dials] <= [d.passed for d in first.dials]
+    assert alpha_of(Certify(), read_certificates(sweep.folder)) == pytest.approx(0.0125)
+
+
+def test_a_reading_that_was_cut_off_is_on_record_and_goes_on_with_its_dials(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+
+    class Lost(Here):
+        def walk(self, *arguments: Any) -> Any:
+            raise RayulError("the device was lost")
+
+    with pytest.raises(RayulError, match="the device was lost"):
+        sweep.certify(measurer=Lost(sweep.spec, sweep.task, sweep.folder))
+    begun = read_certificates(sweep.folder).begun
+    assert begun is not None
+    reading = sweep.certify(Certify(points=1))
+    assert reading.alpha == begun.alpha == pytest.approx(0.1)
+    assert [d.scales for d in reading.dials] == [d.scales for d in begun.dials]
+    assert written(read_certificates(sweep.folder)) == written(Certificates((reading,)))
+
+
+def test_a_resumed_sweep_reads_again_only_for_points_that_it_has_not_read(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    sweep.at_end()
+    sweep.at_end()
+    assert sweep.measurer.read == 1
+    results = load_records(sweep.folder)
+    best = chosen(results, Certify())[0]
+    new = replace(best, trial_id="0001", metrics=best.metrics | {"forget.prob": best.metrics["forget.prob"] / 2})
+    Journal(sweep.folder / "evaluations.jsonl").append(new)
+    shutil.copytree(adapter_folder(sweep.folder, best), adapter_folder(sweep.folder, new))
+    sweep.at_end()
+    assert sweep.measurer.read == 2
+    assert any("read again" in line and "0.05" in line for line in sweep.said)
+
+
+def test_what_cannot_be_certified_is_named(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    results = load_records(sweep.folder)
+
+    def why(spec: Spec = sweep.spec, **sets: Any) -> str:
+        return (cannot_certify(spec, sweep.sets | sets, results) or ("",))[0]
+
+    assert why() == ""
+    assert "no certify rows" in why(retain_certify=())
+    assert "of 4 groups, and it takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
+    bare = sweep.spec.model_copy(update={"control": sweep.spec.control.model_copy(update={"criteria": ()})})
+    assert "no limit on a retain metric" in why(bare)
+
+
+def test_a_limit_on_other_rows_stops_the_walk_where_they_break_it(made: Callable[..., Sweep]) -> None:
+    other = {"metric": "general.prob", "at_least": "99.9% of baseline"}
+    sweep = made(control={"criteria": [LIMIT, other]})
+    reading = sweep.certify()
+    assert reading.others == ("general.prob ≥ 99.9% of baseline",)
+    base = load_records(sweep.folder).baseline.metrics["general.prob"]
+    for dial in reading.dials:
+        if dial.certified is not None:
+            assert dial.certified.metrics["general.prob"] >= 0.999 * base
+    assert any(one.p_value == 1.0 for dial in reading.dials for one in dial.walked)
+
+
+def test_the_certified_adapter_is_exported_with_its_certificate_on_the_card(
+    made: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    sweep = made()
+    reading = sweep.certify()
+    results = load_records(sweep.folder)
+    e = best_certified(results)
+    assert export(results, e, tmp_path / "out") <= 1e-3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "keeps at least 90% of retain.prob on new groups (90% confidence, 12 groups)" in card
+    for said in (reading.sha256, reading.date, "drawn alike", "retain.prob ≥ 90% of baseline", "says nothing about"):
+        assert said in card
+    (margin,) = next(
+        d.last.margins
+        for d in reading.certified
+        if d.certified is not None and d.certified.key == e.key and d.last is not None
+    )
+    assert f"{margin.kept:.1%}, with the bound at {margin.low:.1%}" in card
+    front = front_of(results)[0]
+    export(results, front, tmp_path / "front")
+    assert "## Certificate" not in (tmp_path / "front" / "README.md").read_text()
