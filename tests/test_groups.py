@@ -138,7 +138,7 @@ def test_the_sums_do_not_double_a_journal_however_many_groups_there_are() -> Non
 
 
 def test_a_journal_of_before_there_were_groups_is_read() -> None:
-    line = '{"trial_id": "0001", "step": 5, "metrics": {"retain.es": 0.5}, "stderr": {}, "violation": {}}'
+    line = '{"trial_id": "0001", "step": 5, "params": {}, "metrics": {"retain.es": 0.5}, "stderr": {}, "violation": {}}'
     assert (from_json(line).groups, from_json(line).group_sums) == ({}, {})
 
 
