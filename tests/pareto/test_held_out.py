@@ -80,7 +80,7 @@ def test_an_infinite_baseline_leaves_nothing_to_take_a_percentage_of() -> None:
 def test_without_errors_there_is_no_gap_in_errors() -> None:
     exact = HeldOut("retain.es", "retain_report.es", 0.6, 0.0, 0.9, 0.8, 0.0, 0.0, None)
     assert exact.gap != exact.gap
-    assert replace(exact, control_error=0.03, report_error=0.04).gap == pytest.approx(2)
+    assert replace(exact, select_error=0.03, report_error=0.04).gap == pytest.approx(2)
 
 
 def test_a_limit_that_does_not_hold_there_is_the_headline(tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ def test_validating_neither_runs_the_file_nor_loads_torch(write: Callable[[str],
     assert not (file.parent / "it_ran").exists()
 
 
+def positions(names: list[str]) -> list[list[int]]:
+    return [[i for i, name in enumerate(names) if name == group] for group in dict.fromkeys(names)]
+
+
 def test_every_evaluation_has_its_mean_and_standard_error(
     write: Callable[[str], Path], make_spec: Callable[..., Any], sets: Any
 ) -> None:
@@ -173,7 +177,10 @@ def test_every_evaluation_has_its_mean_and_standard_error(
         smallest = np.array([np.exp(row.logp.min()) for row in rows])
         measured = got.measured[f"{name}.weakest"]
         assert measured.value == pytest.approx(smallest.mean())
-        assert measured.stderr == pytest.approx(smallest.std(ddof=1) / len(smallest) ** 0.5)
+        names = [row.group or f"row {i}" for i, row in enumerate(sets[name])]
+        beyond = [sum(smallest[i] - smallest.mean() for i in of) for of in positions(names)]
+        clustered = np.std(beyond, ddof=1) * len(beyond) ** 0.5 / len(smallest) if len(beyond) > 1 else np.nan
+        assert measured.stderr == pytest.approx(clustered, nan_ok=True)
         assert measured.rows == len(rows)
         assert got.measured[f"{name}.whole"].value == np.mean([row.match.all() for row in rows])
     assert {key.partition(".")[2] for key in got.measured} == {"prob", "weakest", "whole"}
