@@ -67,7 +67,7 @@ def test_the_answer_stands_at_the_top_in_the_numbers_of_the_records(page: tuple[
     assert f"{1 - best.metrics['forget.es'] / 0.98:.0%} forgotten within the limits." in text
     assert f"Trial {best.trial_id} at step {best.step}" in text
     assert "forget.es 0.080 ± 0.012" in text  # the oracle
-    assert "80 forget rows and 120 retain rows" in text
+    assert "80 forget rows, 120 retain rows and 60 general rows" in text
     assert text.index("forgotten within the limits") < text.index("Forgetting against utility")
     for fact in ("rayul sweep search_spaces/ga.yaml --trials 64", "2.60.0", "af7f511", "2 cores", "0 to 63"):
         assert fact in text
