@@ -78,8 +78,10 @@ def fit(
 
 
 SETTLED = 2.0
-"""Seconds without a further trial that was lost, before it is asked what they were lost to: they are noticed one by
-one, and some before their node is known to be gone."""
+"""Seconds without a further trial that was lost, before it is told: they are noticed one by one."""
+
+NOTICED = 40.0
+"""Seconds until Ray surely knows that a node is gone; its trials are often noticed before that."""
 
 
 class Losses(Callback):  # type: ignore[misc]
@@ -112,15 +114,23 @@ class Losses(Callback):  # type: ignore[misc]
             self.since = time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        if not self.found or time.monotonic() - self.since < SETTLED:
-            return
+        waited = time.monotonic() - self.since
+        if self.found and waited >= SETTLED:
+            self._tell(waited)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._tell(NOTICED)
+
+    def _tell(self, waited: float) -> None:
+        """What is known by now to be gone. A node that is alive after NOTICED has lost only processes."""
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        for cause, gone in self.found.items():
-            if cause.node not in alive:  # else only their own processes have died
+        for cause, gone in list(self.found.items()):
+            if cause.node not in alive:
                 for trial in gone.values():
                     trial.run_metadata.num_failures -= 1
                 self.say(_sentence(cause, len(gone)))
-        self.found.clear()
+            if cause.node not in alive or waited >= NOTICED:
+                del self.found[cause]
 
 
 def _sentence(cause: Lost, trials: int) -> str:
