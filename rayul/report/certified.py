@@ -120,7 +120,11 @@ def certified_lines(results: SweepRecords) -> list[str]:
     best, *others = found
     lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
     lines[1:1] = [assumption(best), *equal_groups(best)]
-    lines += [f"Also {sentence(one)}" for one in others]
+    alike = [one for one in others if (one.reading, kept_limits(one.at)) == (best.reading, kept_limits(best.at))]
+    if alike:
+        points = "; ".join(f"forgets {percent(one.forgotten)}, {place(one)}" for one in alike)
+        lines.append(f"Certified for the same limits: {points}.")
+    lines += [f"Also {sentence(one)}" for one in others if one not in alike]
     failed = [dial for dial in latest.dials if dial.certified is None]
     if failed:
         names = ", ".join(f"{dial.trial_id} at step {dial.step}" for dial in failed)
