@@ -52,7 +52,7 @@ def rewritten(site: tuple[MkDocsConfig, Files], text: str, page: str = "start.md
         ("start.md", "report.md#comparing-sweeps", "report.md#comparing-sweeps"),
         ("start.md", "../README.md", "index.md"),
         ("start.md", "../cluster/README.md", "clusters.md"),
-        ("start.md", "../rayul/cli.py", "https://github.com/rayul/rayul/blob/main/rayul/cli.py"),
+        ("start.md", "../rayul/words.py", "https://github.com/rayul/rayul/blob/main/rayul/words.py"),
         ("start.md", "../search_spaces", "https://github.com/rayul/rayul/tree/main/search_spaces"),
         ("clusters.md", "slurm.sbatch", "https://github.com/rayul/rayul/blob/main/cluster/slurm.sbatch"),
         ("index.md", "docs/report.png", "report.png"),

@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, chdir, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ class Allocation:
         return self.slots * min(1.0, self.gpu) if self.gpu else self.slots / self.pack
 
 
+_NODES_MAY_JOIN = ContextVar("_NODES_MAY_JOIN", default=True)
+"""Not where Ray is our own: a trial that asks for what this machine lacks would wait for ever."""
+
+
+def _may_wait(wanted: Resources) -> bool:
+    """Whether trials may ask for more than the cluster has now: `resources.concurrency` says so of one that grows."""
+    return wanted.concurrency is not None and _NODES_MAY_JOIN.get()
+
+
 @contextmanager
 def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool]:
     """Connect to a running cluster (address, or RAY_ADDRESS, which `ray job submit` sets), or start Ray on this machine
@@ -120,6 +130,7 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             # Within the folder: Ray opens the one that it is given to everyone.
             options |= {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
             stack.enter_context(_on_the_loopback())
+            stack.callback(_NODES_MAY_JOIN.reset, _NODES_MAY_JOIN.set(False))
             stack.callback(ray.shutdown)  # before token and folder go
             try:
                 _init("local", folder, options)
@@ -198,7 +209,7 @@ def allocate(wanted: Resources, pack: int = 1) -> Allocation:
     if not on_cpu(wanted):
         sharing = pack if pack > 1 else 1 if wanted.trials_per_gpu == "auto" else wanted.trials_per_gpu
         gpu = wanted.gpu / sharing
-        if (wanted.concurrency is None and gpu > max(gpus)) or (gpu > 1 and gpu % 1):
+        if (not _may_wait(wanted) and gpu > max(gpus)) or (gpu > 1 and gpu % 1):
             raise InputError(
                 f"resources: a trial asks for {gpu:g} GPUs (gpu {wanted.gpu:g} / trials_per_gpu "
                 f"{sharing}), the cluster has {sum(gpus):g}, {max(gpus):g} at most on one node, and more "
@@ -222,7 +233,7 @@ def allocate(wanted: Resources, pack: int = 1) -> Allocation:
 
 def on_cpu(wanted: Resources) -> bool:
     """Whether trials run on cores: none asks for a GPU, or there is none, nor may the cluster grow."""
-    return not (wanted.gpu and (ray.cluster_resources().get("GPU") or wanted.concurrency))
+    return not (wanted.gpu and (ray.cluster_resources().get("GPU") or _may_wait(wanted)))
 
 
 def device_count(wanted: Resources) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -135,8 +134,7 @@ def _copied(source: Path, out: Path) -> Path:
     except OSError as error:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
-            gone = isinstance(error, shutil.Error) and os.strerror(errno.ENOENT) in str(error)
-            if gone or not holds_model(source):
+            if error.errno == errno.ENOENT or not holds_model(source):
                 raise InputError(
                     f"{source} has just been removed: the sweep is running, and the point has left its front",
                     "choose another point of the front, or wait for the end of the sweep",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +30,18 @@ TOLERANCE = 1e-3
 it is 0; another batch order or device moves a mean by less than one row in a thousand."""
 
 
+_SAVED = ("adapter_config.json", "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+"""Files of a saved point. The folder may be somebody else's: whatever else is in it does not go with an export."""
+
+
 def copy_saved(source: Path, folder: Path) -> None:
-    """Copy a saved point, a PEFT adapter or a whole model, into `folder`."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(NOTE, "README.md"), dirs_exist_ok=True)
+    """Copy a saved point, a PEFT adapter or a whole model without its tokenizer, into `folder`."""
+    folder.mkdir(exist_ok=True)
+    files = [path for path in sorted(source.iterdir()) if any(map(path.match, _SAVED))]
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
 
 
 def complete_saved(folder: Path, base: specs.Model, tokenizer: Any) -> None:

@@ -227,3 +227,19 @@ def test_a_mark_of_a_driver_that_is_none_is_an_error(
         (received / "driver.json").write_text(text)
         done = rayul("status", f"file://{received}")
         assert (done.returncode, "is not a driver's mark" in done.stderr) == (2, True), done.stderr
+
+
+def test_an_export_takes_what_a_saved_point_has_and_nothing_else(tmp_path: Path) -> None:
+    from rayul.unlearn.export import copy_saved
+
+    received = tmp_path / "received"
+    (received / "more").mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (received / name).write_text(name)
+    for name in ("modeling.py", "pytorch_model.bin", "README.md", "tokenizer.json", "more/model.safetensors"):
+        (received / name).write_text("somebody else's")
+    copy_saved(received, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]

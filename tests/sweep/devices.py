@@ -73,3 +73,17 @@ def gone(processes: dict[int, str]) -> None:
     while any(born(pid) == birth for pid, birth in processes.items()):
         assert time.monotonic() < deadline, "a device actor is still there"
         time.sleep(0.2)
+
+
+HANGS = """
+import time
+from pathlib import Path
+
+def mine(scores):
+    while Path({file!r}).exists():
+        time.sleep(0.05)
+    return float(scores.match.mean())
+
+mine.better = "higher"
+"""
+"""A custom metric that takes as long as a file is there."""

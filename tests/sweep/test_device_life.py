@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import ray
-from devices import SHAPE, STEPS, arguments_of, devices_of, failed, gone, join, of, reported
+from devices import HANGS, SHAPE, STEPS, arguments_of, devices_of, failed, gone, join, of, reported
 from driver import born, children_of, ended, rows, start, sweep
 from test_faults import finished_is_kept, wait
 
@@ -623,19 +623,6 @@ def test_a_device_that_breaks_is_replaced_for_those_who_measure(
     measurer = DeviceMeasurer(clients.devices, Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2))
     assert {"forget.mine", "retain_report.mine"} <= measurer.measure([BASELINE])[BASELINE].metrics.keys()
     gone(before)
-
-
-HANGS = """
-import time
-from pathlib import Path
-
-def mine(scores):
-    while Path({file!r}).exists():
-        time.sleep(0.05)
-    return float(scores.match.mean())
-
-mine.better = "higher"
-"""
 
 
 @pytest.mark.slow

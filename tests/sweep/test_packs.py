@@ -12,24 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices import devices_of, gone
+from devices import HANGS, devices_of, gone
 from driver import TRIALS, born, children_of, ended, key, rows, start, sweep
 from test_faults import wait
 
 from rayul.sweep.packs.packing import unpackable
-
-HANGS = """
-import time
-from pathlib import Path
-
-def mine(scores):
-    while Path({file!r}).exists():
-        time.sleep(0.05)
-    return float(scores.match.mean())
-
-mine.better = "higher"
-"""
-"""A custom metric that takes as long as a file is there."""
 
 
 @pytest.fixture

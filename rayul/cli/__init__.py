@@ -1,0 +1,69 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from rayul import __version__
+from rayul.cli.app import app
+from rayul.console import show
+from rayul.errors import RayulError
+
+# isort: off
+# Each puts its commands into the application, in the order in which `--help` lists them.
+from rayul.cli import specs, sweeps, finished, models  # noqa: F401
+# isort: on
+
+__all__ = ["app", "main"]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        show(f"rayul {__version__}")
+        raise typer.Exit
+
+
+_PLAIN = {"±": "+-", "–": "-", "→": "->", "≥": ">=", "≤": "<=", "×": "x"}
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal or a log file in ASCII cannot show, in letters that it can: no result is worth less for that."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in lost), error.end
+
+
+def _stop(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C and SIGTERM."""
+    codecs.register_error("rayul", _in_plain_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rayul")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app()
+    except RayulError as error:
+        show(error, error=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+        print(f"cannot write the output: {error.strerror}; what the command made is kept", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        show("stopped", error=True)
+        sys.exit(130)

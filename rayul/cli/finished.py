@@ -1,0 +1,197 @@
+"""Commands on the results of a sweep: report, export, certify, audit, compare."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rayul.cli.app import ResultsOf, Trust, app
+from rayul.cli.output import ProgressBar, writing
+from rayul.console import PlainConsole, show
+from rayul.errors import InputError
+
+
+@app.command()
+def report(
+    folder: ResultsOf,
+    figures: Annotated[
+        str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
+    ] = None,
+) -> None:
+    """(Re)make tables and report of a sweep from its records alone."""
+    from rayul.records.storage import local
+    from rayul.report import front_lines, summarise
+
+    formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
+    with local(folder, write=True) as place:
+        summary = summarise(place, formats)
+    show("\n".join(front_lines(summary)))
+    show(summary.report)
+    if formats:
+        show(summary.folder / "figures")
+
+
+@app.command()
+def export(
+    folder: ResultsOf,
+    trial: Annotated[str | None, typer.Option(help="A trial with a point on the front.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of that trial, the point at this step.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="The point beyond which forgetting costs sharply more.")] = False,
+    at: Annotated[
+        str | None, typer.Option(help='The best point within a condition, e.g. "retain.es>=0.95*baseline".')
+    ] = None,
+    certified: Annotated[bool, typer.Option("--certified", help="The certified point that forgot most.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
+    push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
+    trust: Trust = False,
+) -> None:
+    """Write a point, certified or of the front: adapter or whole model, tokenizer and model card, scored again."""
+    from rayul.pareto import choose
+    from rayul.pareto.best import best_point
+    from rayul.pareto.front import front_of
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
+    from rayul.report.certified import best_certified
+
+    if [trial is not None, knee, at is not None, certified].count(True) != 1:
+        raise InputError("which point?", 'give one of --certified, --trial T, --knee, --at "retain.es>=0.95*baseline"')
+    if step is not None and trial is None:
+        raise InputError("--step belongs to --trial", "give --trial T --step S")
+    with local(folder) as place:  # stays where it is fetched to
+        results = load_records(place)
+    if trial is not None:
+        chosen = choose.named(results, front_of(results), trial, step)
+    elif at is not None:
+        chosen = best_point(results, at)
+    elif certified:
+        chosen = best_certified(results)
+    else:
+        chosen = choose.knee(front_of(results), results.baseline, results.objectives, results.limit_values)
+    if not certified:
+        choose.adapter_path(results, chosen)
+    out = out or Path(f"{results.name}-{chosen.trial_id}-{chosen.step}")
+    console = PlainConsole(stderr=True)
+    with console.status("loading torch") if console.is_terminal else nullcontext():
+        from rayul.sweep.export import check_repo_id, push, refuse_existing
+        from rayul.sweep.export import export as write
+
+    if push_to_hub is not None:
+        check_repo_id(push_to_hub)
+    refuse_existing(out)
+    mixed = f", mixing {chosen.mixing:g}" if chosen.mixing != 1 else ""
+    show(f"trial {chosen.trial_id} at step {chosen.step}{mixed}")
+    with ProgressBar(console) as bar, console.status("loading the model") as working:
+        difference = write(
+            results,
+            chosen,
+            out,
+            merge=merge,
+            address=push_to_hub,
+            testbed_progress=bar.update,
+            say=working.update,
+            trust=trust,
+        )
+    show(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
+    if push_to_hub is not None:
+        show(push(out, push_to_hub))
+
+
+@app.command()
+def certify(
+    folder: ResultsOf,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read certify rows again that have been read, at half of the last alpha.")
+    ] = False,
+    trust: Trust = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+) -> None:
+    """Certify points of the front: how much of each keeps the limits on new groups, on rows that nothing has read."""
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
+
+    with local(folder) as place:
+        load_records(place)
+    console = PlainConsole(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.sweep.certify import certify_sweep
+    with ProgressBar(console) as bar:
+        summary = certify_sweep(
+            folder, again=again, address=address, console=console, testbed_progress=bar.update, trust=trust
+        )
+    show("\n".join(summary.certified))
+    show(summary.report)
+
+
+@app.command()
+def audit(
+    folder: ResultsOf,
+    n: Annotated[int | None, typer.Option(min=1, help="Number of front points to audit.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of fresh seeds to train each with.")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="Points beyond which forgetting costs sharply more.")] = False,
+    at: Annotated[
+        str | None, typer.Option(help='Only points within a condition, e.g. "retain.es>=0.95*baseline".')
+    ] = None,
+    point: Annotated[list[str] | None, typer.Option(help="These points: a trial, or trial-step. Repeat it.")] = None,
+    attacks: Annotated[str | None, typer.Option(help="Names, separated by commas, or none; default: all.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    trust: Trust = False,
+) -> None:
+    """Retrain and attack the best points: fresh seeds, unread rows, attacks, and a verdict on each."""
+    from rayul.records import SPEC
+    from rayul.records.folder import load_records
+    from rayul.records.storage import local
+    from rayul.spec import Limit, load_spec
+
+    with local(folder) as place:
+        load_records(place)
+    chosen: dict[str, object] = {"n": n, "seeds": seeds, "points": point, "choose": "knee" if knee else None}
+    within = None if at is None else Limit.parse(at)
+    chosen["within"] = within and {"metric": within.metric, within.key: within.to_yaml()}
+    chosen["attacks"] = None if attacks is None else [name for name in attacks.split(",") if name != "none"]
+    chosen["metrics"] = None if metrics is None else metrics.split(",")
+    overrides = [f"finalists.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
+    wanted = load_spec(place / SPEC, overrides, check_files=False).finalists
+    console = PlainConsole(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.audit.verdict import verdict_lines
+        from rayul.sweep.audit import audit_sweep
+        from rayul.sweep.last_words import ENDED, last_words
+        from rayul.sweep.stop import Interrupted
+    again = shlex.join(["rayul", *sys.argv[1:]])
+    try:
+        with ProgressBar(console) as bar, last_words(ENDED + again):
+            summary = audit_sweep(
+                folder, wanted, address=address, console=console, testbed_progress=bar.update, trust=trust
+            )
+    except Interrupted:
+        show(f"stopped; the same command goes on: {again}")
+        raise typer.Exit(130) from None
+    show("\n".join(verdict_lines(summary.folder)))
+    show(summary.report)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR/NAME...", help="The results folders of sweeps.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Compare sweeps: their fronts on one scale, who is ahead where, what the seeds decide, settings that differ."""
+    from rayul.records.storage import local
+    from rayul.report.compare import load_comparison
+    from rayul.report.compare_page import write_comparison
+    from rayul.report.compare_text import comparison_lines
+
+    with ExitStack() as stack:
+        comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
+    with writing(out, "choose another file with --out"):
+        write_comparison(comparison, out)
+    show("\n".join(comparison_lines(comparison)))
+    show(out)

@@ -1,0 +1,118 @@
+"""Commands on models that no sweep made: score one, train one that has something to forget."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rayul.cli.app import TrustRemoteCode, app
+from rayul.cli.output import ProgressBar, takes_files, writing
+from rayul.console import PlainConsole, show
+from rayul.errors import InputError
+
+_OTHER_OUTPUT = "choose another file with --output"
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a PEFT adapter, a Hub id or testbed.")],
+    data: Annotated[
+        str, typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), or a spec's `data` section.")
+    ],
+    oracle: Annotated[str | None, typer.Option(help="A model trained without the forget rows.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
+    trust_remote_code: TrustRemoteCode = False,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Of the model, e.g. model.system="Be brief."')
+    ] = None,
+) -> None:
+    """Score a model or adapter that you already have, with the full metric suite."""
+    from rayul.records.text_note import noted_text
+    from rayul.spec import parse_spec
+
+    if output is not None and not (os.access(output, os.W_OK) or takes_files(output.parent)):
+        raise InputError(f"cannot write {output}: no folder or file that can be written", _OTHER_OUTPUT)
+    text = noted_text(Path(model)) if template is None else {"template": template}
+    shared = {"dtype": dtype, "trust_remote_code": trust_remote_code} | text
+    single = Path(data).expanduser().is_file()
+    source = json.dumps(str(Path(data).expanduser().absolute().parent)) if single else data  # a file is read below
+    overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={source}"]
+    overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
+    overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
+    overrides += set_ or []
+    spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
+    console = PlainConsole(stderr=True)
+    for line in spec.notices:
+        console.print(line, soft_wrap=True)
+    with console.status("loading torch") if console.is_terminal else nullcontext():
+        from rayul.testbed import with_testbed
+        from rayul.unlearn.data import load_sets, read_rows
+        from rayul.unlearn.model import load_model
+        from rayul.unlearn.own import own_metrics
+        from rayul.unlearn.suite import evaluate_model
+        from rayul.unlearn.task import spaced
+        from rayul.unlearn.template import Template, text_notices
+
+    with ProgressBar(console) as bar:
+        spec = with_testbed(spec, bar.update)
+    own = own_metrics(spec.evaluate)
+    found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data)
+    if single and not found["forget"]:
+        raise InputError(f"{data} has no rows", "name a file with rows as --data")
+    sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in found.items()}
+    loaded, tokenizer = load_model(spec.model)
+    for line in text_notices(tokenizer, Template.of(spec.model)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    compared = load_model(spec.oracle)[0] if spec.oracle else None
+    with console.status("measuring") as status:
+        result = evaluate_model(
+            loaded,
+            tokenizer,
+            sets,
+            Template.of(spec.model),
+            compared,
+            spec.evaluate.final or None,
+            progress=lambda key: status.update(f"measuring {key}"),
+            own=own,
+        )
+    PlainConsole().print(result.table())
+    if output is not None:
+        with writing(output, _OTHER_OUTPUT):
+            output.write_text(result.to_json() + "\n", encoding="utf-8")
+        show(output)
+
+
+@app.command("testbed")
+def write_testbed_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train on these rows instead: a folder of TOFU, a data folder, or JSONL/Parquet files."),
+    ] = None,
+    authors: Annotated[int | None, typer.Option(help="Number of TOFU's 200 authors to use.")] = None,
+    forget: Annotated[str, typer.Option(help="TOFU's forget split.")] = "forget10",
+    allow_unmemorised: Annotated[
+        bool, typer.Option("--allow-unmemorised", help="Keep a target that did not memorise the rows to forget.")
+    ] = False,
+) -> None:
+    """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
+    from rayul.testbed import write_testbed, write_testbed_from_data
+
+    console = PlainConsole(stderr=True)
+    with ProgressBar(console) as bar, writing(folder, "name another folder"):
+        if data:
+            write_testbed_from_data(
+                folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
+            )
+        else:
+            write_testbed(folder, bar.update)
+    show(folder)

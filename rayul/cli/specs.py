@@ -1,0 +1,97 @@
+"""Commands before a sweep: check a spec, write one, and know what it will cost."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rayul.cli.app import Overrides, SpecFile, Trust, app
+from rayul.cli.output import ProgressBar, writing
+from rayul.console import PlainConsole, show
+from rayul.errors import InputError
+
+if TYPE_CHECKING:
+    from rayul.spec import Spec
+
+
+@app.command()
+def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
+    """Check specs: every problem of every file, with its line, before anything is spent."""
+    from rayul.plan.certificate import certifiable
+    from rayul.spec import load_spec
+    from rayul.words import plural
+
+    problems = []
+    for file in files:
+        try:
+            spec = load_spec(file, set_ or ())
+            lines = [*spec.notices, *certifiable(spec)]
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            searched = f"{plural(len(spec.space), 'hyper-parameter')} searched"
+            show(f"{file}: ok ({searched}, {plural(spec.search.trials, 'trial')})")
+            for line in lines:
+                show(f"{file}: {line}")
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+@app.command()
+def init(
+    forget: Annotated[Path, typer.Option(help="Rows to forget: .jsonl, .json (one object per line) or .parquet.")],
+    retain: Annotated[Path, typer.Option(help="Rows to keep, in the same columns.")],
+    model: Annotated[str | None, typer.Option(help="The model that has to forget: a folder or a Hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
+) -> None:
+    """Write a commented spec to start from, for your own rows."""
+    from rayul.plan.starter import starter_spec
+
+    if out.exists():
+        raise InputError(f"{out} exists already", "choose another name with --out")
+    text = starter_spec(out.stem, forget, retain, model)
+    with writing(out, "choose another place with --out"):
+        out.write_text(text, encoding="utf-8")
+    if model is None:
+        show("Set model.path: the default testbed was not trained on your rows.", error=True)
+    show(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
+
+
+@app.command()
+def plan(
+    file: SpecFile,
+    results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    show_forget: Annotated[bool, typer.Option("--show-forget", help="Also print samples of the forget set.")] = False,
+    trust: Trust = False,
+    set_: Overrides = None,
+) -> None:
+    """Know before you spend: the space, the rows, what it will cost, what looks wrong. Writes nothing."""
+    from rayul.plan import make_plan, plan_text
+    from rayul.spec import load_spec
+
+    spec = load_spec(file, set_ or ())
+    check_code(file, spec, trust)
+    console = PlainConsole(stderr=True)
+    with ProgressBar(console) as bar:
+        planned = make_plan(
+            spec,
+            results,
+            address=address,
+            show_forget=show_forget,
+            testbed_progress=bar.update,
+            say=lambda line: console.print(f"{line} ...", style="dim"),
+            warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
+        )
+    show(plan_text(planned))
+
+
+def check_code(file: Path, spec: Spec, trust: bool) -> None:
+    """A spec of the user's own may run its code. One from a results folder may be somebody else's."""
+    from rayul.records.trusted import check_trusted, is_recorded
+
+    if is_recorded(file):
+        check_trusted(spec, file, trusted=trust)

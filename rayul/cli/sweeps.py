@@ -1,0 +1,112 @@
+"""Commands while a sweep runs: run and resume it, ask how far it is, repair what it left."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+
+from rayul.cli.app import Overrides, ResultsOf, SpecFile, Trust, app
+from rayul.cli.output import ProgressBar
+from rayul.cli.specs import check_code
+from rayul.console import PlainConsole, show
+
+
+@app.command()
+def sweep(
+    file: SpecFile,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of search.trials.")] = None,
+    results: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder that holds the results of sweeps, or a URL: s3://, gs://.")
+    ] = "results",
+    name: Annotated[str | None, typer.Option(help="Name of the results folder, in place of the spec's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep that is in the results folder.")] = False,
+    resume_if_any: Annotated[
+        bool,
+        typer.Option("--resume-if-any", help="Continue where there is one, else begin: for jobs that are requeued."),
+    ] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    trust: Trust = False,
+    set_: Overrides = None,
+) -> None:
+    """Run a sweep: baseline, trials under control, Pareto front, adapters, report."""
+    from rayul.spec import load_spec
+
+    overrides = list(set_ or ())
+    overrides += [f"search.trials={trials}"] if trials is not None else []
+    overrides += [f"name={name}"] if name is not None else []
+    spec = load_spec(file, overrides)
+    check_code(file, spec, trust)
+    console = PlainConsole(stderr=True)
+    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+        from rayul.records.storage import is_url, joined
+        from rayul.report import front_lines
+        from rayul.sweep.last_words import ENDED, last_words
+        from rayul.sweep.run import run_sweep
+        from rayul.sweep.stop import Interrupted
+
+    folder = joined(results, spec.name)
+    again = _again(trials, results, name, set_)
+    try:
+        with ProgressBar(console) as bar, last_words(ENDED + f"rayul sweep {file} --resume-if-any{again}"):
+            summary = run_sweep(
+                spec,
+                folder,
+                resume=resume or ("if any" if resume_if_any else False),
+                address=address,
+                console=console,
+                testbed_progress=bar.update,
+                trust=True,  # checked above: FILE is the user's own, or they trust it
+            )
+    except Interrupted as stopped:
+        show(f"stopped; continue with: rayul sweep {file} --resume{again}")
+        if stopped.summary is not None:
+            show(stopped.summary.report)
+        raise typer.Exit(130) from None
+    except KeyboardInterrupt:  # before the first trial, or after the last
+        show(f"stopped; continue with: rayul sweep {file} --resume-if-any{again}")
+        raise typer.Exit(130) from None
+    show("\n".join(front_lines(summary)))
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    show(f"hypervolume {summary.hypervolume:.4f}")
+    if is_url(folder):
+        show(joined(folder, summary.report.name))
+    show(summary.report)
+
+
+@app.command()
+def status(folder: ResultsOf) -> None:
+    """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
+    from rayul.records import JOURNAL
+    from rayul.records.storage import is_url, local, owned
+    from rayul.report.status import read_status, status_lines
+    from rayul.sweep.lock import is_held
+
+    with local(folder) as place:
+        held = is_held(place) or (is_url(folder) and owned(folder))
+        if held and not (place / JOURNAL).exists():
+            show(f"{place.absolute().name}: starting, the reference models are being measured")
+            return
+        show("\n".join(status_lines(read_status(place, held))))
+
+
+@app.command()
+def repair(folder: ResultsOf) -> None:
+    """Set aside what is damaged in a results folder, and say what --resume will run again."""
+    console = PlainConsole(stderr=True)
+    with console.status("loading optuna") if console.is_terminal else nullcontext():
+        from rayul.sweep.repair import repair as mend
+
+    if not mend(folder, show):
+        show("nothing to repair")
+
+
+def _again(trials: int | None, results: str, name: str | None, overrides: list[str] | None) -> str:
+    flags = [f"--trials {trials}"] if trials is not None else []
+    flags += [f"--results {shlex.quote(results)}"] if results != "results" else []
+    flags += [f"--name {name}"] if name is not None else []
+    flags += [f"--set {shlex.quote(o)}" for o in overrides or ()]
+    return "".join(f" {flag}" for flag in flags)
