@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def test_rows_of_an_author_stand_together() -> None:
 
 
 def test_one_number_has_no_bounds_and_several_have_theirs() -> None:
-    alone = over_seeds([0.5], 0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NumPy's, of the standard deviation of one
+        alone = over_seeds([0.5], 0.9)
     assert alone.value == 0.5
     assert math.isnan(alone.low)
     assert math.isnan(alone.sd)
@@ -103,10 +106,13 @@ def test_the_bounds_of_three_seeds_hold_as_often_as_they_say(sds: tuple[float, f
 
 
 def test_many_authors_are_left_out_in_equal_parts() -> None:
-    """1,000 authors: the standard error is still that of their mean."""
+    """1,000 authors: the standard error is still that of their mean, and is taken of 200 parts, each of five."""
     values = np.random.default_rng(0).normal(0.5, 0.1, 1000)
     found = over_seeds_and_groups(Means.of(values[None], np.arange(1000)).at, 1, 1000, 0.95)
     assert found.margin == pytest.approx(1.653 * values.std(ddof=1) / math.sqrt(1000), rel=0.1)
+    parts = values.reshape(5, 200).mean(axis=0)  # each 200th author
+    expected = stats.ttest_1samp(parts, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_where_a_share_has_no_meaning_without_one_author_there_are_no_bounds() -> None:
@@ -133,6 +139,44 @@ def test_the_share_that_returns_is_of_what_had_been_forgotten(tmp_path: Path) ->
     assert one.forgotten.value == pytest.approx(0.7)
     assert one.searched == pytest.approx(0.75)
     assert one.beyond == (worst,)
+
+
+def test_what_is_forgotten_has_the_interval_of_students_t_test_over_the_groups(tmp_path: Path) -> None:
+    """Seeds that agree, and a baseline that has the same on every row: only the four groups vary."""
+    shares = [0.1, 0.1, 0.2, 0.2, 0.25, 0.25, 0.45, 0.45]
+    rows = [
+        replace(row, scored=(scored(forget=shares, retain=0.95, retain_report=0.93),))
+        if row.subject == NAME and not row.attack
+        else row
+        for row in lines()
+    ]
+    (one,) = judge(audit_of(tmp_path, rows))
+    expected = stats.ttest_1samp([0.9, 0.8, 0.75, 0.55], 0).confidence_interval(0.9)  # two-sided: 95% at each end
+    assert one.forgotten.value == pytest.approx(0.75)
+    assert (one.forgotten.low, one.forgotten.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_of_nothing_forgotten_nothing_returns(tmp_path: Path) -> None:
+    (relearn, noise) = returns(audit_of(tmp_path, lines(found=1.0, after=1.0)), NAME)
+    assert relearn.returned == noise.returned == (0, 0, 0, 0)
+
+
+def test_where_one_run_has_no_values_per_row_only_seeds_vary(tmp_path: Path) -> None:
+    """0.91 and 0.95 of the baseline on the unread rows, of which the second run has the mean alone."""
+    rows = []
+    for row in lines():
+        if row.subject == NAME and not row.attack:
+            report = 0.91 if row.seed == SEEDS[0] else 0.95
+            one = scored(forget=0.3, retain=0.95, retain_report=report)
+            if row.seed == SEEDS[1]:
+                one = replace(one, values={k: v for k, v in one.values.items() if k != "retain_report.es"})
+            row = replace(row, scored=(one,))
+        rows.append(row)
+    (one,) = judge(audit_of(tmp_path, rows))
+    unread = one.kept[0].unread
+    expected = stats.ttest_1samp([0.91, 0.95], 0).confidence_interval(0.9)
+    assert unread.value == pytest.approx(0.93)
+    assert (unread.low, unread.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_only_the_judged_rows_count_before_and_after(tmp_path: Path) -> None:
@@ -272,8 +316,25 @@ def test_correlations_are_those_of_numpy_and_of_ranks() -> None:
     assert pearson == pytest.approx(np.corrcoef(pairs.T)[0, 1])
     ranks = pairs.argsort(axis=0).argsort(axis=0)
     assert spearman == pytest.approx(np.corrcoef(ranks.T)[0, 1])
-    assert all(math.isnan(value) for value in correlations(pairs[:2]))
-    assert all(math.isnan(value) for value in correlations(np.ones((5, 2))))
+    wide = np.array([[0.0, 0.3], [0.4, 0.1], [1.0, 0.9]])  # a column that goes from 0 to exactly 1
+    assert correlations(wide)[0] == pytest.approx(np.corrcoef(wide.T)[0, 1])
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [[0.1, 0.3], [0.2, 0.4]],
+        [[1.0, 1.0]] * 5,
+        [[0.83, 0.1], [0.83, 0.4], [0.83, 0.2]],
+        [[0.1, 0.71], [0.4, 0.71], [0.2, 0.71]],
+        [[2.0, 3.0], [4.0, math.inf], [5.0, 9.0]],
+        [[2.0, 3.0], [math.nan, 6.0], [5.0, 9.0]],
+    ],
+)
+def test_where_there_is_nothing_to_correlate_it_is_nan_and_nobody_is_warned(pairs: list[list[float]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # SciPy's
+        assert all(math.isnan(value) for value in correlations(np.array(pairs)))
 
 
 def test_every_attack_and_metric_has_a_row_over_the_runs_of_all_finalists(tmp_path: Path) -> None:
@@ -301,6 +362,45 @@ def test_the_worst_variant_is_that_with_the_largest_mean_gain_whatever_rows_it_j
         rows.append(row)
     found = [row for row in robustness(audit_of(tmp_path, rows)) if row.attack == "noise"]
     assert {row.variant for row in found} == {"all rows"}
+
+
+def test_the_worst_variant_is_not_that_with_most_before(tmp_path: Path) -> None:
+    """One author is not forgotten at all: the variant that judges its rows alone finds most there, and gains nothing.
+    One seed is enough to tell, though not to correlate anything."""
+    rows = []
+    for row in lines(found=0.3):
+        if row.subject == NAME and not row.attack:
+            row = replace(row, scored=(scored(forget=[1, 1, 0, 0, 0, 0, 0, 0], retain=0.95, retain_report=0.93),))
+        if row.attack == "noise":
+            row = replace(row, scored=(scored("its rows", (0, 1), forget=1.0), scored("all rows", forget=0.5)))
+        if row.subject != NAME or row.seed == SEEDS[0]:
+            rows.append(row)
+    found = [row for row in robustness(audit_of(tmp_path, rows)) if row.attack == "noise"]
+    assert {(row.variant, row.models) for row in found} == {("all rows", 1)}
+    assert all(math.isnan(row.pearson) and math.isnan(row.spearman) for row in found)
+
+
+@pytest.mark.parametrize(
+    ("judged", "known"), [((), True), (tuple(range(8)), True), (tuple(range(2, 8)), False), ((3,), False)]
+)
+def test_a_perplexity_is_compared_only_where_all_rows_are_judged(
+    tmp_path: Path, judged: tuple[int, ...], known: bool
+) -> None:
+    """It is no mean over rows, so that of some of them before is not recorded."""
+    rows = [row for row in lines() if row.subject != NAME]
+    before, after = [2.0, 3.5, 5.0], [4.0, 3.0, 9.0]
+    for seed, (was, now) in enumerate(zip(before, after, strict=True), 1):
+        whole, some = scored(forget=0.3, retain=0.95, retain_report=0.93), scored("draw 1", judged, forget=0.3)
+        rows.append(Audited(NAME, seed, scored=(replace(whole, metrics=whole.metrics | {"forget.ppl": was}),)))
+        tried = replace(some, metrics=some.metrics | {"forget.ppl": now})
+        rows.append(Audited(NAME, seed, "noise", scored=(tried,)))
+    (ppl,) = [r for r in robustness(audit_of(tmp_path, rows)) if (r.attack, r.metric) == ("noise", "forget.ppl")]
+    if known:
+        assert ppl.pearson == pytest.approx(np.corrcoef(before, after)[0, 1])
+        assert ppl.spearman == pytest.approx(0.5)
+    else:
+        assert math.isnan(ppl.pearson)
+        assert math.isnan(ppl.spearman)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,24 @@ def test_every_limit_of_a_metric_and_every_metric_has_to_hold_there(tmp_path: Pa
         results = load_results(folder)
         assert [h.breaks for h in held_out(results, points[0])] == breaks
         assert keeps_there(results, points[0]) is not any(breaks)
+
+
+def test_a_value_of_zero_below_an_upper_limit_has_no_error_on_the_turned_scale(tmp_path: Path) -> None:
+    """retain.prob is no objective and its limit an upper one, so it counts as baseline / value: without bound at 0."""
+    spec = SPEC[: SPEC.index("control:")] + "control: [{metric: retain.prob, at_most: 0.5}]\n"
+    spec += SPEC[SPEC.index("search:") :]
+    metrics = {"forget.es": 0.3, "retain.es": 0.72, "retain.prob": 0.0}
+    point = evaluation("0000", 5, 0.3, 0.72, metrics=metrics, stderr=dict.fromkeys(metrics, 0.01), feasible=True)
+    for twin, report in ((0.83, 0.0), (0.0, 0.4)):
+        folder = write_folder(tmp_path / str(twin), [baseline(BASE | {"retain_report.prob": twin}), point], spec)
+        path = export(folder, point, report=0.7) / "rayul.json"
+        note = json.loads(path.read_text()) | {"report_metrics": {"retain_report.prob": report}}
+        path.write_text(json.dumps(note | {"report_stderr": {"retain_report.prob": 0.02}}))
+        (h,) = held_out(load_results(folder), point)
+        assert (h.metric, h.value, h.breaks) == ("retain.prob", report, False)
+        assert math.isinf(h.select)
+        assert math.isnan(h.select_error)
+        assert math.isnan(h.report_error)
 
 
 def test_an_infinite_baseline_leaves_nothing_to_take_a_percentage_of() -> None:

@@ -182,13 +182,16 @@ def test_where_the_baseline_has_nothing_no_percentage_is_judged(tmp_path: Path) 
     assert [kept.holds for one in judge(audit) for kept in one.kept] == ["unsure"]
 
 
-def test_one_seed_of_a_metric_without_rows_is_not_sure_to_keep_a_limit(tmp_path: Path) -> None:
-    """Nothing is known of its error, so nothing "stands"; two seeds that agree have one of nought."""
+def test_seeds_without_rows_are_as_sure_as_they_agree(tmp_path: Path) -> None:
+    """Nothing is known of one seed's error, so nothing "stands"; two seeds that agree have one of nought. Of two that
+    do not, the mean keeps the upper limit of 3.6, but not the upper bound."""
     case = CASES["at most, kept"]
-    lines = [audited(case, BASELINE, 0, 1.0, case.before)]
-    lines += [audited(case, NAME, seed, 0.3, case.after) for seed in SEEDS]
-    for count, holds in ((1, "unsure"), (2, "yes")):
-        folder = audit_folder(tmp_path / str(count), lines[: 1 + count])
+    for i, (values, holds) in enumerate((([3.5], "unsure"), ([3.5, 3.5], "yes"), ([3.4, 3.7], "unsure"))):
+        lines = [audited(case, BASELINE, 0, 1.0, case.before)]
+        lines += [
+            audited(case, NAME, seed, 0.3, (case.after[0], value)) for seed, value in zip(SEEDS, values, strict=False)
+        ]
+        folder = audit_folder(tmp_path / str(i), lines)
         spec = SPEC.replace("{metric: retain.es, at_least: 90% of baseline,", f"{{metric: retain.ppl, {case.limit},")
         (folder / "spec.yaml").write_text(spec)
         names = ("forget.es", "retain.es", "retain.ppl", "retain_report.ppl")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic import BASE, OBJECTIVES, baseline, evaluation, evaluations_of, oracle, sweep
 
-from rayul.pareto.hypervolume import hypervolume, hypervolume_history
+from rayul.pareto.hypervolume import hypervolume, hypervolume_history, unit_scores
 from rayul.records import Evaluation
 
 LIMITS = {"retain.es": 0.9 * BASE["retain.es"]}
@@ -47,6 +47,14 @@ def test_the_ideal_is_one_and_nothing_is_zero() -> None:
 def test_a_limit_at_or_above_the_baseline_is_not_applied() -> None:
     row = evaluation("a", 5, 0.49, 0.96)
     assert hypervolume([row], baseline(), OBJECTIVES, {"retain.es": 0.97}) == pytest.approx(0.5)
+    before = baseline({"forget.es": 0.83, "retain.es": 0.71})
+    row = evaluation("a", 5, 0.4 * 0.83, 0.93 * 0.71, base=before)
+    for limit in (0.71, 1.2 * 0.71):
+        assert hypervolume([row], before, OBJECTIVES, {"retain.es": limit}) == pytest.approx(0.6 * 0.93)
+
+
+def test_without_objectives_there_are_no_scores() -> None:
+    assert unit_scores([evaluation("a", 5, 0.2, 0.9)] * 3, baseline(), {}, {}).shape == (3, 0)
 
 
 def test_history_has_the_area_of_every_prefix() -> None:
@@ -73,6 +81,15 @@ def test_history_lists_growth_only() -> None:
     assert list(counts) == sorted(set(counts))
     assert all(a < b for a, b in pairwise(volumes[:-1]))
     assert volumes[-1] >= volumes[-2]
+
+
+def test_a_point_that_only_just_keeps_its_limit_adds_no_growth() -> None:
+    tie = evaluation("a", 5, 0.1, LIMITS["retain.es"])
+    grown = evaluation("b", 5, 0.49, 0.95 * 0.96)
+    assert tie.feasible
+    assert hypervolume_history([tie, tie], baseline(), OBJECTIVES, LIMITS) == [(0, 0.0), (2, 0.0)]
+    history = hypervolume_history([tie, grown], baseline(), OBJECTIVES, LIMITS)
+    assert history == [(0, 0.0), (2, pytest.approx(0.5 * 0.5))], "the last growth is not listed twice"
 
 
 def test_three_objectives_by_monte_carlo() -> None:
