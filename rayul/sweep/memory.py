@@ -10,6 +10,7 @@ from typing import Any
 
 from rayul.errors import RayulError
 from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
+from rayul.sweep.losses import last_error, raised
 
 # isort: split
 from ray.exceptions import OutOfMemoryError, RayError
@@ -63,11 +64,16 @@ class MemoryPressure(Callback):  # type: ignore[misc]
         self.lost = Counter[str]()
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if is_memory_pressure(trial.get_pickled_error()):
+        if _lost_to_memory(trial):
             self.lost[trial.trial_id] += 1
             if self.lost[trial.trial_id] >= PATIENCE:
                 raise no_memory()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if is_memory_pressure(trial.get_pickled_error()):
+        if _lost_to_memory(trial):
             raise no_memory()
+
+
+def _lost_to_memory(trial: Trial) -> bool:
+    text = last_error(trial)
+    return raised(text) is None and _SAID.search(text) is not None
