@@ -32,6 +32,10 @@ IDLE_SECONDS = 60.0
 """A device that nobody holds ends after it: on a GPU it has memory, and its node could be given back. Longer than the
 clients of a full machine take to start, for whom it waits when it has measured the references."""
 
+RESTARTS = 10
+"""Times that Ray starts the broker again. Not without end: where Ray ends every process for want of memory, the sweep
+must stop and say so."""
+
 LOST = (RayActorError, DeviceBroken)
 """What a call of a device raises that must be replaced."""
 
@@ -113,7 +117,7 @@ def broker(allocation: Allocation, arguments: dict[str, Any]) -> Iterator[Device
     cores = allocation.cpu * allocation.pack
     actor = (
         ray.remote(Broker)
-        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        .options(num_cpus=0, scheduling_strategy=here, max_restarts=RESTARTS, max_task_retries=RESTARTS)
         .remote(cores, allocation.pack, allocation.threads)
     )
     try:
