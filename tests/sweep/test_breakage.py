@@ -432,6 +432,8 @@ def test_a_broker_that_dies_is_replaced_as_often_as_that_happens(
     for _ in range(7):
         enough = len(rows(folder)) + 2
         wait(lambda: len(rows(folder)) >= enough, driver)  # noqa: B023 (called at once)
+        # Rows also come of devices that Ray ends a moment later, before the next broker is there.
+        wait(lambda: any("ray::Broker" in line for line in children_of(driver.pid).values()), driver)
         os.kill(victim(driver, "ray::Broker"), signal.SIGKILL)
     _, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, err
