@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "rayul"
 FLOORS = (
-    ("errors", "files", "words", "cache", "console"),
+    ("errors", "files", "words", "cache", "console", "background"),
     ("spec",),
     ("records",),
     ("pareto", "unlearn"),
@@ -30,7 +30,8 @@ FLOORS = (
 MODEL_STACK = {"torch", "transformers", "peft"}
 FORBIDDEN = {
     **dict.fromkeys(
-        ("errors", "files", "words", "cache", "console", "spec"), MODEL_STACK | {"ray", "optuna", "pyarrow"}
+        ("errors", "files", "words", "cache", "console", "background", "spec"),
+        MODEL_STACK | {"ray", "optuna", "pyarrow"},
     ),
     **dict.fromkeys(("records", "pareto", "audit", "report", "plan"), MODEL_STACK | {"ray", "optuna"}),
     **dict.fromkeys(

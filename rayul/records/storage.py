@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from rayul.background import beside
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
 from rayul.files import whole_file
@@ -184,14 +185,10 @@ class Storage:
         """
         me = _me()
         self._claim(me)
-        over = threading.Event()
-        thread = threading.Thread(target=self._keep_pushing, args=(me, over, warn), daemon=True)
-        thread.start()
         try:
-            yield
+            with beside(partial(self._keep_pushing, me, warn)):
+                yield
         finally:
-            over.set()
-            thread.join()
             if self.folder.exists():
                 self._push_last()
             with suppress(OSError):
@@ -205,7 +202,7 @@ class Storage:
                 f"{error.message}; everything is in {self.folder}", "the same command with --resume copies it again"
             ) from error
 
-    def _keep_pushing(self, me: bytes, over: threading.Event, warn: Callable[[str], None]) -> None:
+    def _keep_pushing(self, me: bytes, warn: Callable[[str], None], over: threading.Event) -> None:
         pause, failed = EVERY, False
         while not over.wait(pause):
             began = time.monotonic()

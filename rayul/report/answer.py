@@ -32,8 +32,7 @@ def headline(results: SweepRecords, summary: Summary) -> str:
             return "Nothing is certified."
         best = found[0]
         gone = f"{best.forgotten:.0%} forgotten, certified" if math.isfinite(best.forgotten) else "Certified"
-        new = "groups" if best.reading.named else "rows"
-        return f"{gone}: {kept_limits(best.at)} on new {new}."
+        return f"{gone}: {kept_limits(best.at)} on new {best.units}."
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."

@@ -29,6 +29,11 @@ class Certified(NamedTuple):
     forgotten: float
 
     @property
+    def units(self) -> str:
+        """What the certificate speaks of."""
+        return "groups" if self.reading.named else "rows"
+
+    @property
     def confidence(self) -> float:
         return 1 - self.reading.alpha
 
@@ -72,10 +77,9 @@ def kept_limits(at: Walked) -> str:
 
 def sentence(one: Certified) -> str:
     """What is certified of a point, with which confidence, and what it forgets."""
-    new = "groups" if one.reading.named else "rows"
     return (
-        f"certified: {kept_limits(one.at)} on new {new} ({100 * one.confidence:g}% confidence, "
-        f"{one.reading.groups} {new}); forgets {percent(one.forgotten)}, {place(one)}."
+        f"certified: {kept_limits(one.at)} on new {one.units} ({100 * one.confidence:g}% confidence, "
+        f"{one.reading.groups} {one.units}); forgets {percent(one.forgotten)}, {place(one)}."
     )
 
 

@@ -245,4 +245,5 @@ def device_count(wanted: Resources) -> int:
 
 
 def _growth(slots: int, fitting: int) -> str:
-    return f"; room for {fitting} now, the rest wait for nodes to join" if slots > fitting else ""
+    wait = "wait for nodes to join" if _NODES_MAY_JOIN.get() else "wait their turn"
+    return f"; room for {fitting} now, the rest {wait}" if slots > fitting else ""

@@ -7,7 +7,8 @@ import errno
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -78,69 +79,69 @@ def export(
     sets = load_sets(spec.data)
     forget = checked_rows(sets, results.manifest)["forget"]
     checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
-    staging = _copied(source, out)  # before the model is loaded: a running sweep drops what leaves its front
-    try:
+    # Before the model is loaded: a running sweep drops what leaves its front.
+    with _copied(source, out) as staging:
         task = load_task(spec, sets)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    try:
-        complete_saved(staging, spec.model, task.tokenizer)
-        what = "adapter" if adapter else "model"
-        say(f"scoring the reloaded {what}")
-        measured = score_saved(task, spec, staging)
-        difference = _check(what, measured, e)
-        if merge:
-            say("merging")
-            write_merged(spec.model, staging, staging / MERGED, task.tokenizer)
-            merged_spec = spec.model_copy(
-                update={"model": spec.model.model_copy(update={"path": str(staging / MERGED), "revision": None})}
+        try:
+            complete_saved(staging, spec.model, task.tokenizer)
+            what = "adapter" if adapter else "model"
+            say(f"scoring the reloaded {what}")
+            measured = score_saved(task, spec, staging)
+            difference = _check(what, measured, e)
+            if merge:
+                say("merging")
+                write_merged(spec.model, staging, staging / MERGED, task.tokenizer)
+                merged_spec = spec.model_copy(
+                    update={"model": spec.model.model_copy(update={"path": str(staging / MERGED), "revision": None})}
+                )
+                say("scoring the merged model")
+                merged_task = load_task(merged_spec, sets)
+                difference = max(
+                    difference, _check("merged model", measure_reported(merged_task, spec, merged_task.base), e)
+                )
+            card = model_card(
+                results,
+                written,
+                e,
+                Forgotten(set_name(written.data), forget.rows, forget.sha256),
+                address=address or out.name,
+                after={key: (m.value, m.stderr) for key, m in measured.items()},
+                difference=difference,
+                adapter=adapter,
+                merged=merge,
+                certificate=holds,
             )
-            say("scoring the merged model")
-            merged_task = load_task(merged_spec, sets)
-            difference = max(
-                difference, _check("merged model", measure_reported(merged_task, spec, merged_task.base), e)
-            )
-        card = model_card(
-            results,
-            written,
-            e,
-            Forgotten(set_name(written.data), forget.rows, forget.sha256),
-            address=address or out.name,
-            after={key: (m.value, m.stderr) for key, m in measured.items()},
-            difference=difference,
-            adapter=adapter,
-            merged=merge,
-            certificate=holds,
-        )
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        (staging / "evaluation.json").write_text(json.dumps(json.loads(to_json(e)), indent=1) + "\n", encoding="utf-8")
-        share_folder(staging, folder_mode())
-        staging.rename(out)
-    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
-        raise unwritable(out, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            (staging / "README.md").write_text(card, encoding="utf-8")
+            record = json.dumps(json.loads(to_json(e)), indent=1)
+            (staging / "evaluation.json").write_text(record + "\n", encoding="utf-8")
+            share_folder(staging, folder_mode())
+            staging.rename(out)
+        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+            raise unwritable(out, error) from error
     return difference
 
 
-def _copied(source: Path, out: Path) -> Path:
-    """A new folder beside `out` with what was saved in `source`. Raises InputError where that goes away meanwhile."""
-    staging = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        copy_saved(source, staging)
-    except OSError as error:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+@contextmanager
+def _copied(source: Path, out: Path) -> Iterator[Path]:
+    """For the block, a folder beside `out` with what was saved in `source`. Raises InputError where that goes away
+    meanwhile."""
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+        except OSError as error:
+            raise unwritable(out, error) from error
+        try:
+            copy_saved(source, staging)
+        except OSError as error:
             if error.errno == errno.ENOENT or not holds_model(source):
                 raise InputError(
                     f"{source} has just been removed: the sweep is running, and the point has left its front",
                     "choose another point of the front, or wait for the end of the sweep",
                 ) from error
-        raise unwritable(out, error) from error
-    return staging
+            raise unwritable(out, error) from error
+        yield staging
 
 
 def unwritable(out: Path, error: Exception) -> RayulError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import ray
@@ -46,35 +46,34 @@ def fit(
     meanwhile: entered when the Tuner has pickled itself with its callbacks, so that it may hold a terminal or a lock.
     search: more of `ray.tune.TuneConfig`.
     """
-    scratch = ExitStack()
-    folder = scratch.enter_context(run_folder())  # all that a resume reads is in our journals
-    tuner = Tuner(
-        trainable,
-        param_space=param_space,
-        tune_config=TuneConfig(reuse_actors=True, trial_dirname_creator=name_of, trial_name_creator=name_of, **search),
-        run_config=RunConfig(
-            name="tune",
-            storage_path=str(folder),
-            stop=stop,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-            callbacks=[Losses(say), *callbacks],
-            verbose=0,
-        ),
-    )
-    try:
-        with meanwhile or nullcontext(), stop.listening():
-            tuner.fit()
-    except TuneError as error:
-        # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
-        cause = error.__context__
-        if isinstance(cause, RayulError):
-            raise cause from None
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise ResultsUnwritable.at(cause.filename or folder, cause.strerror) from error
-        raise
-    finally:
-        scratch.close()
+    with run_folder() as folder:  # all that a resume reads is in our journals
+        tuner = Tuner(
+            trainable,
+            param_space=param_space,
+            tune_config=TuneConfig(
+                reuse_actors=True, trial_dirname_creator=name_of, trial_name_creator=name_of, **search
+            ),
+            run_config=RunConfig(
+                name="tune",
+                storage_path=str(folder),
+                stop=stop,
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[Losses(say), *callbacks],
+                verbose=0,
+            ),
+        )
+        try:
+            with meanwhile or nullcontext(), stop.listening():
+                tuner.fit()
+        except TuneError as error:
+            # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.
+            cause = error.__context__
+            if isinstance(cause, RayulError):
+                raise cause from None
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise ResultsUnwritable.at(cause.filename or folder, cause.strerror) from error
+            raise
 
 
 SETTLED = 2.0

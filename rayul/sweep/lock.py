@@ -8,6 +8,7 @@ one on another machine that finds a mark watches whether it is renewed. That nee
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rayul.background import beside
 from rayul.errors import RayulError
 from rayul.files import write_text
 
@@ -93,25 +95,18 @@ def _wait_for_dead_owner(folder: Path, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _marked(folder: Path) -> Iterator[None]:
-    over = threading.Event()
-
-    def renew() -> None:
-        count = 0
-        while True:
+    def renew(over: threading.Event) -> None:
+        for count in itertools.count():
             mark = {"machine": socket.gethostname(), "process": os.getpid(), "renewed": count}
             with suppress(OSError):  # a full disk ends the sweep by its journal, not by its mark
                 write_text(mark_path(folder), json.dumps(mark))
             if over.wait(RENEWED):
                 return
-            count += 1
 
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(renew):
+            yield
     finally:
-        over.set()
-        thread.join()
         mark_path(folder).unlink(missing_ok=True)
 
 

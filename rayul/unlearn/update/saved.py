@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from rayul.errors import InputError
 from rayul.files import whole_folder
+from rayul.records.text_note import NOTE
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -90,7 +91,7 @@ def lerped(model: Any, base: Any, a: float) -> Iterator[None]:
 def save_scaled(base: Callable[[], Any], source: Path, a: float, folder: Path) -> None:
     """Write a saved update at scale a, whole or not at all. base: loads the base, which only a whole model needs."""
     with whole_folder(folder) as temporary:
-        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("rayul.json"), dirs_exist_ok=True)
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(NOTE), dirs_exist_ok=True)
         if is_adapter(source):
             check_safetensors(source)
             weights = load_file(source / "adapter_model.safetensors")
