@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.errors import InputError
-from rayul.spec import Spec
+from rayul.spec import METRICS, Spec
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
@@ -34,7 +34,8 @@ EVALUATED = ("forget", "retain", "general")
 
 class Task:
     """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the
-    custom metrics, by name. Raises InputError for rows that do not fit into the model."""
+    custom metrics, by name; rewords: whether paraphrases and wrong answers will be scored too. Raises InputError for
+    rows that do not fit into the model."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Task:
         template: AnyTemplate,
         max_rows: int | None,
         own: Mapping[str, RowMetric],
+        rewords: bool = False,
     ) -> None:
         self.own = own
         self.base = base
@@ -56,7 +58,8 @@ class Task:
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
-        check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
+        if rewords:
+            check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}
 
@@ -97,7 +100,8 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for control in spec.control.own:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
-    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own)
+    rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in spec.evaluate.final)
+    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own, rewords)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:

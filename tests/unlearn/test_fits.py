@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rayul.errors import InputError
 from rayul.unlearn.data import Row
 from rayul.unlearn.suite import evaluate_model
-from rayul.unlearn.task import Task
+from rayul.unlearn.task import Task, load_task
 
 
 def gpt2(vocabulary: int, positions: int) -> Any:
@@ -42,7 +44,7 @@ LONG = Row("What?", "yes " * 90)
 def test_a_row_longer_than_the_positions(task: Task, key: str, row: Row, said: str) -> None:
     model, sets = gpt2(len(task.tokenizer), 64), sets_with(row, key)
     with pytest.raises(InputError, match=said) as caught:
-        Task(model, task.tokenizer, sets, None, None, {})
+        Task(model, task.tokenizer, sets, None, None, {}, rewords=True)
     assert "64 positions" in str(caught.value)
     if key != "retain_train":
         with pytest.raises(InputError, match=said):
@@ -66,3 +68,14 @@ def test_a_tokenizer_larger_than_the_embedding(task: Task) -> None:
     sets = sets_with(Row("What?", "yes"), "forget")
     with pytest.raises(InputError, match="the model embeds only 20 tokens: the tokenizer is larger than the model"):
         Task(gpt2(20, 512), task.tokenizer, sets, None, None, {})
+
+
+@pytest.mark.parametrize(("final", "refused"), [(["truth_ratio"], True), (["em"], False), ([], False)])
+def test_wrong_answers_are_encoded_where_a_metric_at_the_end_scores_them(
+    make_spec: Callable[..., Any], sets: dict[str, tuple[Row, ...]], final: list[str], refused: bool
+) -> None:
+    """Otherwise each process of a sweep would spend its first minutes on texts that nobody reads."""
+    longer = sets | {"retain": (replace(sets["retain"][0], perturbed_answer=("no " * 3000,)), *sets["retain"][1:])}
+    spec = make_spec(method="gd", evaluate={"final": final})
+    with pytest.raises(InputError, match="reworded retain rows are too long") if refused else nullcontext():
+        assert load_task(spec, longer).examples["retain"]
