@@ -39,7 +39,8 @@ from rayul.sweep.audit_trial import AuditTrial
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
-from rayul.sweep.memory import MemoryPressure, memory_watched
+from rayul.sweep.losses import losses_told
+from rayul.sweep.memory import MemoryPressure
 from rayul.sweep.result import AuditResult
 from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -70,7 +71,7 @@ def audit_sweep(
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied), memory_watched():
+    with opened(folder, warn) as (work, is_copied), losses_told():
         results = load_records(work)
         written = load_spec(work / SPEC)
         check_trusted(written, folder, trusted=trust)

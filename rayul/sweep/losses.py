@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.tune.error import TuneError
+
+from rayul.errors import RayulError
 
 _NODE = re.compile(r"because (?:its|the) node .{0,200}?node(?: |_)id:? ?'?([0-9a-f]{56})", re.IGNORECASE | re.DOTALL)
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.*)", re.MULTILINE)
-_DIED = ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError")
+_DIED = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError")
 _OWNER = re.compile(r"because its owner has died", re.IGNORECASE)
+_NO_MEMORY = re.compile(r"NODE_OUT_OF_MEMORY|running low on memory|memory pressure", re.IGNORECASE)
 
 
 class Lost(NamedTuple):
@@ -34,6 +40,49 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def says_no_memory(text: str) -> bool:
+    """Whether the text of Ray's error says that its memory monitor ended a process."""
+    return _NO_MEMORY.search(text) is not None
+
+
+def is_memory_pressure(error: BaseException | None) -> bool:
+    """Whether Ray's memory monitor ended the process whose loss this error tells, directly or through others."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        told = isinstance(error, RayError | TuneError) and says_no_memory(str(error))
+        if told or isinstance(error, OutOfMemoryError):
+            return True
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return False
+
+
+def no_memory() -> RayulError:
+    return RayulError(
+        "a node ran out of memory, and Ray ended processes of the sweep there",
+        "end what else fills the memory, or let the sweep take less (resources.trials_per_gpu, resources.concurrency, "
+        "training.micro_batch_size); then run the same command with --resume-if-any: what was recorded is kept",
+    )
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """What becomes of the driver's own questions where Ray loses processes of the sweep, or of its own, is told in a
+    sentence."""
+    try:
+        yield
+    except (RayError, TuneError) as error:
+        if is_memory_pressure(error):
+            raise no_memory() from error
+        if isinstance(error, RayTaskError | TuneError):  # an exception that a process raised, and its traceback
+            raise
+        told = str(error).strip().partition("\n")[0]
+        raise RayulError(
+            f"Ray lost a process: {told}",
+            "run the same command with --resume-if-any: what was recorded is kept",
+        ) from error
+
+
 def lost(text: str) -> Lost | None:
     """What a process was lost to, from the text of Ray's error; None where the process itself died or raised, which its
     trial may have brought about."""
@@ -48,8 +97,9 @@ def raised(text: str) -> tuple[str, str] | None:
     found = _RAISED.findall(text) if "ray::" in text else []
     if not found:
         return None
-    kind, message = found[-1][0].rpartition(".")[2], found[-1][1]
-    return None if kind in _DIED else (kind, message)
+    name, message = found[-1]
+    kind = name.rpartition(".")[2]
+    return None if kind in _DIED or name == "ray.exceptions.OutOfMemoryError" else (kind, message)  # torch has one, too
 
 
 def last_error(trial: Any) -> str:

@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from rayul.errors import RayulError
 from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
-from rayul.sweep.losses import last_error, raised
+from rayul.sweep.losses import last_error, no_memory, raised, says_no_memory
 
 # isort: split
-from ray.exceptions import OutOfMemoryError, RayError
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
-from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
+
+def _actor_task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+    """Tune's actor manager (Ray 2.60) knows RayActorError and RayTaskError, and raises any other out of Tuner.fit. One
+    that Ray's memory monitor ended is a lost actor like any other."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=str(exception))
+    _as_ray_has_it(self, tracked_actor_task, exception)
+
+
+_as_ray_has_it = RayActorManager._actor_task_failed
+RayActorManager._actor_task_failed = _actor_task_failed
+
 PATIENCE = 3
-"""Times that one trial loses its process so before the sweep stops. The pressure may pass; else each loss costs all
-trials of the device what they had since their checkpoints."""
-
-_SAID = re.compile(r"NODE_OUT_OF_MEMORY|running low on memory|memory pressure", re.IGNORECASE)
-
-
-def is_memory_pressure(error: BaseException | None) -> bool:
-    """Whether Ray's memory monitor ended the process whose loss this error tells, directly or through others."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        told = isinstance(error, RayError | TuneError) and _SAID.search(str(error))
-        if told or isinstance(error, OutOfMemoryError):
-            return True
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
-    return False
-
-
-def no_memory() -> RayulError:
-    return RayulError(
-        "a node ran out of memory, and Ray ended processes of the sweep there",
-        "end what else fills the memory, or let the sweep take less (resources.trials_per_gpu, resources.concurrency, "
-        "training.micro_batch_size); then run the same command with --resume-if-any: what was recorded is kept",
-    )
-
-
-@contextmanager
-def memory_watched() -> Iterator[None]:
-    """What memory pressure does to the driver's own questions becomes one sentence."""
-    try:
-        yield
-    except (RayError, TuneError) as error:
-        if is_memory_pressure(error):
-            raise no_memory() from error
-        raise
+"""Times that one trial loses its process so before the sweep stops. The pressure may pass, or the next device be small
+enough; else each loss costs all trials of the device what they had since their checkpoints."""
 
 
 class MemoryPressure(Callback):  # type: ignore[misc]
@@ -76,4 +51,4 @@ class MemoryPressure(Callback):  # type: ignore[misc]
 
 def _lost_to_memory(trial: Trial) -> bool:
     text = last_error(trial)
-    return raised(text) is None and _SAID.search(text) is not None
+    return raised(text) is None and says_no_memory(text)

@@ -54,7 +54,8 @@ from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.failures import AlikeFailures, refuse_failures
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
-from rayul.sweep.memory import MemoryPressure, memory_watched
+from rayul.sweep.losses import losses_told
+from rayul.sweep.memory import MemoryPressure
 from rayul.sweep.packs.broker import Devices, broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
@@ -98,7 +99,7 @@ def run_sweep(
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied), memory_watched():
+    with opened(folder, warn) as (work, is_copied), losses_told():
         return _run(spec, work, resume, address, is_copied, console, testbed_progress, trust)
 
 

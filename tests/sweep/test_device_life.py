@@ -569,6 +569,28 @@ def test_died(make_clients: Callable[..., Clients], make_device: MakeDevice) -> 
 
 
 @pytest.mark.slow
+def test_narrowed(make_clients: Callable[..., Clients], make_device: MakeDevice) -> None:
+    """Two trials on a device of two slots, which its node has no memory for. Here it is killed, and a holder says why;
+    Ray's own monitor does both in test_odd_machines."""
+    undisturbed = make_device()
+    undisturbed.join(0, {}, BEFORE)
+    expected = reported(undisturbed, 0)
+    clients = make_clients(checkpoint_every=0.0)
+    client = clients.start(0)
+    found = [result_of(client) for _ in range(3)]
+    assert found[-1].numerics.startswith("2 slots")
+    lost_one = ray.get(clients.devices.here(1))
+    killed()
+    ray.get(clients.devices.here(1, lost_one._actor_id.hex(), no_memory=True))
+    again = clients.start(0)
+    rest = [result_of(again) for _ in range(2)]
+    assert {row.numerics.partition(" of")[0] for row in rest} == {"1 slots"}
+    for ours, theirs in zip(rest, expected[2:], strict=True):
+        assert ours.step == theirs.step
+        assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_lost_its_broker(make_clients: Callable[..., Clients], make_device: MakeDevice) -> None:
     """The device goes with it. Who was there hears that this was no fault of its trial, and the next broker has another
     device for it."""

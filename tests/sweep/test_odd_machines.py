@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from driver import command, ended, rows, start, sweep, write_spec
 from test_faults import children_of, wait
 
-from rayul.sweep.memory import is_memory_pressure
+from rayul.sweep.losses import is_memory_pressure
 
 # isort: split
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
@@ -97,6 +98,65 @@ def test_memory_pressure_is_one_sentence_and_a_resume_goes_on(
         assert len(done.stderr.splitlines()) < 12
     again = run(spec, tmp_path, "--resume-if-any")
     assert again.returncode == 0, again.stderr
+
+
+FULL = """
+set -e
+mkdir -p {group}
+echo $((3 << 30)) > {group}/memory.limit_in_bytes
+echo $$ > {group}/cgroup.procs
+mount --bind {group} /sys/fs/cgroup/memory
+exec {command}
+"""
+"""A driver whose Ray sees a node of 3 GB: all that it and its processes may take together."""
+
+HOG = """
+import time
+from pathlib import Path
+
+group, held, seconds = Path({group!r}), [], {seconds}
+(group / "cgroup.procs").write_text("0")
+limit = int((group / "memory.limit_in_bytes").read_text())
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    used = int((group / "memory.usage_in_bytes").read_text()) - int(stat["total_inactive_file"])
+    if used < 0.96 * limit:
+        held.append(bytearray(b"x" * (20 << 20)))
+    time.sleep(0.02)
+"""
+"""Another process on that node, which keeps it over Ray's threshold of 95%."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup/memory/memory.limit_in_bytes", os.W_OK), reason="needs cgroups v1")
+@pytest.mark.parametrize("slots", [1, 2], ids=["alone", "in packs"])
+def test_a_node_that_is_full_for_a_while_in_the_middle_of_a_sweep(
+    slots: int, tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """Ray ends the broker and clients, or the processes of the trials. All of them start again."""
+    spec = small(tmp_path, tiny_folder, data_folder, trials=3, steps=600)
+    group = Path(f"/sys/fs/cgroup/memory/rayul-{os.getpid()}-{slots}")
+    sweeping = shlex.join(command(spec, tmp_path, "--set", f"resources.trials_per_gpu={slots}"))
+    monitored = os.environ | {"OMP_NUM_THREADS": "1", "RAY_memory_monitor_refresh_ms": "100"}
+    driver = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", FULL.format(group=group, command=sweeping)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=monitored,
+    )
+    wait(lambda: len(rows(tmp_path / "tiny")) >= 6, driver)
+    born_before = set(children_of(driver.pid))
+    subprocess.run([sys.executable, "-c", HOG.format(group=str(group), seconds=8)], check=True, timeout=60)
+    assert born_before - set(children_of(driver.pid)), "Ray has ended nothing"
+    _, err = driver.communicate(timeout=250)
+    group.rmdir()
+    assert driver.returncode == 0, err
+    assert "Traceback" not in err
+    assert len({(r["trial_id"], r["step"]) for r in rows(tmp_path / "tiny")}) == len(rows(tmp_path / "tiny"))
+    assert len(ended(tmp_path / "tiny")) == 3
+    assert set(ended(tmp_path / "tiny").values()) <= {"completed", "pruned"}
 
 
 def test_memory_pressure_is_known_through_all_that_wraps_it() -> None:

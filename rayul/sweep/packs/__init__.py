@@ -39,6 +39,7 @@ Everything that happens to a device is a row here, and a test of that name in `t
 | broken | loading, training | an error that is no trial's | broken | wait to go on where it is replaced |
 | hung | training | a step takes longer than a trial may | dead | fail: they took longer, too |
 | died | any | its process or its node is lost | dead | wait to go on where it is replaced |
+| narrowed | dead | its node had no memory for it | loading | go on in packs of half as many slots |
 | lost its broker | any | the process of the broker is lost | absent | wait to go on where the next broker seats them |
 | replaced | broken, dead | a holder tells the broker | loading | go on from their checkpoints |
 | unused | idle, refused | no holder for IDLE_SECONDS | absent | |

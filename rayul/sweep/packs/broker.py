@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.records import Evaluation
@@ -36,7 +37,7 @@ RESTARTS = 10
 """Times that Ray starts the broker again. Not without end: where Ray ends every process for want of memory, the sweep
 must stop and say so."""
 
-LOST = (RayActorError, DeviceBroken)
+LOST = (RayActorError, OutOfMemoryError, DeviceBroken)
 """What a call of a device raises that must be replaced."""
 
 Holder = int | str
@@ -47,10 +48,10 @@ class DeviceActor:
     """A `Device` as Ray's actor. Every client that holds its handle imports this module, which therefore knows nothing
     of torch (a second and 150 MB for each of them) or Tune."""
 
-    def __init__(self, arguments: dict[str, Any], threads: int) -> None:
+    def __init__(self, arguments: dict[str, Any], threads: int, splits: int) -> None:
         from rayul.sweep.packs.device import Device
 
-        self.device = Device(**arguments, threads=threads)
+        self.device = Device(**arguments, threads=threads, splits=splits)
 
     def measure(self, name: str) -> Evaluation:
         return self.device.measure(name)
@@ -93,13 +94,13 @@ class Devices:
     broker: Any
     arguments: Sequence[Any]
 
-    def here(self, holder: Holder, lost: str | None = None) -> Any:
+    def here(self, holder: Holder, lost: str | None = None, *, no_memory: bool = False) -> Any:
         """The broker's reference to the device actor of this process's place: the GPU that it holds (a share of), or,
-        on CPU, a place on its node. lost: as for `Broker.device`."""
+        on CPU, a place on its node. lost, no_memory: as for `Broker.device`."""
         gpus = ray.get_gpu_ids()
         node = ray.get_runtime_context().get_node_id()
         gpu = str(gpus[0]) if gpus else None
-        return self.broker.device.remote(holder, node, gpu, lost, arguments=self.arguments)
+        return self.broker.device.remote(holder, node, gpu, lost, no_memory, arguments=self.arguments)
 
     def release(self, holder: Holder) -> Any:
         """The broker's reference to nothing, when the holder is on no device any more."""
@@ -144,15 +145,25 @@ class Broker:
         self.cores, self.slots, self.threads = cores, slots, threads
         self.idle_seconds = idle_seconds
         self.held: dict[tuple[str, str], Held] = {}
+        self.splits = Counter[str]()
+        """By node, the devices that it had no memory for: each halves the packs of those that follow."""
         self.lock = threading.Lock()
         threading.Thread(target=self._end_idle, daemon=True).start()
 
     def device(
-        self, holder: Holder, node: str, gpu: str | None, lost: str | None = None, *, arguments: Sequence[Any]
+        self,
+        holder: Holder,
+        node: str,
+        gpu: str | None,
+        lost: str | None = None,
+        no_memory: bool = False,
+        *,
+        arguments: Sequence[Any],
     ) -> Any:
         """The actor for a holder who is on `node` and has a share of `gpu`.
 
-        lost: id of an actor that the holder found dead or broken; it is ended and replaced. arguments: of `Devices`.
+        lost: id of an actor that the holder found dead or broken; it is ended and replaced. no_memory: whether Ray
+        ended it for want of memory on its node. arguments: of `Devices`.
         """
         with self.lock:
             before = [held for held in self.held.values() if holder in held.holders]
@@ -161,6 +172,7 @@ class Broker:
                 if held.actor._actor_id.hex() == lost:
                     ray.kill(held.actor)  # it may live yet: broken, or out of this holder's reach
                     del self.held[place]
+                    self.splits[place[0]] += no_memory
             place = (node, gpu) if gpu is not None else self._emptiest(node)
             if place not in self.held:
                 self.held[place] = Held(self._start(*place, arguments, on_gpu=gpu is not None))
@@ -212,7 +224,7 @@ class Broker:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": environment},
             )
-            .remote(*arguments, threads=self.threads)
+            .remote(*arguments, threads=self.threads, splits=self.splits[node])
         )
 
     def _end_idle(self) -> None:

@@ -53,7 +53,7 @@ class Device:
     in vain when the verdict is to stop it is never seen.
 
     shape: of the pack. checkpoint_every: seconds between two checkpoints of a trial, which its next incarnation goes
-    on from where the results folder is seen.
+    on from where the results folder is seen. splits: of its pack, from the start (`Packs`).
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Device:
         shape: Shape,
         threads: int,
         checkpoint_every: float,
+        splits: int = 0,
     ) -> None:
         torch.set_num_threads(threads)
         self.spec, self.sets, self.threads, self.checkpoint_every = spec, sets, threads, checkpoint_every
@@ -78,7 +79,7 @@ class Device:
         self.error: Exception | None = None
         try:
             self.disk, self.folder = disk, disk.adapters()
-            self.packs = Packs(load_here(spec, sets, disk), spec, shape)
+            self.packs = Packs(load_here(spec, sets, disk), spec, shape, splits)
         except RayulError as error:  # for whoever asks: an actor that dies of it tells no type
             self.error = error
         except Exception as error:  # such as memory that a former device has not given back yet

@@ -10,6 +10,7 @@ import ray
 
 from rayul.records import Evaluation
 from rayul.records.certificate import Dial, Reading
+from rayul.sweep.losses import is_memory_pressure
 from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.reference import fetch
 
@@ -66,14 +67,14 @@ def _walk(arguments: Any, device: Any) -> Any:
 
 
 def _ask(devices: Devices, question: Question) -> Any:
-    me, lost = ray.get_runtime_context().get_task_id(), None
+    me, lost, no_memory = ray.get_runtime_context().get_task_id(), None, False
     try:
         for tries_left in reversed(range(RETRIES + 1)):
-            device = ray.get(devices.here(me, lost))
+            device = ray.get(devices.here(me, lost, no_memory=no_memory))
             try:
                 return ray.get(question(device))
-            except LOST:
-                lost = device._actor_id.hex()
+            except LOST as error:
+                lost, no_memory = device._actor_id.hex(), is_memory_pressure(error)
                 if not tries_left:
                     raise
     finally:

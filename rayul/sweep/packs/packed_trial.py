@@ -12,7 +12,7 @@ from ray.tune import Trainable
 from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
-from rayul.sweep.losses import here, root_cause
+from rayul.sweep.losses import here, is_memory_pressure, root_cause
 from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.result import TrialResult, unwritable
 
@@ -38,9 +38,9 @@ class PackedTrial(Trainable):  # type: ignore[misc]
             self._join()
         try:
             result: TrialResult = ray.get(self.device.next.remote(self.config["number"]))
-        except LOST:
+        except LOST as error:
             # Tune starts the trial again, from its last checkpoint, and counts: see fit.MAX_FAILURES.
-            ray.get(self._place(lost=self.device._actor_id.hex()))
+            ray.get(self._instead_of(self.device, error))
             raise
         except RayTaskError as error:
             if isinstance(cause := root_cause(error), ResultsUnwritable):
@@ -61,14 +61,16 @@ class PackedTrial(Trainable):  # type: ignore[misc]
 
     def _join(self) -> None:
         trial = self.config["number"], self.config["params"], self.baseline
-        device = ray.get(self._place())
+        device = ray.get(self.devices.here(self.config["number"]))
         try:
             ray.get(device.join.remote(*trial))
-        except LOST:  # it died while nobody was looking
-            device = ray.get(self._place(lost=device._actor_id.hex()))
+        except LOST as error:  # it died while nobody was looking
+            device = ray.get(self._instead_of(device, error))
             ray.get(device.join.remote(*trial))
         self.device = device
         arm(self.limit)  # only now: it may have waited for the device to load the model
 
-    def _place(self, lost: str | None = None) -> Any:
-        return self.devices.here(self.config["number"], lost)
+    def _instead_of(self, device: Any, error: Exception) -> Any:
+        """The broker's reference to another device, where this one was lost as the error says."""
+        lost, no_memory = device._actor_id.hex(), is_memory_pressure(error)
+        return self.devices.here(self.config["number"], lost, no_memory=no_memory)

@@ -33,14 +33,19 @@ class Packs:
     """Trials by their ids; which pack and slot one is in is nobody's business.
 
     Memory that runs out kills no trial: each pack is split into two of half the slots, down to one slot, whose batch
-    then takes more forwards. Only a trial that does not fit alone, row by row, fails.
+    then takes more forwards. Only a trial that does not fit alone, row by row, fails. splits: times that each pack is
+    split before the first trial comes.
     """
 
-    def __init__(self, task: Task, spec: Spec, shape: Shape) -> None:
+    def __init__(self, task: Task, spec: Spec, shape: Shape, splits: int = 0) -> None:
         self.task, self.spec, self.shape = task, spec, shape
         self.packs = [Pack(task, spec, shape)]
         self.splits: list[Shape] = []
         """Shapes that did not fit."""
+        for _ in range(splits):
+            for pack in list(self.packs):
+                if smaller := pack.shape.smaller():
+                    self._split(pack, smaller)
 
     @property
     def row_size(self) -> int:
