@@ -238,9 +238,9 @@ class Pack:
 
     def fail(self, k: int, error: Exception) -> Event:
         """End the trial in slot k; its ending says why."""
+        self.parameters.clear(k)  # first: where even that fails the trial has no ending, and the device breaks
         slot = self.slots[k]
         slot.ending = failure(replace(slot.shared, train_seconds=slot.seconds), error)
-        self.parameters.clear(k)
         return k, []
 
     def _share(self, slots: Mapping[int, Slot], started: float) -> None:
