@@ -136,6 +136,7 @@ assert not [name for name in sys.modules if name.startswith("rayul.report")]
 
 
 def test_clients_of_a_pack_load_no_torch() -> None:
-    """They import their own module, and that of every actor whose handle they hold."""
-    code = "import sys, rayul.sweep.packs.packed_trial, rayul.sweep.packs.broker; sys.exit('torch' in sys.modules)"
+    """They import their own module, and that of every actor whose handle they hold. So do tasks that ask a device."""
+    modules = ", ".join(f"rayul.sweep.packs.{name}" for name in ("packed_trial", "broker", "measurer"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -39,8 +39,7 @@ from rayul.sweep.audit_trial import AuditTrial
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import checked_rows, made_here, opened
-from rayul.sweep.losses import losses_told
-from rayul.sweep.memory import MemoryPressure
+from rayul.sweep.memory import MemoryPressure, losses_told
 from rayul.sweep.result import AuditResult
 from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-from ray.tune.error import TuneError
 
 from rayul.errors import RayulError
 
@@ -50,37 +47,21 @@ def is_memory_pressure(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        told = isinstance(error, RayError | TuneError) and says_no_memory(str(error))
+        told = isinstance(error, RayError) and says_no_memory(str(error))
         if told or isinstance(error, OutOfMemoryError):
             return True
         error = getattr(error, "cause", None) or error.__cause__ or error.__context__
     return False
 
 
-def no_memory() -> RayulError:
-    return RayulError(
-        "a node ran out of memory, and Ray ended processes of the sweep there",
-        "end what else fills the memory, or let the sweep take less (resources.trials_per_gpu, resources.concurrency, "
-        "training.micro_batch_size); then run the same command with --resume-if-any: what was recorded is kept",
-    )
-
-
-@contextmanager
-def losses_told() -> Iterator[None]:
-    """What becomes of the driver's own questions where Ray loses processes of the sweep, or of its own, is told in a
-    sentence."""
+def fetch(pending: Any) -> Any:
+    """`ray.get`, with an error for the user as it was raised, not inside the traceback of a worker."""
     try:
-        yield
-    except (RayError, TuneError) as error:
-        if is_memory_pressure(error):
-            raise no_memory() from error
-        if isinstance(error, RayTaskError | TuneError):  # an exception that a process raised, and its traceback
-            raise
-        told = str(error).strip().partition("\n")[0]
-        raise RayulError(
-            f"Ray lost a process: {told}",
-            "run the same command with --resume-if-any: what was recorded is kept",
-        ) from error
+        return ray.get(pending)
+    except RayTaskError as error:
+        if isinstance(error.cause, RayulError):
+            raise error.cause from None
+        raise
 
 
 def lost(text: str) -> Lost | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from rayul.errors import RayulError
 from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
-from rayul.sweep.losses import last_error, no_memory, raised, says_no_memory
+from rayul.sweep.losses import is_memory_pressure, last_error, raised, says_no_memory
 
 # isort: split
 from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune import Callback
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 
 
@@ -29,6 +33,32 @@ RayActorManager._actor_task_failed = _actor_task_failed
 PATIENCE = 3
 """Times that one trial loses its process so before the sweep stops. The pressure may pass, or the next device be small
 enough; else each loss costs all trials of the device what they had since their checkpoints."""
+
+
+def no_memory() -> RayulError:
+    return RayulError(
+        "a node ran out of memory, and Ray ended processes of the sweep there",
+        "end what else fills the memory, or let the sweep take less (resources.trials_per_gpu, resources.concurrency, "
+        "training.micro_batch_size); then run the same command with --resume-if-any: what was recorded is kept",
+    )
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """What becomes of the driver's own questions where Ray loses processes of the sweep, or of its own, is told in a
+    sentence."""
+    try:
+        yield
+    except (RayError, TuneError) as error:
+        if is_memory_pressure(error) or (isinstance(error, TuneError) and says_no_memory(str(error))):
+            raise no_memory() from error
+        if isinstance(error, RayTaskError | TuneError):  # an exception that a process raised, and its traceback
+            raise
+        told = str(error).strip().partition("\n")[0]
+        raise RayulError(
+            f"Ray lost a process: {told}",
+            "run the same command with --resume-if-any: what was recorded is kept",
+        ) from error
 
 
 class MemoryPressure(Callback):  # type: ignore[misc]

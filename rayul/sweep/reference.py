@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
-from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
 from rayul.records.certificate import Dial, Reading
@@ -18,6 +16,7 @@ from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.losses import fetch
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
@@ -89,16 +88,6 @@ def _process(allocation: Allocation, function: Callable[..., Any], *arguments: A
 def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
     torch.set_num_threads(threads)
     return function(*arguments)
-
-
-def fetch(pending: Any) -> Any:
-    """`ray.get`, with an error for the user as it was raised, not inside the traceback of a worker."""
-    try:
-        return ray.get(pending)
-    except RayTaskError as error:
-        if isinstance(error.cause, RayulError):
-            raise error.cause from None
-        raise
 
 
 def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> Evaluation:

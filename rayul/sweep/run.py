@@ -54,8 +54,7 @@ from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.failures import AlikeFailures, refuse_failures
 from rayul.sweep.fit import fit
 from rayul.sweep.folder import begin, checked, checked_rows, opened
-from rayul.sweep.losses import losses_told
-from rayul.sweep.memory import MemoryPressure
+from rayul.sweep.memory import MemoryPressure, losses_told
 from rayul.sweep.packs.broker import Devices, broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial

@@ -10,9 +10,8 @@ import ray
 
 from rayul.records import Evaluation
 from rayul.records.certificate import Dial, Reading
-from rayul.sweep.losses import is_memory_pressure
+from rayul.sweep.losses import fetch, is_memory_pressure
 from rayul.sweep.packs.broker import LOST, Devices
-from rayul.sweep.reference import fetch
 
 if TYPE_CHECKING:
     from rayul.sweep.cluster import Allocation

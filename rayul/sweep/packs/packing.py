@@ -15,8 +15,8 @@ from rayul.records.manifest import PackRecord, PackShape
 from rayul.spec import Spec
 from rayul.sweep.cluster import allocate, device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
+from rayul.sweep.losses import fetch
 from rayul.sweep.packs.broker import MALLOC
-from rayul.sweep.reference import fetch
 from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
