@@ -34,7 +34,7 @@ from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import LEAST_GROUPS, Certify, Spec, known_limits, load_spec
 from rayul.sweep.cluster import allocate, connected
-from rayul.sweep.dials import CERTIFY, certifiable
+from rayul.sweep.dial_tests import CERTIFY, certifiable
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
