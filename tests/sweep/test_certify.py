@@ -218,7 +218,7 @@ def test_what_cannot_be_certified_is_named(made: Callable[..., Sweep]) -> None:
 
     assert why() == ""
     assert "no certify rows" in why(retain_certify=())
-    assert "of 4 groups, and it takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
+    assert "4 groups of certify rows, and a certificate takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
     bare = sweep.spec.model_copy(update={"control": sweep.spec.control.model_copy(update={"criteria": ()})})
     assert "no limit on a retain metric" in why(bare)
 
@@ -262,7 +262,7 @@ def ranks(sweep: Sweep) -> tuple[Reading, list[Evaluation]]:
     """Adapters of several ranks and alphas, saved, and a reading of theirs that has not been made."""
     points: list[Evaluation] = []
     baseline = load_records(sweep.folder).baseline.metrics
-    for number, (r, alpha) in enumerate([(2, 8), (8, 16), (4, 4)]):
+    for number, (r, alpha) in enumerate([(2, 8), (8, 96), (4, 4)]):
         spec = sweep.spec.model_copy(update={"lora": sweep.spec.lora.model_copy(update={"r": r, "alpha": alpha})})
         job = TrialJob(f"{number:04d}", spec, number, {}, baseline)
         for snapshot in run_trial(sweep.task, job):

@@ -241,6 +241,7 @@ def test_tofu_judges_and_certifies_on_many_authors(
     assert [len({row.group for row in sets[name]}) for name in names] == [train, select, certify, report]
     assert [len(sets[name]) for name in names] == [20 * n for n in (train, select, certify, report)]
     assert all(r.perturbed_answer and r.paraphrased_answer for r in (*sets["forget"], *sets["retain_report"]))
+    assert len({r.group for r in sets["retain"] if r.perturbed_answer}) == min(select, 20 - report)
     published = load_sets(TofuData(tofu=str(TOFU), forget=forget))["forget"]
     assert sets["forget"] == published
 
