@@ -142,8 +142,11 @@ def test_a_dial_is_certified_up_to_the_last_coefficient_that_passes_a_t_test(mad
                 assert margin.low == pytest.approx(0.9 + low / before.mean(), rel=1e-4)
 
 
-def test_the_certified_adapter_is_saved_with_its_scale_and_scores_as_its_record(made: Callable[..., Sweep]) -> None:
-    sweep = made()
+@pytest.mark.parametrize(("update", "lr"), [("lora", 2e-2), ("full", 2e-3)])
+def test_the_certified_model_is_saved_with_its_scale_and_scores_as_its_record(
+    made: Callable[..., Sweep], update: str, lr: float
+) -> None:
+    sweep = made(update=update, training={"lr": lr, "steps": STEPS, "evaluate_every": 3})
     certified = [dial for dial in sweep.certify().dials if dial.certified is not None]
     assert certified
     for dial in certified:
