@@ -20,7 +20,9 @@ from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder
 from rayul.records.certificate import Certificates, Dial, Reading, certified_folder, read_certificates
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
+from rayul.report.answer import answer
 from rayul.report.certified import best_certified
+from rayul.report.write import summarise
 from rayul.spec import Certify, Spec, dump_yaml, known_limits
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
 from rayul.sweep.dial_tests import DialTests, DialWalk
@@ -28,6 +30,7 @@ from rayul.sweep.dials import walk_dials, walk_together
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.export import export
 from rayul.sweep.folder import checked_rows
+from rayul.sweep.run import run_sweep
 from rayul.unlearn.data import FILES, load_sets, write_rows
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import measure_reported
@@ -224,6 +227,32 @@ def test_what_cannot_be_certified_is_named(made: Callable[..., Sweep]) -> None:
     assert "4 groups of certify rows, and a certificate takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
     bare = sweep.spec.model_copy(update={"control": sweep.spec.control.model_copy(update={"criteria": ()})})
     assert "no limit on a retain metric" in why(bare)
+
+
+def test_a_sweep_refuses_too_few_groups_before_it_begins(make_spec: Callable[..., Any], tmp_path: Path) -> None:
+    data, results = tmp_path / "data", tmp_path / "results" / "tiny"
+    data.mkdir()
+    for key, rows in (small_sets() | {"retain_certify": tuple(rows_of(GROUPS[:4]))}).items():
+        write_rows(data / FILES[key], rows)
+    spec = make_spec(data={"folder": str(data)}, control={"criteria": [LIMIT]}, certify=True)
+    with pytest.raises(InputError, match="4 groups of certify rows, and a certificate takes 5") as caught:
+        run_sweep(spec, results)
+    assert "certify: false" in caught.value.hint
+    assert not results.exists()
+
+
+def test_without_a_certified_point_the_way_out_is_one_that_is_open(made: Callable[..., Sweep]) -> None:
+    sweep = made(control={"criteria": [LIMIT | {"at_least": "99.99% of baseline"}]})
+    with pytest.raises(InputError, match="have not been read") as caught:
+        best_certified(load_records(sweep.folder))
+    assert "rayul certify" in caught.value.hint
+    assert not sweep.certify().certified
+    with pytest.raises(InputError, match="Even at scale") as caught:
+        best_certified(load_records(sweep.folder))
+    assert "--knee" in caught.value.hint
+    said = answer(load_records(sweep.folder), summarise(sweep.folder))
+    assert said[0] == "Nothing is certified."
+    assert any("The search's own best on the select rows" in line for line in said)
 
 
 def test_a_limit_on_other_rows_stops_the_walk_where_they_break_it(made: Callable[..., Sweep]) -> None:
