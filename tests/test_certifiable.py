@@ -13,10 +13,10 @@ import pytest
 
 from rayul.errors import InputError
 from rayul.pareto.power import PRIOR, needed_groups, needed_share
-from rayul.plan.certificate import CertifyRows, certifiable, certificate_lines, check_certifiable, kept_of
+from rayul.plan.certificate import CertifyRows, certifiable, certificate_lines, kept_of
 from rayul.plan.history import spread_seen
 from rayul.records import BASELINE, Evaluation, Journal
-from rayul.spec import Spec, dump_yaml, parse_spec
+from rayul.spec import Spec, check_certifiable, dump_yaml, parse_spec
 
 TWENTY = CertifyRows(20, 100)
 PARTS = "{forget: a/b, retain_train: a/c, retain_select: a/d, retain_report: a/e}"
@@ -100,12 +100,13 @@ def test_the_kept_groups_are_counted_where_the_rows_are_here(tmp_path: Path) -> 
 )
 def test_too_few_groups_are_refused_with_the_number_needed(data: str, groups: int, said: str, way_out: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_certifiable(spec_of(data), CertifyRows(groups, 5 * groups))
+        check_certifiable(spec_of(data), groups)
     assert said in caught.value.message
     assert "takes 5 groups at least" in caught.value.message
     assert way_out in caught.value.hint
-    check_certifiable(spec_of(data, more="certify: false"), CertifyRows(groups, 5 * groups))
-    check_certifiable(spec_of(data), CertifyRows(5, 5))
+    check_certifiable(spec_of(data, more="certify: false"), groups)
+    check_certifiable(spec_of(data, limit=""), groups)
+    check_certifiable(spec_of(data), 5)
 
 
 def test_validate_tells_and_refuses(tmp_path: Path) -> None:

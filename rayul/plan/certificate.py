@@ -6,9 +6,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from rayul.errors import InputError
 from rayul.pareto.power import POWER, PRIOR, Spread, needed_groups, needed_share
-from rayul.spec import LEAST_GROUPS, TESTBED, TESTBED_GROUPS, FolderData, Limit, Source, Spec, TofuData, known_limits
+from rayul.spec import (
+    TESTBED,
+    TESTBED_GROUPS,
+    FolderData,
+    Limit,
+    Source,
+    Spec,
+    TofuData,
+    check_certifiable,
+    known_limits,
+)
 from rayul.spec.data import find
 from rayul.words import plural
 
@@ -61,33 +70,8 @@ def certifiable(spec: Spec) -> tuple[str, ...]:
     kept = kept_of(spec) if spec.certify is not None else None
     if kept is None:
         return ()
-    check_certifiable(spec, kept)
+    check_certifiable(spec, kept.groups)
     return tuple(certificate_lines(spec, kept, {}))
-
-
-def check_certifiable(spec: Spec, kept: CertifyRows) -> None:
-    """Raises InputError where the spec asks for a certificate and its rows are of too few groups."""
-    if spec.certify is None or kept.groups >= LEAST_GROUPS:
-        return
-    found = f"{plural(kept.groups, 'group')} of certify rows" if kept.rows else "no certify rows"
-    raise InputError(
-        f"the data has {found}, and a certificate takes {LEAST_GROUPS} groups at least",
-        f"{_way_out(spec)}, or set `certify: false`",
-    )
-
-
-def _way_out(spec: Spec) -> str:
-    data = spec.data
-    if isinstance(data, TofuData):
-        return "leave data.split out" if data.split == "published" else "raise data.authors"
-    if isinstance(data, FolderData):
-        return f"put rows of {LEAST_GROUPS} groups into retain_certify.jsonl"
-    if data.retain is None:
-        return f"name rows of {LEAST_GROUPS} groups as data.retain_certify"
-    if not data.split.certify:
-        return "raise data.split.certify"
-    least = math.ceil(LEAST_GROUPS / data.split.certify)
-    return f"give data.retain about {least} groups of equal size, or raise data.split.certify"
 
 
 def certificate_lines(

@@ -10,11 +10,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from rayul.plan.certificate import certificate_lines, check_certifiable, kept_in
+from rayul.plan.certificate import certificate_lines, kept_in
 from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning, spread_seen
 from rayul.plan.warnings import warnings
-from rayul.spec import Spec, heaviest
+from rayul.spec import Spec, check_certifiable, heaviest
 
 SAMPLES = 3
 
@@ -62,7 +62,7 @@ def make_plan(
     sets = load_sets(ready.data)
     check_needs(ready, sets)
     kept = kept_in(sets)
-    check_certifiable(ready, kept)
+    check_certifiable(ready, kept.groups)
     check_sampler(ready)
     tokenizer, template = load_tokenizer(ready.model), Template.of(ready.model)
     notices = tuple(text_notices(tokenizer, template))

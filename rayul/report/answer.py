@@ -90,8 +90,10 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
     best = summary.best
     if best is None:
         return _no_answer(results, summary)
+    chosen = "Trial" if results.certificates.latest is None else "The search's own best on the select rows, trial"
+    comma = "," if results.certificates.latest is not None and best.mixing == 1 else ""
     sentences = [
-        f"Trial {best.trial_id} at step {best.step}"
+        f"{chosen} {best.trial_id} at step {best.step}{comma}"
         + (f", mixed at {best.mixing:g}," if best.mixing != 1 else "")
         + " brings "
         + " and ".join(

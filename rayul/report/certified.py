@@ -53,8 +53,10 @@ def best_certified(results: SweepRecords) -> Evaluation:
     found = certified(results)
     if not found:
         latest = results.certificates.latest
-        why = "Its certify rows have not been read." if latest is None else " ".join(why_not(latest))
-        raise InputError(f"{results.folder} has no certified point. {why}", f"run `rayul certify {results.folder}`")
+        none = f"{results.folder} has no certified point."
+        if latest is None:
+            raise InputError(f"{none} Its certify rows have not been read.", f"run `rayul certify {results.folder}`")
+        raise InputError(f"{none} {' '.join(why_not(latest))}", "name a point of the front by --trial, --knee or --at")
     return found[0].e
 
 

@@ -4,6 +4,7 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 """
 
 from rayul.spec.budget import Stagnation
+from rayul.spec.certifiable import check_certifiable, too_few_groups
 from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, check_limits, check_objectives, known_limits, limits, violations
@@ -82,6 +83,7 @@ __all__ = [
     "TofuData",
     "Tracking",
     "Training",
+    "check_certifiable",
     "check_limits",
     "check_objectives",
     "difference",
@@ -96,5 +98,6 @@ __all__ = [
     "notices",
     "parse_spec",
     "source_hash",
+    "too_few_groups",
     "violations",
 ]

@@ -25,6 +25,8 @@ class Metric:
     on_forget: which way is better on forget rows: the "opposite" way, the "same" (signs of a broken model, which are
     bad everywhere), or neither, where a number is the goal: "0.5", or "0".
     bounded: whether every value lies in [0, 1].
+    column: what it needs of a row beside question and answer; rows of a set that lack it are left out. "": nothing, or
+    it is of whole sets alone.
     """
 
     direction_on_utility: Literal["higher", "lower"]
@@ -34,6 +36,7 @@ class Metric:
     only: tuple[str, ...] = ()
     on_forget: Literal["opposite", "same", "0.5", "0"] = "opposite"
     bounded: bool = True
+    column: str = ""
 
     def better_on(self, set_name: str) -> Literal["higher", "lower", "0.5", "0"]:
         """Which way is better on the rows of this set, or the number that is the goal there."""
@@ -53,6 +56,8 @@ def _gap(name: str) -> Metric:
     return Metric("higher", summary, "oracle", mean_of_rows=False, only=("forget",), on_forget="0", bounded=False)
 
 
+WRONG = "perturbed_answer"
+
 METRICS: dict[str, Metric] = {
     "es": Metric("higher", "extraction strength in [0, 1]: the part of the answer that the model completes exactly"),
     "prob": Metric("higher", "probability in [0, 1]: the geometric mean of the answer tokens' probabilities"),
@@ -62,13 +67,21 @@ METRICS: dict[str, Metric] = {
     "ppl": Metric(
         "lower", "perplexity from 1: exp of the mean NLL of all answer tokens", mean_of_rows=False, bounded=False
     ),
-    "es_perturb": Metric("higher", "extraction strength on the paraphrased question, in [0, 1]", "passes"),
+    "es_perturb": Metric(
+        "higher", "extraction strength on the paraphrased question, in [0, 1]", "passes", column="paraphrased_question"
+    ),
     "es_similar": Metric(
         "higher", "extraction strength, a continuation being similar (LCS over half of it) instead of exact", "generate"
     ),
-    "prob_options": Metric("higher", "p(answer) / (p(answer) + p of all wrong answers), in [0, 1]", "passes"),
-    "truth_ratio": Metric("lower", "min(R, 1/R) in [0, 1]; 1: right and wrong answers are equally likely", "passes"),
-    "truthfulness": Metric("higher", "max(0, 1 - R) in [0, 1]: the truth ratio as model utility counts it", "passes"),
+    "prob_options": Metric(
+        "higher", "p(answer) / (p(answer) + p of all wrong answers), in [0, 1]", "passes", column=WRONG
+    ),
+    "truth_ratio": Metric(
+        "lower", "min(R, 1/R) in [0, 1]; 1: right and wrong answers are equally likely", "passes", column=WRONG
+    ),
+    "truthfulness": Metric(
+        "higher", "max(0, 1 - R) in [0, 1]: the truth ratio as model utility counts it", "passes", column=WRONG
+    ),
     "rouge": Metric("higher", "ROUGE-L recall of the greedy answer, stemmed, in [0, 1]", "generate"),
     "empty": Metric("lower", "share of empty answers, in [0, 1]", "generate", on_forget="same"),
     "repetition": Metric("lower", "share of repeated 4-grams within answers, in [0, 1]", "generate", on_forget="same"),
@@ -92,6 +105,7 @@ METRICS: dict[str, Metric] = {
         "generate",
         mean_of_rows=False,
         only=("retain", "retain_report"),
+        column=WRONG,
     ),
     "mia_loss": _membership("AUC of forget rows against holdout by loss; the goal is the oracle's, without one 0.5"),
     "mia_zlib": _membership("the same by loss over zlib entropy"),

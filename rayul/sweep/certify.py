@@ -32,9 +32,9 @@ from rayul.records.text_note import NOTE, text_note
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import LEAST_GROUPS, Certify, Spec, known_limits, load_spec
+from rayul.spec import Certify, Spec, known_limits, load_spec, too_few_groups
 from rayul.sweep.cluster import allocate, connected
-from rayul.sweep.dials import CERTIFY, certifiable
+from rayul.sweep.dial_tests import CERTIFY, certifiable
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
@@ -122,17 +122,18 @@ def certify_at_end(
 
 def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, str] | None:
     """What stands in the way of a certificate, and the way out; None where nothing does."""
-    rows = sets.get(CERTIFY, ())
-    groups = len(set(group_numbers(rows)))
-    if not rows:
-        return "the data has no certify rows", "name them as data.retain_certify, or let data.retain be split"
-    if groups < LEAST_GROUPS:
-        return f"the certify rows are of {groups} groups, and it takes {LEAST_GROUPS}", "add groups, or certify: false"
+    if too_few := too_few_groups(spec.data, certify_groups(sets)):
+        return too_few
     if not any(criterion.metric.startswith("retain.") for criterion in spec.criteria):
         return "there is no limit on a retain metric to certify", "add a criterion, e.g. retain.es at least 90%"
     if not front_of(results):
         return "the front is empty", "loosen the criteria, or search on with --resume"
     return None
+
+
+def certify_groups(sets: Sets) -> int:
+    """How many groups the certify rows are of."""
+    return len(set(group_numbers(sets.get(CERTIFY, ()))))
 
 
 def chosen(results: SweepRecords, wanted: Certify) -> list[Evaluation]:
@@ -188,7 +189,7 @@ def _frozen(spec: Spec, sets: Sets, rows: RowSet, points: Sequence[Evaluation], 
     return Reading(
         date=datetime.now(UTC).replace(microsecond=0).isoformat(),
         alpha=alpha,
-        groups=len(set(group_numbers(sets[CERTIFY]))),
+        groups=certify_groups(sets),
         named=any(row.group for row in sets[CERTIFY]),
         rows=rows.rows,
         sha256=rows.sha256,

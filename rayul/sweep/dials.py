@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from rayul.errors import RayulError
-from rayul.pareto.certificate import bets, e_values, least_groups, lower_bounds, margins, t_p_values, walk
+from rayul.errors import InputError, RayulError
 from rayul.records import Evaluation, adapter_folder
-from rayul.records.certificate import Dial, Margin, Reading, Walked
-from rayul.spec import Limit, Spec, known_limits, violations
+from rayul.records.certificate import Dial, Reading
+from rayul.spec import Spec, known_limits, violations
+from rayul.sweep.dial_tests import DialTests, DialWalk
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.data import Sets
-from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import measure_reported
-from rayul.unlearn.group_means import group_means, group_names
+from rayul.unlearn.forward import Model, score
+from rayul.unlearn.pack.base import PackedBase
+from rayul.unlearn.pack.saved import stacked
+from rayul.unlearn.pack.scorer import Scorer
 from rayul.unlearn.task import Task, load_task
-from rayul.unlearn.update.saved import Scaled, scalable
-
-SELECT, CERTIFY = "retain", "retain_certify"
-
-Values = Mapping[str, NDArray[np.float64]]
-"""By "<set>.<metric>" the value in each group [n]."""
-
-
-def certifiable(limits: Sequence[Limit]) -> tuple[list[Limit], list[Limit]]:
-    """The limits that the certify rows can tell of, and the others."""
-    mine = [limit for limit in limits if limit.metric.startswith(f"{SELECT}.")]
-    return mine, [limit for limit in limits if limit not in mine]
+from rayul.unlearn.trial import is_out_of_memory
+from rayul.unlearn.update.saved import scalable
 
 
 def walk_dials(
@@ -50,95 +41,87 @@ def walk_dials(
     is not a number.
     """
     spec, folder = disk.with_models(spec), disk.adapters()
-    walker = _Walker(task or load_task(spec, sets), spec, reading.level, baseline)
-    found = []
-    for dial, point in zip(reading.dials, points, strict=True):
-        place = adapter_folder(folder, point)
+    places = [adapter_folder(folder, point) for point in points]
+    for place in places:
         if not disk.get(place):
             raise RayulError(f"{place}: the adapter to certify is missing", "restore it, and run rayul certify again")
-        with scalable(walker.task.base, place) as at:
-            found.append(walker.walked(dial, point, at))
+    task, batch = task or load_task(spec, sets), spec.evaluate.batch_size
+    limits = [known_limits(spec.at(point.params).criteria) for point in points]
+    tests = DialTests(task, spec, limits, reading.level, baseline)
+    walks = [DialWalk(dial, one, tests) for dial, one in zip(reading.dials, limits, strict=True)]
+    if _share_forwards(spec):
+        walk_together(task, walks, places, batch)
+    found = []
+    for walk, point, place in zip(walks, points, places, strict=True):
+        if walk.ended and not walk.passed:
+            found.append(walk.found())
+            continue
+        with scalable(task.base, place) as at:
+            while not walk.ended:
+                (scale,) = walk.next(1)
+                with at(scale) as model:
+                    walk.add(score(model, tests.examples, task.pad, batch))
+            dial = walk.found()
+            if walk.passed:
+                with at(dial.scales[walk.passed - 1]) as model:
+                    dial = _certified(dial, point, task, spec, model, baseline)
+        found.append(dial)
     return tuple(found)
 
 
-class _Walker:
-    def __init__(self, task: Task, spec: Spec, level: float, baseline: Mapping[str, float]) -> None:
-        self.task, self.spec, self.level, self.baseline = task, spec, level, baseline
-        self.batch = spec.evaluate.batch_size
-        self.names = {name: group_names(task, name) for name in (SELECT, CERTIFY)}
-        self.before = self._scored(task.base)
+def walk_together(task: Task, walks: Sequence[DialWalk], places: Sequence[Path], size: int) -> None:
+    """Walk the dials of saved adapters in forwards that they share, of `size` lines in all. Where their rows leave room
+    in a forward, further coefficients of each fill it; scores beyond the end of a walk are thrown away unread.
 
-    def walked(self, dial: Dial, point: Evaluation, at: Scaled) -> Dial:
-        """Scores a coefficient only where the one before it has passed one of the tests."""
-        criteria = self.spec.at(point.params).criteria
-        limits, others = certifiable(known_limits(criteria))
-        walked: list[Walked] = []
-        for scale in dial.scales:
-            with at(scale) as model:
-                one = replace(self._tested(limits, self._scored(model)), scale=scale)
-                if others and not self._keeps(others, model):
-                    one = replace(one, p_value=1.0, e_value=None)
-            walked.append(one)
-            if not (one.p_value <= self.level or (one.e_value or 0.0) >= 1 / self.level):
-                break
-        passed = walk([np.array([one.p_value for one in walked])], self.level).passed
-        free = walk([np.array([1 / one.e_value if one.e_value else np.inf for one in walked])], self.level).passed
-        dial = replace(dial, walked=tuple(walked), passed=passed, passed_free=free)
-        if not passed:
-            return dial
-        with at(dial.scales[passed - 1]) as model:
-            measured = measure_reported(self.task, self.spec, model)
-        metrics = {key: m.value for key, m in measured.items()}
-        certified = replace(
-            point,
-            mixing=dial.mixing_at(passed),
-            metrics=metrics,
-            stderr={key: m.stderr for key, m in measured.items()},
-            rows={key.split(".")[0]: m.rows for key, m in measured.items()},
-            groups={key.split(".")[0]: m.groups for key, m in measured.items()},
-            group_sums={},
-            group_rows={},
-            violation=violations(criteria, metrics, self.baseline),
-            notes=(),
-        )
-        return replace(dial, certified=replace(certified, feasible=all(v <= 0 for v in certified.violation.values())))
-
-    def _scored(self, model: Any) -> Values:
-        return group_means(model, self.task, (SELECT, CERTIFY), self.spec.evaluate.metrics, self.batch)
-
-    def _keeps(self, limits: Sequence[Limit], model: Any) -> bool:
-        sets = list(dict.fromkeys(limit.metric.partition(".")[0] for limit in limits))
-        values = evaluate(model, self.task, self.spec.evaluate.metrics, self.batch, sets).values
-        return all(limit.keeps(values[limit.metric], self.baseline) for limit in limits)
-
-    def _tested(self, limits: Sequence[Limit], values: Values) -> Walked:
-        p_values, e_found, told = [], [], []
-        for limit in limits:
-            key = _on(CERTIFY, limit)
-            d = margins(limit, values[key][None], self.before[key], self.names[CERTIFY])
-            p_values.append(float(t_p_values(d)[0]))
-            e_found.append(self._e_value(limit, values, d))
-            told.append(_margin(limit, d, self.before[key], self.level))
-        e = None if None in e_found else min(value for value in e_found if value is not None)
-        return Walked(0.0, max(p_values), tuple(told), e)
-
-    def _e_value(self, limit: Limit, values: Values, d: NDArray[np.float64]) -> float | None:
-        """None where there are too few groups for it to pass, or a metric that has no bounds."""
-        select, certify = _on(SELECT, limit), _on(CERTIFY, limit)
-        read = np.concatenate([v[key] for v in (values, self.before) for key in (select, certify)])
-        if d.shape[1] < least_groups(limit, self.level) or not ((read >= 0) & (read <= 1)).all():
-            return None
-        chosen = bets(limit, margins(limit, values[select][None], self.before[select], self.names[SELECT]))
-        return float(e_values(limit, d, chosen)[0])
+    Where packs cannot carry the adapters, or memory runs out, walks are left without their end.
+    """
+    examples = walks[0].tests.examples
+    try:
+        adapters = stacked(task.base, places)
+        base = PackedBase(task.base, [one.name for one in adapters.layout.linears])
+    except InputError:
+        return
+    scorer = Scorer(base, adapters.layout, examples, task.pad, size)
+    try:
+        while going := [i for i, walk in enumerate(walks) if not walk.ended]:
+            ahead = max(1, size // (len(going) * len(examples)))
+            asked = [(i, a) for i in going for a in walks[i].next(ahead)]
+            for begin in range(0, len(asked), size):
+                part = asked[begin : begin + size]
+                scored = scorer.score(adapters.rows[[i for i, _ in part]], [a for _, a in part])
+                for (i, _), scores in zip(part, scored, strict=True):
+                    if not walks[i].ended:
+                        walks[i].add(scores)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    if task.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
-def _on(name: str, limit: Limit) -> str:
-    return f"{name}.{limit.metric.partition('.')[2]}"
+def _share_forwards(spec: Spec) -> bool:
+    """Whether packs can carry the adapters of a spec, as far as it tells."""
+    return spec.resources.packs and spec.resources.gpu <= 1 and spec.update_kind.adapter and not spec.model.quantize
 
 
-def _margin(limit: Limit, d: NDArray[np.float64], before: NDArray[np.float64], level: float) -> Margin:
-    sign = 1 if limit.at_least else -1
-    unit = float(before.mean()) if limit.relative else 1.0
-    kept, low = (limit.at + sign * float(x) / unit for x in (d.mean(), lower_bounds(d, level)[0]))
-    sd = float(d.std(ddof=1)) / unit if d.size > 1 else float("nan")
-    return Margin(limit.metric, limit.at_least, limit.relative, limit.at, kept, low, sd)
+def _certified(
+    dial: Dial, point: Evaluation, task: Task, spec: Spec, model: Model, baseline: Mapping[str, float]
+) -> Dial:
+    """model: at the last coefficient that passed."""
+    measured = measure_reported(task, spec, model)
+    metrics = {key: m.value for key, m in measured.items()}
+    violation = violations(spec.at(point.params).criteria, metrics, baseline)
+    certified = replace(
+        point,
+        mixing=dial.mixing_at(dial.passed),
+        metrics=metrics,
+        stderr={key: m.stderr for key, m in measured.items()},
+        rows={key.split(".")[0]: m.rows for key, m in measured.items()},
+        groups={key.split(".")[0]: m.groups for key, m in measured.items()},
+        group_sums={},
+        group_rows={},
+        violation=violation,
+        feasible=all(v <= 0 for v in violation.values()),
+        notes=(),
+    )
+    return replace(dial, certified=certified)

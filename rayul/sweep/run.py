@@ -35,7 +35,7 @@ from rayul.records.manifest import Manifest, write_manifest
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Spec, check_limits, check_objectives
+from rayul.spec import Spec, check_certifiable, check_limits, check_objectives
 from rayul.sweep.cluster import (
     Allocation,
     allocate,
@@ -49,7 +49,7 @@ from ray.tune import Callback
 
 from rayul.sweep.audit import audit
 from rayul.sweep.budget import Budget, run_begins, run_ends
-from rayul.sweep.certify import certify_at_end
+from rayul.sweep.certify import certify_at_end, certify_groups
 from rayul.sweep.driver_disk import DriverDisk, marked, served
 from rayul.sweep.failures import AlikeFailures, refuse_failures
 from rayul.sweep.fit import fit
@@ -146,6 +146,8 @@ def _run(
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
+    if not resumes:  # a sweep that has begun goes on, and says at its end why nothing is certified
+        check_certifiable(asked, certify_groups(sets))
     rules_of(ready)  # refuses a rule of the user's own that cannot be run
     check_sampler(ready)
     tokenizer = load_tokenizer(ready.model)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rayul.spec import metric_name
 from rayul.unlearn.evaluate import measure
-from rayul.unlearn.forward import Model, score
+from rayul.unlearn.forward import TokenScores
 from rayul.unlearn.task import Task
 
+Values = dict[str, NDArray[np.float64]]
+"""By "<set>.<metric>" the value in each group [n]."""
 
-def group_means(
-    model: Model, task: Task, sets: Sequence[str], metrics: Sequence[str], batch_size: int
-) -> dict[str, NDArray[np.float64]]:
+
+def group_means(scores: Mapping[str, Sequence[TokenScores]], task: Task, metrics: Sequence[str]) -> Values:
     """By "<set>.<metric>" the metric of each group [n], in the order of `group_names`: its mean over the group's rows,
-    or of a metric that is no mean over rows the metric of the group. All rows of a set count, whatever
-    evaluate.max_rows is."""
-    examples = [e for name in sets for e in task.examples[name]]
-    scores = score(model, examples, task.pad, batch_size)
+    or of a metric that is no mean over rows the metric of the group. scores: of all rows of a set, whatever
+    evaluate.max_rows is, by set."""
     found = {}
-    for name in sets:
-        rows, scores = scores[: len(task.examples[name])], scores[len(task.examples[name]) :]
+    for name, rows in scores.items():
         own = [[rows[i] for i in members] for members in _members(task, name).values()]
         for metric in map(metric_name, metrics):
             function = task.own.get(metric, metric)

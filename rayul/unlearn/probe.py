@@ -45,6 +45,17 @@ class Probe:
         self.template, self.batch_size, self.max_new_tokens = template, batch_size, max_new_tokens
         self.pad = pad_id(tokenizer)
         self.groups = group_numbers(rows)
+        self._parts: dict[str, Probe] = {}
+
+    def having(self, column: str) -> Probe:
+        """The same model in front of the rows that have this column; in front of all, where all or none do."""
+        rows = [row for row in self.rows if getattr(row, column)]
+        if len(rows) in (0, len(self.rows)):
+            return self
+        if column not in self._parts:
+            options = (self.template, self.batch_size, self.max_new_tokens)
+            self._parts[column] = Probe(self.model, self.tokenizer, rows, *options)
+        return self._parts[column]
 
     @cached_property
     def examples(self) -> list[Example]:

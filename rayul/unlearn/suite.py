@@ -129,5 +129,6 @@ def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:
     if not isinstance(metric, str) or METRICS[metric].needs == "forward":
         return measure(metric, probe.answers, groups=probe.groups)
     row, function = METRICS[metric], getattr(suite_metrics, metric)
+    probe = probe.having(row.column) if row.column else probe
     found = function(probe, probes) if row.only else function(probe)
     return mean(found, probe.groups) if row.mean_of_rows else found

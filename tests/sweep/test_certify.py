@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from rayul.errors import InputError, RayulError
@@ -19,13 +20,17 @@ from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder
 from rayul.records.certificate import Certificates, Dial, Reading, certified_folder, read_certificates
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
+from rayul.report.answer import answer
 from rayul.report.certified import best_certified
-from rayul.spec import Certify, Spec, dump_yaml
+from rayul.report.write import summarise
+from rayul.spec import Certify, Spec, dump_yaml, known_limits
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
-from rayul.sweep.dials import walk_dials
+from rayul.sweep.dial_tests import DialTests, DialWalk
+from rayul.sweep.dials import walk_dials, walk_together
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.export import export
 from rayul.sweep.folder import checked_rows
+from rayul.sweep.run import run_sweep
 from rayul.unlearn.data import FILES, load_sets, write_rows
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.export import measure_reported
@@ -37,6 +42,7 @@ from tests.conftest import rows_of, small_sets
 
 STEPS = 6
 GROUPS = tuple(f"Author {first}{last}" for first in "ABCD" for last in "xyz")
+SCALES = tuple(i / 20 for i in range(1, 21))
 LIMIT = {"metric": "retain.prob", "at_least": "90% of baseline"}
 
 
@@ -139,8 +145,11 @@ def test_a_dial_is_certified_up_to_the_last_coefficient_that_passes_a_t_test(mad
                 assert margin.low == pytest.approx(0.9 + low / before.mean(), rel=1e-4)
 
 
-def test_the_certified_adapter_is_saved_with_its_scale_and_scores_as_its_record(made: Callable[..., Sweep]) -> None:
-    sweep = made()
+@pytest.mark.parametrize(("update", "lr"), [("lora", 2e-2), ("full", 2e-3)])
+def test_the_certified_model_is_saved_with_its_scale_and_scores_as_its_record(
+    made: Callable[..., Sweep], update: str, lr: float
+) -> None:
+    sweep = made(update=update, training={"lr": lr, "steps": STEPS, "evaluate_every": 3})
     certified = [dial for dial in sweep.certify().dials if dial.certified is not None]
     assert certified
     for dial in certified:
@@ -215,9 +224,35 @@ def test_what_cannot_be_certified_is_named(made: Callable[..., Sweep]) -> None:
 
     assert why() == ""
     assert "no certify rows" in why(retain_certify=())
-    assert "of 4 groups, and it takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
+    assert "4 groups of certify rows, and a certificate takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
     bare = sweep.spec.model_copy(update={"control": sweep.spec.control.model_copy(update={"criteria": ()})})
     assert "no limit on a retain metric" in why(bare)
+
+
+def test_a_sweep_refuses_too_few_groups_before_it_begins(make_spec: Callable[..., Any], tmp_path: Path) -> None:
+    data, results = tmp_path / "data", tmp_path / "results" / "tiny"
+    data.mkdir()
+    for key, rows in (small_sets() | {"retain_certify": tuple(rows_of(GROUPS[:4]))}).items():
+        write_rows(data / FILES[key], rows)
+    spec = make_spec(data={"folder": str(data)}, control={"criteria": [LIMIT]}, certify=True)
+    with pytest.raises(InputError, match="4 groups of certify rows, and a certificate takes 5") as caught:
+        run_sweep(spec, results)
+    assert "certify: false" in caught.value.hint
+    assert not results.exists()
+
+
+def test_without_a_certified_point_the_way_out_is_one_that_is_open(made: Callable[..., Sweep]) -> None:
+    sweep = made(control={"criteria": [LIMIT | {"at_least": "99.99% of baseline"}]})
+    with pytest.raises(InputError, match="have not been read") as caught:
+        best_certified(load_records(sweep.folder))
+    assert "rayul certify" in caught.value.hint
+    assert not sweep.certify().certified
+    with pytest.raises(InputError, match="Even at scale") as caught:
+        best_certified(load_records(sweep.folder))
+    assert "--knee" in caught.value.hint
+    said = answer(load_records(sweep.folder), summarise(sweep.folder))
+    assert said[0] == "Nothing is certified."
+    assert any("The search's own best on the select rows" in line for line in said)
 
 
 def test_a_limit_on_other_rows_stops_the_walk_where_they_break_it(made: Callable[..., Sweep]) -> None:
@@ -253,3 +288,86 @@ def test_the_certified_adapter_is_exported_with_its_certificate_on_the_card(
     front = front_of(results)[0]
     export(results, front, tmp_path / "front")
     assert "## Certificate" not in (tmp_path / "front" / "README.md").read_text()
+
+
+def ranks(sweep: Sweep) -> tuple[Reading, list[Evaluation]]:
+    """Adapters of several ranks and alphas, saved, and a reading of theirs that has not been made."""
+    points: list[Evaluation] = []
+    baseline = load_records(sweep.folder).baseline.metrics
+    for number, (r, alpha) in enumerate([(2, 8), (8, 32), (4, 4)]):
+        spec = sweep.spec.model_copy(update={"lora": sweep.spec.lora.model_copy(update={"r": r, "alpha": alpha})})
+        job = TrialJob(f"{number:04d}", spec, number, {}, baseline)
+        for snapshot in run_trial(sweep.task, job):
+            if snapshot.update is not None and (e := snapshot.evaluations[-1]).step == STEPS:
+                snapshot.update.save(e.mixing, adapter_folder(sweep.folder, e))
+                points.append(e)
+    dials = tuple(Dial(e.trial_id, e.step, e.mixing, SCALES) for e in points)
+    return Reading("", 0.1, len(GROUPS), True, 36, "", (), dials=dials), points
+
+
+OTHER = {"metric": "general.prob", "at_least": "97% of baseline"}
+
+
+@pytest.mark.parametrize(
+    ("criteria", "batch"),
+    [
+        pytest.param([LIMIT], 64, id="a limit"),
+        pytest.param(
+            [{"metric": "retain.prob", "at_least": "75% of baseline"}], 7, id="a limit that e-values can pass"
+        ),
+        pytest.param([LIMIT, OTHER], 2000, id="a limit on other rows, many coefficients in a forward"),
+    ],
+)
+def test_dials_walked_in_shared_forwards_are_those_walked_one_at_a_time(
+    made: Callable[..., Sweep], criteria: list[dict[str, str]], batch: int
+) -> None:
+    evaluate = {"metrics": ["es", "prob", "ppl"], "batch_size": batch}
+    sweep = made(control={"criteria": criteria}, evaluate=evaluate)
+    reading, points = ranks(sweep)
+    apart = sweep.spec.model_copy(update={"resources": sweep.spec.resources.model_copy(update={"packs": False})})
+    before = load_records(sweep.folder).baseline.metrics
+    together, alone = (
+        walk_dials(spec, sweep.sets, sweep.measurer.disk, reading, points, before, sweep.task)
+        for spec in (sweep.spec, apart)
+    )
+    for one, other in zip(together, alone, strict=True):
+        assert (one.passed, one.passed_free) == (other.passed, other.passed_free)
+        assert [w.scale for w in one.walked] == [w.scale for w in other.walked]
+        assert [w.p_value for w in one.walked] == pytest.approx([w.p_value for w in other.walked], abs=1e-6, rel=1e-3)
+        for w, v in zip(one.walked, other.walked, strict=True):
+            assert (w.e_value is None) is (v.e_value is None)
+            assert w.e_value is None or w.e_value == pytest.approx(v.e_value, rel=1e-3)
+        assert (one.certified is None) is (other.certified is None)
+        assert one.certified is None or one.certified.metrics == pytest.approx(other.certified.metrics, rel=1e-4)
+    assert any(one.passed < len(SCALES) for one in together) or "75%" in criteria[0]["at_least"]
+    assert (together[0].walked[0].e_value is not None) is ("75%" in criteria[0]["at_least"])
+    walks = [DialWalk(d, known_limits(sweep.spec.criteria), tests_of(sweep, reading, before)) for d in reading.dials]
+    walk_together(sweep.task, walks, [adapter_folder(sweep.folder, e) for e in points], batch)
+    assert all(walk.ended for walk in walks), "they were not walked together"
+
+
+def tests_of(sweep: Sweep, reading: Reading, baseline: Mapping[str, float]) -> DialTests:
+    limits = [known_limits(sweep.spec.criteria)] * len(reading.dials)
+    return DialTests(sweep.task, sweep.spec, limits, reading.level, baseline)
+
+
+def test_an_adapter_with_more_than_its_pairs_is_walked_alone(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    reading, points = ranks(sweep)
+    before = load_records(sweep.folder).baseline.metrics
+    place = adapter_folder(sweep.folder, points[1])
+    config, weights = place / "adapter_config.json", place / "adapter_model.safetensors"
+
+    def walked() -> list[int]:
+        disk = sweep.measurer.disk
+        return [one.passed for one in walk_dials(sweep.spec, sweep.sets, disk, reading, points, before, sweep.task)]
+
+    plain = walked()
+    found = load_file(weights)
+    bias = {k.replace("lora_B.weight", "lora_B.bias"): 0 * v[:, 0] for k, v in found.items() if "lora_B" in k}
+    save_file(found | bias, weights)
+    config.write_text(config.read_text().replace('"lora_bias": false', '"lora_bias": true'))
+    walks = [DialWalk(d, known_limits(sweep.spec.criteria), tests_of(sweep, reading, before)) for d in reading.dials]
+    walk_together(sweep.task, walks, [adapter_folder(sweep.folder, e) for e in points], 64)
+    assert not any(walk.walked for walk in walks)
+    assert walked() == plain

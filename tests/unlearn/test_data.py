@@ -241,6 +241,10 @@ def test_tofu_judges_and_certifies_on_many_authors(
     assert [len({row.group for row in sets[name]}) for name in names] == [train, select, certify, report]
     assert [len(sets[name]) for name in names] == [20 * n for n in (train, select, certify, report)]
     assert all(r.perturbed_answer and r.paraphrased_answer for r in (*sets["forget"], *sets["retain_report"]))
+    # TOFU has wrong answers for its first 20 authors; a question of one of them is asked of another author, too.
+    having = [r for name in names[1:] for r in sets[name] if r.perturbed_answer]
+    assert {r.group for r in having} == {f"author {i:03d}" for i in range(min(20, report + select + certify))}
+    assert len(having) == 20 * min(20, report + select + certify)
     published = load_sets(TofuData(tofu=str(TOFU), forget=forget))["forget"]
     assert sets["forget"] == published
 

@@ -228,6 +228,19 @@ def test_probe_cuts_what_the_template_writes_behind_the_answer(model, tokenizer)
     assert probe.texts == ["Lima"]
 
 
+def test_rows_without_the_column_of_a_metric_are_left_out(model, tokenizer):
+    bare = tuple(Row(f"{row.question} Indeed?", row.answer) for row in ROWS)
+    names = ("es_perturb", "prob_options", "truth_ratio", "truthfulness", "model_utility", "es")
+    whole, alone = (
+        evaluate_model(model, tokenizer, SETS | {"retain": rows}, metrics=names, max_new_tokens=20).measured
+        for rows in ((*ROWS, *bare), ROWS)
+    )
+    for name in names[:-1]:
+        assert whole[f"retain.{name}"].value == pytest.approx(alone[f"retain.{name}"].value, rel=1e-5)
+        assert whole[f"retain.{name}"].rows == alone[f"retain.{name}"].rows
+    assert whole["retain.es"].rows == 2 * len(ROWS)
+
+
 def test_every_metric_of_the_suite(model, tokenizer):
     result = evaluate_model(model, tokenizer, SETS, oracle=llama(tokenizer, seed=3), max_new_tokens=60)
     assert not [key for key in result.measured if key.startswith("retain_train.")]

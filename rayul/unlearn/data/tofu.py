@@ -25,23 +25,22 @@ def tofu_sets(data: TofuData) -> Sets:
     place, forget_authors = data.tofu, data.forgotten_authors
     full = _tofu_file(place, "full")
     named = [_with_author(row, i // ROWS_PER_AUTHOR) for i, row in enumerate(full)]
-    perturbed = {row.question: row for row in _tofu_file(place, "retain_perturbed", optional=True)}
+    # By question and answer: "What is the full name of the author?" is asked of two authors.
+    perturbed = {row.key: row for row in _tofu_file(place, "retain_perturbed", optional=True)}
     # forget05_perturbed is a slice of forget10_perturbed, and so on: the largest split has them all.
-    perturbed |= {row.question: row for row in _tofu_file(place, "forget10_perturbed", optional=True)}
-    if not any(row.question in perturbed for row in named[len(named) - forget_authors * ROWS_PER_AUTHOR :]):
-        perturbed |= {row.question: row for row in _tofu_file(place, "forget01_perturbed", optional=True)}
+    perturbed |= {row.key: row for row in _tofu_file(place, "forget10_perturbed", optional=True)}
+    if not any(row.key in perturbed for row in named[len(named) - forget_authors * ROWS_PER_AUTHOR :]):
+        perturbed |= {row.key: row for row in _tofu_file(place, "forget01_perturbed", optional=True)}
     ends = [ROWS_PER_AUTHOR * end for end in accumulate(data.judging_authors.values(), initial=0)]
     judging = {
-        name: tuple(_merged(row, perturbed.get(row.question)) for row in named[begin:end])
+        name: tuple(_merged(row, perturbed.get(row.key)) for row in named[begin:end])
         for name, (begin, end) in zip(data.judging_authors, pairwise(ends), strict=True)
     }
     facts = {
         name: tuple(_tofu_file(place, f"{name}_perturbed", optional=True)) for name in ("real_authors", "world_facts")
     }
     sets = {
-        "forget": tuple(
-            _merged(row, perturbed.get(row.question)) for row in named[-forget_authors * ROWS_PER_AUTHOR :]
-        ),
+        "forget": tuple(_merged(row, perturbed.get(row.key)) for row in named[-forget_authors * ROWS_PER_AUTHOR :]),
         "retain_train": tuple(named[ends[-1] : (data.authors - forget_authors) * ROWS_PER_AUTHOR]),
         **judging,
         "general": tuple(row for rows in facts.values() for row in rows),

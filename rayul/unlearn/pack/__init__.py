@@ -7,6 +7,8 @@
 | graphed | its forwards and backwards as CUDA graphs (`rayul/unlearn/compiled.py`: its blocks through torch.compile) |
 | lines | the examples of a set as tensors of one shape |
 | slot | one trial in a pack: its own rows, loss, optimiser and end |
+| scorer | a fixed set of rows, scored by several adapters in one forward |
+| saved | saved adapters as rows of such a matrix |
 | state | that trial between two steps, on disk |
 | pack | join, train, evaluate, leave |
 | packs | all trials of a device, in one pack or in smaller ones that take turns |

@@ -1,0 +1,52 @@
+"""The scores of a fixed set of rows by adapters of a pack's layout, several of them in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from rayul.unlearn.forward import Answers, TokenScores, token_logp
+from rayul.unlearn.pack.base import Adapters, PackedBase
+from rayul.unlearn.pack.lines import Lines, lines
+from rayul.unlearn.pack.parameters import Layout
+from rayul.unlearn.tokens import Example
+
+
+class Scorer:
+    """examples: the rows, scored in batches of similar length. size: lines of a forward, of all its adapters together.
+    merging: a single adapter in a forward is added to (a copy of) the weights first."""
+
+    def __init__(
+        self, base: PackedBase, layout: Layout, examples: Sequence[Example], pad: int, size: int, merging: bool = False
+    ) -> None:
+        self.base, self.layout, self.examples, self.pad = base, layout, examples, pad
+        self.size, self.merging = size, merging
+        self._by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+        self._batches: dict[int, list[tuple[list[int], Lines]]] = {}
+        """By the number of adapters in a forward: the numbers of its examples, and these as tensors."""
+
+    @torch.no_grad()
+    def score(self, rows: Tensor, scales: Sequence[float]) -> list[list[TokenScores]]:
+        """Adapters rows [M, P], each at its scale, in forwards of all M; the scores of the examples for each."""
+        adapters = Adapters(self.layout.pairs(rows), torch.tensor(scales, device=rows.device))
+        weights = self.base.merged(adapters) if self.merging and len(rows) == 1 else None
+        by_lane: list[dict[int, TokenScores]] = [{} for _ in scales]
+        for numbers, batch in self._batches_of(len(rows), rows.device):
+            repeated = Lines(*(field.repeat(len(rows), 1) for field in batch))
+            logits = self.base.predict(repeated, None if weights else adapters, weights=weights).logits
+            logp = token_logp(Answers(logits, repeated.labels, repeated.mask)).double().cpu().numpy()
+            match = (logits.argmax(-1) == repeated.labels).cpu().numpy()
+            mask = repeated.mask.cpu().numpy()
+            for line in range(len(mask)):
+                lane, row = divmod(line, len(numbers))
+                by_lane[lane][numbers[row]] = TokenScores(logp[line][mask[line]], match[line][mask[line]])
+        return [[scores[i] for i in range(len(scores))] for scores in by_lane]
+
+    def _batches_of(self, lanes: int, device: torch.device) -> Iterator[tuple[list[int], Lines]]:
+        if lanes not in self._batches:
+            size = max(1, self.size // lanes)
+            parts = [self._by_length[i : i + size] for i in range(0, len(self._by_length), size)]
+            self._batches[lanes] = [(part, lines([self.examples[i] for i in part], self.pad, device)) for part in parts]
+        yield from self._batches[lanes]
