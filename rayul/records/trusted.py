@@ -30,7 +30,7 @@ from rayul.spec.yaml_text import read_yaml
 _CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json")
 """Files of a model that name code (auto_map), or another model."""
 
-_ADAPTER_DEPTH = 3
+ADAPTER_DEPTH = 3
 """An adapter's base may be an adapter again."""
 
 
@@ -51,13 +51,16 @@ def trusted_folder() -> Path:
 
 
 def code_of(spec: Spec) -> list[Code]:
-    """Everything from outside of rayul that a sweep of the spec, or its export, runs."""
+    """Everything from outside of rayul that a sweep of the spec, or its export, runs or tells its results."""
     own = [
         Code(f"{_shown(path)}, {len(text.splitlines())} lines", source_hash(text)) for path, text in spec.source_texts
     ]
     models = [model for model in (spec.model, spec.oracle) if model is not None and model.trust_remote_code]
     named = [Code(f"code that comes with {_shown(m.path)} (trust_remote_code)", _model_hash(m)) for m in models]
-    return list(dict.fromkeys([*own, *named]))
+    mlflow = spec.tracking.mlflow
+    told = [] if mlflow is None or mlflow.uri is None else [mlflow.uri]
+    sent = [Code(f"MLflow at {_shown(uri)}, which hears every metric and gets your token", source_hash(uri)) for uri in told]
+    return list(dict.fromkeys([*own, *named, *sent]))
 
 
 def trust(spec: Spec) -> None:
@@ -123,7 +126,7 @@ def _model_hash(model: Model) -> str:
     """Of the code of a model in a folder: its Python files, and the configurations that name what runs. Of a Hub id:
     of the id and its revision, since whoever names it trusts its owner."""
     digest = sha256()
-    for part in _model_parts(model.path, _ADAPTER_DEPTH):
+    for part in _model_parts(model.path, ADAPTER_DEPTH):
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(repr(model.revision).encode())
     return digest.hexdigest()

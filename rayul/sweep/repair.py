@@ -11,7 +11,6 @@ from rayul.files import whole_file
 from rayul.records import ADAPTERS, CHECKPOINTS, JOURNAL, SPEC, STUDY, Journal, trial_id
 from rayul.records.audited import ASKED, AUDIT, BEFORE, audited_from_json, audited_keys, read_asked
 from rayul.records.folder import read_note
-from rayul.records.inside import check_inside
 from rayul.records.json_lines import checked_lines, sealed, unsealed
 from rayul.records.manifest import MANIFEST, read_manifest
 from rayul.records.salvage import Salvage, salvage
@@ -45,7 +44,6 @@ def repair(place: Path | str, say: Say) -> bool:
         say(line)
 
     with opened(place, tell) as (folder, _):
-        check_inside(folder)
         spec = load_spec(folder / SPEC, check_files=False)
         _manifest(folder, tell)
         _notes(folder, tell)
