@@ -30,7 +30,7 @@ NAMES = re.compile(
       | audit/(audit\.json | evaluations\.jsonl | verdict\.json | (finalists|attacks|robustness)\.parquet)
       | (certified | (audit/)?adapters)
         /\w[\w.+-]*/([\w.+-]*\.(json|safetensors|model|txt|jinja) | README\.md | merges\.txt)
-      | \w[\w-]*\.jsonl\.rejected
+      | \w[\w-]*\.jsonl\.rejected | certificate\.json\.rejected(-[0-9]+)?
     )
     """,
     re.VERBOSE,

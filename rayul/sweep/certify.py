@@ -19,6 +19,8 @@ from rayul.pareto.front import front_of
 from rayul.pareto.spread import spread
 from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.certificate import (
+    CERTIFICATE,
+    REJECTED,
     Certificates,
     Dial,
     Reading,
@@ -124,6 +126,12 @@ def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, 
     """What stands in the way of a certificate, and the way out; None where nothing does."""
     rows = sets.get(CERTIFY, ())
     groups = len(set(group_numbers(rows)))
+    lost = results.folder / f"{CERTIFICATE}{REJECTED}"
+    if lost.exists():
+        return (
+            f"{lost.name} is there: what has been spent on the certify rows is not known",
+            f"restore it as {CERTIFICATE}; or name rows that nothing has read as data.retain_certify, in a new sweep",
+        )
     if not rows:
         return "the data has no certify rows", "name them as data.retain_certify, or let data.retain be split"
     if groups < LEAST_GROUPS:

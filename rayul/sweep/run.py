@@ -31,7 +31,7 @@ from rayul.records import (
     trial_id,
 )
 from rayul.records.folder import load_records
-from rayul.records.manifest import Manifest, write_manifest
+from rayul.records.manifest import Manifest, check_length, write_manifest
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
@@ -155,6 +155,7 @@ def _run(
     tokens = same_text(recorded)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data, same_text)
     journal = Journal(folder / JOURNAL)
+    check_length(folder, recorded, len(list(journal.records)))
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
@@ -198,7 +199,7 @@ def _run(
                 ready, sets, disk, manifest, allocation, devices, journal, study, baseline, callbacks, console
             )
             stopped = _search(sweep)
-            write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began))
+            write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began, len(list(journal.records))))
             if stopped not in ("", CTRL_C):
                 say(f"stopped: {stopped}")
             if not stopped:
