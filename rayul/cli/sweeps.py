@@ -38,7 +38,7 @@ def sweep(
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     spec = load_spec(file, overrides)
-    check_code(file, spec, trust)
+    check_code(file, spec, trust, sends=True)
     console = PlainConsole(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.records.storage import is_url, joined

@@ -193,8 +193,8 @@ def read_certificates(folder: Path) -> Certificates:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RayulError(
             f"{path} is not as rayul writes it: {why(error)}",
-            "restore it: it says which confidence has been spent on the certify rows, which nothing else knows. Without "
-            "a copy, `rayul repair` sets it aside: then no certify rows are read any more",
+            "restore it: it says which confidence has been spent on the certify rows, which nothing else knows; or "
+            "`rayul repair` sets it aside, and then these rows are not read again",
         ) from error
 
 

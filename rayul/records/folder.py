@@ -139,6 +139,7 @@ def load_records(folder: Path | str) -> SweepRecords:
             f"{folder / JOURNAL}: no ending of trial {lost[0]}, which has ended by {STUDY}: one of the two was changed",
             REPAIR,
         )
+    _check_names(evaluations, folder / JOURNAL)
     reference = {e.trial_id: e for e in evaluations if e.is_reference}
     if BASELINE not in reference:
         raise RayulError(
@@ -171,10 +172,25 @@ def load_records(folder: Path | str) -> SweepRecords:
     )
 
 
+NAMES = 2_000
+"""Of settings and metrics, more than a sweep ever has: each is a column of the tables, in every row."""
+
+
+def _check_names(evaluations: Sequence[Evaluation], path: Path) -> None:
+    names: set[str] = set()
+    for e in evaluations:
+        names.update(e.params, e.metrics, e.stderr, e.violation, e.rows, e.groups, e.group_sums, e.group_rows)
+        if len(names) > NAMES:
+            raise RayulError(
+                f"{path}: its evaluations have more than {NAMES} settings and metrics by name: no sweep has",
+                "it was written by something else; use the folder as rayul wrote it",
+            )
+
+
 def _check_of_this_sweep(
     certificates: Certificates, manifest: Manifest, evaluations: Sequence[Evaluation], folder: Path
 ) -> None:
-    """Raises RayulError where a certificate was given to other rows or other trials: it is of another sweep's folder, or
+    """Raises RayulError where a certificate is about other rows or trials: it is from another sweep's folder, or
     `rayul repair` has cut its trial."""
     rows, known = manifest.data.get(CERTIFY), {e.trial_id: (e.seed, e.params) for e in evaluations}
     for reading in certificates.readings:

@@ -58,8 +58,8 @@ class PackRecord(_Part):
 
 class Run(_Part):
     """One run of the driver. ended: `began` and the seconds that it took, by a clock that nobody sets; None while it
-    goes on. stopped: why it ended before its last trial, "" where it did not. records: evaluations and endings in the journal, at
-    its end."""
+    goes on. stopped: why it ended before its last trial, "" where it did not. records: evaluations and
+    endings in the journal, at its end."""
 
     began: AwareDatetime
     ended: AwareDatetime | None = None

@@ -51,22 +51,28 @@ def trusted_folder() -> Path:
 
 
 def code_of(spec: Spec) -> list[Code]:
-    """Everything from outside of rayul that a sweep of the spec, or its export, runs or tells its results."""
+    """Everything from outside of rayul that a sweep of the spec, or its export, runs."""
     own = [
         Code(f"{_shown(path)}, {len(text.splitlines())} lines", source_hash(text)) for path, text in spec.source_texts
     ]
     models = [model for model in (spec.model, spec.oracle) if model is not None and model.trust_remote_code]
     named = [Code(f"code that comes with {_shown(m.path)} (trust_remote_code)", _model_hash(m)) for m in models]
+    return list(dict.fromkeys([*own, *named]))
+
+
+def receivers_of(spec: Spec) -> list[Code]:
+    """Where a sweep of the spec sends its metrics, and with them the token of MLFLOW_TRACKING_TOKEN."""
     mlflow = spec.tracking.mlflow
-    told = [] if mlflow is None or mlflow.uri is None else [mlflow.uri]
-    sent = [Code(f"MLflow at {_shown(uri)}, which hears every metric and gets your token", source_hash(uri)) for uri in told]
-    return list(dict.fromkeys([*own, *named, *sent]))
+    if mlflow is None or mlflow.uri is None:
+        return []
+    return [Code(f"metrics, and your MLflow token, to {_shown(mlflow.uri)}", source_hash(mlflow.uri))]
 
 
 def trust(spec: Spec) -> None:
-    """Keep the hashes of the spec's code, private to this user. Raises OSError where they cannot be written."""
+    """Keep the hashes of the spec's code and receivers, private to this user. Raises OSError where they cannot be
+    written."""
     folder = trusted_folder()
-    for code in code_of(spec):
+    for code in (*code_of(spec), *receivers_of(spec)):
         if not _is_trusted(code):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(folder / code.sha256) as file:
@@ -74,14 +80,21 @@ def trust(spec: Spec) -> None:
                 file.write_text(f"{code.what}\n", encoding="utf-8")
 
 
-def check_trusted(spec: Spec, place: Path | str, *, trusted: bool) -> None:
+def check_trusted(spec: Spec, place: Path | str, *, trusted: bool, sends: bool = False) -> None:
     """Raises InputError for code in the spec that this user has not trusted, naming all of it; with `trusted`, trusts
-    it instead. place: the file or folder that the spec is from."""
+    it instead. place: the file or folder that the spec is from. sends: whether metrics go where the spec says, too."""
     if trusted:
         with suppress(OSError):  # a home that is read-only: the next command asks again
             trust(spec)
         return
     unknown = [code for code in code_of(spec) if not _is_trusted(code)]
+    strange = [code for code in receivers_of(spec) if sends and not _is_trusted(code)]
+    if strange and not unknown:
+        raise InputError(
+            f"{place} would send {', '.join(map(str, strange))}, and you have not trusted that",
+            "repeat the command with --trust to send them there, or take tracking out of its spec.yaml",
+        )
+    unknown += strange
     if unknown:
         lines = "\n  ".join(map(str, unknown))
         raise InputError(

@@ -142,7 +142,7 @@ def _run(
     began = time.monotonic()
     resumes = (folder / SPEC).exists() if resume == "if any" else resume
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
-    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists())
+    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists(), sends=True)
     ready = with_testbed(asked, testbed_progress, recorded.date)
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
