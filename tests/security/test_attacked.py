@@ -21,18 +21,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pareto"))
 from synthetic import SPEC, sweep, write_folder
 from test_certified_answer import passed, reading
 
+from rayul.cli.specs import check_code
 from rayul.errors import InputError, RayulError
 from rayul.records import Evaluation, Journal, to_json
 from rayul.records.certificate import CERTIFICATE, Certificates, write_certificates
 from rayul.records.evaluations import CHECKPOINTS, from_json
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, RowSet, Run, read_manifest, write_manifest
-from rayul.records.storage import Storage
+from rayul.records.storage import Storage, local
 from rayul.records.text_note import noted_text
 from rayul.records.trusted import check_trusted, trust
 from rayul.spec import parse_spec
 from rayul.spec.config import Model
 from rayul.sweep.driver_disk import DriverDisk, marked
+from rayul.sweep.lock import is_held
 from rayul.sweep.repair import repair
 from rayul.sweep.run import run_sweep
 from rayul.unlearn.model import load_model, load_tokenizer
@@ -40,11 +42,6 @@ from rayul.unlearn.template import Template, rendered
 from rayul.unlearn.tokens import encode_sets
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 from rayul.unlearn.update.saved import detach_adapter, load_adapter, loaded
-
-
-def rayul(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rayul", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -83,9 +80,12 @@ def test_what_lies_beside_a_received_folder_neither_stops_its_reader_nor_is_writ
         os.mkfifo(place)
     else:
         place.symlink_to("/dev/zero" if kind == "device" else secret)
-    assert rayul("status", received).returncode == 0
-    done = rayul("repair", received)
-    assert (done.returncode, "Traceback" in done.stderr) in ((0, False), (1, False)), done.stderr
+    assert not is_held(received)
+    if kind == "pipe" or name == ".s.owner":
+        assert not repair(received, str)
+    else:
+        with pytest.raises(RayulError, match="cannot write to"):
+            repair(received, str)
     assert secret.read_text() == "the reader's own"
 
 
@@ -131,8 +131,8 @@ def test_a_received_folder_does_not_choose_where_metrics_and_a_token_go(received
     spec = parse_spec(text, (), source="spec.yaml", check_files=False)
     with pytest.raises(InputError, match=r"would send metrics, and your MLflow token, to https://collect\.example"):
         run_sweep(spec, received, resume=True)
-    done = rayul("sweep", received / "spec.yaml", "--results", received.parent, "--resume")
-    assert (done.returncode, "collect.example" in done.stderr) == (2, True)
+    with pytest.raises(InputError, match=r"collect\.example"):
+        check_code(received / "spec.yaml", spec, trust=False, sends=True)
     check_trusted(spec, received, trusted=False)  # an export sends nothing
     trust(spec)
     check_trusted(spec, received, trusted=False, sends=True)
@@ -360,13 +360,14 @@ def test_repair_at_a_url_repairs_what_is_there(received: Path, tmp_path: Path, m
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:5], lines[5].replace(b"0.", b"1.", 1), *lines[6:]]))
     url = f"file://{received}"
-    done = rayul("report", url)
-    assert (done.returncode, "rayul repair" in done.stderr) == (1, True)
-    done = rayul("repair", url)
-    assert (done.returncode, "--resume runs again" in done.stdout) == (0, True), done.stderr
-    assert (received / "evaluations.jsonl.rejected").exists()
-    assert load_records(received).evaluations
-    assert rayul("report", url).returncode == 0
+    with local(url) as folder, pytest.raises(RayulError, match="its checksum differs"):
+        load_records(folder)
+    said: list[str] = []
+    assert repair(url, said.append)
+    assert any("--resume runs again" in line for line in said)
+    assert (received / "evaluations.jsonl.rejected").exists(), "it is copied back"
+    with local(url, write=True) as folder:
+        assert load_records(folder).evaluations == load_records(received).evaluations
 
 
 def test_more_names_than_a_table_can_have_columns_are_refused(received: Path) -> None:
