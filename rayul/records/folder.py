@@ -132,7 +132,8 @@ def load_records(folder: Path | str) -> SweepRecords:
                 if only_tables
                 else "give the folder of one sweep, as `rayul sweep` printed it",
             )
-    study = read_study(folder / STUDY)  # before the rows: a sweep that runs writes those first
+    # Before the rows: a sweep that runs writes those first, and these say what there is of them.
+    study, manifest, certificates = read_study(folder / STUDY), read_manifest(folder), read_certificates(folder)
     evaluations, ended = read_journal(folder / JOURNAL)
     if lost := [trial_id(number) for number in study.ended if trial_id(number) not in ended]:
         raise RayulError(
@@ -148,7 +149,6 @@ def load_records(folder: Path | str) -> SweepRecords:
         )
     # The model and the data of a finished sweep need not be on this machine.
     spec = load_spec(folder / SPEC, check_files=False)
-    manifest, certificates = read_manifest(folder), read_certificates(folder)
     check_length(folder, manifest, len(evaluations) + len(ended))
     _check_of_this_sweep(certificates, manifest, evaluations, folder)
     running = {e.trial_id: e.ended(RUNNING) for e in evaluations if not e.is_reference}

@@ -61,18 +61,21 @@ def code_of(spec: Spec) -> list[Code]:
 
 
 def receivers_of(spec: Spec) -> list[Code]:
-    """Where a sweep of the spec sends its metrics, and with them the token of MLFLOW_TRACKING_TOKEN."""
-    mlflow = spec.tracking.mlflow
-    if mlflow is None or mlflow.uri is None:
-        return []
-    return [Code(f"metrics, and your MLflow token, to {_shown(mlflow.uri)}", source_hash(mlflow.uri))]
+    """Where a sweep of the spec sends its metrics, as far as the spec chooses that, and with them which credentials."""
+    mlflow, wandb = spec.tracking.mlflow, spec.tracking.wandb
+    found = []
+    if mlflow is not None and mlflow.uri is not None:
+        found.append(f"metrics, and your MLflow token, to {_shown(mlflow.uri)}")
+    if wandb is not None and wandb.entity is not None:
+        found.append(f"metrics to {_shown(wandb.entity)} at Weights & Biases")
+    return [Code(what, source_hash(what)) for what in found]
 
 
-def trust(spec: Spec) -> None:
-    """Keep the hashes of the spec's code and receivers, private to this user. Raises OSError where they cannot be
-    written."""
+def trust(spec: Spec, sends: bool = False) -> None:
+    """Keep the hashes of the spec's code, and with `sends` of its receivers, private to this user. Raises OSError where
+    they cannot be written."""
     folder = trusted_folder()
-    for code in (*code_of(spec), *receivers_of(spec)):
+    for code in (*code_of(spec), *(receivers_of(spec) if sends else ())):
         if not _is_trusted(code):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(folder / code.sha256) as file:
@@ -85,7 +88,7 @@ def check_trusted(spec: Spec, place: Path | str, *, trusted: bool, sends: bool =
     it instead. place: the file or folder that the spec is from. sends: whether metrics go where the spec says, too."""
     if trusted:
         with suppress(OSError):  # a home that is read-only: the next command asks again
-            trust(spec)
+            trust(spec, sends)
         return
     unknown = [code for code in code_of(spec) if not _is_trusted(code)]
     strange = [code for code in receivers_of(spec) if sends and not _is_trusted(code)]

@@ -248,4 +248,8 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
 
 def _place(model: specs.Model) -> str:
     local = Path(model.path).expanduser()
+    if local.is_dir():
+        for path in local.iterdir():
+            if path.exists() and not (path.is_file() or path.is_dir()):  # it would be read for ever, or waited for
+                raise InputError(f"{path} is no plain file", "a model folder has none of the kind: remove it")
     return str(local) if local.exists() else model.path

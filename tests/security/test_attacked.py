@@ -135,6 +135,9 @@ def test_a_received_folder_does_not_choose_where_metrics_and_a_token_go(received
         check_code(received / "spec.yaml", spec, trust=False, sends=True)
     check_trusted(spec, received, trusted=False)  # an export sends nothing
     trust(spec)
+    with pytest.raises(InputError, match=r"collect\.example"):
+        check_trusted(spec, received, trusted=False, sends=True)
+    trust(spec, sends=True)
     check_trusted(spec, received, trusted=False, sends=True)
 
 
@@ -189,6 +192,19 @@ def test_an_adapter_that_is_its_own_base_is_one_error(adapter: Path) -> None:
     for load in (load_model, load_tokenizer):
         with pytest.raises(InputError, match="adapter on an adapter"):
             load(Model(path=str(adapter)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "model-2.safetensors"])
+def test_a_pipe_or_a_device_in_a_model_folder_is_an_error(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "model" / name).unlink(missing_ok=True)
+    if name == "tokenizer.json":
+        os.mkfifo(tmp_path / "model" / name)
+    else:
+        (tmp_path / "model" / name).symlink_to("/dev/zero")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(InputError, match="is no plain file"):
+            load(Model(path=str(tmp_path / "model")))
 
 
 @pytest.mark.parametrize("kind", ["none", "some", "pickle", "elsewhere"])
