@@ -89,9 +89,9 @@ def plan(
     show(plan_text(planned))
 
 
-def check_code(file: Path, spec: Spec, trust: bool) -> None:
+def check_code(file: Path, spec: Spec, trust: bool, sends: bool = False) -> None:
     """A spec of the user's own may run its code. One from a results folder may be somebody else's."""
     from rayul.records.trusted import check_trusted, is_recorded
 
     if is_recorded(file):
-        check_trusted(spec, file, trusted=trust)
+        check_trusted(spec, file, trusted=trust, sends=sends)

@@ -38,7 +38,7 @@ def sweep(
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     spec = load_spec(file, overrides)
-    check_code(file, spec, trust)
+    check_code(file, spec, trust, sends=True)
     console = PlainConsole(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.records.storage import is_url, joined
@@ -49,8 +49,9 @@ def sweep(
 
     folder = joined(results, spec.name)
     again = _again(trials, results, name, set_)
+    command = f"rayul sweep {shlex.quote(str(file))}"  # it is pasted into a shell
     try:
-        with ProgressBar(console) as bar, last_words(ENDED + f"rayul sweep {file} --resume-if-any{again}"):
+        with ProgressBar(console) as bar, last_words(ENDED + f"{command} --resume-if-any{again}"):
             summary = run_sweep(
                 spec,
                 folder,
@@ -61,12 +62,12 @@ def sweep(
                 trust=True,  # checked above: FILE is the user's own, or they trust it
             )
     except Interrupted as stopped:
-        show(f"stopped; continue with: rayul sweep {file} --resume{again}")
+        show(f"stopped; continue with: {command} --resume{again}")
         if stopped.summary is not None:
             show(stopped.summary.report)
         raise typer.Exit(130) from None
     except KeyboardInterrupt:  # before the first trial, or after the last
-        show(f"stopped; continue with: rayul sweep {file} --resume-if-any{again}")
+        show(f"stopped; continue with: {command} --resume-if-any{again}")
         raise typer.Exit(130) from None
     show("\n".join(front_lines(summary)))
     for warning in summary.warnings:
@@ -107,6 +108,6 @@ def repair(folder: ResultsOf) -> None:
 def _again(trials: int | None, results: str, name: str | None, overrides: list[str] | None) -> str:
     flags = [f"--trials {trials}"] if trials is not None else []
     flags += [f"--results {shlex.quote(results)}"] if results != "results" else []
-    flags += [f"--name {name}"] if name is not None else []
+    flags += [f"--name {shlex.quote(name)}"] if name is not None else []
     flags += [f"--set {shlex.quote(o)}" for o in overrides or ()]
     return "".join(f" {flag}" for flag in flags)

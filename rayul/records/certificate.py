@@ -6,20 +6,41 @@ confidence that it spends is on record whatever happens, and a reading that was 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, TypeAdapter
+from pydantic_core import from_json
 
 from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records.evaluations import Evaluation, Key, adapter_name, evaluation_from
+from rayul.records.schema import Count, Flag, Number, Share, TrialId, why
 
 CERTIFICATE = "certificate.json"
 
+REJECTED = ".rejected"
+"""Ending of the files that hold what `rayul repair` set aside, beside those that it was taken from."""
+
+CERTIFY = "retain_certify"
+"""The rows that it is about."""
+
 CERTIFIED = "certified"
 """Folder of the certified adapters, in the results folder: as `adapters/`, with the certified mixing baked in."""
+
+
+Text = Annotated[str, Strict()]
+
+
+def _date(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+def _evaluation(plain: Any) -> Any:
+    return evaluation_from(plain) if isinstance(plain, dict) else plain
 
 
 @dataclass(frozen=True)
@@ -31,13 +52,13 @@ class Margin:
     most, at the level of the dial (infinite of one group). sd: of the groups' margins (NaN of one group).
     """
 
-    metric: str
-    at_least: bool
-    relative: bool
-    at: float
-    kept: float
-    low: float
-    sd: float
+    metric: Text
+    at_least: Flag
+    relative: Flag
+    at: Number
+    kept: Number
+    low: Number
+    sd: Number
 
 
 @dataclass(frozen=True)
@@ -46,10 +67,10 @@ class Walked:
     a limit is broken that has no certify rows. e_value: of several limits the smallest; None where there are too few
     groups, or a metric has no bounds."""
 
-    scale: float
-    p_value: float
+    scale: Share
+    p_value: Share
     margins: tuple[Margin, ...] = ()
-    e_value: float | None = None
+    e_value: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -61,14 +82,22 @@ class Dial:
     assumes nothing of the distribution. certified: the evaluation of the last that passed the t test.
     """
 
-    trial_id: str
-    step: int
-    mixing: float
-    scales: tuple[float, ...]
+    trial_id: TrialId
+    step: Count
+    mixing: Share
+    scales: tuple[Share, ...]
     walked: tuple[Walked, ...] = ()
-    passed: int = 0
-    passed_free: int = 0
-    certified: Evaluation | None = None
+    passed: Count = 0
+    passed_free: Count = 0
+    certified: Annotated[Evaluation | None, BeforeValidator(_evaluation)] = None
+
+    def __post_init__(self) -> None:
+        if not max(self.passed, self.passed_free) <= len(self.walked) <= len(self.scales):
+            raise ValueError(f"a dial of trial {self.trial_id} with {self.passed} passed of {len(self.walked)} walked")
+        if self.certified is not None and not self.passed:
+            raise ValueError(f"a dial of trial {self.trial_id} is certified, and passed at no scale")
+        if self.certified is not None and (self.certified.trial_id, self.certified.step) != (self.trial_id, self.step):
+            raise ValueError(f"a dial of trial {self.trial_id} certifies trial {self.certified.trial_id}")
 
     @property
     def source(self) -> Key:
@@ -94,16 +123,16 @@ class Reading:
     the certified adapters keep on the rows of the search only. finished: whether the rows have been scored.
     """
 
-    date: str
-    alpha: float
-    groups: int
-    named: bool
-    rows: int
-    sha256: str
-    limits: tuple[str, ...]
-    others: tuple[str, ...] = ()
-    dials: tuple[Dial, ...] = ()
-    finished: bool = False
+    date: Annotated[str, AfterValidator(_date)]
+    alpha: Annotated[float, Strict(), Field(gt=0, lt=1)]
+    groups: Count
+    named: Flag
+    rows: Count
+    sha256: Text
+    limits: tuple[Text, ...]
+    others: tuple[Text, ...] = ()
+    dials: Annotated[tuple[Dial, ...], Field(min_length=1, validate_default=True)] = ()
+    finished: Flag = False
 
     @property
     def level(self) -> float:
@@ -122,7 +151,7 @@ class Reading:
 class Certificates:
     """All readings, in their order. A certificate of an earlier one stays as valid as it was."""
 
-    readings: tuple[Reading, ...] = field(default=())
+    readings: tuple[Reading, ...] = ()
 
     @property
     def latest(self) -> Reading | None:
@@ -158,45 +187,15 @@ def read_certificates(folder: Path) -> Certificates:
     """Of a results folder; without readings where it has no certificate.json. Raises RayulError where it is broken."""
     path = folder / CERTIFICATE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Certificates(tuple(_reading(reading) for reading in found["readings"]))
+        return _CERTIFICATES.validate_python(from_json(path.read_bytes()))
     except FileNotFoundError:
         return Certificates()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RayulError(
-            f"{path} is not as rayul writes it: {error}",
-            "restore it: it says which confidence has been spent on the certify rows, which nothing else knows",
+            f"{path} is not as rayul writes it: {why(error)}",
+            "restore it: it says which confidence has been spent on the certify rows, which nothing else knows; or "
+            "`rayul repair` sets it aside, and then these rows are not read again",
         ) from error
 
 
-def _reading(plain: Mapping[str, Any]) -> Reading:
-    texts = {key: tuple(map(str, plain[key])) for key in ("limits", "others")}
-    read = Reading(**{**plain, **texts, "alpha": float(plain["alpha"]), "dials": tuple(map(_dial, plain["dials"]))})
-    if not (0 < read.alpha < 1 and read.dials):
-        raise ValueError(f"a reading of {len(read.dials)} dials at alpha {read.alpha}")
-    return read
-
-
-def _dial(plain: Mapping[str, Any]) -> Dial:
-    certified = plain["certified"]
-    read = Dial(
-        **{
-            **plain,
-            "scales": tuple(map(float, plain["scales"])),
-            "walked": tuple(map(_walked, plain["walked"])),
-            "certified": None if certified is None else evaluation_from(certified),
-        }
-    )
-    if not 0 <= read.passed <= len(read.walked) <= len(read.scales):
-        raise ValueError(f"a dial of trial {read.trial_id} with {read.passed} passed of {len(read.walked)} walked")
-    return read
-
-
-def _walked(plain: Mapping[str, Any]) -> Walked:
-    e = plain["e_value"]
-    return Walked(
-        float(plain["scale"]),
-        float(plain["p_value"]),
-        tuple(Margin(**{**m, **{key: float(m[key]) for key in ("at", "kept", "low", "sd")}}) for m in plain["margins"]),
-        None if e is None else float(e),
-    )
+_CERTIFICATES = TypeAdapter(Certificates)

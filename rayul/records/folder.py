@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +31,11 @@ from rayul.records import (
     read_journal,
     trial_id,
 )
-from rayul.records.certificate import Certificates, read_certificates
+from rayul.records.certificate import CERTIFICATE, CERTIFY, Certificates, read_certificates
 from rayul.records.evaluations import evaluation_from
 from rayul.records.inside import check_inside
 from rayul.records.json_lines import REPAIR
-from rayul.records.manifest import Manifest, read_manifest
+from rayul.records.manifest import Manifest, check_length, read_manifest
 from rayul.records.objectives import Objectives
 from rayul.records.schema import Flag, Numbers, why
 from rayul.records.study import StudyRead, read_study
@@ -132,13 +132,15 @@ def load_records(folder: Path | str) -> SweepRecords:
                 if only_tables
                 else "give the folder of one sweep, as `rayul sweep` printed it",
             )
-    study = read_study(folder / STUDY)  # before the rows: a sweep that runs writes those first
+    # Before the rows: a sweep that runs writes those first, and these say what there is of them.
+    study, manifest, certificates = read_study(folder / STUDY), read_manifest(folder), read_certificates(folder)
     evaluations, ended = read_journal(folder / JOURNAL)
     if lost := [trial_id(number) for number in study.ended if trial_id(number) not in ended]:
         raise RayulError(
             f"{folder / JOURNAL}: no ending of trial {lost[0]}, which has ended by {STUDY}: one of the two was changed",
             REPAIR,
         )
+    _check_names(evaluations, folder / JOURNAL)
     reference = {e.trial_id: e for e in evaluations if e.is_reference}
     if BASELINE not in reference:
         raise RayulError(
@@ -147,6 +149,8 @@ def load_records(folder: Path | str) -> SweepRecords:
         )
     # The model and the data of a finished sweep need not be on this machine.
     spec = load_spec(folder / SPEC, check_files=False)
+    check_length(folder, manifest, len(evaluations) + len(ended))
+    _check_of_this_sweep(certificates, manifest, evaluations, folder)
     running = {e.trial_id: e.ended(RUNNING) for e in evaluations if not e.is_reference}
     return SweepRecords(
         folder=folder,
@@ -156,16 +160,48 @@ def load_records(folder: Path | str) -> SweepRecords:
         limit_values=limits(spec.criteria, reference[BASELINE].metrics),
         targets=tuple((tau, known_limits(spec.criteria_at(tau))) for tau in spec.targets),
         space=spec.space,
-        manifest=read_manifest(folder),
+        manifest=manifest,
         seed=spec.search.seed,
         evaluations=tuple(evaluations),
         endings=running | ended,
         baseline=reference[BASELINE],
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
-        certificates=read_certificates(folder),
+        certificates=certificates,
         study=study,
     )
+
+
+NAMES = 2_000
+"""Of settings and metrics, more than a sweep ever has: each is a column of the tables, in every row."""
+
+
+def _check_names(evaluations: Sequence[Evaluation], path: Path) -> None:
+    names: set[str] = set()
+    for e in evaluations:
+        names.update(e.params, e.metrics, e.stderr, e.violation, e.rows, e.groups, e.group_sums, e.group_rows)
+        if len(names) > NAMES:
+            raise RayulError(
+                f"{path}: its evaluations have more than {NAMES} settings and metrics by name: no sweep has",
+                "it was written by something else; use the folder as rayul wrote it",
+            )
+
+
+def _check_of_this_sweep(
+    certificates: Certificates, manifest: Manifest, evaluations: Sequence[Evaluation], folder: Path
+) -> None:
+    """Raises RayulError where a certificate is about other rows or trials: it is from another sweep's folder, or
+    `rayul repair` has cut its trial."""
+    rows, known = manifest.data.get(CERTIFY), {e.trial_id: (e.seed, e.params) for e in evaluations}
+    for reading in certificates.readings:
+        certified = [dial.certified for dial in reading.dials if dial.certified is not None]
+        strange = [e for e in certified if known.get(e.trial_id) != (e.seed, e.params)]
+        if strange or (rows is not None and rows.sha256 != reading.sha256):
+            what = f"no such trial {strange[0].trial_id} is here" if strange else "it read other certify rows"
+            raise RayulError(
+                f"{folder / CERTIFICATE} is of another sweep: {what}",
+                "restore the file of this sweep, or remove it; after `rayul repair`, --resume runs its trial again",
+            )
 
 
 def _adapters(folder: Path) -> dict[Key, Adapter]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rayul.errors import RayulError
 from rayul.records.certificate import CERTIFICATE, CERTIFIED
-from rayul.records.evaluations import ADAPTERS, JOURNAL, SPEC, STUDY
+from rayul.records.evaluations import ADAPTERS, CHECKPOINTS, JOURNAL, SPEC, STUDY
 
 RECORD_BYTES = 2 * 2**30
 """More than a record, a table or a report ever has (1,500 bytes an evaluation: a million of them). Weights, in the
@@ -19,7 +19,7 @@ folders under adapters/, may be larger."""
 
 RECORDS = (SPEC, JOURNAL, STUDY, CERTIFICATE, "run.json")
 
-DEEPER = (ADAPTERS, CERTIFIED, "audit", "figures")
+DEEPER = (ADAPTERS, CERTIFIED, CHECKPOINTS, "audit", "figures", "tensorboard")
 """Folders of a results folder that are read or written, too."""
 
 NAMES = re.compile(
@@ -30,7 +30,7 @@ NAMES = re.compile(
       | audit/(audit\.json | evaluations\.jsonl | verdict\.json | (finalists|attacks|robustness)\.parquet)
       | (certified | (audit/)?adapters)
         /\w[\w.+-]*/([\w.+-]*\.(json|safetensors|model|txt|jinja) | README\.md | merges\.txt)
-      | \w[\w-]*\.jsonl\.rejected
+      | \w[\w-]*\.jsonl\.rejected | certificate\.json\.rejected(-[0-9]+)?
     )
     """,
     re.VERBOSE,

@@ -17,7 +17,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, Posit
 
 from rayul.errors import RayulError, ResultsUnwritable
 from rayul.files import write_json
-from rayul.records import SPEC
+from rayul.records import JOURNAL, SPEC
+from rayul.records.json_lines import REPAIR
 from rayul.spec.problems import first_problem
 from rayul.spec.yaml_text import read_yaml
 
@@ -57,11 +58,13 @@ class PackRecord(_Part):
 
 class Run(_Part):
     """One run of the driver. ended: `began` and the seconds that it took, by a clock that nobody sets; None while it
-    goes on. stopped: why it ended before its last trial, "" where it did not."""
+    goes on. stopped: why it ended before its last trial, "" where it did not. records: evaluations and
+    endings in the journal, at its end."""
 
     began: AwareDatetime
     ended: AwareDatetime | None = None
     stopped: str = ""
+    records: NonNegativeInt | None = None
 
 
 class Manifest(_Part):
@@ -88,6 +91,16 @@ class Manifest(_Part):
         spans = [((run.ended or now) - run.began).total_seconds() for run in self.runs]
         return sum(max(0.0, span) for span in spans)  # a clock may have been set back
 
+    @property
+    def records(self) -> int:
+        """Evaluations and endings that the journal has at least: it only grows, and its lines bear their numbers, so
+        all that can be lost without a trace is its end."""
+        return max((run.records or 0 for run in self.runs), default=0)
+
+    def without_records(self) -> Manifest:
+        """Of a journal that was cut on purpose."""
+        return self.model_copy(update={"runs": tuple(run.model_copy(update={"records": None}) for run in self.runs)})
+
     def plain(self) -> dict[str, Any]:
         """Plain data for JSON or YAML, without what was not recorded."""
         return self.model_dump(mode="json", exclude_defaults=True)
@@ -100,6 +113,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         write_json(path, manifest.plain())
     except OSError as error:
         raise ResultsUnwritable.at(path, error.strerror or error) from error
+
+
+def check_length(folder: Path, manifest: Manifest, records: int) -> None:
+    """Raises RayulError where the journal has fewer records than when a run of the sweep ended."""
+    if records < manifest.records:
+        raise RayulError(
+            f"{folder / JOURNAL} has {records} records, and had {manifest.records} by {MANIFEST}: its end was lost",
+            REPAIR,
+        )
 
 
 def read_manifest(folder: Path) -> Manifest:

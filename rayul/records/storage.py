@@ -73,6 +73,8 @@ class Storage:
             )
         self.url = url
         name = url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        if name in (".", ".."):
+            raise InputError(f"{url} ends in {name}", "give the URL of one sweep, as `rayul sweep` printed it")
         self.folder = cache_folder() / "results" / sha256(url.encode()).hexdigest()[:12] / name
         self.there: dict[str, Any] = {}  # what is at the URL: (size, mtime_ns) here when it was copied, or None
         with self._reaching(InputError):
@@ -128,10 +130,12 @@ class Storage:
 
         Whatever is at the URL at any moment can be resumed: the journals are read first, the study before the rows,
         and written last, the rows before the study. So an adapter is there before its row, a row before its trial's
-        ending (which stands behind it in the same file), and an ending before Optuna was told of it. run.json comes
-        before all else, as in `rayul.sweep.folder.begin`.
+        ending (which stands behind it in the same file), and an ending before Optuna was told of it. The first
+        run.json comes before all else, as in `rayul.sweep.folder.begin`; later ones are read before the rows and
+        written after them, because they say how many rows there are.
         """
-        journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in (STUDY, JOURNAL)}
+        names = (MANIFEST, STUDY, JOURNAL)
+        journals = {name: (_stamp(self.folder / name), _read(self.folder / name)) for name in names}
         stamps = {
             name: _stamp(path)
             for path in self.folder.rglob("*")
@@ -140,18 +144,21 @@ class Storage:
         stamps |= {name: stamp for name, (stamp, _) in journals.items() if stamp}
         with self._reaching(RayulError), ThreadPoolExecutor(8) as pool:
             changed = [name for name, stamp in stamps.items() if self.there.get(name) != stamp]
-            if MANIFEST in changed:
-                self._upload(MANIFEST, stamps[MANIFEST])
-            others = set(changed) - {MANIFEST, *journals}
+            if MANIFEST in changed and MANIFEST not in self.there:
+                self._put(MANIFEST, *journals[MANIFEST])
+            others = set(changed) - set(journals)
             list(pool.map(lambda name: self._upload(name, stamps[name]), others))
-            for name in (JOURNAL, STUDY):
-                if name in changed:
-                    self._write(name, [journals[name][1]])
-                    self.there[name] = stamps[name]
+            for name in (JOURNAL, STUDY, MANIFEST):
+                if name in changed and self.there.get(name) != stamps[name]:
+                    self._put(name, *journals[name])
             for name in set(self.there) - set(stamps) - {OWNER}:
                 with suppress(FileNotFoundError):
                     self.filesystem.delete_file(f"{self.root}/{name}")
                 del self.there[name]
+
+    def _put(self, name: str, stamp: Any, content: bytes) -> None:
+        self._write(name, [content])
+        self.there[name] = stamp
 
     def _upload(self, name: str, stamp: Any) -> None:
         try:

@@ -25,11 +25,11 @@ def noted_text(folder: Path) -> dict[str, Any]:
     Raises RayulError for a note that is broken."""
     path = folder / NOTE
     try:
+        if not path.is_file():  # a pipe or a device would be read for ever
+            return {}
         noted = json.loads(path.read_text(encoding="utf-8")).get(_KEY, {})
         return {name: noted[name] for name in Model.TEXT if name in noted}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RayulError(
             f"{path} cannot be read: {' '.join(str(error).split())}", "delete it, and say how rows become text"
         ) from error

@@ -30,7 +30,7 @@ from rayul.spec.yaml_text import read_yaml
 _CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json")
 """Files of a model that name code (auto_map), or another model."""
 
-_ADAPTER_DEPTH = 3
+ADAPTER_DEPTH = 3
 """An adapter's base may be an adapter again."""
 
 
@@ -60,10 +60,22 @@ def code_of(spec: Spec) -> list[Code]:
     return list(dict.fromkeys([*own, *named]))
 
 
-def trust(spec: Spec) -> None:
-    """Keep the hashes of the spec's code, private to this user. Raises OSError where they cannot be written."""
+def receivers_of(spec: Spec) -> list[Code]:
+    """Where a sweep of the spec sends its metrics, as far as the spec chooses that, and with them which credentials."""
+    mlflow, wandb = spec.tracking.mlflow, spec.tracking.wandb
+    found = []
+    if mlflow is not None and mlflow.uri is not None:
+        found.append(f"metrics, and your MLflow token, to {_shown(mlflow.uri)}")
+    if wandb is not None and wandb.entity is not None:
+        found.append(f"metrics to {_shown(wandb.entity)} at Weights & Biases")
+    return [Code(what, source_hash(what)) for what in found]
+
+
+def trust(spec: Spec, sends: bool = False) -> None:
+    """Keep the hashes of the spec's code, and with `sends` of its receivers, private to this user. Raises OSError where
+    they cannot be written."""
     folder = trusted_folder()
-    for code in code_of(spec):
+    for code in (*code_of(spec), *(receivers_of(spec) if sends else ())):
         if not _is_trusted(code):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(folder / code.sha256) as file:
@@ -71,14 +83,21 @@ def trust(spec: Spec) -> None:
                 file.write_text(f"{code.what}\n", encoding="utf-8")
 
 
-def check_trusted(spec: Spec, place: Path | str, *, trusted: bool) -> None:
+def check_trusted(spec: Spec, place: Path | str, *, trusted: bool, sends: bool = False) -> None:
     """Raises InputError for code in the spec that this user has not trusted, naming all of it; with `trusted`, trusts
-    it instead. place: the file or folder that the spec is from."""
+    it instead. place: the file or folder that the spec is from. sends: whether metrics go where the spec says, too."""
     if trusted:
         with suppress(OSError):  # a home that is read-only: the next command asks again
-            trust(spec)
+            trust(spec, sends)
         return
     unknown = [code for code in code_of(spec) if not _is_trusted(code)]
+    strange = [code for code in receivers_of(spec) if sends and not _is_trusted(code)]
+    if strange and not unknown:
+        raise InputError(
+            f"{place} would send {', '.join(map(str, strange))}, and you have not trusted that",
+            "repeat the command with --trust to send them there, or take tracking out of its spec.yaml",
+        )
+    unknown += strange
     if unknown:
         lines = "\n  ".join(map(str, unknown))
         raise InputError(
@@ -123,7 +142,7 @@ def _model_hash(model: Model) -> str:
     """Of the code of a model in a folder: its Python files, and the configurations that name what runs. Of a Hub id:
     of the id and its revision, since whoever names it trusts its owner."""
     digest = sha256()
-    for part in _model_parts(model.path, _ADAPTER_DEPTH):
+    for part in _model_parts(model.path, ADAPTER_DEPTH):
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(repr(model.revision).encode())
     return digest.hexdigest()

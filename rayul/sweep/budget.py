@@ -82,11 +82,11 @@ def run_begins(manifest: Manifest, journal: Path) -> Manifest:
     return manifest.model_copy(update={"runs": (*runs, Run(began=datetime.now(UTC)))})
 
 
-def run_ends(manifest: Manifest, stopped: str, seconds: float) -> Manifest:
+def run_ends(manifest: Manifest, stopped: str, seconds: float, records: int | None = None) -> Manifest:
     """The manifest with the end of its last run, which took `seconds` (of a clock that nobody sets); `stopped`
-    says why it ended early, "" where all trials ran."""
+    says why it ended early, "" where all trials ran. records: those of the journal."""
     *earlier, run = manifest.runs
-    last = Run(began=run.began, ended=run.began + timedelta(seconds=seconds), stopped=stopped)
+    last = Run(began=run.began, ended=run.began + timedelta(seconds=seconds), stopped=stopped, records=records)
     return manifest.model_copy(update={"runs": (*earlier, last)})
 
 

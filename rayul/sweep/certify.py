@@ -19,6 +19,8 @@ from rayul.pareto.front import front_of
 from rayul.pareto.spread import spread
 from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.certificate import (
+    CERTIFICATE,
+    REJECTED,
     Certificates,
     Dial,
     Reading,
@@ -122,6 +124,12 @@ def certify_at_end(
 
 def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, str] | None:
     """What stands in the way of a certificate, and the way out; None where nothing does."""
+    lost = results.folder / f"{CERTIFICATE}{REJECTED}"
+    if lost.exists():
+        return (
+            f"{lost.name} is there: what has been spent on the certify rows is not known",
+            f"restore it as {CERTIFICATE}; or name rows that nothing has read as data.retain_certify, in a new sweep",
+        )
     if too_few := too_few_groups(spec.data, certify_groups(sets)):
         return too_few
     if not any(criterion.metric.startswith("retain.") for criterion in spec.criteria):

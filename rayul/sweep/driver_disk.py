@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
-from rayul.files import sync_files
+from rayul.files import sync_files, write_text
 from rayul.records import ADAPTERS, holds_model
 from rayul.spec import Spec
 
@@ -155,7 +155,7 @@ def marked(disk: DriverDisk) -> Iterator[None]:
         yield
         return
     try:
-        disk.mark.write_text(disk.word)
+        write_text(disk.mark, disk.word)
         if not disk.uploads_adapters and (blind := blind_nodes(disk)):
             raise InputError(unseen(disk.folder, blind), UNSEEN_HINT)
         yield

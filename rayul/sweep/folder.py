@@ -21,6 +21,7 @@ from typing import Any
 from rayul.errors import InputError, RayulError
 from rayul.files import write_text
 from rayul.records import ADAPTERS, SPEC
+from rayul.records.inside import check_inside
 from rayul.records.manifest import MANIFEST, Manifest, RowSet, read_manifest, write_manifest
 from rayul.records.storage import Storage, is_url
 from rayul.spec import Spec, difference, dump_yaml, load_spec, source_hash
@@ -45,7 +46,8 @@ MAY_CHANGE = (
 @contextmanager
 def opened(place: Path | str, warn: Callable[[str], None]) -> Iterator[tuple[Path, bool]]:
     """Hold the results of a sweep while the block runs: their folder, or the work folder of a URL, which is kept up
-    with it. Yields the folder and whether it is a URL's; `warn` hears of a copy that failed."""
+    with it. Yields the folder and whether it is a URL's; `warn` hears of a copy that failed. Raises RayulError for a
+    folder with links: what is written to it would go elsewhere."""
     with ExitStack() as stack:
         storage = Storage(str(place)) if is_url(place) else None
         folder = storage.folder if storage is not None else Path(place)
@@ -56,6 +58,8 @@ def opened(place: Path | str, warn: Callable[[str], None]) -> Iterator[tuple[Pat
         if storage is not None:
             storage.fetch()
             stack.enter_context(storage.synced(warn))
+        if folder.is_dir():
+            check_inside(folder)
         yield folder, storage is not None
 
 

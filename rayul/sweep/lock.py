@@ -22,10 +22,12 @@ from filelock import FileLock, Timeout
 
 from rayul.background import beside
 from rayul.errors import RayulError
-from rayul.files import write_text
+from rayul.files import open_plain, write_text
 
 RENEWED = 5.0
 """Seconds between two renewals of a mark."""
+
+MARK_BYTES = 10_000
 
 WATCHED = 20.0
 """Seconds without a renewal after which the driver of another machine counts as dead."""
@@ -67,7 +69,7 @@ def is_held(folder: Path) -> bool:
     """Whether a sweep is writing to the folder now, on this machine or, where the file system's locks are shared, on
     another. Looks at the lock for an instant and without writing."""
     try:
-        with open(lock_path(folder), "rb") as file:
+        with open_plain(lock_path(folder)) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -112,9 +114,10 @@ def _marked(folder: Path) -> Iterator[None]:
 
 def _read(folder: Path) -> dict[str, object] | None:
     try:
-        mark = json.loads(mark_path(folder).read_text(encoding="utf-8"))
+        with open_plain(mark_path(folder)) as file:
+            mark = json.loads(file.read(MARK_BYTES))
         return {key: mark[key] for key in ("machine", "process", "renewed")}
-    except (OSError, ValueError, TypeError, KeyError):  # none, or nothing that a driver wrote
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or nothing that a driver wrote
         return None
 
 

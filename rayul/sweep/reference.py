@@ -23,7 +23,8 @@ from rayul.unlearn.export import TOLERANCE, largest_difference
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
 from rayul.unlearn.update.lora import check_targets
-from rayul.unlearn.update.saved import Damaged, loaded
+from rayul.unlearn.update.received import Damaged
+from rayul.unlearn.update.saved import loaded
 from rayul.words import first_line
 
 if TYPE_CHECKING:  # a device imports this module, and no Tune

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,10 +11,10 @@ from rayul.errors import InputError, RayulError
 from rayul.files import whole_file
 from rayul.records import ADAPTERS, CHECKPOINTS, JOURNAL, SPEC, STUDY, Journal, trial_id
 from rayul.records.audited import ASKED, AUDIT, BEFORE, audited_from_json, audited_keys, read_asked
+from rayul.records.certificate import CERTIFICATE, REJECTED, read_certificates
 from rayul.records.folder import read_note
-from rayul.records.inside import check_inside
 from rayul.records.json_lines import checked_lines, sealed, unsealed
-from rayul.records.manifest import MANIFEST, read_manifest
+from rayul.records.manifest import MANIFEST, check_length, read_manifest, write_manifest
 from rayul.records.salvage import Salvage, salvage
 from rayul.records.storage import is_url
 from rayul.records.text_note import NOTE
@@ -21,9 +22,6 @@ from rayul.spec import Spec, load_spec
 from rayul.sweep.folder import opened
 from rayul.sweep.search.searcher import WARM_START, damaged, is_ahead, load_study, misread, write_study
 from rayul.sweep.search.warm_start import earlier_trials
-
-REJECTED = ".rejected"
-"""Ending of the files that hold what was set aside, beside those that it was taken from."""
 
 Say = Callable[[str], None]
 
@@ -45,9 +43,9 @@ def repair(place: Path | str, say: Say) -> bool:
         say(line)
 
     with opened(place, tell) as (folder, _):
-        check_inside(folder)
         spec = load_spec(folder / SPEC, check_files=False)
         _manifest(folder, tell)
+        _certificate(folder, tell)
         _notes(folder, tell)
         _audit(folder, tell)
         found = _journal(folder, tell)
@@ -64,6 +62,15 @@ def _manifest(folder: Path, say: Say) -> None:
         say(error.message)
         _set_aside(folder / MANIFEST, say)
         say("  the sweep goes on as if it had not been recorded: it cannot notice rows that have changed since")
+
+
+def _certificate(folder: Path, say: Say) -> None:
+    try:
+        read_certificates(folder)
+    except RayulError as error:
+        say(error.message)
+        _set_aside(folder / CERTIFICATE, say)
+        say("  what it spent of the certify rows is not known any more, so `rayul certify` refuses to read them again")
 
 
 def _notes(folder: Path, say: Say) -> None:
@@ -105,13 +112,25 @@ def _journal(folder: Path, say: Say) -> Salvage:
     path = folder / JOURNAL
     found = salvage(path)
     if not found.faults:
+        try:
+            check_length(folder, read_manifest(folder), len(list(Journal(path).records)))
+        except RayulError as error:
+            say(error.message)
+            _forget_length(folder)
+            say("  --resume runs again what has no ending")
         return found
     for at, fault in found.faults.items():
         say(f"{path}:{at}: {fault}")
+    _forget_length(folder)
     _forget_checkpoints(folder, found.cut)
     _reject(path, found.rejected, say)
     _rewrite(path, found.kept)
     return found
+
+
+def _forget_length(folder: Path) -> None:
+    if read_manifest(folder).records:
+        write_manifest(folder, read_manifest(folder).without_records())
 
 
 def _study(folder: Path, spec: Spec, found: Salvage, say: Say) -> None:
@@ -169,7 +188,10 @@ def _reject(path: Path, lines: Iterable[bytes], say: Say) -> None:
 
 
 def _set_aside(path: Path, say: Say, target: Path | None = None) -> None:
-    target = target or path.with_name(path.name + REJECTED)
+    """Under a name that nothing has: what was set aside before stays."""
+    wanted = target or path.with_name(path.name + REJECTED)
+    names = itertools.chain([wanted], (wanted.with_name(f"{wanted.name}-{n}") for n in itertools.count(2)))
+    target = next(name for name in names if not name.exists())
     path.replace(target)
     say(f"  it is now {target.name}")
 

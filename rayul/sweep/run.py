@@ -31,7 +31,7 @@ from rayul.records import (
     trial_id,
 )
 from rayul.records.folder import load_records
-from rayul.records.manifest import Manifest, write_manifest
+from rayul.records.manifest import Manifest, check_length, write_manifest
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
@@ -141,7 +141,7 @@ def _run(
     began = time.monotonic()
     resumes = (folder / SPEC).exists() if resume == "if any" else resume
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
-    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists())
+    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists(), sends=True)
     ready = with_testbed(asked, testbed_progress, recorded.date)
     sets = load_sets(ready.data)
     data = checked_rows(sets, recorded)
@@ -156,6 +156,7 @@ def _run(
     tokens = same_text(recorded)
     earlier = [] if (folder / STUDY).exists() else earlier_trials(asked, data, same_text)
     journal = Journal(folder / JOURNAL)
+    check_length(folder, recorded, len(list(journal.records)))
     references = {row.trial_id: row for row in journal if row.is_reference}
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
@@ -199,7 +200,7 @@ def _run(
                 ready, sets, disk, manifest, allocation, devices, journal, study, baseline, callbacks, console
             )
             stopped = _search(sweep)
-            write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began))
+            write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began, len(list(journal.records))))
             if stopped not in ("", CTRL_C):
                 say(f"stopped: {stopped}")
             if not stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rayul.cache import cache_folder
 from rayul.errors import InputError
 
 SHAPES = 64
@@ -32,6 +34,8 @@ def repeated_blocks(base: Any) -> list[Any]:
 def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` and its backward, compiled once for every shape that it meets. A graph that torch cannot take whole is
     an error. What was compiled stays in torch's cache on the disk, for the next sweep of these shapes."""
+    # Torch's own choice is a guessable name in /tmp: whoever makes that folder first has what they lay there run.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * SHAPES)

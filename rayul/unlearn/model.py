@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rayul import spec as specs
 from rayul.errors import InputError
+from rayul.records.trusted import ADAPTER_DEPTH
+from rayul.unlearn.update.received import is_beside
 from rayul.unlearn.update.saved import check_safetensors, is_adapter, load_adapter, merged
 from rayul.words import first_line
 
@@ -84,9 +86,25 @@ def _with_adapter(model: specs.Model, adapter: Path, device: str, spread: bool) 
 
 
 def _base_of(adapter: Path) -> str:
+    """The base that an adapter names. Raises InputError for one that names none, and for a chain of adapters on
+    adapters that has no end, or one behind which a trusted model's code could change unseen."""
+    path = base = _named_base(adapter)
+    for _ in range(ADAPTER_DEPTH - 1):
+        if not is_adapter(Path(base).expanduser()):
+            return path
+        base = _named_base(Path(base).expanduser())
+    if is_adapter(Path(base).expanduser()):
+        raise InputError(
+            f"{adapter / 'adapter_config.json'}: its base is an adapter on an adapter, more than {ADAPTER_DEPTH} deep",
+            "merge them, and save the result as a model",
+        )
+    return path
+
+
+def _named_base(adapter: Path) -> str:
     try:
         return str(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{adapter / 'adapter_config.json'} names no base model: {first_line(error)}", "save the adapter again"
         ) from None
@@ -112,7 +130,7 @@ def _check_index(place: str, model: specs.Model) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unloadable(model, f"{SAFE_WEIGHTS_INDEX_NAME}: {first_line(error)}") from None
     for file in files:
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+        if not is_beside(file):
             raise _unloadable(
                 model, f"{SAFE_WEIGHTS_INDEX_NAME} names {file!r}, which is no safetensors file beside it"
             )
@@ -230,4 +248,8 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
 
 def _place(model: specs.Model) -> str:
     local = Path(model.path).expanduser()
+    if local.is_dir():
+        for path in local.iterdir():
+            if path.exists() and not (path.is_file() or path.is_dir()):  # it would be read for ever, or waited for
+                raise InputError(f"{path} is no plain file", "a model folder has none of the kind: remove it")
     return str(local) if local.exists() else model.path

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from itertools import takewhile
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 DEFAULT_TEMPLATE = "Question: {question}\nAnswer: {answer}"
 VERBATIM = "{question}{answer}"
 CHAT = "chat"
+
+TEMPLATE_SECONDS = 10.0
+"""That a chat template may take for a row: it is a program, and may be one without an end."""
 
 _MARK = "\ue000"
 """Stands for a text while its place in a rendered chat is found: a private character, which no template writes."""
@@ -173,8 +179,6 @@ def _place(render: Callable[[str], str], text: str) -> tuple[str, int, int]:
 
 def _chat(tokenizer: Tokenizer, template: Template, question: str, answer: str | None) -> str:
     """One turn by the chat template; without an answer the prompt for one."""
-    from jinja2 import TemplateError
-
     messages = [{"role": "user", "content": question}]
     if template.system is not None:
         messages.insert(0, {"role": "system", "content": template.system})
@@ -187,20 +191,42 @@ def _chat(tokenizer: Tokenizer, template: Template, question: str, answer: str |
                 f"model.chat_template_args.{name}: the chat template reads nothing of that name",
                 "correct the name, or leave it out",
             )
+    dated = _dated(source, template.day)
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages,
-                chat_template=_dated(source, template.day),
-                tokenize=False,
-                add_generation_prompt=answer is None,
-                **template.arguments,
+        with _within(TEMPLATE_SECONDS):
+            return str(
+                tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=dated,
+                    tokenize=False,
+                    add_generation_prompt=answer is None,
+                    **template.arguments,
+                )
             )
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
+    except Exception as error:  # it is a program of somebody's: it may divide by zero, recurse, index beyond an end
+        why = " ".join(str(error).split()) or type(error).__name__
         hint = "check model.system and model.chat_template_args, or give a text as model.template"
         raise InputError(f"the chat template cannot be rendered: {why}", hint) from error
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError in a block that takes longer. Only in the main thread, which alone gets signals; every
+    command renders its first row there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError(f"it takes more than {seconds:g} s for one row")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _source(tokenizer: Tokenizer, template: Template) -> str:

@@ -91,6 +91,12 @@ def encode_sets(
                 examples[name] += encode_rows(tokenizer, template, [row])
             except InputError as error:
                 raise InputError(f"{name} row {i}: {error.message}", error.hint) from error
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":  # tokenizers' own, not among Python's exceptions
+                    raise
+                raise InputError(
+                    f"{name} row {i}: the tokenizer gave up: {error}", "correct its tokenizer.json, or use another"
+                ) from error
     return examples
 
 

@@ -50,7 +50,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def results_with(folder: Path, *readings: Reading) -> Any:
-    write_certificates(folder, Certificates(readings))
+    """The certified evaluations get the settings that their trials have in the folder, as those of a sweep have."""
+    rows = {e.trial_id: e for e in load_records(folder).evaluations}
+
+    def of_its_trial(dial: Dial) -> Dial:
+        row, e = rows[dial.trial_id], dial.certified
+        return dial if e is None else replace(dial, certified=replace(e, seed=row.seed, params=row.params))
+
+    real = [replace(one, dials=tuple(map(of_its_trial, one.dials))) for one in readings]
+    write_certificates(folder, Certificates(tuple(real)))
     return load_records(folder)
 
 

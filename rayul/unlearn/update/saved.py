@@ -17,13 +17,10 @@ from safetensors.torch import load_file, save_file
 from rayul.errors import InputError
 from rayul.files import whole_folder
 from rayul.records.text_note import NOTE
+from rayul.unlearn.update.received import Damaged, check_adapter_config, check_index
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-class Damaged(InputError):
-    """What was saved cannot be loaded: it is cut off, overwritten, or no model's."""
 
 
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
@@ -118,10 +115,13 @@ def standalone(base: Any, folder: Path | None = None) -> Any:
 
 def _whole(base: Any, folder: Path, dtype: str) -> Any:
     # The base's class, which is here already where it came with a model of the Hub.
+    check_index(folder)
     try:
-        model = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        model, found = type(base).from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except _UNREADABLE as error:
         raise _unreadable("model", folder, error) from error
+    if missing := sorted(found["missing_keys"]):
+        raise _lacking("model", folder, missing)
     return model.to(base.device).requires_grad_(False).eval()
 
 
@@ -131,20 +131,19 @@ def load_adapter(base: Any, folder: Path) -> PeftModel:
     from peft import PeftModel, get_peft_model_state_dict
 
     check_safetensors(folder)
+    check_adapter_config(folder, [name for name, _ in base.named_modules()])
     try:
         with _no_warning_of_a_rename():
             model = PeftModel.from_pretrained(base, folder)
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-            wanted = {key for key in get_peft_model_state_dict(model) if "lora_" in key}
+            wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
             missing = sorted(wanted - set(file.keys()))
     except Exception as error:  # a configuration that lies: PEFT, safetensors and re have errors of their own
         _take_off(base)
         raise _unreadable("adapter", folder, error) from error
     if missing:
         _take_off(base)
-        raise Damaged(
-            f"adapter {folder} lacks {len(missing)} weights, {missing[0]} among them", "restore it, or export it again"
-        )
+        raise _lacking("adapter", folder, missing)
     return model
 
 
@@ -161,6 +160,13 @@ def merged(model: PeftModel) -> Any:
             base.config.get_text_config().tie_word_embeddings = False
             base.config.tie_word_embeddings = False
     return model.merge_and_unload()
+
+
+def _lacking(what: str, folder: Path, missing: list[str]) -> Damaged:
+    """Of weights that would be drawn at random, and scored as if they were what was saved."""
+    return Damaged(
+        f"{what} {folder} lacks {len(missing)} weights, {missing[0]} among them", "restore it, or export it again"
+    )
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> Exception:
