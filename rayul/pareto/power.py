@@ -38,7 +38,7 @@ def power(share: float, limit: float, groups: int, alpha: float, spread: Spread 
         return 0.0
     beyond, sd = share - limit, spread.near(share)
     if sd == 0:
-        return float(beyond >= 0)
+        return float(beyond > 0)  # a limit that is met exactly is not passed, see `t_p_values`
     quantile = special.stdtrit(groups - 1, 1 - alpha)
     return 1 - float(special.nctdtr(groups - 1, beyond * math.sqrt(groups) / sd, quantile))
 

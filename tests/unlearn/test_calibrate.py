@@ -20,6 +20,7 @@ def test_an_update_that_keeps_the_criteria_is_taken_whole_at_one_evaluation() ->
     found = calibrate(lambda a: 0.0)
     assert found.mixing == 1.0
     assert found.tried == ((1.0, 0.0),)
+    assert found.monotone
 
 
 def test_nothing_may_be_kept() -> None:
