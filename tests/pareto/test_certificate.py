@@ -128,6 +128,12 @@ def test_a_constant_below_the_limit_fails_and_above_it_passes() -> None:
         assert certified(Limit("retain.es", True, 0.9), np.full((3, 8), value), np.ones(8)) == passed
 
 
+def test_without_spread_p_is_0_or_1() -> None:
+    d = np.array([[0.02, 0.02], [0.0, 0.0], [-0.02, -0.02]])
+    assert certificate.t_p_values(d).tolist() == [0.0, 1.0, 1.0]
+    assert certificate.t_p_values(d[:, :1]).tolist() == [1.0, 1.0, 1.0], "one group has none to know"
+
+
 def test_one_group_certifies_nothing() -> None:
     assert certified(KEEPS_90, np.ones((20, 1)), np.ones(1)) == 0
     assert certificate.lower_bounds(np.ones((2, 1)), LEVEL).tolist() == [-math.inf, -math.inf]
