@@ -188,12 +188,12 @@ def test_groups_without_anything_reach_the_level_of_an_at_most_limit_as_soon_as_
 @pytest.mark.parametrize("limit", [KEEPS_90, Limit("general.es", False, 0.25)])
 @pytest.mark.parametrize("wanted", [0.37, 0.5, 0.93])
 def test_a_bet_is_kellys(limit: Limit, wanted: float) -> None:
-    """Of 1000 groups at 1 and at 0 the best bet is (p - u0) / (u0 (1 - u0)), for the share p at 1 (Kelly 1956)."""
+    """Of groups at 1 and at 0 the best bet is (p - u0) / (u0 (1 - u0)), for the share p at 1 (Kelly 1956)."""
     at = limit.value / 100 if limit.relative else limit.value
     low = at if limit.at_least else 1.0
     null = low / (1 + at)
-    ones = round(1_000_000 * (null + wanted * (1 - null)))
-    d = np.repeat([1.0 - low + at, -low], [ones, 1_000_000 - ones])[None]
+    ones = round(2000 * (null + wanted * (1 - null)))
+    d = np.repeat([1.0 - low + at, -low], [ones, 2000 - ones])[None]
     assert certificate.bets(limit, d)[0] == pytest.approx(wanted / null)
 
 
