@@ -27,6 +27,11 @@ def test_groups_of_one_have_the_usual_standard_error() -> None:
     assert mean(values) == mean(values, np.arange(30)) == (pytest.approx(values.mean()), *mean(values)[1:])
 
 
+def test_two_groups_are_enough_for_an_error() -> None:
+    assert stderr_over([0.83, 0.71], [1, 1]) == pytest.approx(0.06)
+    assert stderr_over([0.83, 3 * 0.71], [1, 3]) == pytest.approx(0.045)  # each is .09 beside the mean of .74
+
+
 def test_groups_of_one_size_have_that_of_their_means() -> None:
     values, groups = rng.random(40), np.repeat(np.arange(8), 5)
     means = values.reshape(8, 5).mean(1)
@@ -70,7 +75,7 @@ def test_the_bounds_of_a_single_group_are_its_value() -> None:
 def test_pooled_groups_keep_the_mean_and_the_size_of_its_error() -> None:
     sizes = rng.integers(1, 4, 400)
     sums = rng.random(400) * sizes
-    assert len(pooled(sums)) == MOST
+    assert len(pooled(sums)) == MOST == 40
     assert mean_over(pooled(sums), pooled(sizes)) == pytest.approx(mean_over(sums, sizes))
     errors = [stderr_over(*(pooled(a[order]) for a in (sums, sizes))) for order in map(rng.permutation, [400] * 200)]
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(stderr_over(sums, sizes), rel=0.05)

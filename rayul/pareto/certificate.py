@@ -70,14 +70,14 @@ def t_p_values(margins: Floats) -> Floats:
     """
     from scipy import stats
 
-    n = margins.shape[-1]
+    n = margins.shape[1]
     if n < 2:
         return np.ones(len(margins))
-    mean, sd = margins.mean(-1), margins.std(-1, ddof=1)
-    spread = sd > ROUNDING
-    t = np.where(spread, mean * math.sqrt(n) / np.where(spread, sd, 1.0), 0.0)
+    mean, sd = margins.mean(1), margins.std(1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # sd = 0
+        by_t = stats.t.sf(mean * math.sqrt(n) / sd, n - 1)
     without = np.where(mean > ROUNDING, 0.0, 1.0)
-    p_values: Floats = np.where(spread, stats.t.sf(t, n - 1), without)
+    p_values: Floats = np.where(sd > ROUNDING, by_t, without)
     return p_values
 
 
@@ -85,11 +85,11 @@ def lower_bounds(margins: Floats, level: float) -> Floats:
     """One-sided lower confidence bounds [A] of E[d], of the same test: above 0 where p < level. -inf for one group."""
     from scipy import stats
 
-    n = margins.shape[-1]
+    n = margins.shape[1]
     if n < 2:
         return np.full(len(margins), -math.inf)
     width = float(stats.t.isf(level, n - 1)) / math.sqrt(n)
-    bounds: Floats = margins.mean(-1) - width * margins.std(-1, ddof=1)
+    bounds: Floats = margins.mean(1) - width * margins.std(1, ddof=1)
     return bounds
 
 
@@ -99,7 +99,7 @@ def bets(limit: Limit, select: Floats) -> Floats:
     u, null = _unit(limit, select)
     candidates = FRACTIONS / null
     with np.errstate(divide="ignore"):
-        growth = np.log1p(candidates[:, None, None] * (u - null)).mean(-1)
+        growth = np.log1p(candidates[:, None, None] * (u - null)).mean(2)
     best: Floats = candidates[growth.argmax(0)]
     return best
 
@@ -114,7 +114,7 @@ def e_values(limit: Limit, margins: Floats, bets: Floats) -> Floats:
     """
     u, null = _unit(limit, margins)
     with np.errstate(divide="ignore"):
-        grown: Floats = np.exp(np.log1p(bets[:, None] * (u - null)).sum(-1))
+        grown: Floats = np.exp(np.log1p(bets[:, None] * (u - null)).sum(1))
     return grown
 
 
@@ -150,4 +150,4 @@ def _unit(limit: Limit, margins: Floats) -> tuple[Floats, float]:
             f"{limit}: without an assumption about their distribution only values in [0, 1] can be certified",
             "certify it by the t test, which takes any metric",
         )
-    return u.clip(0, 1), low / (1 + limit.at)
+    return np.maximum(u, 0.0), low / (1 + limit.at)

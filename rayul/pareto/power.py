@@ -9,6 +9,7 @@ taken to follow that of a share, sqrt(s (1 - s)), from where it was seen.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import NamedTuple
 
 
@@ -28,6 +29,9 @@ PRIOR = Spread(0.13, 0.9)
 
 POWER = 0.8
 
+STEPS = 1_000_000
+"""From a limit to all, among which `needed_share` looks for the smallest share."""
+
 
 def power(share: float, limit: float, groups: int, alpha: float, spread: Spread = PRIOR) -> float:
     """Probability that a point that truly keeps `share` is certified to keep `limit` (both in (0, 1), of the baseline)
@@ -38,7 +42,7 @@ def power(share: float, limit: float, groups: int, alpha: float, spread: Spread 
         return 0.0
     beyond, sd = share - limit, spread.near(share)
     if sd == 0:
-        return float(beyond >= 0)
+        return float(beyond > 0)  # a limit that is met exactly is not passed, see `t_p_values`
     quantile = special.stdtrit(groups - 1, 1 - alpha)
     return 1 - float(special.nctdtr(groups - 1, beyond * math.sqrt(groups) / sd, quantile))
 
@@ -48,11 +52,11 @@ def needed_share(limit: float, groups: int, alpha: float, spread: Spread = PRIOR
     less than all would do, NaN with fewer than two groups."""
     if groups < 2:
         return math.nan
-    low, high = limit, 1.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (low, middle) if power(middle, limit, groups, alpha, spread) >= wanted else (middle, high)
-    return high
+
+    def share(step: int) -> float:
+        return limit + (1 - limit) * step / STEPS
+
+    return share(bisect_left(range(STEPS), wanted, key=lambda i: power(share(i), limit, groups, alpha, spread)))
 
 
 def needed_groups(share: float, limit: float, alpha: float, spread: Spread = PRIOR, wanted: float = POWER) -> int:
@@ -60,10 +64,7 @@ def needed_groups(share: float, limit: float, alpha: float, spread: Spread = PRI
     `wanted`. Raises ValueError for a share that is not beyond the limit: no number is enough."""
     if not share > limit:
         raise ValueError(f"a share of {share} is not beyond the limit {limit}")
-    low, high = 1, 2
-    while power(share, limit, high, alpha, spread) < wanted:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(share, limit, middle, alpha, spread) >= wanted else (middle, high)
-    return high
+    enough = 2
+    while power(share, limit, enough, alpha, spread) < wanted:
+        enough *= 2
+    return bisect_left(range(enough), wanted, key=lambda groups: power(share, limit, groups, alpha, spread))

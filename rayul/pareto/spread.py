@@ -15,9 +15,8 @@ def spread(front: Sequence[Evaluation], count: int) -> list[Evaluation]:
     the others."""
     adapters: dict[tuple[str, int], Evaluation] = {}
     for e in front:
-        known = adapters.setdefault((e.trial_id, e.step), e)
-        if e.mixing > known.mixing:
-            adapters[e.trial_id, e.step] = e
+        key = e.trial_id, e.step
+        adapters[key] = max(adapters.get(key, e), e, key=lambda one: one.mixing)
     found = list(adapters.values())
     places = np.unique(np.round(np.linspace(0, len(found) - 1, min(count, len(found)))).astype(int))
     return [found[i] for i in places]

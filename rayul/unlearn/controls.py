@@ -77,8 +77,9 @@ def own_control(answers: Answers, own: OwnControl) -> Answers:
 def _selected(nll: Tensor, mask: Tensor, fraction: float, by: str) -> Tensor:
     """[..., B, S] bool: ceil(fraction * L) answer tokens of each row with smallest (largest) NLL; ties by place."""
     key = nll if by == "smallest" else -nll
-    rank: Tensor = key.masked_fill(~mask, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
-    # - 1e-6: 0.7 * 10 is 7.000000000000001 in floating point, and must select 7 tokens.
-    count = torch.ceil(fraction * mask.sum(-1, keepdim=True) - 1e-6).clamp(min=1)
+    rank: Tensor = key.masked_fill(~mask, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
+    # - 1e-6: 0.7 * 10 is 7.000000000000001 in floating point, and must select 7 tokens. In single precision errors of
+    # long answers are larger than that: 0.064 * 750 would be 48.000004.
+    count = torch.ceil(fraction * mask.sum(-1, keepdim=True, dtype=torch.float64) - 1e-6).clamp(min=1)
     selected: Tensor = rank < count
     return selected

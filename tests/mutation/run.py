@@ -6,7 +6,7 @@
     python tests/mutation/run.py --all --only rayul/pareto/front.py
     python tests/mutation/run.py --again LOG                  those that survived a run whose output is in LOG
 
-Every mutant is the package with one change (mutants.py), against the test files that are nearest to its file. It is
+Every mutant is the package with one change (mutants.py), against the tests that are nearest to its file. It is
 killed when one of those fails, or hangs. A survivor is either something that a test should see, or a change that
 nobody can see, which `survivors.txt` then says in one line. Exit code 1 when over 5% of the mutants tried survive
 without such a line.
@@ -54,6 +54,7 @@ PATIENCE = 120
 """Seconds after which the tests of one mutant hang."""
 
 PARETO, AUDIT = "tests/pareto/test_{}.py", "tests/pareto/test_audit_{}.py"
+OWN_CONTROL = "tests/unlearn/test_custom_control.py::test_{}"
 RULES = ("tests/sweep/test_scheduler.py", "tests/sweep/test_rules.py")
 NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/spec/limits.py": ("tests/spec/test_limit.py", "tests/spec/test_spec_criteria.py", PARETO.format("choose")),
@@ -78,7 +79,12 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/audit/verdict.py": (AUDIT.format("judge"),),
     "rayul/unlearn/losses.py": ("tests/unlearn/test_losses.py",),
     "rayul/unlearn/metrics.py": ("tests/unlearn/test_tokens_and_scores.py",),
-    "rayul/unlearn/controls.py": ("tests/unlearn/test_controls.py",),
+    "rayul/unlearn/controls.py": (
+        "tests/unlearn/test_controls.py",
+        OWN_CONTROL.format("it_sees_what_the_built_in_controls_left_at_temperature_one"),
+        OWN_CONTROL.format("changed_logits_are_what_the_loss_sees"),
+        OWN_CONTROL.format("what_is_no_batch_of_answers_fails_the_trial_with_its_name"),
+    ),
     "rayul/unlearn/calibrate.py": ("tests/unlearn/test_calibrate.py",),
     "rayul/unlearn/measured.py": ("tests/unlearn/test_confidence.py", "tests/unlearn/test_tokens_and_scores.py"),
     "rayul/sweep/pruning/criteria.py": RULES,

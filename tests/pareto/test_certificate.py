@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import reduce
 from typing import Any
 
@@ -61,12 +62,20 @@ def test_a_group_without_a_number_is_named(broken: float) -> None:
         certificate.margins(KEEPS_90, means, baseline, names(4))
 
 
+@pytest.mark.parametrize(("broken", "named"), [(3, "0, author 1, author 2$"), (4, "0, author 1, author 2, [.]{3}$")])
+def test_of_many_groups_without_a_number_three_are_named(broken: int, named: str) -> None:
+    baseline = np.array([math.nan] * broken + [0.83])
+    with pytest.raises(InputError) as found:
+        certificate.margins(KEEPS_90, np.full((2, len(baseline)), 0.71), baseline, names(len(baseline)))
+    assert re.search(f"author {named}", found.value.message)
+
+
 # --- The t test -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_p_values_are_those_of_a_one_sided_t_test(seed: int) -> None:
-    d = drawn(seed)
+@pytest.mark.parametrize(("seed", "groups"), [(0, 15), (1, 15), (2, 40), (3, 3), (4, 2)])
+def test_p_values_are_those_of_a_one_sided_t_test(seed: int, groups: int) -> None:
+    d = drawn(seed, groups=groups)
     expected = stats.ttest_1samp(d, 0, axis=1, alternative="greater")
     assert certificate.t_p_values(d) == pytest.approx(expected.pvalue, rel=1e-9)
     bounds = expected.confidence_interval(1 - LEVEL).low
@@ -119,6 +128,12 @@ def test_a_constant_below_the_limit_fails_and_above_it_passes() -> None:
         assert certified(Limit("retain.es", True, 0.9), np.full((3, 8), value), np.ones(8)) == passed
 
 
+def test_without_spread_p_is_0_or_1() -> None:
+    d = np.array([[0.02, 0.02], [0.0, 0.0], [-0.02, -0.02]])
+    assert certificate.t_p_values(d).tolist() == [0.0, 1.0, 1.0]
+    assert certificate.t_p_values(d[:, :1]).tolist() == [1.0, 1.0, 1.0], "one group has none to know"
+
+
 def test_one_group_certifies_nothing() -> None:
     assert certified(KEEPS_90, np.ones((20, 1)), np.ones(1)) == 0
     assert certificate.lower_bounds(np.ones((2, 1)), LEVEL).tolist() == [-math.inf, -math.inf]
@@ -156,6 +171,49 @@ def test_perfect_groups_reach_the_level_at_the_number_of_groups_that_it_names() 
         (e,) = certificate.e_values(KEEPS_90, d, certificate.bets(KEEPS_90, d))
         assert e == pytest.approx(0.9**-n)
         assert bool(e >= 1 / 0.1) is reached
+
+
+def test_groups_without_anything_reach_the_level_of_an_at_most_limit_as_soon_as_it_says() -> None:
+    """1.5^n >= 10 from 6 groups on."""
+    half = Limit.share("general.es", False, 0.5)
+    assert certificate.least_groups(half, 0.1) == 6
+    assert certificate.least_groups(half, 1 / 1.5**4 * 0.999) == 5
+    for n, reached in ((5, False), (6, True)):
+        d = certificate.margins(half, np.zeros((1, n)), np.ones(n), names(n))
+        (e,) = certificate.e_values(half, d, certificate.bets(half, d))
+        assert e == pytest.approx(1.5**n)
+        assert bool(e >= 1 / 0.1) is reached
+
+
+@pytest.mark.parametrize("limit", [KEEPS_90, Limit("general.es", False, 0.25)])
+@pytest.mark.parametrize("wanted", [0.37, 0.5, 0.93])
+def test_a_bet_is_kellys(limit: Limit, wanted: float) -> None:
+    """Of groups at 1 and at 0 the best bet is (p - u0) / (u0 (1 - u0)), for the share p at 1 (Kelly 1956)."""
+    at = limit.value / 100 if limit.relative else limit.value
+    low = at if limit.at_least else 1.0
+    null = low / (1 + at)
+    ones = round(2000 * (null + wanted * (1 - null)))
+    d = np.repeat([1.0 - low + at, -low], [ones, 2000 - ones])[None]
+    assert certificate.bets(limit, d)[0] == pytest.approx(wanted / null)
+
+
+def test_where_every_group_is_broken_the_bet_is_a_hundredth_of_the_largest() -> None:
+    assert certificate.bets(KEEPS_90, np.full((1, 5), -0.5))[0] == pytest.approx(0.01 * 1.9 / 0.9)
+
+
+@pytest.mark.parametrize("margin", [-0.91, 1.01])
+def test_one_group_beyond_the_unit_interval_is_enough_to_refuse(margin: float) -> None:
+    d = np.array([[0.1, 0.05, -0.2], [0.1, margin, 0.02]])
+    with pytest.raises(InputError, match=r"only values in \[0, 1\]"):
+        certificate.e_values(KEEPS_90, d, np.array([0.5, 0.5]))
+    d[1, 1] = np.clip(margin, -0.9, 1)
+    assert np.isfinite(certificate.e_values(KEEPS_90, d, np.array([0.5, 0.5]))).all(), "both ends are in it"
+
+
+@pytest.mark.parametrize("at_least", [True, False])
+def test_no_e_value_of_a_limit_at_zero(at_least: bool) -> None:
+    with pytest.raises(InputError, match=r"only values in \[0, 1\]"):
+        certificate.e_values(Limit("retain.es", at_least, 0.0), np.array([[0.0, 0.0]]), np.array([0.5]))
 
 
 def test_a_bet_grows_on_the_groups_it_was_chosen_on_and_is_small_where_groups_broke() -> None:
@@ -199,5 +257,8 @@ def test_a_dial_ascends_to_its_largest_coefficient() -> None:
         assert len(a) == 20
         assert a[[0, -1]] == pytest.approx([largest / 20, largest])
         assert (np.diff(a) > 0).all()
-    with pytest.raises(InputError, match="got 0"):
-        certificate.dial(0.0)
+    assert certificate.dial().tolist() == certificate.dial(1.0).tolist()
+    assert certificate.dial(1 / 3)[[0, 1]].tolist() == [0.016667, 0.033333]
+    for beyond in (0.0, 1.01):
+        with pytest.raises(InputError, match=f"got {beyond:g}"):
+            certificate.dial(beyond)

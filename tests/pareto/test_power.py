@@ -37,9 +37,13 @@ def test_the_needed_share_has_the_wanted_power() -> None:
     assert needed_share(0.9, 20, 0.1, wanted=0.95) > share
 
 
-def test_the_needed_groups_are_the_fewest() -> None:
-    groups = needed_groups(0.95, 0.9, 0.02)
-    assert power(0.95, 0.9, groups, 0.02) >= 0.8 > power(0.95, 0.9, groups - 1, 0.02)
+@pytest.mark.parametrize("share", [0.95, 0.96, 0.97, 0.98])
+def test_the_needed_groups_are_the_fewest(share: float) -> None:
+    groups = needed_groups(share, 0.9, 0.02)
+    assert power(share, 0.9, groups, 0.02) >= 0.8 > power(share, 0.9, groups - 1, 0.02)
+
+
+def test_no_number_of_groups_is_enough_at_the_limit() -> None:
     with pytest.raises(ValueError, match=r"0\.9 is not beyond the limit 0\.9"):
         needed_groups(0.9, 0.9, 0.1)
 
@@ -49,7 +53,15 @@ def test_edges() -> None:
     assert math.isnan(needed_share(0.9, 1, 0.1))
     assert power(1.0, 0.9, 5, 0.1) == 1.0, "all groups keep all: no spread"
     assert power(0.95, 0.9, 5, 0.1, Spread(0.0, 0.9)) == 1.0
+    assert power(0.9, 0.9, 5, 0.1, Spread(0.0, 0.9)) == 0.0, "at a limit that is met exactly the test does not pass"
     assert needed_share(0.9999999, 5, 0.1) == 1.0
+
+
+def test_two_groups_can_be_enough() -> None:
+    close = Spread(0.01, 0.9)
+    assert power(0.99, 0.9, 2, 0.1, close) > 0.99
+    assert needed_groups(0.99, 0.9, 0.1, close) == 2
+    assert power(needed_share(0.9, 2, 0.1, close), 0.9, 2, 0.1, close) == pytest.approx(0.8, abs=1e-3)
 
 
 def test_a_spread_shrinks_towards_all_and_nothing_as_a_share_does() -> None:

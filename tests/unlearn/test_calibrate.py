@@ -7,12 +7,12 @@ import pytest
 from rayul.unlearn.calibrate import BISECTIONS, GRID, calibrate, calibrations
 
 
-@pytest.mark.parametrize("edge", [0.01, 0.1, 0.25, 0.3, 0.5, 0.62, 0.74, 0.75, 0.9, 0.999])
+@pytest.mark.parametrize("edge", [0.01, 0.1, 0.25, 0.3, 0.374, 0.5, 0.62, 0.74, 0.75, 0.9, 0.999])
 def test_a_growing_violation_is_met_from_below_and_closely(edge: float) -> None:
     found = calibrate(lambda a: max(0.0, a - edge))
     assert edge - 1 / 32 <= found.mixing <= edge
     assert found.monotone
-    assert len(found.tried) == 1 + len(GRID) + BISECTIONS
+    assert len(found.tried) == 1 + len(GRID) + BISECTIONS == 7
     assert all(violation == max(0.0, a - edge) for a, violation in found.tried)
 
 
@@ -20,6 +20,7 @@ def test_an_update_that_keeps_the_criteria_is_taken_whole_at_one_evaluation() ->
     found = calibrate(lambda a: 0.0)
     assert found.mixing == 1.0
     assert found.tried == ((1.0, 0.0),)
+    assert found.monotone
 
 
 def test_nothing_may_be_kept() -> None:

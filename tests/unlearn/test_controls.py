@@ -100,6 +100,22 @@ def test_a_share_of_ten_tokens_is_not_rounded_up_by_floating_point() -> None:
     assert kept(answers, select_fraction=0.71) == [list(range(8))]
 
 
+@pytest.mark.parametrize(("fraction", "count"), [(0.064, 48), (0.504, 378), (0.0641, 49)])
+def test_nor_is_one_of_a_long_answer(fraction: float, count: int) -> None:
+    """In single precision 0.064 * 750 is 48.000004. Of equal tokens the first are taken."""
+    mask = torch.ones(1, 750, dtype=torch.bool)
+    answers = Answers(torch.zeros(1, 750, 2), torch.zeros(1, 750, dtype=torch.long), mask)
+    for by in ("smallest", "largest"):
+        assert kept(answers, select_fraction=fraction, select_by=by) == [list(range(count))]
+
+
+def test_ties_go_by_place_in_long_answers_too() -> None:
+    logits = torch.stack([torch.arange(750) * 7 % 3, torch.zeros(750)], dim=-1)[None]
+    answers = Answers(logits, torch.zeros(1, 750, dtype=torch.long), torch.ones(1, 750, dtype=torch.bool))
+    ranked = sorted(range(750), key=lambda i: -(i * 7 % 3))
+    assert kept(answers, select_fraction=0.4) == [sorted(ranked[:300])]
+
+
 def test_loss_cap_has_the_gradient_of_the_hinge(answers: Answers) -> None:
     """mean of max(0, delta - l_i) over the sequences still under delta."""
     logits = answers.logits.clone().requires_grad_()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rayul.spec import METHODS
+from rayul.spec import METHODS, MethodChoice
 from rayul.unlearn.forward import Answers
-from rayul.unlearn.losses import LOSSES, Side
+from rayul.unlearn.losses import LOSSES, Side, loss_of
 
 B, S, V, D = 3, 5, 7, 4
 LENGTHS = {
@@ -198,6 +198,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Given], Any]]] = {
 
 def test_every_method_of_the_spec_has_a_loss_and_a_formula() -> None:
     assert set(LOSSES) == set(METHODS) == set(CASES)
+    assert all(loss_of(MethodChoice(name)) is loss for name, loss in LOSSES.items())
 
 
 @pytest.mark.parametrize("shape", LENGTHS)
