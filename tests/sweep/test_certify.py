@@ -341,12 +341,12 @@ def test_dials_walked_in_shared_forwards_are_those_walked_one_at_a_time(
         assert one.certified is None or one.certified.metrics == pytest.approx(other.certified.metrics, rel=1e-4)
     assert any(one.passed < len(SCALES) for one in together) or "75%" in criteria[0]["at_least"]
     assert (together[0].walked[0].e_value is not None) is ("75%" in criteria[0]["at_least"])
-    walks = [DialWalk(d, known_limits(sweep.spec.criteria), tests_of(sweep, reading, before)) for d in reading.dials]
+    walks = [DialWalk(d, known_limits(sweep.spec.criteria), asked_of(sweep, reading, before)) for d in reading.dials]
     walk_together(sweep.task, walks, [adapter_folder(sweep.folder, e) for e in points], batch)
     assert all(walk.ended for walk in walks), "they were not walked together"
 
 
-def tests_of(sweep: Sweep, reading: Reading, baseline: Mapping[str, float]) -> DialTests:
+def asked_of(sweep: Sweep, reading: Reading, baseline: Mapping[str, float]) -> DialTests:
     limits = [known_limits(sweep.spec.criteria)] * len(reading.dials)
     return DialTests(sweep.task, sweep.spec, limits, reading.level, baseline)
 
@@ -367,7 +367,7 @@ def test_an_adapter_with_more_than_its_pairs_is_walked_alone(made: Callable[...,
     bias = {k.replace("lora_B.weight", "lora_B.bias"): 0 * v[:, 0] for k, v in found.items() if "lora_B" in k}
     save_file(found | bias, weights)
     config.write_text(config.read_text().replace('"lora_bias": false', '"lora_bias": true'))
-    walks = [DialWalk(d, known_limits(sweep.spec.criteria), tests_of(sweep, reading, before)) for d in reading.dials]
+    walks = [DialWalk(d, known_limits(sweep.spec.criteria), asked_of(sweep, reading, before)) for d in reading.dials]
     walk_together(sweep.task, walks, [adapter_folder(sweep.folder, e) for e in points], 64)
     assert not any(walk.walked for walk in walks)
     assert walked() == plain
