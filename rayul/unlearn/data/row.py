@@ -22,8 +22,9 @@ Sets = dict[str, tuple["Row", ...]]
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
     `group` names whom or what a row is about, such as an author or a book: rows of one group stand or fall together, so
-    they are split together and count together in every standard error ("" = the row and its copies). `text`: a passage that
-    question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv 2407.06460)."""
+    they are split together and count together in every standard error ("" = the row and its copies). `text`: a passage
+    that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
+    2407.06460)."""
 
     question: str
     answer: str
