@@ -93,7 +93,7 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
                 f"{place}: no {columns.get(name, name)!r}: it must be a text that is not empty",
                 f"the columns are: {found}; map yours with data.columns.{name}",
             )
-    texts = {name: values[name] for name in ("question", "answer")}
+    texts: dict[str, Any] = {name: values[name] for name in ("question", "answer")}
     for name in ("paraphrased_question", "paraphrased_answer"):
         texts[name] = "" if _missing(values[name]) else values[name]
         if not isinstance(texts[name], str):
