@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rayul.cli import app
-from rayul.errors import RayulError
+from rayul.errors import InputError, RayulError
 from rayul.records.text_note import NOTE
 
 
@@ -34,6 +34,12 @@ def test_a_new_line_as_a_shell_passes_it(evaluated: Callable[..., Any], tiny_fol
     assert evaluated(tiny_folder, "--template", r"Question: {question}\nAnswer: {answer}") == meant
     assert evaluated(tiny_folder, "--set", r"model.template=Question: {question}\nAnswer: {answer}") == meant
     assert evaluated(tiny_folder, "--template", "Question: {question} Answer: {answer}") != meant
+
+
+def test_a_folder_as_output_is_refused_before_anything_is_measured(tiny_folder: Path, tmp_path: Path) -> None:
+    argv = ["evaluate", str(tiny_folder), "--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)]
+    with pytest.raises(InputError, match=f"cannot write {tmp_path}"):
+        CliRunner().invoke(app, argv, catch_exceptions=False)
 
 
 CHAT = (

@@ -155,6 +155,10 @@ def test_errors(tmp_path: Path, rayul: Rayul) -> None:
     done = rayul("status", "nowhere")
     assert done.returncode == 2
     assert "nowhere/spec.yaml: no such file" in done.stderr
+    (tmp_path / "file").touch()
+    done = rayul("status", str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path / 'file'} cannot be read: Not a directory\n  hint: ")
     with pytest.raises(RayulError, match="no evaluation of the baseline"):
         read_status(write_folder(tmp_path / "s", []), False)
 

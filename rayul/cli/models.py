@@ -39,8 +39,8 @@ def evaluate(
     from rayul.records.text_note import noted_text
     from rayul.spec import parse_spec
 
-    if output is not None and not (os.access(output, os.W_OK) or takes_files(output.parent)):
-        raise InputError(f"cannot write {output}: no folder or file that can be written", _OTHER_OUTPUT)
+    if output is not None and (output.is_dir() or not (os.access(output, os.W_OK) or takes_files(output.parent))):
+        raise InputError(f"cannot write {output}: no file that can be written", _OTHER_OUTPUT)
     text = noted_text(Path(model)) if template is None else {"template": template}
     shared = {"dtype": dtype, "trust_remote_code": trust_remote_code} | text
     single = Path(data).expanduser().is_file()

@@ -45,8 +45,15 @@ def is_sweeps(name: str) -> bool:
 
 def check_inside(folder: Path) -> None:
     """Raises RayulError for a link, a device or a pipe in a results folder, and for a record that is a folder or too
-    large: a link would have another file read in its place, or written over, and a device be read for ever."""
-    for path, status in _entries(folder):
+    large: a link would have another file read in its place, or written over, and a device be read for ever. So does a
+    folder that is a file, or that may not be read."""
+    try:
+        entries = list(_entries(folder))
+    except OSError as error:
+        raise RayulError(
+            f"{error.filename} cannot be read: {error.strerror}", "name the results folder of a sweep (DIR/NAME)"
+        ) from error
+    for path, status in entries:
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
             raise RayulError(

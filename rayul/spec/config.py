@@ -18,6 +18,7 @@ from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import SAMPLERS, Sampler
 from rayul.spec.section import Searchable, Section
 from rayul.spec.space import looks_searched
+from rayul.spec.yaml_text import unescaped
 
 _TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "*.tiktoken")
 
@@ -44,7 +45,7 @@ def _check_model_path(path: str, info: ValidationInfo) -> str:
 
 
 def _check_template(template: str) -> str:
-    template = template.replace("\\n", "\n")  # as a shell passes "\n", and YAML in single quotes
+    template = unescaped(template)
     if template != "chat":
         question, answer = template.find("{question}"), template.find("{answer}")
         if question < 0 or answer < question:

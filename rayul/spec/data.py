@@ -23,7 +23,7 @@ ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def looks_local(path: str) -> bool:
     """Whether a text means a path of this machine and not an id on the Hub."""
-    return path.startswith((".", "/", "~")) or path.endswith(ROW_FILES)
+    return path.startswith((".", "/", "~")) or path.lower().endswith(ROW_FILES)
 
 
 def find(path: str) -> Path | None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rayul.spec.explain import explain
 from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
 from rayul.spec.spec import Spec, expand, validated
-from rayul.spec.yaml_text import Document, read_yaml
+from rayul.spec.yaml_text import Document, read_yaml, unescaped
 
 _MAX_BYTES = 1_000_000
 
@@ -23,7 +23,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: b
     """Read and validate a spec.
 
     overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
-    a mapping replaces it. A template or a system message may stand there without quotes, "\\n" for a new line.
+    a mapping replaces it. A template or a system message may stand there without quotes (`unescaped`).
     check_files: local models and data that do not exist are errors; turn it off to read the spec of finished results
     elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
     """
@@ -118,7 +118,7 @@ def _free_text(text: str) -> Document:
     """Quoted text and null as YAML has them, anything else as it is: a shell has taken the quotes away."""
     quoted = text.strip()[:1] in ("'", '"')
     yaml = read_yaml(text, "")
-    return yaml if not yaml.problems and (quoted or yaml.data is None) else Document(text.replace("\\n", "\n"))
+    return yaml if not yaml.problems and (quoted or yaml.data is None) else Document(unescaped(text))
 
 
 def _step(target: Any, part: str) -> str | int | None:

@@ -121,7 +121,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.isascii()  # float reads the digits of every script, YAML does not
 
 
 def in_words(kind: str, value: object, context: dict[str, Any], message: str) -> PydanticCustomError:

@@ -61,6 +61,11 @@ for _tag, _pattern, _first in _RULES:
         _class.add_implicit_resolver(_TAG + _tag, re.compile(f"^(?:{_pattern})$"), _first)
 
 
+def unescaped(text: str) -> str:
+    """Text with the new lines and tabs that "\\n" and "\\t" mean, as a shell and YAML in single quotes pass them."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     """Several lines stand as they are (source code, a template); PyYAML quotes what that form cannot hold."""
     return dumper.represent_scalar(f"{_TAG}str", text, style="|" if "\n" in text else None)

@@ -16,11 +16,12 @@ STEMMED_ABOVE = 3
 
 
 def mostly_latin(text: str) -> bool:
-    """Whether rouge_score's own tokenizer, which knows a to z and digits, sees most of the words. (TOFU has English
-    answers that quote a Ukrainian title; published numbers are of its tokens.)"""
+    """Whether rouge_score's own tokenizer, which knows a to z and digits, sees most of the words: two thirds of their
+    letters. Of Vietnamese it sees fragments. (TOFU has English answers that quote a Ukrainian title, and names such as
+    Márquez; published numbers are of its tokens.)"""
     found = words(text)
-    latin = sum(all(unicodedata.name(c, "").startswith(("LATIN", "DIGIT")) for c in word) for word in found)
-    return 2 * latin >= len(found)
+    seen = sum(3 * sum(c.isascii() and c.isalnum() for c in word) >= 2 * len(word) for word in found)
+    return 2 * seen >= len(found)
 
 
 class ScriptTokenizer(Tokenizer):  # type: ignore[misc]

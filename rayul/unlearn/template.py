@@ -27,8 +27,8 @@ CHAT = "chat"
 TEMPLATE_SECONDS = 10.0
 """That a chat template may take for a row: it is a program, and may be one without an end."""
 
-_MARK = "\ue000"
-"""Stands for a text while its place in a rendered chat is found: a private character, which no template writes."""
+_MARK = "\ue000\uf8ff"
+"""Stands for a text while its place in a rendered chat is found: private characters, which no template writes."""
 
 _DATE = re.compile(r"""strftime_now\s*\(\s*(["'])((?:(?!\1).)*)\1\s*\)""")
 
@@ -163,17 +163,22 @@ def _text(tokenizer: Tokenizer, template: Template) -> str:
 
 
 def _place(render: Callable[[str], str], text: str) -> tuple[str, int, int]:
-    """(whole, begin, end): what a chat template makes of a text, and where the text stands in it, perhaps trimmed."""
+    """(whole, begin, end): what a chat template makes of a text, and where the text stands in it, perhaps with other
+    blanks. Raises InputError where it stands there changed, cut, or twice: after its first copy a model need not know
+    it."""
     whole, frame = render(text), render(_MARK)
     before, found, after = frame.partition(_MARK)
     begin, end = len(before), len(whole) - len(after)
+    way_out = "give a text as model.template, or another tokenizer"
+    if _MARK in after:
+        raise InputError("the chat template writes a message twice", way_out)
     if found and begin <= end and whole.startswith(before) and whole.endswith(after):
+        if whole[begin:end].split() != text.split():
+            raise InputError("the chat template does not write a message as it is", way_out)
         return whole, begin, end
     begin = whole.rfind(text.strip())  # a template that looks into the text, as those do that cut out a thought
     if begin < 0:
-        raise InputError(
-            "the chat template does not write a message as it is", "give a text template, or another tokenizer"
-        )
+        raise InputError("the chat template does not write a message as it is", way_out)
     return whole, begin, begin + len(text.strip())
 
 

@@ -187,6 +187,10 @@ def test_messages_of_required_keys(old: str, new: str, expected: str) -> None:
     assert expected in problem(MINIMAL.replace(old, new))
 
 
+def test_digits_of_other_scripts_are_no_numbers_to_take_out_of_quotes() -> None:
+    assert problem(MINIMAL.replace("lr: 1e-4", "lr: １")).endswith('expected a number, got "\\uff11"')
+
+
 def test_missing_files_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()

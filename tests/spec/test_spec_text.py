@@ -28,6 +28,14 @@ def test_a_template_on_the_command_line_has_the_new_line_that_is_meant(value: st
     assert model(f"model.template={value}").template == DEFAULT
 
 
+def test_a_tab_is_meant_as_a_new_line_is() -> None:
+    meant = "Q\t{question}\nA\t{answer}"
+    assert model(r"model.template=Q\t{question}\nA\t{answer}").template == meant
+    single = MINIMAL.replace("some/model", r"{path: some/model, template: 'Q\t{question}\nA\t{answer}'}")
+    assert parse_spec(single).model.template == meant
+    assert model(r"model.system=Be\tbrief.").system == "Be\tbrief."
+
+
 def test_a_template_in_single_quotes_has_it_too_and_stays_as_it_is() -> None:
     text = MINIMAL.replace("some/model", r"{path: some/model, template: 'Question: {question}\nAnswer: {answer}'}")
     spec = parse_spec(text)

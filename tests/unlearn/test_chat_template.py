@@ -172,6 +172,23 @@ def test_what_a_chat_template_cannot_do_is_refused(source: Any, template: Any, s
         encode(chat(source), template, "Who?", "Ada")
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("m.content | upper", "does not write a message as it is"),
+        ("m.content[:10]", "does not write a message as it is"),
+        ("m.content | e", "does not write a message as it is"),
+        ("m.content ~ '. Once more: ' ~ m.content", "writes a message twice"),
+    ],
+)
+def test_an_answer_that_the_template_changes_or_repeats_is_refused(written: str, said: str) -> None:
+    """Otherwise its loss is of another text, or of one that stands before it."""
+    tokenizer = byte_level()
+    tokenizer.chat_template = f"{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ {written} }}}}{{% endfor %}}"
+    with pytest.raises(InputError, match=said):
+        encode(tokenizer, None, "Who?", "Ada Korb & Bela Quint")
+
+
 def test_an_answer_that_the_template_trims_or_looks_into_is_found() -> None:
     tokenizer = chat(THINKING)
     for answer in ("  Ada Korb ", "\nAda Korb", "Ada Korb"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from rayul.errors import InputError
 from rayul.spec import FolderData, SourceData, TofuData
-from rayul.unlearn.data import Row, load_sets, read_rows, split_by_group, write_rows
+from rayul.unlearn.data import Row, group_numbers, load_sets, read_rows, split_by_group, write_rows
 
 TOFU = Path(__file__).resolve().parents[3] / "shared" / "tofu"
 needs_tofu = pytest.mark.skipif(not TOFU.exists(), reason=f"TOFU's files are not beside the project ({TOFU.name})")
@@ -268,7 +271,14 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "said"),
-    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("latin-1", "Latin-1"), ("cp1252", "Windows-1252")],
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-32", "UTF-32"),
+        ("utf-32-be", "UTF-32"),
+        ("latin-1", "Latin-1"),
+        ("cp1252", "Windows-1252"),
+    ],
 )
 def test_another_encoding_is_refused_by_name_and_never_read_with_replaced_letters(
     tmp_path: Path, encoding: str, said: str
@@ -278,7 +288,7 @@ def test_another_encoding_is_refused_by_name_and_never_read_with_replaced_letter
     with pytest.raises(InputError, match=said) as caught:
         read_rows(path)
     assert "iconv -f" in caught.value.hint
-    if not encoding.startswith("utf-16"):
+    if not encoding.startswith("utf"):
         assert f"{path}:2" in str(caught.value)
     path.write_text(as_jsonl({**GOOD, "answer": "na\ufffdve"}), encoding="utf-8")
     with pytest.raises(InputError, match=r"rows\.jsonl:1: 'answer' holds U\+FFFD"):
@@ -296,6 +306,63 @@ def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "data", "said", "way_out"),
+    [
+        ("rows.jsonl.gz", gzip.compress(b"{}"), "gzip", "gunzip"),
+        ("rows.jsonl", bz2.compress(b"{}"), "bzip2", "bunzip2"),
+        ("rows.jsonl", lzma.compress(b"{}"), "xz", "unxz"),
+        ("rows.csv", b"PK\x03\x04\x14\x00\x06\x00", "zip", "CSV"),
+        ("rows.jsonl", b"PAR1\x15\x04", "Parquet", ".parquet"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_as_what_it_is(
+    tmp_path: Path, name: str, data: bytes, said: str, way_out: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=said) as caught:
+        read_rows(tmp_path / name)
+    assert way_out in caught.value.hint
+
+
+@pytest.mark.parametrize("answer", ["\u200b", "\ufeff", " \u00ad\u200d\n", "\ufe0f"])
+def test_an_answer_that_nobody_sees_is_none(tmp_path: Path, answer: str) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"question": "q", "answer": answer}])
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: no 'answer'"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_a_zero_byte_is_refused(tmp_path: Path, name: str) -> None:
+    text = as_jsonl({**GOOD, "answer": "a\x00b"}) if name.endswith("jsonl") else "question,answer\nq,a\x00b\n"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match="'answer' holds a zero byte"):
+        read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("perturbed_answer", ["b", None]),
+        ("perturbed_answer", ["b", " \u200b"]),
+        ("perturbed_answer", ["b", 7]),
+        ("paraphrased_question", 7),
+        ("paraphrased_answer", ["b"]),
+    ],
+)
+def test_a_paraphrase_or_wrong_answer_that_is_no_text_is_refused(tmp_path: Path, column: str, value: Any) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a", column: value}])
+    with pytest.raises(InputError, match=rf"rows\.jsonl:1: '{column}'"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("value", [None, "", float("nan")])
+def test_a_missing_paraphrase_or_wrong_answer_is_none(tmp_path: Path, value: Any) -> None:
+    columns = ("perturbed_answer", "paraphrased_question", "paraphrased_answer")
+    path = write(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"} | dict.fromkeys(columns, value)])
+    assert read_rows(path) == [Row("q", "a")]
+
+
+@pytest.mark.parametrize(
     ("value", "group"),
     [
         (0, "0"),
@@ -307,6 +374,8 @@ def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
         ("", ""),
         ("0", "0"),
         (False, "False"),
+        (" Dara\t", "Dara"),
+        ("Zoe\u0301", "Zo\u00e9"),
     ],
 )
 def test_a_group_may_be_any_number_and_a_missing_one_is_none(tmp_path: Path, value: Any, group: str) -> None:
@@ -333,6 +402,8 @@ def test_a_table_of_text_and_an_array_are_read(tmp_path: Path) -> None:
     )
     expected = [Row('a, "b"', "two\nlines", group="0"), Row("q", "a")]
     assert read_rows(tmp_path / "rows.csv", {"group": "person"}) == expected
+    (tmp_path / "ROWS.CSV").write_text("question,answer\nq,a\n")
+    assert read_rows(tmp_path / "ROWS.CSV") == [Row("q", "a")]
     (tmp_path / "rows.tsv").write_text("question\tanswer\nq\ta, b\n")
     assert read_rows(tmp_path / "rows.tsv") == [Row("q", "a, b")]
     (tmp_path / "rows.json").write_text(json.dumps([{"question": "q", "answer": "a"}, GOOD], indent=1))
@@ -345,6 +416,11 @@ def test_a_table_of_text_and_an_array_are_read(tmp_path: Path) -> None:
         ("rows.csv", "question,answer\nq,a\nq,a,b\n", r"rows\.csv:3: more or fewer cells"),
         ("rows.csv", "question,answer\nq\n", r"rows\.csv:2: more or fewer cells"),
         ("rows.csv", "question,answer\nq,\n", r"rows\.csv:2: no 'answer'"),
+        ("rows.csv", "question;answer\nq;a\n", r"rows\.csv:1: one column, 'question;answer': .* separated by ';'"),
+        ("rows.csv", "question;answer\nq, r;a\n", r"rows\.csv:1: one column"),
+        ("ROWS.TSV", "question,answer\nq,a\n", r"ROWS\.TSV:1: one column, .* separated by ','"),
+        ("rows.csv", "question,answer,answer\nq,a,b\n", r"rows\.csv:1: has 'answer' twice"),
+        ("rows.jsonl", '{"question": "q", "answer": "a", "answer": "b"}', r"rows\.jsonl:1: has 'answer' twice"),
         ("rows.json", '[\n{"question": "q",\n"answer" "a"}]', r"rows\.json:3: not JSON"),
         ("rows.json", '[{"question": "q", "answer": "a"}, 3]', r"rows\.json: row 2: a int, not an object"),
     ],
@@ -375,6 +451,50 @@ def test_a_row_in_two_sets_is_refused_and_counted(tmp_path: Path, first: str, se
     assert f"{first.replace('retain_select', 'retain')} row 2 = {key} row 6" in str(caught.value)
     assert caught.value.hint
     assert "asks" not in str(caught.value), "the text of a row may be private"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Who is Ada?", "Who is Ada"),
+        ("Who is Ada?", "Who is A\u200bda?"),
+        ("Who is Ada?", "\ufeffWho is Ada?"),
+        ("Ada's town: Lorn", "Ada\u2019s town \u2014 Lorn"),
+        ("Zo\u00e9", "Zoe\u0301"),
+        ("\u2764 Ada", "\u2764\ufe0f Ada"),
+        ("\u0130da", "i\u0307da"),
+    ],
+)
+def test_rows_that_look_the_same_are_the_same(first: str, second: str) -> None:
+    assert Row(first, "a").key == Row(second, "a.").key
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("10-5", "105"), ("1+1", "1-1"), ("?!", "..."), ("Who is Ada?", "Who is Cai?"), ("caf\u00e9", "cafe")],
+)
+def test_rows_that_differ_are_different(first: str, second: str) -> None:
+    assert Row("?", first).key != Row("?", second).key
+
+
+def test_a_passage_is_the_same_as_its_words_in_question_and_answer(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"text": "Ada Korb was born in Lorn."}])
+    assert read_rows(path)[0].key == Row("Ada Korb was", "born in Lorn").key
+
+
+def test_copies_of_a_row_are_one_group() -> None:
+    """Otherwise a file that holds every row four times halves each standard error, and certifies what it should not."""
+    once = [Row("Who?", "Ada"), Row("Where?", "Lorn"), Row("When?", "1987", group="Ada")]
+    copies = [Row("who", "ADA."), Row("Where?", "Lorn"), Row("When?", "1987", group="Bela")]
+    assert group_numbers(once + copies).tolist() == [0, 1, 2, 0, 1, 3]
+
+
+@pytest.mark.parametrize("name", ["retain_train", "retain_report", "general", "holdout"])
+def test_a_set_that_is_named_and_has_no_rows_is_refused(tmp_path: Path, name: str) -> None:
+    paths = {part: {"path": str(write(tmp_path / f"{part}.jsonl", rows(part, 5)))} for part in PARTS}
+    (tmp_path / "none.csv").write_text("question,answer\n")
+    with pytest.raises(InputError, match=f"the {name} set has no rows"):
+        load_sets(SourceData(**paths | {name: {"path": str(tmp_path / "none.csv")}}))
 
 
 @needs_field

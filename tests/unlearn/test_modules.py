@@ -106,6 +106,15 @@ def spec_of(make_spec: Callable[..., Any], tiny_folder: Path, tmp_path: Path) ->
     return make
 
 
+@pytest.mark.parametrize("name", ["mamba", "falcon_mamba", "falcon_h1", "nemotron_h"])
+def test_what_peft_refuses_of_mamba_is_not_offered_again(name: str) -> None:
+    with pytest.raises(InputError, match="'out_proj' is incompatible") as refused:
+        attach_lora(model_of(name, **EXPERTS), Lora(), seed=0)
+    named = refused.value.hint.removeprefix("linear modules of this model: ").split(", ")
+    model = attach_lora(model_of(name, **EXPERTS), Lora(target_modules=tuple(named)), seed=0)
+    assert {one.name for one in adapted_modules(model)} == set(named)
+
+
 @pytest.mark.parametrize(("name", "why"), [("gpt2", "is a Conv1D"), ("mixtral", "adapts linear modules only")])
 def test_the_probe_of_a_plan_refuses_what_a_pack_would(
     name: str, why: str, spec_of: Callable[..., Any], sets: Any

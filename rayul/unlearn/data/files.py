@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,16 @@ FILES = {
 """The layout of a data folder; the first three files must be there."""
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+PACKED = {
+    b"\x1f\x8b": ("compressed with gzip", "unpack it with gunzip"),
+    b"BZh": ("compressed with bzip2", "unpack it with bunzip2"),
+    b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it with unzstd"),
+    b"PK\x03\x04": ("a zip archive, as spreadsheets (.xlsx) are", "unpack it, or save the table as CSV"),
+    b"PAR1": ("a Parquet file", "give it a name that ends in .parquet"),
+}
+"""How files begin that are no text: what they are, and the way out."""
 
 EARLIER = {"retain": "retain_control.jsonl"}
 """File names of folders of earlier versions."""
@@ -76,19 +86,27 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """(place, record) of every row."""
     if not path.is_file():
         raise InputError(f"{path}: no such file", "check the path; relative paths start at the working directory")
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return _parquet_rows(path)
     text = _decoded(path)
-    if path.suffix in DELIMITERS:
-        return _delimited(path, text)
-    return _json_array(path, text) if text.lstrip().startswith("[") and path.suffix == ".json" else _lines(path, text)
+    if suffix in DELIMITERS:
+        return _delimited(path, text, DELIMITERS[suffix])
+    return _json_array(path, text) if text.lstrip().startswith("[") and suffix == ".json" else _lines(path, text)
 
 
 def _decoded(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises InputError that names the likely encoding of any
     other: replaced letters would be trained on and scored without a word."""
     data = path.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in data[:100]:
+    for beginning, (kind, way_out) in PACKED.items():
+        if data.startswith(beginning):
+            raise InputError(f"{path}: {kind}, not rows as text", way_out)
+    # Most text has a zero in every second byte of UTF-16 without a mark, and three in every four of UTF-32.
+    zeros = data[:100].count(0) / 100
+    if data.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")) or zeros > 0.6:
+        raise InputError(f"{path}: encoded as UTF-32, not UTF-8", _convert(path, "utf-32"))
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros > 0.2:
         raise InputError(f"{path}: encoded as UTF-16, not UTF-8", _convert(path, "utf-16"))
     try:
         return data.decode("utf-8-sig")
@@ -116,8 +134,12 @@ def _json_array(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _json(text: str, place: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_once([name for name, _ in pairs], place)
+        return dict(pairs)
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a list in a list in a ...
         # The text of a row may be private: name the place, never the content.
         what = "too large"
@@ -129,10 +151,23 @@ def _json(text: str, place: str) -> Any:
         ) from None
 
 
-def _delimited(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _check_once(names: Sequence[str], place: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{place}: has {twice[0]!r} twice", "keep one of the two")
+
+
+def _delimited(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
     """Rows of a table whose first line names the columns; an empty cell is a missing value."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix], strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        names = reader.fieldnames or ()
+        _check_once(names, f"{path}:1")
+        if len(names) == 1 and (other := next((mark for mark in ";\t|," if mark in names[0]), None)):
+            raise InputError(
+                f"{path}:1: one column, {names[0]!r}: the cells seem to be separated by {other!r}",
+                f"save it with {delimiter!r} between the cells" + (", or as .tsv" if other == "\t" else ""),
+            )
         for record in reader:
             place = f"{path}:{reader.line_num}"
             if None in record or None in record.values():
@@ -142,7 +177,8 @@ def _delimited(path: Path, text: str) -> Iterator[tuple[str, Any]]:
                 )
             yield place, {name: value or None for name, value in record.items()}
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: {error}", "quote cells as RFC 4180 does") from None
+        hint = "quote cells as RFC 4180 does, or write JSON lines, whose texts may have any length"
+        raise InputError(f"{path}:{reader.line_num}: {error}", hint) from None
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:

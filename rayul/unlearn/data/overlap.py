@@ -14,13 +14,10 @@ APART = ("forget", *KEPT, "general", "holdout")
 
 SHOWN = 3
 
-Key = tuple[str, str]
-"""Of a row, `Row.key`."""
-
 
 def check_apart(sets: Sets) -> None:
-    """Raises InputError, with counts and the first places, where rows of two sets are the same but for capitals and
-    blanks (`Row.key`)."""
+    """Raises InputError, with counts and the first places, where rows of two sets are the same but for capitals,
+    blanks and punctuation (`Row.key`)."""
     keys = {name: [row.key for row in sets.get(name, ())] for name in APART}
     both = _shared(keys, "forget", KEPT)
     if both:
@@ -37,7 +34,7 @@ def check_apart(sets: Sets) -> None:
             )
 
 
-def _shared(keys: Mapping[str, Sequence[Key]], first: str, others: Sequence[str]) -> list[str]:
+def _shared(keys: Mapping[str, Sequence[str]], first: str, others: Sequence[str]) -> list[str]:
     """Rows that stand in both, as "forget row 2 = retain row 7"."""
     places = {key: i for i, key in reversed(list(enumerate(keys[first], 1)))}
     return [

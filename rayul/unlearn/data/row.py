@@ -22,8 +22,9 @@ Sets = dict[str, tuple["Row", ...]]
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
     `group` names whom or what a row is about, such as an author or a book: rows of one group stand or fall together, so
-    they are split together and count together in every standard error ("" = a group of its own). `text`: a passage that
-    question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv 2407.06460)."""
+    they are split together and count together in every standard error ("" = the row and its copies). `text`: a passage
+    that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
+    2407.06460)."""
 
     question: str
     answer: str
@@ -34,26 +35,45 @@ class Row:
     text: str = ""
 
     @property
-    def key(self) -> tuple[str, str]:
-        """What rows are compared by: question and answer without regard to capitals, kinds of blanks, and the forms
-        that Unicode counts as the same character (NFKC). A model that was trained on one has seen the other."""
-        question, answer = (
-            " ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (self.question, self.answer)
-        )
-        return question, answer
+    def key(self) -> str:
+        """What rows are compared by: question and answer without regard to capitals, blanks, punctuation, characters
+        that nobody sees, and the forms that Unicode counts as the same character (NFKC). A model that was trained on
+        one has seen the other."""
+        whole = unicodedata.normalize("NFKC", f"{self.question} {self.answer}").casefold()
+        seen = unicodedata.normalize("NFKC", whole)
+        return " ".join(seen.translate(_COMPARED).split()) or " ".join(seen.split())
+
+
+class _Compared(dict[int, int | str | None]):
+    """For str.translate: punctuation is a blank, and what is not seen is nothing."""
+
+    def __missing__(self, code: int) -> int | str | None:
+        unseen = _unseen(chr(code))
+        punctuation = unicodedata.category(chr(code))[0] == "P"
+        self[code] = None if unseen else " " if punctuation else code
+        return self[code]
+
+
+def _unseen(character: str) -> bool:
+    """Zero-width blanks and joiners, soft hyphens, byte order marks, variation selectors."""
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
+_COMPARED = _Compared()
 
 
 def group_numbers(rows: Iterable[Row]) -> NDArray[np.int64]:
-    """The group of each row [rows] as a number from 0, in the order of their first rows."""
-    numbers: dict[str | int, int] = {}
-    return np.array([numbers.setdefault(row.group or i, len(numbers)) for i, row in enumerate(rows)], dtype=np.int64)
+    """The group of each row [rows] as a number from 0, in the order of their first rows. Copies of a row without a
+    group are one group: they say nothing that it has not said."""
+    numbers: dict[str | tuple[str], int] = {}
+    return np.array([numbers.setdefault(row.group or (row.key,), len(numbers)) for row in rows], dtype=np.int64)
 
 
 def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
     """The row of one record of a file or data set. `columns` maps our column names to the record's.
 
     Raises InputError that names the place (never the content, which may be private): no object, no question or answer,
-    a text that is broken Unicode, a group that is a list or a mapping.
+    a text that is broken Unicode, a group that is a list or a mapping, a paraphrase that is no text.
     """
     if not isinstance(record, dict):
         raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object per line")
@@ -67,16 +87,36 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
         return _passage(values["text"], group, place)
     for name in ("question", "answer"):
         text = values[name]
-        if not isinstance(text, str) or not text.strip():
+        if not _readable(text):
             found = ", ".join(map(str, record)) or "nothing"
             raise InputError(
                 f"{place}: no {columns.get(name, name)!r}: it must be a text that is not empty",
                 f"the columns are: {found}; map yours with data.columns.{name}",
             )
-    perturbed = values["perturbed_answer"] or ()
-    perturbed = tuple(map(str, perturbed)) if isinstance(perturbed, list | tuple) else (str(perturbed),)
-    texts = {name: str(values[name] or "") for name in COLUMNS if name not in ("perturbed_answer", "text", "group")}
+    texts: dict[str, Any] = {name: values[name] for name in ("question", "answer")}
+    for name in ("paraphrased_question", "paraphrased_answer"):
+        texts[name] = "" if _missing(values[name]) else values[name]
+        if not isinstance(texts[name], str):
+            kind = type(texts[name]).__name__
+            raise InputError(f"{place}: {columns.get(name, name)!r} is a {kind}", "write a text, or leave it out")
+    perturbed = () if _missing(values["perturbed_answer"]) else values["perturbed_answer"]
+    perturbed = tuple(perturbed) if isinstance(perturbed, list | tuple) else (perturbed,)
+    if not all(map(_readable, perturbed)):
+        raise InputError(
+            f"{place}: {columns.get('perturbed_answer', 'perturbed_answer')!r} holds something else than texts",
+            "a list of wrong answers, none of them empty or null",
+        )
     return Row(**texts, perturbed_answer=perturbed, group=group)
+
+
+def _readable(value: Any) -> bool:
+    """Whether a value is a text with anything to read."""
+    return isinstance(value, str) and not all(character.isspace() or _unseen(character) for character in value)
+
+
+def _missing(value: Any) -> bool:
+    """null, "" and NaN (a missing value in pandas)."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _check_text(value: Any, place: str, column: str) -> None:
@@ -89,6 +129,8 @@ def _check_text(value: Any, place: str, column: str) -> None:
                 f"{place}: {column!r} holds U+FFFD, the mark of a letter that an earlier program could not read",
                 "read the source again in its own encoding, or remove the row",
             )
+        if "\x00" in text:
+            raise InputError(f"{place}: {column!r} holds a zero byte, which is not text", "remove it")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -99,14 +141,15 @@ def _check_text(value: Any, place: str, column: str) -> None:
 
 
 def _group(value: Any, place: str, column: str) -> str:
-    """The group as text: 0 is a group like any other; null, "" and NaN (a missing value in pandas) are none."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    """The group as text, in one Unicode form (NFC) and without blanks around it: 0 is a group like any other, a missing
+    value is none."""
+    if _missing(value):
         return ""
     if isinstance(value, list | dict):
         raise InputError(f"{place}: {column!r} is a {type(value).__name__}", "a group is a text or a number")
     if isinstance(value, float) and value.is_integer():  # what pandas makes of a column of ints with a gap
         return str(int(value))
-    return str(value)
+    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def _passage(text: str, group: str, place: str) -> Row:

@@ -38,9 +38,9 @@ def load_sets(data: Data) -> Sets:
             sets = read_folder(Path(data.folder).expanduser())
         case SourceData():
             sets = _sources(data)
-    for key in ("forget", "retain"):
+    for key in {"forget": (), "retain": ()} | sets:
         if not sets.get(key):
-            raise InputError(f"the {key} set has no rows", f"name a file with rows as data.{key}")
+            raise InputError(f"the {key} set has no rows", f"name a file with rows as data.{PARTS.get(key, key)}")
     check_apart(sets)
     return sets
 

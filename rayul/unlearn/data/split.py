@@ -10,7 +10,7 @@ from rayul.unlearn.data.row import Row
 
 def split_by_group(rows: Sequence[Row], fractions: Sequence[float], shuffled: bool = False) -> list[list[Row]]:
     """Split rows into parts, in their order or with the groups shuffled. All rows of a group stay in one part, and so
-    do rows that are the same but for capitals and blanks: a judging set must not hold what was trained on.
+    do rows that are the same but for capitals, blanks and punctuation: a judging set must not hold what was trained on.
 
     The shuffled order is that of the groups' hashes, so that it depends on no file's order.
     """

@@ -83,7 +83,9 @@ def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
     try:
         model = get_peft_model(base, config)
     except ValueError as error:
-        raise InputError(f"lora.target_modules: {targets!r}: {first_line(error)}", _linear_modules(base)) from error
+        raise InputError(
+            f"lora.target_modules: {targets!r}: {first_line(error)}", _linear_modules(base, error)
+        ) from error
     problem = _untargeted(model, [] if isinstance(targets, str) else targets)
     if problem is not None:
         raise InputError(f"lora.target_modules: {problem}", _linear_modules(detach_adapter(model)))
@@ -119,11 +121,15 @@ def _untargeted(model: PeftModel, targets: Sequence[str]) -> str | None:
     return None
 
 
-def _linear_modules(base: Any) -> str:
+def _linear_modules(base: Any, refused: Exception | None = None) -> str:
+    """What can be named in lora.target_modules, without the modules that an error of PEFT names in quotes: it refuses
+    out_proj of Mamba, which "all-linear" holds."""
     linear = [name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and ".lora_" not in name]
     # Where PEFT gave up half-way, some have an adapter around them.
-    names = sorted({name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in linear})
-    return f'linear modules of this model: {", ".join(names)}; or "all-linear"'
+    names = {name.removesuffix(".base_layer").rsplit(".", 1)[-1] for name in linear}
+    barred = {name for name in names if f"'{name}'" in str(refused)}
+    listed = ", ".join(sorted(names - barred))
+    return f"linear modules of this model: {listed}" + ("" if barred else '; or "all-linear"')
 
 
 def write_adapter(pairs: Mapping[str, tuple[Tensor, Tensor]], config: LoraConfig, mixing: float, folder: Path) -> None:
