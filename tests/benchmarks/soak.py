@@ -120,6 +120,7 @@ def soak(minutes: float, trials: int, seed: int, own_ray: bool, folder: Path) ->
         data,
         training={"lr": {"float": [1e-4, 1e-2], "log": True}, "batch_size": 4, "steps": 200, "evaluate_every": 10},
         search={"sampler": "tpe", "trials": trials},
+        certify={"points": 5},
         resources={"gpu": 0, "cpu": 1, "trials_per_gpu": 2, "checkpoint_every": "1s"},
     )
     cluster, targets = None, ["driver", "worker", "device", "broker", "gcs", "raylet"]

@@ -28,6 +28,7 @@ def write_spec(path: Path, model: Path, data: Path, **sections: Any) -> Path:
         "control": [{"metric": "retain.prob", "at_least": "90% of baseline", "patience": 1}],
         "pruning": {"dominance": False},
         "search": {"sampler": "random", "trials": 6, "seed": 0},
+        "certify": False,
     }
     path.write_text(yaml.safe_dump(plain | sections))
     return path

@@ -156,7 +156,10 @@ def test_the_report_is_made_again_from_the_records_alone(folder: Path, tmp_path:
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == str(copy / "report.html")
     for name in ("evaluations.parquet", "trials.parquet", "pareto.parquet"):
-        assert pq.read_table(copy / name).equals(pq.read_table(folder / name))
+        made, before = pq.read_table(copy / name), pq.read_table(folder / name)
+        assert made.schema.equals(before.schema)
+        # The standard error over one group is NaN, which `Table.equals` takes for different from itself.
+        assert repr(made.to_pylist()) == repr(before.to_pylist())
 
 
 def test_an_existing_folder_is_refused_and_left_as_it_is(done: Any, folder: Path, spec_file: Path) -> None:
