@@ -115,13 +115,14 @@ def propose(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
 class Arm(NamedTuple):
     """sampler: by name, of rayul's own or (stock) of Optuna's defaults through Ray's OptunaSearch, which is told last
     values; rules: rayul's pruning; asha: Ray's ASHA on forget.es; tell: rayul's choice of what stands for a trial;
-    flights: how many at a time it is run with."""
+    startup: trials before rayul's sampler models anything; flights: how many at a time it is run with."""
 
     sampler: str
     stock: bool = False
     rules: tuple[str, ...] = ()
     asha: bool = False
     tell: str = "auto"
+    startup: int = 10
     flights: tuple[int, ...] = FLIGHTS
 
 
@@ -142,6 +143,9 @@ ARMS: dict[str, Arm] = {
     "rayul, tell most_forgotten": Arm("tpe", rules=BOTH, tell="most_forgotten", flights=(8,)),
     "rayul, tell last_feasible": Arm("tpe", rules=BOTH, tell="last_feasible", flights=(8,)),
     "rayul, random": Arm("random", rules=BOTH, flights=(8,)),
+    "trajectory": Arm("trajectory", rules=BOTH),
+    "trajectory, no pruning": Arm("trajectory"),
+    "trajectory, 6 at first": Arm("trajectory", startup=6),
 }
 
 STOCK: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -158,10 +162,21 @@ def spec_of(arm: Arm, mixing: bool, seed: int = 0) -> Any:
         "method": "gd",
         "lora": {"r": 8},
         "training": {"lr": 1e-3, "steps": STEPS, "evaluate_every": SPEC.training.evaluate_every},
-        "search": {"sampler": arm.sampler, "tell": arm.tell, "seed": seed},
+        "search": {"sampler": arm.sampler, "tell": arm.tell, "seed": seed, "startup_trials": arm.startup},
         "pruning": {rule: rule in arm.rules for rule in ("criteria", "dominance", "budget")},
     }
     plain["control"] = plain["control"] | {"mixing": mixing}
+    return from_plain(plain)
+
+
+def searched(spec: Any, space: dict[str, list[Any]]) -> Any:
+    """The spec with the recorded space in it."""
+    from rayul.spec.spec import from_plain
+
+    plain = spec.resolved()
+    for key, options in space.items():
+        section, _, name = key.partition(".")
+        plain[section] = plain[section] | {name: {"choice": options}}
     return from_plain(plain)
 
 
@@ -189,13 +204,21 @@ class Mine:
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
         self.rows: dict[int, list[Any]] = {}
+        self.searched, self.evidence = None, None
+        if self.spec.search.traits.trajectories:
+            from rayul.sweep.search.trajectory.sampler import Evidence
+
+            self.searched = searched(self.spec, space)
+            self.evidence = Evidence(self.searched, self.baseline, lambda trial_id: self.rows[int(trial_id)])
 
     def ask(self, number: int) -> dict[str, Any]:
-        from rayul.sweep.search.samplers import sampler
+        from rayul.sweep.search.samplers import sampler, suggest
 
-        self.study.sampler = sampler(self.spec.search, number)
+        self.study.sampler = sampler(self.spec.search, number, self.evidence)
         self.trials[number] = self.study.ask()
         self.rows[number] = []
+        if self.searched is not None:  # it reads a choice among numbers as numbers
+            return suggest(self.trials[number], self.searched)
         return propose(self.trials[number], self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:

@@ -1,0 +1,177 @@
+"""Configurations of a spec's space as rows of numbers, and new ones to choose from.
+
+A row x [d] has a column for each searched parameter, in the order of the space: of a number its place between the ends
+of its range, in [0, 1], on a log scale where the range is one; of a choice among numbers likewise, on a log scale where
+all are positive; of any other choice the index of the option; NaN where the method drawn does not have the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import qmc
+
+from rayul.spec import Choice, Distribution, Float, Int, Spec
+from rayul.sweep.search.trajectory.kernel import Features, Floats
+
+NEAR = (0.03, 0.1, 0.3)
+"""Standard deviations of a number's place, one of them for each perturbed configuration."""
+FILLING = 64
+"""Configurations of the Sobol sequence that are looked at for one that has not been tried."""
+KEPT = 0.8
+"""Probability that a perturbed configuration keeps a parameter as it is."""
+
+
+class Column:
+    """One parameter: places and values, and the step to the nearest place that there is."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+        self.table: Floats | None = None
+        self.categorical = False
+        if isinstance(distribution, Choice):
+            options = distribution.options
+            numeric = [float(o) for o in options if isinstance(o, (int, float)) and not isinstance(o, bool)]
+            self.categorical = len(numeric) < len(options)
+            places = np.arange(len(options), dtype=np.float64)
+            if not self.categorical:
+                places = np.log(numeric) if min(numeric) > 0 else np.array(numeric)
+                places = (places - places.min()) / (np.ptp(places) or 1.0)
+            self.table = places
+
+    def place(self, value: Any) -> float:
+        """Of a value that the distribution contains."""
+        one = self.distribution
+        if isinstance(one, Choice):
+            assert self.table is not None
+            is_flag = isinstance(value, bool)
+            return float(self.table[[o == value and isinstance(o, bool) == is_flag for o in one.options].index(True)])
+        low, high, at = (np.log([one.low, one.high, value]) if one.log else (one.low, one.high, value))
+        return float((at - low) / (high - low))
+
+    def value(self, place: float) -> Any:
+        """At a place that `nearest` or `spread` has given."""
+        one = self.distribution
+        if isinstance(one, Choice):
+            assert self.table is not None
+            return one.options[int(np.argmin(np.abs(self.table - place)))]
+        raw = self._raw(np.array([place]))[0]
+        if isinstance(one, Int):
+            return int(np.clip(one.low + one.step * round((raw - one.low) / one.step), one.low, one.high))
+        if one.step is None:
+            return float(np.clip(raw, one.low, one.high))
+        low, step = Decimal(str(one.low)), Decimal(str(one.step))  # 0.1 + 2 * 0.1 is beyond 0.3
+        return float(low + step * round((raw - one.low) / one.step))
+
+    def spread(self, u: Floats) -> Floats:
+        """Places [n] of numbers u [n] in [0, 1), each value as often as the distribution draws it."""
+        if self.table is not None:
+            return self.table[np.minimum((u * len(self.table)).astype(int), len(self.table) - 1)]
+        count = self.distribution.count
+        if count is not None and not getattr(self.distribution, "log", False):
+            u = u * count / max(1, count - 1) - 0.5 / max(1, count - 1)
+        return self.nearest(u)
+
+    def nearest(self, place: Floats) -> Floats:
+        """The nearest places [n] that stand for a value."""
+        if self.table is not None:
+            return self.table[np.abs(place[:, None] - self.table).argmin(1)]
+        place = np.clip(place, 0.0, 1.0)
+        one = self.distribution
+        assert isinstance(one, (Float, Int))
+        if one.step is None:
+            return place
+        last = one.low + one.step * ((one.count or 1) - 1)
+        values = np.clip(one.low + one.step * np.rint((self._raw(place) - one.low) / one.step), one.low, last)
+        low, high = (np.log([one.low, one.high]) if one.log else (one.low, one.high))
+        return ((np.log(values) if one.log else values) - low) / (high - low)
+
+    def _raw(self, place: Floats) -> Floats:
+        one = self.distribution
+        assert isinstance(one, (Float, Int))
+        if one.log:
+            return np.exp(np.log(one.low) + place * (np.log(one.high) - np.log(one.low)))
+        return one.low + place * (one.high - one.low)
+
+
+class Space:
+    """The space of a spec; `method.name`, where it is searched, decides which columns a configuration has."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.keys = list(spec.space)
+        self.columns = [Column(one) for one in spec.space.values()]
+        self.method = self.keys.index("method.name") if "method.name" in self.keys else None
+        names = spec.space["method.name"].options if self.method is not None else [spec.method.name]
+        self.active = np.array([[spec.is_active(key, {"method.name": name}) for key in self.keys] for name in names])
+
+    @cached_property
+    def features(self) -> Features:
+        categorical = np.array([column.categorical for column in self.columns], dtype=bool)
+        return Features.of(categorical, ~self.active.all(0))
+
+    def encode(self, params: Mapping[str, Any]) -> Floats | None:
+        """x [d]; None where a parameter that the configuration has is not known."""
+        x = np.full(len(self.keys), np.nan)
+        for i, key in enumerate(self.keys):
+            if key in params:
+                x[i] = self.columns[i].place(params[key])
+        known = self._only_active(x[None])[0]
+        wanted = self._active(known[None])[0]
+        return known if not (np.isnan(known) & wanted).any() else None
+
+    def decode(self, x: Floats) -> dict[str, Any]:
+        return {
+            key: column.value(place)
+            for key, column, place in zip(self.keys, self.columns, x, strict=True)
+            if not np.isnan(place)
+        }
+
+    def filling(self, number: int, seed: int) -> Floats:
+        """Configurations [m, d] from `number` on of a scrambled Sobol sequence, whose first ones fill the space evenly.
+        """
+        sequence = qmc.Sobol(len(self.keys), rng=np.random.default_rng(seed))
+        if number:  # SciPy 1.17 cannot go forward by 0
+            sequence.fast_forward(number)
+        return self._spread(sequence.random(FILLING))
+
+    def draws(self, count: int, rng: np.random.Generator) -> Floats:
+        """[count, d], each parameter on its own."""
+        return self._spread(rng.random((count, len(self.keys))))
+
+    def near(self, x: Floats, count: int, rng: np.random.Generator) -> Floats:
+        """`count` configurations around each of x [n, d]."""
+        base = np.repeat(x, count, axis=0)
+        fresh = self._spread(rng.random(base.shape), masked=False)
+        scale = rng.choice(NEAR, size=(len(base), 1))
+        shifted = base + scale * rng.standard_normal(base.shape)
+        for i, column in enumerate(self.columns):
+            known = ~np.isnan(base[:, i])
+            shifted[known, i] = fresh[known, i] if column.categorical else column.nearest(shifted[known, i])
+        changed = rng.random(base.shape) >= KEPT
+        changed[np.arange(len(base)), rng.integers(len(self.keys), size=len(base))] = True
+        mixed = np.where(changed, shifted, base)
+        return self._only_active(np.where(np.isnan(mixed), fresh, mixed))
+
+    def steps(self, x: Floats) -> Floats:
+        """[n], to which step of training each of x [n, d] comes."""
+        if "training.steps" not in self.keys:
+            return np.full(len(x), np.inf)
+        i = self.keys.index("training.steps")
+        return np.array([self.columns[i].value(place) for place in x[:, i]], dtype=np.float64)
+
+    def _spread(self, u: Floats, masked: bool = True) -> Floats:
+        x = np.column_stack([column.spread(u[:, i]) for i, column in enumerate(self.columns)])
+        return self._only_active(x) if masked else x
+
+    def _only_active(self, x: Floats) -> Floats:
+        return np.where(self._active(x), x, np.nan)
+
+    def _active(self, x: Floats) -> NDArray[np.bool_]:
+        if self.method is None:
+            return np.broadcast_to(self.active[0], x.shape)
+        return self.active[np.nan_to_num(x[:, self.method]).astype(int)]
