@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-
 MOST_OBJECTIVES = 3
 """That a model of trajectories can take: what a point adds to a front takes ever longer with more."""
 

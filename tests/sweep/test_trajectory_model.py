@@ -159,7 +159,9 @@ def test_covariance_of_outputs_is_shrunk_and_positive_without_a_whole_trial() ->
     u = none.factors(y, mask)
     assert (u[:, 3:] == 0).all()
     assert none.scores(u)[:, :3] == pytest.approx(y[:, :3])
-    assert none.shares().sum() == pytest.approx(np.trace(none.root @ none.root.T) ** 2 / np.sum((none.root @ none.root.T) ** 2))
+    assert none.shares().sum() == pytest.approx(
+        np.trace(none.root @ none.root.T) ** 2 / np.sum((none.root @ none.root.T) ** 2)
+    )
 
 
 def evaluations(points: Any) -> list[Evaluation]:
@@ -206,8 +208,8 @@ GOAL = Goal(objectives=2, forget=0, least=0.05, limits=(1,))
 
 
 def seen(places: Any, known: Any, pending: Any, cost: float = 0.6) -> Seen:
-    """Three steps along a line: more is forgotten with each step and the larger x is, at a cost of utility; up to a cost
-    of 0.9 all keep the limit."""
+    """Three steps along a line: more is forgotten with each step and the larger x is, at a cost of utility: up to
+    0.9 all keep the limit."""
     x = np.array(places, dtype=np.float64)[:, None]
     steps = np.array([5.0, 10.0, 15.0])
     y = np.stack([x * steps / 15, 0.9 - cost * x * steps / 15], axis=-1)

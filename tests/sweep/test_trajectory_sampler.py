@@ -109,9 +109,7 @@ def test_scores_are_what_the_hypervolume_is_computed_on(make_spec: Make, baselin
     assert shown.solved == pytest.approx(np.array([[0.5, 0.5]]))
     assert scoring.goal.limits == (1,)
     assert scoring.start.tolist() == pytest.approx([0.0, 1.0])
-    assert shown.solved.prod() == pytest.approx(
-        hypervolume(rows, baseline, spec.objectives, {"retain.es": 0.45})
-    )
+    assert shown.solved.prod() == pytest.approx(hypervolume(rows, baseline, spec.objectives, {"retain.es": 0.45}))
 
 
 def test_without_criteria_no_score_is_a_limit(make_spec: Make, baseline: Evaluation, row: Row) -> None:
@@ -157,7 +155,7 @@ def test_standard_errors_are_carried_in_units_of_the_scores(make_spec: Make, bas
 def test_trajectories_are_read_at_common_steps_and_what_is_missing_stays_missing(
     make_spec: Make, baseline: Evaluation, row: Row
 ) -> None:
-    """One trial was evaluated at every fourth step only, one was pruned, one has not begun, one is not a number once."""
+    """One trial was evaluated at every fourth step, one was pruned, one has not begun, one was not a number once."""
     spec = make_spec(control=KEEP)
     scoring = Scoring(spec, baseline)
     courses = [
@@ -276,7 +274,7 @@ def test_after_so_many_trials_another_sampler_takes_over_and_the_sweep_says_so(
     evidence = Evidence(spec, baseline, lambda _: ())
     assert isinstance(sampler(spec.search, 499, evidence), TrajectorySampler)
     assert isinstance(sampler(spec.search, 500, evidence), optuna.samplers.TPESampler)
-    said = "trajectory proposes until the study has 500 trials; those after them are for TPESampler"
+    said = "trajectory proposes the first 500 trials of the study, TPESampler those after them"
     assert handed_over(spec.search, 0) == said
     assert handed_over(spec.search.model_copy(update={"trials": 500}), 1) == said
     assert handed_over(spec.search.model_copy(update={"trials": 500}), 0) == ""
@@ -293,7 +291,9 @@ def test_after_so_many_trials_another_sampler_takes_over_and_the_sweep_says_so(
         (
             {
                 "evaluate": {"metrics": ["es", "prob"]},
-                "objectives": {f"{s}.{m}": d for s, d in (("forget", "minimize"), ("retain", "maximize")) for m in ("es", "prob")},
+                "objectives": {
+                    f"{s}.{m}": d for s, d in (("forget", "minimize"), ("retain", "maximize")) for m in ("es", "prob")
+                },
             },
             "trajectory models at most 3 objectives, got 4",
         ),

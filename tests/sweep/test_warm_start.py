@@ -64,9 +64,7 @@ def test_the_study_begins_with_every_trial_that_ended_as_the_earlier_study_knew_
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "trajectory"])
-def test_they_do_not_count_and_closing_the_sweep_changes_nothing(
-    make_spec: Make, begin: Begin, sampler: str
-) -> None:
+def test_they_do_not_count_and_closing_the_sweep_changes_nothing(make_spec: Make, begin: Begin, sampler: str) -> None:
     spec = continuing(make_spec, finished(begin, make_spec), search={"sampler": sampler})
     earlier = earlier_trials(spec, {}, same_text)
     whole = begin(spec, limit=7, earlier=earlier)
@@ -81,9 +79,7 @@ def test_they_do_not_count_and_closing_the_sweep_changes_nothing(
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "trajectory"])
-def test_the_sampler_draws_nothing_at_random_that_it_could_know(
-    make_spec: Make, begin: Begin, sampler: str
-) -> None:
+def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make, begin: Begin, sampler: str) -> None:
     """Of 60 earlier trials the feasible ones have small rates: from its first proposal on the search stays there."""
     strict = {"method": "ga", "control": {"criteria": [{"metric": "retain.es", "at_least": "98% of baseline"}]}}
     before = finished(begin, make_spec, trials=60, **strict)

@@ -40,7 +40,9 @@ def handed_over(search: Search, earlier: int) -> str:
     first = search.traits.trajectories
     if not first or search.trials + earlier <= first:
         return ""
-    return f"{search.sampler} proposes until the study has {first} trials; those after them are for {search.traits.optuna}"
+    return (
+        f"{search.sampler} proposes until the study has {first} trials; those after them are for {search.traits.optuna}"
+    )
 
 
 def _own(search: Search, seed: int) -> Any:

@@ -73,9 +73,10 @@ class Scoring:
         """
         rows = [row for row in rows if row.step > 0 and row.metrics]
         scores, errors = self._scores(rows)
-        whole = ~np.isnan(scores).any(axis=1)  # an evaluation with a metric that is no number says nothing
-        rows, scores, errors = [row for row, keep in zip(rows, whole, strict=True) if keep], scores[whole], errors[whole]
-        volume = np.where([row.feasible for row in rows], np.clip(scores, 0.0, 1.0)[:, : len(self.objectives)].prod(1), -1.0)
+        whole = np.flatnonzero(np.isfinite(scores).all(axis=1))  # with a metric that is no number a row says nothing
+        rows, scores, errors = [rows[i] for i in whole], scores[whole], errors[whole]
+        volume = np.clip(scores[:, : len(self.objectives)], 0.0, 1.0).prod(axis=1)
+        volume = np.where([row.feasible for row in rows], volume, -1.0)
         stands = []
         for _, some in groupby(range(len(rows)), lambda i: rows[i].step):
             places = list(some)[::-1]

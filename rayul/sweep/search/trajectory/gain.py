@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import moocore
 import numpy as np
 
@@ -17,7 +19,7 @@ def boxes(front: Floats) -> tuple[Floats, Floats]:
         return np.array([[best]]), np.array([[1.0]])
     edges = np.unique(np.concatenate([[0.0, 1.0], np.clip(front[:, -1], 0.0, 1.0)]))
     lows, highs = [], []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         # In this slab the points that reach beyond it are there with their other scores.
         inner = boxes(front[front[:, -1] >= high, :-1])
         lows.append(np.column_stack([inner[0], np.full(len(inner[0]), low)]))

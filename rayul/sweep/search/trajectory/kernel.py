@@ -38,13 +38,13 @@ class Features(NamedTuple):
         return cls(np.flatnonzero(~categorical), np.flatnonzero(categorical), np.flatnonzero(optional & ~categorical))
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return len(self.numbers) + len(self.categories) + len(self.optional)
 
 
 def distances(a: Floats, b: Floats, features: Features) -> Floats:
     """D [k, n, m] of rows a [n, d] and b [m, d], in the order numbers, categories, optional numbers."""
-    found = np.empty((features.count, len(a), len(b)))
+    found = np.empty((features.size, len(a), len(b)))
     row = 0
     for column in features.numbers:
         left, right = np.nan_to_num(a[:, column], nan=MIDDLE), np.nan_to_num(b[:, column], nan=MIDDLE)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 
 from rayul.sweep.search.trajectory.kernel import Flags, Floats
 
@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
         is known of it; 0 where nothing is."""
         variance = (self.root**2).sum(1)
         total: Floats = np.where(mask, errors, 0.0) ** 2 @ (1.0 / variance)
-        return total / np.maximum(1, mask.sum(1))
+        return np.asarray(total / np.maximum(1, mask.sum(1)))
 
     def shares(self) -> Floats:
         """[p], how much of the variance of all outputs each u explains, together the effective number of outputs."""
@@ -76,4 +76,4 @@ def estimate(y: Floats, mask: Flags, times: Floats, kinds: NDArray[np.int64]) ->
         whole = whole[:0]
     covariance = (scatter + PRIOR_TRIALS * prior) / (len(whole) + PRIOR_TRIALS)
     covariance[np.diag_indices_from(covariance)] += JITTER**2
-    return Outputs(mean, np.linalg.cholesky(covariance))
+    return Outputs(mean, cholesky(covariance, lower=True))

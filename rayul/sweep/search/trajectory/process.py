@@ -1,8 +1,8 @@
 """The Gaussian process over trajectories: likelihood, length scales, and what is known of trials to come.
 
-Trial i has outputs y_i [p], in the order of time, of which the first ones are known: all of a trial that ended, fewer of
-one that was pruned or still runs. The model is cov(y_i, y_i') = k~(x_i, x_i') C, C [p, p] being the covariance of the
-outputs (`outputs.py`; intrinsic coregionalisation, Bonilla et al. 2007; for trajectories arXiv 2405.15303), and
+Trial i has outputs y_i [p], in the order of time, of which the first ones are known: all of a trial that ended, fewer
+of one that was pruned or still runs. The model is cov(y_i, y_i') = k~(x_i, x_i') C, where C [p, p] is the covariance of
+the outputs (`outputs.py`; intrinsic coregionalisation, Bonilla et al. 2007; for trajectories arXiv 2405.15303), and
 
     k~ = (1 - noise) k(x_i, x_i'),  with 1 + shown * e_i on the diagonal:
 
@@ -31,12 +31,12 @@ MEAN_VARIANCE = 1.0
 """Of the prior of each output's mean, in units of the output's own variance."""
 ITERATIONS = 12
 
-NUMBER = (2 * np.log(1 / 0.5), 1.0)
-CATEGORY = (np.log(0.5), 0.7)
-NOISE = (logit(0.1), 0.7)
+NUMBER = (-2 * np.log(1.2), 1.0)
+CATEGORY = (np.log(0.7), 0.7)
+NOISE = (logit(0.2), 0.7)
 SHOWN = (logit(0.3), 1.0)
-"""Priors, each normal, by centre and standard deviation: of a number's log weight (a length scale of half its range), of
-the log weight of a category that differs, and of the log odds of `noise` and `shown`."""
+"""Priors, each normal, by centre and standard deviation: of a number's log weight (a length scale of 1.2 ranges),
+of the log weight of a category that differs, and of the log odds of `noise` and `shown`."""
 
 
 class Hyper(NamedTuple):
@@ -107,6 +107,8 @@ def tune(found: Floats, u: Floats, mask: Flags, errors: Floats, shares: Floats, 
         z = (theta - centre) / spread
         return value + 0.5 * float(z @ z), gradient + z / spread
 
-    bounds = list(zip(centre - 4 * spread, centre + 4 * spread, strict=True))
-    options = {"maxiter": ITERATIONS}
-    return Hyper.at(minimize(posterior, centre, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+    # Far beyond its prior a weight is infinite for all that the data say, and its exponential overflows.
+    low, high = centre - 4 * spread, centre + 4 * spread
+    bounds = list(zip(low.tolist(), high.tolist(), strict=True))
+    found_at = minimize(posterior, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
+    return Hyper.at(found_at.x)

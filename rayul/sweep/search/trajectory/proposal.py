@@ -17,8 +17,6 @@ PATHS = 32
 """Sampled futures, the same for every candidate: what differs between two candidates is then not luck."""
 SCREENED, SCREEN_PATHS = 200, 8
 """So many candidates are compared on all paths, after all of them were on so many."""
-CAUTION = 0.5
-"""A sampled evaluation has to keep a limit by so many standard deviations of what is not known about the candidate."""
 NEARER = 1e-6
 """What a unit of shortfall takes from the gain: where nothing is expected to be a solution, the nearest is tried."""
 TUNED = 96
@@ -50,15 +48,13 @@ class Goal(NamedTuple):
     least: float
     limits: tuple[int, ...]
 
-    def short(self, scores: Floats, margin: float | Floats = 0.0) -> Floats:
-        """[...], by how much in all scores [..., s] miss what makes a solution, limits being kept by the margin at
-        least; 0 of a solution."""
-        lower = scores - margin
+    def short(self, scores: Floats) -> Floats:
+        """[...], by how much in all scores [..., s] miss what makes a solution; 0 of a solution."""
         short = np.zeros(scores.shape[:-1])
         if self.forget is not None:
             short += np.maximum(self.least - scores[..., self.forget], 0.0)
         for limit in self.limits:
-            short += np.maximum(-lower[..., limit], 0.0)
+            short += np.maximum(-scores[..., limit], 0.0)
         return short
 
 
@@ -112,7 +108,6 @@ def expected_gains(
     cross = (1.0 - hyper.noise) * correlation(hyper.weights, distances(model.x, candidates, features))
     across = solve_triangular(factor, cross, lower=True, check_finite=False)
     left = np.sqrt(np.maximum(1.0 - (across**2).sum(0), 0.0))
-    margin = CAUTION * left[:, None, None] * np.sqrt((outputs.root**2).sum(1)).reshape(t, s)
     luck = rng.standard_normal((PATHS, t * s))
 
     def over(which: NDArray[np.int64], paths: int) -> Floats:
@@ -120,7 +115,7 @@ def expected_gains(
         for path in range(paths):
             u = across[:, which].T @ futures[path] + mean + left[which, None] * luck[path]
             scores = outputs.scores(u).reshape(-1, t, s)
-            short = np.where(reach[which], goal.short(scores, margin[which]), np.inf)
+            short = np.where(reach[which], goal.short(scores), np.inf)
             solved, gain = short == 0.0, np.zeros(short.shape)
             gain[solved] = gains(scores[solved][:, : goal.objectives], fronts[path])
             total += gain.max(1) - NEARER * np.minimum(short.min(1), 1.0)

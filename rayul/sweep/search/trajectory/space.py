@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from rayul.spec import Choice, Distribution, Float, Int, Spec
+from rayul.spec import Choice, Float, Int, Spec
 from rayul.sweep.search.trajectory.kernel import Features, Floats
 
 NEAR = (0.03, 0.1, 0.3)
@@ -27,76 +27,79 @@ KEPT = 0.8
 """Probability that a perturbed configuration keeps a parameter as it is."""
 
 
-class Column:
-    """One parameter: places and values, and the step to the nearest place that there is."""
+class Options:
+    """The column of a choice: its places are a table."""
 
-    def __init__(self, distribution: Distribution) -> None:
-        self.distribution = distribution
-        self.table: Floats | None = None
-        self.categorical = False
-        if isinstance(distribution, Choice):
-            options = distribution.options
-            numeric = [float(o) for o in options if isinstance(o, (int, float)) and not isinstance(o, bool)]
-            self.categorical = len(numeric) < len(options)
-            places = np.arange(len(options), dtype=np.float64)
-            if not self.categorical:
-                places = np.log(numeric) if min(numeric) > 0 else np.array(numeric)
-                places = (places - places.min()) / (np.ptp(places) or 1.0)
-            self.table = places
+    def __init__(self, choice: Choice) -> None:
+        self.choice = choice
+        numbers = [float(o) for o in choice.options if isinstance(o, (int, float)) and not isinstance(o, bool)]
+        self.categorical = len(numbers) < len(choice.options)
+        self.table = np.arange(len(choice.options), dtype=np.float64)
+        if not self.categorical:
+            scaled = np.log(numbers) if min(numbers) > 0 else np.array(numbers)
+            self.table = (scaled - scaled.min()) / (np.ptp(scaled) or 1.0)
 
     def place(self, value: Any) -> float:
-        """Of a value that the distribution contains."""
-        one = self.distribution
-        if isinstance(one, Choice):
-            assert self.table is not None
-            is_flag = isinstance(value, bool)
-            return float(self.table[[o == value and isinstance(o, bool) == is_flag for o in one.options].index(True)])
-        low, high, at = (np.log([one.low, one.high, value]) if one.log else (one.low, one.high, value))
-        return float((at - low) / (high - low))
+        """Of an option."""
+        found = [o == value and isinstance(o, bool) == isinstance(value, bool) for o in self.choice.options]
+        return float(self.table[found.index(True)])
 
     def value(self, place: float) -> Any:
-        """At a place that `nearest` or `spread` has given."""
-        one = self.distribution
-        if isinstance(one, Choice):
-            assert self.table is not None
-            return one.options[int(np.argmin(np.abs(self.table - place)))]
-        raw = self._raw(np.array([place]))[0]
+        return self.choice.options[int(np.abs(self.table - place).argmin())]
+
+    def spread(self, u: Floats) -> Floats:
+        """Places [n] of numbers u [n] in [0, 1), each option as often as every other."""
+        return np.take(self.table, (u * len(self.table)).astype(int), mode="clip")
+
+    def nearest(self, place: Floats) -> Floats:
+        """The places [n] of the options nearest to `place` [n]."""
+        return np.take(self.table, np.abs(place[:, None] - self.table).argmin(1))
+
+
+class Range:
+    """The column of a range of numbers."""
+
+    categorical = False
+
+    def __init__(self, distribution: Float | Int) -> None:
+        self.one = distribution
+        ends = np.array([distribution.low, distribution.high], dtype=np.float64)
+        self.low, self.high = np.log(ends) if distribution.log else ends
+
+    def place(self, value: Any) -> float:
+        return float((self._scaled(value) - self.low) / (self.high - self.low))
+
+    def value(self, place: float) -> Any:
+        one, raw = self.one, float(self._raw(np.array([place]))[0])
         if isinstance(one, Int):
-            return int(np.clip(one.low + one.step * round((raw - one.low) / one.step), one.low, one.high))
+            return int(one.low + one.step * round((raw - one.low) / one.step))
         if one.step is None:
-            return float(np.clip(raw, one.low, one.high))
+            return min(max(raw, one.low), one.high)
         low, step = Decimal(str(one.low)), Decimal(str(one.step))  # 0.1 + 2 * 0.1 is beyond 0.3
         return float(low + step * round((raw - one.low) / one.step))
 
     def spread(self, u: Floats) -> Floats:
-        """Places [n] of numbers u [n] in [0, 1), each value as often as the distribution draws it."""
-        if self.table is not None:
-            return self.table[np.minimum((u * len(self.table)).astype(int), len(self.table) - 1)]
-        count = self.distribution.count
-        if count is not None and not getattr(self.distribution, "log", False):
-            u = u * count / max(1, count - 1) - 0.5 / max(1, count - 1)
+        """Places [n] of numbers u [n] in [0, 1), single values each as often as every other unless on a log scale."""
+        if self.one.count is not None and not self.one.log:
+            u = (u * self.one.count - 0.5) / max(1, self.one.count - 1)
         return self.nearest(u)
 
     def nearest(self, place: Floats) -> Floats:
-        """The nearest places [n] that stand for a value."""
-        if self.table is not None:
-            return self.table[np.abs(place[:, None] - self.table).argmin(1)]
-        place = np.clip(place, 0.0, 1.0)
-        one = self.distribution
-        assert isinstance(one, (Float, Int))
-        if one.step is None:
-            return place
-        last = one.low + one.step * ((one.count or 1) - 1)
-        values = np.clip(one.low + one.step * np.rint((self._raw(place) - one.low) / one.step), one.low, last)
-        low, high = (np.log([one.low, one.high]) if one.log else (one.low, one.high))
-        return ((np.log(values) if one.log else values) - low) / (high - low)
+        """The places [n] of the values nearest to `place` [n]."""
+        one = self.one
+        if one.step is None or one.count is None:
+            return np.clip(place, 0.0, 1.0)
+        which = np.rint((self._raw(np.clip(place, 0.0, 1.0)) - one.low) / one.step)
+        values = self._scaled(one.low + one.step * np.clip(which, 0, one.count - 1))
+        return np.asarray((values - self.low) / (self.high - self.low))
+
+    def _scaled(self, value: Any) -> Floats:
+        scaled = np.asarray(value, dtype=np.float64)
+        return np.asarray(np.log(scaled) if self.one.log else scaled)
 
     def _raw(self, place: Floats) -> Floats:
-        one = self.distribution
-        assert isinstance(one, (Float, Int))
-        if one.log:
-            return np.exp(np.log(one.low) + place * (np.log(one.high) - np.log(one.low)))
-        return one.low + place * (one.high - one.low)
+        scaled = self.low + place * (self.high - self.low)
+        return np.asarray(np.exp(scaled) if self.one.log else scaled)
 
 
 class Space:
@@ -104,15 +107,16 @@ class Space:
 
     def __init__(self, spec: Spec) -> None:
         self.keys = list(spec.space)
-        self.columns = [Column(one) for one in spec.space.values()]
+        self.columns = [Options(one) if isinstance(one, Choice) else Range(one) for one in spec.space.values()]
         self.method = self.keys.index("method.name") if "method.name" in self.keys else None
-        names = spec.space["method.name"].options if self.method is not None else [spec.method.name]
+        searched = spec.space.get("method.name")
+        names = searched.options if isinstance(searched, Choice) else (spec.method.name,)
         self.active = np.array([[spec.is_active(key, {"method.name": name}) for key in self.keys] for name in names])
 
     @cached_property
     def features(self) -> Features:
         categorical = np.array([column.categorical for column in self.columns], dtype=bool)
-        return Features.of(categorical, ~self.active.all(0))
+        return Features.of(categorical, self.active.sum(axis=0) < len(self.active))
 
     def encode(self, params: Mapping[str, Any]) -> Floats | None:
         """x [d]; None where a parameter that the configuration has is not known."""
@@ -132,8 +136,7 @@ class Space:
         }
 
     def filling(self, number: int, seed: int) -> Floats:
-        """Configurations [m, d] from `number` on of a scrambled Sobol sequence, whose first ones fill the space evenly.
-        """
+        """Configurations [m, d] of a scrambled Sobol sequence from `number` on; its beginning fills the space evenly."""
         sequence = qmc.Sobol(len(self.keys), rng=np.random.default_rng(seed))
         if number:  # SciPy 1.17 cannot go forward by 0
             sequence.fast_forward(number)
@@ -174,4 +177,4 @@ class Space:
     def _active(self, x: Floats) -> NDArray[np.bool_]:
         if self.method is None:
             return np.broadcast_to(self.active[0], x.shape)
-        return self.active[np.nan_to_num(x[:, self.method]).astype(int)]
+        return np.take(self.active, np.nan_to_num(x[:, self.method]).astype(int), axis=0)
