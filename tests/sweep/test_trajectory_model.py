@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from rayul.pareto.hypervolume import hypervolume
 from rayul.records import Evaluation
-from rayul.sweep.search.trajectory import proposal
+from rayul.sweep.search.trajectory import process
 from rayul.sweep.search.trajectory.gain import boxes, gains, nondominated
 from rayul.sweep.search.trajectory.kernel import Features, correlation, distances
 from rayul.sweep.search.trajectory.outputs import Outputs, estimate
@@ -73,12 +73,12 @@ def test_the_posterior_with_missing_outputs_is_that_of_the_dense_formula() -> No
     the means held where they are."""
     rng, x, mask, outputs, y, errors = data()
     hyper, candidates = Hyper(rng.random(5) * 2, 0.15, 0.4), configurations(rng, 3)
-    known = fit(hyper, distances(x, x, FEATURES), outputs.factors(y, mask), mask, errors)
+    own = covariance(hyper, distances(x, x, FEATURES), errors)
+    known = fit(own, outputs.factors(y, mask), mask)
     cross = 0.85 * correlation(hyper.weights, distances(x, candidates, FEATURES))
     across = np.linalg.solve(known.factor, cross)
     mean = outputs.scores(across.T @ known.white + known.mean)
 
-    own = covariance(hyper, distances(x, x, FEATURES), errors)
     for i in range(len(x)):
         for j in range(len(x)):
             wanted = 0.85 * direct_kernel(x[i], x[j], hyper.weights) if i != j else 1 + 0.4 * errors[i]
@@ -125,16 +125,17 @@ def test_the_length_scales_are_those_of_the_largest_posterior(monkeypatch: pytes
     x = configurations(rng, 40)
     u = np.sin(6 * x[:, [0]]) + 0.1 * rng.standard_normal((40, 2))
     mask, errors, shares = np.ones((40, 2), dtype=bool), np.zeros(40), np.ones(2)
-    monkeypatch.setattr("rayul.sweep.search.trajectory.process.ITERATIONS", 200)
+    monkeypatch.setattr(process, "ITERATIONS", 200)
     found = tune(distances(x, x, FEATURES), u, mask, errors, shares, FEATURES)
-    centre = np.array([2 * np.log(2)] * 3 + [np.log(0.5)] * 2 + [np.log(1 / 9), np.log(3 / 7)])
-    spread = np.array([1.0] * 3 + [0.7] * 3 + [1.0])
+    priors = [process.NUMBER] * 3 + [process.CATEGORY] * 2 + [process.NOISE, process.SHOWN]
+    centre, spread = np.array(priors).T
 
     def direct(theta: Any) -> float:
         prior = (((theta - centre) / spread) ** 2).sum() / 2
         return float(direct_loss(theta, x, u, mask, errors, shares) + prior)
 
-    best = minimize(direct, centre, method="Powell", options={"maxiter": 40, "ftol": 1e-6})
+    bounds = np.column_stack([centre - 4 * spread, centre + 4 * spread])
+    best = minimize(direct, centre, method="Powell", bounds=bounds, options={"maxiter": 40, "ftol": 1e-6})
     mine = np.concatenate([np.log(found.weights), [np.log(v / (1 - v)) for v in (found.noise, found.shown)]])
     assert direct(mine) <= best.fun + 1e-3
     assert found.weights[0] > 4 * found.weights[1]
@@ -246,18 +247,17 @@ def test_what_a_running_trial_has_shown_counts() -> None:
     assert expected(shown, line).max() < expected(open_end, line).max()
 
 
-def test_a_limit_is_judged_by_its_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sampled at the limit counts only where enough is known of the candidate."""
-    scores = np.array([[0.5, 0.1], [0.5, 0.3], [0.01, 0.5]])
-    assert GOAL.short(scores).tolist() == pytest.approx([0.0, 0.0, 0.04])
-    assert GOAL.short(scores, np.array([0.2, 0.2])).tolist() == pytest.approx([0.1, 0.0, 0.04])
-    known = seen([0.0, 0.2, 0.4, 0.6, 0.8], [3] * 5, [False] * 5, cost=1.1)
-    line = np.array([0.5, 1.0])
-    careful = expected(known, line)
-    monkeypatch.setattr(proposal, "CAUTION", 0.0)
-    bold = expected(known, line)
-    assert (careful <= bold + 1e-12).all()
-    assert careful[1] < bold[1]
+def test_what_breaks_a_limit_gains_nothing() -> None:
+    """A candidate that would forget most, beyond the limit, is worth less than one that stays within it."""
+    scores = np.array([[0.5, 0.1], [0.5, -0.3], [0.01, -0.1], [0.05, 0.0]])
+    assert GOAL.short(scores).tolist() == pytest.approx([0.0, 0.3, 0.14, 0.0])
+    places = [0.1, 0.2, 0.3, 0.7, 0.9]
+    within, beyond = np.array([0.4]), np.array([1.0])
+    for cost, keeps in ((0.6, True), (4.0, False)):
+        known = seen(places, [3] * 5, [False] * 5, cost=cost)
+        assert (expected(known, beyond) > expected(known, within))[0] == keeps
+        unlimited = GOAL._replace(limits=())
+        assert (expected(known, beyond, unlimited) >= expected(known, beyond))[0]
 
 
 def test_a_candidate_is_worth_only_the_steps_that_it_comes_to() -> None:

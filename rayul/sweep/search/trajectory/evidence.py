@@ -119,6 +119,9 @@ def seen(trials: Sequence[Tried], start: Floats) -> Seen:
     for i, trial in enumerate(trials):
         steps = np.concatenate([[0.0], trial.shown.steps])
         known = grid <= steps[-1]
+        if np.array_equal(grid[known], trial.shown.steps):
+            y[i, known], errors[i, known] = trial.shown.scores, trial.shown.errors
+            continue
         for j, first in enumerate(start):
             y[i, known, j] = np.interp(grid[known], steps, np.concatenate([[first], trial.shown.scores[:, j]]))
             errors[i, known, j] = np.interp(grid[known], steps, np.concatenate([[0.0], trial.shown.errors[:, j]]))

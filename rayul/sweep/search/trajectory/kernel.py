@@ -64,5 +64,5 @@ def distances(a: Floats, b: Floats, features: Features) -> Floats:
 
 def correlation(weights: Floats, found: Floats) -> Floats:
     """k [n, m] from exp(theta) [k] and D [k, n, m]."""
-    result: Floats = np.exp(-np.tensordot(weights, found, axes=1))
-    return result
+    exponent = -weights @ found.reshape(len(found), -1)
+    return np.exp(exponent, out=exponent).reshape(found.shape[1:])

@@ -68,10 +68,10 @@ def covariance(hyper: Hyper, found: Floats, errors: Floats) -> Floats:
     return matrix
 
 
-def fit(hyper: Hyper, found: Floats, u: Floats, mask: Flags, errors: Floats) -> Fit:
-    """The process given outputs u [n, p], of which those in `mask` [n, p] are known, first trials first. The means are
-    those of generalised least squares under a N(0, MEAN_VARIANCE) prior."""
-    factor = cholesky(covariance(hyper, found, errors), lower=True, check_finite=False)
+def fit(matrix: Floats, u: Floats, mask: Flags) -> Fit:
+    """The process with the covariance k~ [n, n] of trials, given outputs u [n, p], of which those in `mask` [n, p] are
+    known, first trials first. The means are those of generalised least squares under a N(0, MEAN_VARIANCE) prior."""
+    factor = cholesky(matrix, lower=True, check_finite=False)
     both = np.column_stack([np.where(mask, u, 0.0), np.ones(len(u))])
     both = solve_triangular(factor, both, lower=True, check_finite=False)
     white, ones = both[:, :-1], both[:, -1:]
@@ -83,16 +83,17 @@ def loss(theta: Floats, found: Floats, u: Floats, mask: Flags, errors: Floats, s
     """Negative log marginal likelihood of `Hyper.at(theta)` given u [n, p], without its constant, and its gradient; the
     likelihood of output j counts shares[j] times."""
     hyper = Hyper.at(theta)
-    factor, white, mean = fit(hyper, found, u, mask, errors)
+    matrix = covariance(hyper, found, errors)
+    factor, white, mean = fit(matrix, u, mask)
     rows = mask @ shares
     value = 0.5 * ((white**2).sum(0) + mean**2 / MEAN_VARIANCE) @ shares + rows @ np.log(np.diag(factor))
     inverse = solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False)
     alpha = inverse.T @ white
     slope = 0.5 * ((inverse.T * rows) @ inverse - (alpha * shares) @ alpha.T)  # of the value by k~
     diagonal = np.diag(slope) @ errors
-    slope *= (1.0 - hyper.noise) * correlation(hyper.weights, found)
+    slope *= matrix
     slope[np.diag_indices_from(slope)] = 0.0
-    gradient = -hyper.weights * np.tensordot(found, slope, axes=2)
+    gradient = -hyper.weights * (found.reshape(len(found), -1) @ slope.ravel())
     odds = [-hyper.noise * slope.sum(), hyper.shown * (1.0 - hyper.shown) * diagonal]
     return float(value), np.concatenate([gradient, odds])
 

@@ -11,7 +11,7 @@ from scipy.linalg import solve_triangular
 from rayul.sweep.search.trajectory.gain import gains, nondominated
 from rayul.sweep.search.trajectory.kernel import Features, Flags, Floats, correlation, distances
 from rayul.sweep.search.trajectory.outputs import Outputs, estimate
-from rayul.sweep.search.trajectory.process import Fit, Hyper, fit, tune
+from rayul.sweep.search.trajectory.process import Fit, Hyper, covariance, fit, tune
 
 PATHS = 32
 """Sampled futures, the same for every candidate: what differs between two candidates is then not luck."""
@@ -51,10 +51,9 @@ class Goal(NamedTuple):
     def short(self, scores: Floats) -> Floats:
         """[...], by how much in all scores [..., s] miss what makes a solution; 0 of a solution."""
         short = np.zeros(scores.shape[:-1])
-        if self.forget is not None:
-            short += np.maximum(self.least - scores[..., self.forget], 0.0)
-        for limit in self.limits:
-            short += np.maximum(-scores[..., limit], 0.0)
+        for score, least in [(self.forget, self.least), *((limit, 0.0) for limit in self.limits)]:
+            if score is not None:
+                short += np.maximum(least - scores[..., score], 0.0)
         return short
 
 
@@ -81,7 +80,7 @@ def modelled(seen: Seen, features: Features) -> Model:
     found = distances(x, x, features)
     some = np.unique(np.linspace(0, n - 1, min(n, TUNED)).astype(int))
     hyper = tune(found[:, some[:, None], some], u[some], mask[some], noise[some], outputs.shares(), features)
-    return Model(x, seen.pending[order], mask, hyper, outputs, fit(hyper, found, u, mask, noise))
+    return Model(x, seen.pending[order], mask, hyper, outputs, fit(covariance(hyper, found, noise), u, mask))
 
 
 def expected_gains(
@@ -94,12 +93,13 @@ def expected_gains(
     hyper, outputs, (factor, white, mean) = model.hyper, model.outputs, model.fit
     n, t, s = seen.y.shape
     # In the factor's terms what is not known of a trial is standard normal: with a draw in its place, the regression on
-    # all trials is the one on a sampled future.
-    futures = np.where(model.mask, white, rng.standard_normal((PATHS, n, t * s)))
+    # all trials is the one on a sampled future. From here on all is in scores: u R^T + mu.
+    futures = np.where(model.mask, white, rng.standard_normal((PATHS, n, t * s))) @ outputs.root.T
+    luck = rng.standard_normal((PATHS, t * s)) @ outputs.root.T
+    level = outputs.scores(mean)
     fronts = [seen.front] * PATHS
     if model.pending.any():
-        u = factor[model.pending] @ futures + mean
-        ends = outputs.scores(u).reshape(PATHS, -1, s)
+        ends = (level + factor[model.pending] @ futures).reshape(PATHS, -1, s)
         ahead = (goal.short(ends) == 0.0) & ~model.mask[model.pending].reshape(-1, s).all(1)
         fronts = [
             nondominated(np.concatenate([seen.front, some[good][:, : goal.objectives]]))
@@ -108,16 +108,16 @@ def expected_gains(
     cross = (1.0 - hyper.noise) * correlation(hyper.weights, distances(model.x, candidates, features))
     across = solve_triangular(factor, cross, lower=True, check_finite=False)
     left = np.sqrt(np.maximum(1.0 - (across**2).sum(0), 0.0))
-    luck = rng.standard_normal((PATHS, t * s))
 
     def over(which: NDArray[np.int64], paths: int) -> Floats:
         total = np.zeros(len(which))
+        weights, never = np.column_stack([across.T[which], left[which]]), ~reach[which]
         for path in range(paths):
-            u = across[:, which].T @ futures[path] + mean + left[which, None] * luck[path]
-            scores = outputs.scores(u).reshape(-1, t, s)
-            short = np.where(reach[which], goal.short(scores), np.inf)
+            scores = (weights @ np.vstack([futures[path], luck[path]]) + level).reshape(-1, t, s)
+            short = goal.short(scores)
+            short[never] = np.inf
             solved, gain = short == 0.0, np.zeros(short.shape)
-            gain[solved] = gains(scores[solved][:, : goal.objectives], fronts[path])
+            gain[solved] = gains(scores[solved, : goal.objectives], fronts[path])
             total += gain.max(1) - NEARER * np.minimum(short.min(1), 1.0)
         return total / paths
 

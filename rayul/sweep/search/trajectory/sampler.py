@@ -30,25 +30,34 @@ NEIGHBOURS, PARENTS = 16, 16
 class Evidence:
     """What trials have shown by their evaluations.
 
-    rows: the evaluations of a trial by its id, in the order of the journal. What a trial has shown is worked out again
-    only where it has new ones.
+    rows: the evaluations of a trial by its id, in the order of the journal. A trial's configuration is read once, and
+    what it has shown again where it has new ones.
     """
 
     def __init__(self, spec: Spec, baseline: Evaluation, rows: Callable[[str], Sequence[Evaluation]]) -> None:
         self.rows, self.scoring, self.space = rows, Scoring(spec, baseline), Space(spec)
+        self._places: dict[int, Floats] = {}
         self._read: dict[int, tuple[int, Trajectory]] = {}
 
     def tried(self, trials: Sequence[FrozenTrial], number: int) -> list[Tried]:
         """The trials of a study besides `number` that have shown something or still run."""
         found = []
         for trial in trials:
-            x = self.space.encode(trial.params)
-            if x is None or trial.number == number or trial.state == TrialState.WAITING:
+            if trial.number == number or trial.state == TrialState.WAITING or not self._is_whole(trial):
                 continue
-            one = Tried(x, self._shown(trial), trial.state == TrialState.RUNNING)
+            one = Tried(self._places[trial.number], self._shown(trial), trial.state == TrialState.RUNNING)
             if one.pending or len(one.shown.steps):
                 found.append(one)
         return found
+
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Whether all its parameters are known."""
+        if trial.number not in self._places:
+            x = self.space.encode(trial.params)
+            if x is None:
+                return False
+            self._places[trial.number] = x
+        return True
 
     def _shown(self, trial: FrozenTrial) -> Trajectory:
         rows = self.rows(trial_id(trial.number))

@@ -136,7 +136,7 @@ class Space:
         }
 
     def filling(self, number: int, seed: int) -> Floats:
-        """Configurations [m, d] of a scrambled Sobol sequence from `number` on; its beginning fills the space evenly."""
+        """Configurations [m, d] of a scrambled Sobol sequence from `number` on; the whole fills the space evenly."""
         sequence = qmc.Sobol(len(self.keys), rng=np.random.default_rng(seed))
         if number:  # SciPy 1.17 cannot go forward by 0
             sequence.fast_forward(number)
