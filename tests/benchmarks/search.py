@@ -401,19 +401,22 @@ def quartiles(values: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def inferiority(results: list[dict[str, Any]], flight: int, mixing: bool) -> str:
-    """Paired difference rayul - arm in final hypervolume over the seeds: mean and its lower 95% bound (one-sided t)."""
+def inferiority(results: list[dict[str, Any]], flight: int, mixing: bool, mine: str = "rayul") -> str:
+    """Paired difference mine - arm in final hypervolume over the seeds that both have: mean, its lower 95% bound
+    (one-sided t), and the 95% interval of 10,000 bootstrap samples of the seeds."""
     finals = {
         (r["arm"], r["seed"]): r["hypervolume"] for r in results if (r["flight"], r["mixing"]) == (flight, mixing)
     }
-    seeds = sorted({seed for _, seed in finals})
-    lines = ["| rayul against | mean difference | 95% bound |", "| --- | --- | --- |"]
-    for arm in dict.fromkeys(arm for arm, _ in finals if arm != "rayul"):
-        differences = np.array([finals["rayul", s] - finals[arm, s] for s in seeds])
+    lines = [f"| {mine} against | mean difference | 95% bound | bootstrap interval |", "| --- | --- | --- | --- |"]
+    for arm in dict.fromkeys(arm for arm, _ in finals if arm != mine):
+        seeds = sorted(seed for name, seed in finals if name == arm and (mine, seed) in finals)
+        differences = np.array([finals[mine, s] - finals[arm, s] for s in seeds])
         relative = differences / np.mean([finals[arm, s] for s in seeds])
         error = relative.std(ddof=1) / math.sqrt(len(seeds))
         bound = relative.mean() - stats.t.ppf(0.95, len(seeds) - 1) * error
-        lines.append(f"| {arm} | {relative.mean():+.1%} | {bound:+.1%} |")
+        means = relative[np.random.default_rng(0).integers(len(seeds), size=(10_000, len(seeds)))].mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        lines.append(f"| {arm} | {relative.mean():+.1%} | {bound:+.1%} | {low:+.1%} to {high:+.1%} |")
     return "\n".join(lines)
 
 
@@ -490,6 +493,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-9", help="first-last")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--arms", default=None, help="separated by ; and all by default")
+    parser.add_argument("--mine", default="rayul", help="the arm that the others are compared with, pair by pair")
     parser.add_argument("--flights", default="2,8,32")
     parser.add_argument("--mixing", choices=["off", "on", "both"], default="both")
     parser.add_argument("--batch-size", type=int, default=None, help="only the half of the space that has it")
@@ -532,8 +536,8 @@ def main() -> None:
     for mixing in modes:
         for flight in sorted({r["flight"] for r in results}):
             text += [f"\n### {name_of(mixing)}, {flight} in flight\n", compare(results, flight, mixing), ""]
-            if "rayul" in chosen:
-                text.append(inferiority(results, flight, mixing))
+            if arguments.mine in chosen:
+                text.append(inferiority(results, flight, mixing, arguments.mine))
     print("\n".join(text))
     if arguments.out is not None:
         import pyarrow as pa

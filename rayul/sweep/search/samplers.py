@@ -40,9 +40,7 @@ def handed_over(search: Search, earlier: int) -> str:
     first = search.traits.trajectories
     if not first or search.trials + earlier <= first:
         return ""
-    return (
-        f"{search.sampler} proposes until the study has {first} trials; those after them are for {search.traits.optuna}"
-    )
+    return f"{search.sampler} proposes the first {first} trials of the study, {search.traits.optuna} those after them"
 
 
 def _own(search: Search, seed: int) -> Any:

@@ -53,7 +53,9 @@ class Options:
 
     def nearest(self, place: Floats) -> Floats:
         """The places [n] of the options nearest to `place` [n]."""
-        return np.take(self.table, np.abs(place[:, None] - self.table).argmin(1))
+        which = np.abs(place[:, None] - self.table).argmin(1)
+        found: Floats = self.table[which]
+        return found
 
 
 class Range:
