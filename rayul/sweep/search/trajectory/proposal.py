@@ -57,7 +57,7 @@ class Goal(NamedTuple):
         return short
 
 
-class Model(NamedTuple):
+class Surrogate(NamedTuple):
     """The process fitted to what was seen. x [n, d], pending [n], mask [n, t s]: of the trials in falling order of what
     is known of them."""
 
@@ -69,7 +69,7 @@ class Model(NamedTuple):
     fit: Fit
 
 
-def modelled(seen: Seen, features: Features) -> Model:
+def modelled(seen: Seen, features: Features) -> Surrogate:
     """The process for these trials, its length scales chosen by their likelihood."""
     n, t, s = seen.y.shape
     y, errors = seen.y.reshape(n, t * s), seen.errors.reshape(n, t * s)
@@ -80,11 +80,17 @@ def modelled(seen: Seen, features: Features) -> Model:
     found = distances(x, x, features)
     some = np.unique(np.linspace(0, n - 1, min(n, TUNED)).astype(int))
     hyper = tune(found[:, some[:, None], some], u[some], mask[some], noise[some], outputs.shares(), features)
-    return Model(x, seen.pending[order], mask, hyper, outputs, fit(covariance(hyper, found, noise), u, mask))
+    return Surrogate(x, seen.pending[order], mask, hyper, outputs, fit(covariance(hyper, found, noise), u, mask))
 
 
 def expected_gains(
-    model: Model, seen: Seen, candidates: Floats, reach: Flags, features: Features, goal: Goal, rng: np.random.Generator
+    model: Surrogate,
+    seen: Seen,
+    candidates: Floats,
+    reach: Flags,
+    features: Features,
+    goal: Goal,
+    rng: np.random.Generator,
 ) -> Floats:
     """By how much each candidate's best evaluation is expected to enlarge the front; -inf of those screened out.
 
