@@ -42,14 +42,14 @@ def _gains_of_two(points: Floats, front: Floats) -> Floats:
     """For two objectives, without the boxes: a point (x, y) adds the area under y and above the front between x and the
     first place at which the front is below y."""
     front = front[np.argsort(front[:, 0])]
-    edges, heights = np.append(0.0, front[:, 0]), np.append(front[:, 1], 0.0)  # heights[i] lies behind edges[i]
-    area = np.append(0.0, np.cumsum(np.diff(edges) * heights[:-1]))
+    edges = np.concatenate([[0.0], front[:, 0], [1.0]])
+    area = np.concatenate(
+        [[0.0], np.cumsum(np.diff(edges) * np.append(front[:, 1], 0.0))]
+    )  # under the front up to each
     x, y = points[..., 0], points[..., 1]
     first = len(front) - np.searchsorted(front[::-1, 1], y, side="left")
-    at = np.searchsorted(edges, x, side="right") - 1
-    under = area[at] + (x - edges[at]) * heights[at] - area[first]
-    found: Floats = np.where(x > edges[first], y * (x - edges[first]) - under, 0.0)
-    return np.maximum(found, 0.0)
+    found: Floats = y * (x - edges[first]) - (np.interp(x, edges, area) - area[first])
+    return np.where(x > edges[first], np.maximum(found, 0.0), 0.0)
 
 
 def nondominated(points: Floats) -> Floats:
