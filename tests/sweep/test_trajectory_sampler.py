@@ -144,6 +144,17 @@ def test_with_mixing_a_step_is_its_best_evaluation_within_the_limit(
     assert len(shown.solved) == 3
 
 
+def test_what_a_trial_that_began_again_adds_later_belongs_to_its_step(
+    make_spec: Make, baseline: Evaluation, row: Row
+) -> None:
+    spec = make_spec(control=KEEP | {"mixing": True})
+    late = row(spec, 0, 2, 0.6, 0.48, mixing=0.5)
+    rows = [row(spec, 0, 2, 0.7, 0.48, mixing=0.25), row(spec, 0, 4, 0.4, 0.48), late]
+    _, shown = scores_of(make_spec, baseline, rows, control=KEEP | {"mixing": True})
+    assert shown.steps.tolist() == [2, 4]
+    assert shown.scores[:, 0] == pytest.approx([0.25, 0.5])
+
+
 def test_standard_errors_are_carried_in_units_of_the_scores(make_spec: Make, baseline: Evaluation) -> None:
     stderr = {"forget.es": 0.08, "retain.es": 0.01}
     one = Evaluation("0000", 2, metrics={"forget.es": 0.4, "retain.es": 0.48}, stderr=stderr)

@@ -68,17 +68,13 @@ def _trial(
     found = outcome(mine, spec.at(ending.params), baseline)
     if found is None:
         return None
-    kept = (
-        {ROWS: [to_json(replace(row, group_sums={}, group_rows={})) for row in mine]}
-        if spec.search.traits.trajectories
-        else {}
-    )
+    attributes = found.attributes(ending) | {WARM_START: f"{folder}/{ending.trial_id}"}
+    if spec.search.traits.trajectories:
+        attributes[ROWS] = [to_json(replace(row, group_sums={}, group_rows={})) for row in mine]
     return optuna.create_trial(
         values=found.values,
         params=ending.params,
         distributions=distributions(spec, ending.params),
         system_attrs={CONSTRAINTS: list(found.constraints.values())} if found.constraints else {},
-        user_attrs=found.attributes(ending)
-        | {WARM_START: f"{folder}/{ending.trial_id}"}
-        | (kept if spec.search.traits.trajectories else {}),
+        user_attrs=attributes,
     )

@@ -71,7 +71,7 @@ class Scoring:
         For a step stands, with mixing, the one of its evaluations that keeps all limits and dominates the largest
         volume, and where none keeps them the last.
         """
-        rows = [row for row in rows if row.step > 0 and row.metrics]
+        rows = sorted((row for row in rows if row.step > 0 and row.metrics), key=lambda row: row.step)
         scores, errors = self._scores(rows)
         whole = np.flatnonzero(np.isfinite(scores).all(axis=1))  # with a metric that is no number a row says nothing
         rows, scores, errors = [rows[i] for i in whole], scores[whole], errors[whole]
