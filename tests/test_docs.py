@@ -109,8 +109,10 @@ def test_every_sampler_is_on_the_page_with_what_its_row_says() -> None:
     assert table.keys() == SAMPLERS.keys()
     for name, (theirs, learns, startup) in table.items():
         row = SAMPLERS[name]
-        assert theirs == ("every cell of the space once" if row.grid else f"`{row.optuna}`")
-        assert (learns, startup) == (row.learns, f"`{row.startup}`" if row.startup else "–")
+        own = "rayul's own, then " if row.trajectories else ""
+        assert theirs == ("every cell of the space once" if row.grid else f"{own}`{row.optuna}`")
+        assert learns == row.learns
+        assert row.trajectories or startup == (f"`{row.startup}`" if row.startup else "–")
 
 
 OWN = [

@@ -15,7 +15,14 @@ from rayul.records.objectives import Floats, Objectives, is_forgetting, score
 def unit_scores(
     evaluations: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives, limits: Mapping[str, float]
 ) -> Floats:
-    """Scores [n, m] in [0, 1], 1 the ideal: forgotten fraction, and utility kept above its limit.
+    """`scores_above_limits`, cut off to [0, 1]."""
+    return np.clip(scores_above_limits(evaluations, baseline, objectives, limits), 0.0, 1.0)
+
+
+def scores_above_limits(
+    evaluations: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives, limits: Mapping[str, float]
+) -> Floats:
+    """Scores [n, m], 1 the ideal: forgotten fraction, and utility kept above its limit, below 0 where it is broken.
 
     `limits` are metric values by metric, e.g. {"retain.es": 0.89}. A limited utility y becomes (y-l)/(1-l), l being
     the limit on the same scale: with y >= 0.9 and the corner (0, 0) the volume would be little more than the best x
@@ -29,7 +36,7 @@ def unit_scores(
             limit = float(score(metric, direction, limits[metric], base))
             if limit < 1.0:
                 y = (y - limit) / (1.0 - limit)
-        columns.append(np.clip(y, 0.0, 1.0))
+        columns.append(y)
     return np.stack(columns, axis=1) if columns else np.empty((len(evaluations), 0))
 
 

@@ -23,6 +23,7 @@ from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.pruning import Pruning
+from rayul.spec.samplers import MOST_OBJECTIVES
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.tracking import Tracking
@@ -86,6 +87,7 @@ class Spec(Section):
             *self._unmeasured(),
             *self._untargeted(),
             *self._ungriddable(),
+            *self._unmodelled(),
             *self._uncompilable(),
             *self._untrainable(),
         ]
@@ -145,6 +147,18 @@ class Spec(Section):
             for loc, value in _leaves(self):
                 if isinstance(value, Float) and value.step is None:
                     yield loc, refuse("a grid needs single values", "give the range a step, or write a choice")
+
+    def _unmodelled(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if not self.search.traits.trajectories:
+            return
+        place, hint = ("search", "sampler"), "use tpe, or write one value for all trials"
+        for criterion in self.criteria:
+            if criterion.is_searched:
+                text = f"{self.search.sampler} judges all trials by one limit on {criterion.metric}, which is searched"
+                yield place, refuse(text, hint)
+        if len(self.objectives) > MOST_OBJECTIVES:
+            text = f"{self.search.sampler} models at most {MOST_OBJECTIVES} objectives, got {len(self.objectives)}"
+            yield place, refuse(text, "use tpe, or fewer objectives")
 
     @property
     def update_kind(self) -> UpdateKind:

@@ -65,7 +65,7 @@ from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.reference import Measurer, ProcessMeasurer
 from rayul.sweep.same_text import checked_tokens
-from rayul.sweep.search.samplers import check_sampler
+from rayul.sweep.search.samplers import check_sampler, handed_over
 from rayul.sweep.search.searcher import OptunaSearcher, open_study
 from rayul.sweep.search.warm_start import earlier_trials
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
@@ -182,6 +182,8 @@ def _run(
         if not asked.search.traits.conditional and asked.conditional:
             why = "it has no model for what only some methods have"
             say(f"{asked.search.sampler} draws {', '.join(asked.conditional)} at random: {why}")
+        if modelled := handed_over(asked.search, len(earlier)):
+            say(modelled)
 
         with _devices(ready, sets, allocation, packing, disk) as (devices, measurer):
             # --- References: the models that everything is compared with -------------------------------------------

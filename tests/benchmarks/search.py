@@ -115,13 +115,14 @@ def propose(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
 class Arm(NamedTuple):
     """sampler: by name, of rayul's own or (stock) of Optuna's defaults through Ray's OptunaSearch, which is told last
     values; rules: rayul's pruning; asha: Ray's ASHA on forget.es; tell: rayul's choice of what stands for a trial;
-    flights: how many at a time it is run with."""
+    startup: trials before rayul's sampler models anything; flights: how many at a time it is run with."""
 
     sampler: str
     stock: bool = False
     rules: tuple[str, ...] = ()
     asha: bool = False
     tell: str = "auto"
+    startup: int = 10
     flights: tuple[int, ...] = FLIGHTS
 
 
@@ -142,6 +143,9 @@ ARMS: dict[str, Arm] = {
     "rayul, tell most_forgotten": Arm("tpe", rules=BOTH, tell="most_forgotten", flights=(8,)),
     "rayul, tell last_feasible": Arm("tpe", rules=BOTH, tell="last_feasible", flights=(8,)),
     "rayul, random": Arm("random", rules=BOTH, flights=(8,)),
+    "trajectory": Arm("trajectory", rules=BOTH),
+    "trajectory, no pruning": Arm("trajectory"),
+    "trajectory, 6 at first": Arm("trajectory", startup=6),
 }
 
 STOCK: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -158,10 +162,21 @@ def spec_of(arm: Arm, mixing: bool, seed: int = 0) -> Any:
         "method": "gd",
         "lora": {"r": 8},
         "training": {"lr": 1e-3, "steps": STEPS, "evaluate_every": SPEC.training.evaluate_every},
-        "search": {"sampler": arm.sampler, "tell": arm.tell, "seed": seed},
+        "search": {"sampler": arm.sampler, "tell": arm.tell, "seed": seed, "startup_trials": arm.startup},
         "pruning": {rule: rule in arm.rules for rule in ("criteria", "dominance", "budget")},
     }
     plain["control"] = plain["control"] | {"mixing": mixing}
+    return from_plain(plain)
+
+
+def searched(spec: Any, space: dict[str, list[Any]]) -> Any:
+    """The spec with the recorded space in it."""
+    from rayul.spec.spec import from_plain
+
+    plain = spec.resolved()
+    for key, options in space.items():
+        section, _, name = key.partition(".")
+        plain[section] = plain[section] | {name: {"choice": options}}
     return from_plain(plain)
 
 
@@ -189,13 +204,21 @@ class Mine:
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
         self.rows: dict[int, list[Any]] = {}
+        self.searched, self.evidence = None, None
+        if self.spec.search.traits.trajectories:
+            from rayul.sweep.search.trajectory.sampler import Evidence
+
+            self.searched = searched(self.spec, space)
+            self.evidence = Evidence(self.searched, self.baseline, lambda trial_id: self.rows[int(trial_id)])
 
     def ask(self, number: int) -> dict[str, Any]:
-        from rayul.sweep.search.samplers import sampler
+        from rayul.sweep.search.samplers import sampler, suggest
 
-        self.study.sampler = sampler(self.spec.search, number)
+        self.study.sampler = sampler(self.spec.search, number, self.evidence)
         self.trials[number] = self.study.ask()
         self.rows[number] = []
+        if self.searched is not None:  # it reads a choice among numbers as numbers
+            return suggest(self.trials[number], self.searched)
         return propose(self.trials[number], self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:
@@ -378,19 +401,22 @@ def quartiles(values: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def inferiority(results: list[dict[str, Any]], flight: int, mixing: bool) -> str:
-    """Paired difference rayul - arm in final hypervolume over the seeds: mean and its lower 95% bound (one-sided t)."""
+def inferiority(results: list[dict[str, Any]], flight: int, mixing: bool, mine: str = "rayul") -> str:
+    """Paired difference mine - arm in final hypervolume over the seeds that both have: mean, its lower 95% bound
+    (one-sided t), and the 95% interval of 10,000 bootstrap samples of the seeds."""
     finals = {
         (r["arm"], r["seed"]): r["hypervolume"] for r in results if (r["flight"], r["mixing"]) == (flight, mixing)
     }
-    seeds = sorted({seed for _, seed in finals})
-    lines = ["| rayul against | mean difference | 95% bound |", "| --- | --- | --- |"]
-    for arm in dict.fromkeys(arm for arm, _ in finals if arm != "rayul"):
-        differences = np.array([finals["rayul", s] - finals[arm, s] for s in seeds])
+    lines = [f"| {mine} against | mean difference | 95% bound | bootstrap interval |", "| --- | --- | --- | --- |"]
+    for arm in dict.fromkeys(arm for arm, _ in finals if arm != mine):
+        seeds = sorted(seed for name, seed in finals if name == arm and (mine, seed) in finals)
+        differences = np.array([finals[mine, s] - finals[arm, s] for s in seeds])
         relative = differences / np.mean([finals[arm, s] for s in seeds])
         error = relative.std(ddof=1) / math.sqrt(len(seeds))
         bound = relative.mean() - stats.t.ppf(0.95, len(seeds) - 1) * error
-        lines.append(f"| {arm} | {relative.mean():+.1%} | {bound:+.1%} |")
+        means = relative[np.random.default_rng(0).integers(len(seeds), size=(10_000, len(seeds)))].mean(axis=1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        lines.append(f"| {arm} | {relative.mean():+.1%} | {bound:+.1%} | {low:+.1%} to {high:+.1%} |")
     return "\n".join(lines)
 
 
@@ -467,6 +493,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0-9", help="first-last")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--arms", default=None, help="separated by ; and all by default")
+    parser.add_argument("--mine", default="rayul", help="the arm that the others are compared with, pair by pair")
     parser.add_argument("--flights", default="2,8,32")
     parser.add_argument("--mixing", choices=["off", "on", "both"], default="both")
     parser.add_argument("--batch-size", type=int, default=None, help="only the half of the space that has it")
@@ -509,8 +536,8 @@ def main() -> None:
     for mixing in modes:
         for flight in sorted({r["flight"] for r in results}):
             text += [f"\n### {name_of(mixing)}, {flight} in flight\n", compare(results, flight, mixing), ""]
-            if "rayul" in chosen:
-                text.append(inferiority(results, flight, mixing))
+            if arguments.mine in chosen:
+                text.append(inferiority(results, flight, mixing, arguments.mine))
     print("\n".join(text))
     if arguments.out is not None:
         import pyarrow as pa

@@ -3,7 +3,8 @@
     python tests/benchmarks/suggest.py [--sizes 100,500,2000] [--sampler tpe] [--running 8]
 
 Through the searcher as a sweep uses it: journal storage on disk, a sampler made anew for each trial, two objectives,
-one constraint, a conditional space of eight parameters, `--running` trials in flight. The times of 20 proposals each,
+one constraint, a conditional space of eight parameters, `--running` trials in flight. The trials come from an earlier
+sweep; for `--sampler trajectory` each with 1 to 12 evaluations, as pruning leaves them. The times of 20 proposals each,
 the storage's writes included; CPU seconds, since other work on the machine is not the searcher's.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,10 @@ def spec_of(sampler: str) -> Any:
 
 def ended(spec: Any, count: int) -> list[optuna.trial.FrozenTrial]:
     """Random configurations with an outcome that follows from them: half of them feasible."""
+    from rayul.records import to_json
     from rayul.sweep.search.samplers import distributions
+    from rayul.sweep.search.searcher import WARM_START
+    from rayul.sweep.search.trajectory.sampler import ROWS
 
     rng, trials = np.random.default_rng(0), []
     for _ in range(count):
@@ -66,15 +71,35 @@ def ended(spec: Any, count: int) -> list[optuna.trial.FrozenTrial]:
         strength = np.log10(params["training.lr"] / 1e-4) / 2
         forget = float(np.clip(1 - strength + 0.1 * rng.normal(), 0, 1))
         retain = float(np.clip(1 - 0.2 * strength * rng.random(), 0, 1))
+        violation = (0.9 - retain) / 0.9
+        attributes = {WARM_START: "results/earlier"}
+        if spec.search.traits.trajectories:
+            attributes[ROWS] = [to_json(row) for row in trajectory(forget, retain, int(rng.integers(1, 13)))]
         trials.append(
             optuna.create_trial(
                 values=[forget, retain],
                 params=params,
                 distributions=distributions(spec, params),
-                constraints={"retain.es": (0.9 - retain) / 0.9},
+                constraints={"retain.es": violation},
+                user_attrs=attributes,
             )
         )
     return trials
+
+
+def trajectory(forget: float, retain: float, known: int) -> list[Any]:
+    """The first evaluations, `known` of twelve, of a trial that would end there."""
+    from rayul.records import Evaluation
+
+    rows = []
+    for i in range(1, known + 1):
+        kept = 1 - (1 - retain) * (i / 12) ** 2
+        metrics = {"forget.es": 1 - (1 - forget) * i / 12, "retain.es": kept}
+        violation = (0.9 - kept) / 0.9
+        stderr = {"forget.es": 0.03, "retain.es": 0.01}
+        row = Evaluation("0", 5 * i, metrics=metrics, stderr=stderr, violation={"retain.es": violation})
+        rows.append(replace(row, feasible=violation <= 0))
+    return rows
 
 
 def measure(sampler: str, size: int, running: int) -> list[float]:

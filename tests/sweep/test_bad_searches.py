@@ -28,7 +28,7 @@ SPACE: dict[str, Any] = {
     "lora": {"r": {"choice": [4, 8, 16]}},
     "control": KEEP,
 }
-MODELLING = ("tpe", "nsga2", "nsga3", "gp")
+MODELLING = ("tpe", "trajectory", "nsga2", "nsga3", "gp")
 
 
 def states(sweep: Sweep) -> list[str]:
@@ -57,8 +57,11 @@ def test_no_feasible_trial_and_every_trial_pruned_at_its_first_evaluation(
     assert all(t.state == TrialState.COMPLETE and max(t.constraints.values()) > 0 for t in sweep.study.trials)
 
 
-def test_without_anything_feasible_tpe_still_moves_towards_the_limit(make_spec: Make, begin: Begin) -> None:
-    sweep = begin(make_spec(**SPACE, search={"startup_trials": 10}))
+@pytest.mark.parametrize("sampler", ["tpe", "trajectory"])
+def test_without_anything_feasible_the_search_still_moves_towards_the_limit(
+    make_spec: Make, begin: Begin, sampler: str
+) -> None:
+    sweep = begin(make_spec(**SPACE, search={"sampler": sampler, "startup_trials": 10}))
     ends = play(sweep, ruinous, 40)
     violations = [row.total_violation for row in ends]
     assert sum(violations[25:]) / 15 < sum(violations[:10]) / 10
@@ -100,7 +103,7 @@ def test_a_number_missing_in_one_objective(make_spec: Make, begin: Begin, sample
     assert {(e.metrics["forget.es"], e.metrics["retain.es"]) for e in found} == {(0.6, 0.49), (0.5, 0.48)}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "trajectory", "nsga2", "random"])
 def test_more_trials_than_a_small_space_has_configurations(make_spec: Make, begin: Begin, sampler: str) -> None:
     """Duplicates are proposed, told and counted like any trial; each has a seed of its own, so none is for nothing."""
     spec = make_spec(

@@ -17,6 +17,7 @@ from rayul.records import read_journal
 from rayul.spec import SAMPLERS, SpecError, difference, dump_yaml, load_spec, parse_spec
 from rayul.sweep.run import run_sweep
 from rayul.sweep.search.samplers import check_sampler, sampler, suggest
+from rayul.sweep.search.trajectory.sampler import Evidence
 
 Make = Callable[..., Any]
 
@@ -70,19 +71,23 @@ def spec_of(name: str, more: str = "") -> Any:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_row_says_whether_its_sampler_learns(name: str, make_spec: Make) -> None:
+def test_a_row_says_whether_its_sampler_learns(name: str, make_spec: Make, row: Any, baseline: Any) -> None:
     """Two courses of one study, the same but for what the trials came to: the draws part where a sampler learns."""
 
     def draws(sign: int) -> list[dict[str, Any]]:
         spec = make_spec(**SPACE, search={"sampler": "random" if SAMPLERS[name].grid else name, "startup_trials": 3})
         study = optuna.create_study(directions=["minimize", "maximize"])
-        found = []
+        found: list[dict[str, Any]] = []
+        rows: dict[str, list[Any]] = {}
+        evidence = Evidence(spec, baseline, lambda trial_id: rows.get(trial_id, []))
         for number in range(12):
-            study.sampler = sampler(spec.search.model_copy(update={"sampler": name}), number)
+            study.sampler = sampler(spec.search.model_copy(update={"sampler": name}), number, evidence)
             trial = study.ask()
             found.append(suggest(trial, spec))
             lr = found[-1]["training.lr"]
             study.tell(trial, [sign * lr, -sign * lr])
+            forget, retain = 0.4 + sign * 20 * lr, 0.3 - sign * 10 * lr
+            rows[f"{number:04d}"] = [row(spec, number, 5, forget, retain, params=found[-1])]
         return found
 
     assert (draws(1) != draws(-1)) == (SAMPLERS[name].learns != "nothing")

@@ -20,7 +20,7 @@ from rayul.sweep.search.samplers import grid
 Row = Callable[..., Evaluation]
 Make = Callable[..., Any]
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("tpe", "trajectory", "nsga2", "gp", "random")
 
 CONDITIONAL = {
     "method": {

@@ -63,8 +63,9 @@ def test_the_study_begins_with_every_trial_that_ended_as_the_earlier_study_knew_
     assert found[3].user_attrs["warm_start"] == f"{before.folder}/0003"
 
 
-def test_they_do_not_count_and_closing_the_sweep_changes_nothing(make_spec: Make, begin: Begin) -> None:
-    spec = continuing(make_spec, finished(begin, make_spec))
+@pytest.mark.parametrize("sampler", ["tpe", "trajectory"])
+def test_they_do_not_count_and_closing_the_sweep_changes_nothing(make_spec: Make, begin: Begin, sampler: str) -> None:
+    spec = continuing(make_spec, finished(begin, make_spec), search={"sampler": sampler})
     earlier = earlier_trials(spec, {}, same_text)
     whole = begin(spec, limit=7, earlier=earlier)
     assert whole.searcher.remaining == whole.searcher.total == 7
@@ -77,12 +78,13 @@ def test_they_do_not_count_and_closing_the_sweep_changes_nothing(make_spec: Make
     assert len(interrupted.study.trials) == 19
 
 
-def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make, begin: Begin) -> None:
+@pytest.mark.parametrize("sampler", ["tpe", "trajectory"])
+def test_the_sampler_draws_nothing_at_random_that_it_could_know(make_spec: Make, begin: Begin, sampler: str) -> None:
     """Of 60 earlier trials the feasible ones have small rates: from its first proposal on the search stays there."""
     strict = {"method": "ga", "control": {"criteria": [{"metric": "retain.es", "at_least": "98% of baseline"}]}}
     before = finished(begin, make_spec, trials=60, **strict)
     feasible = [t.params["training.lr"] for t in before.study.trials[:60] if max(t.constraints.values()) <= 0]
-    spec = continuing(make_spec, before, **strict, search={"startup_trials": 10, "seed": 5})
+    spec = continuing(make_spec, before, **strict, search={"sampler": sampler, "startup_trials": 10, "seed": 5})
     cold = begin(spec).run(10)
     warm = begin(spec, earlier=earlier_trials(spec, {}, same_text)).run(10)
 

@@ -13,15 +13,18 @@ import optuna
 
 from rayul.errors import InputError, RayulError
 from rayul.spec import Choice, Float, Int, Search, Spec, is_custom
+from rayul.sweep.search.trajectory.sampler import Evidence, TrajectorySampler
 from rayul.unlearn.own import own_function
 
 
-def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that draws trial `number`.
+def sampler(search: Search, number: int, evidence: Evidence | None = None) -> optuna.samplers.BaseSampler:
+    """The sampler that draws trial `number`; evidence: for those that model trajectories, which without it do not.
 
     Made anew for each trial, seeded by (search.seed, number): a draw depends on the seed, the number and what has been
     told, so a resumed search neither repeats draws nor needs a sampler's hidden state.
     """
+    if evidence is not None and number < search.traits.trajectories:
+        return TrajectorySampler(evidence, search.seed, search.startup_trials)
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, group: stable since 2.2
@@ -29,6 +32,15 @@ def sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
     if not isinstance(made, optuna.samplers.BaseSampler):
         raise InputError(f"{search.sampler} returned a {type(made).__name__}", "return an optuna.samplers.BaseSampler")
     return made
+
+
+def handed_over(search: Search, earlier: int) -> str:
+    """Which trials another sampler will propose, as a sentence; "" where none. earlier: trials that the study begins
+    with."""
+    first = search.traits.trajectories
+    if not first or search.trials + earlier <= first:
+        return ""
+    return f"{search.sampler} proposes the first {first} trials of the study, {search.traits.optuna} those after them"
 
 
 def _own(search: Search, seed: int) -> Any:

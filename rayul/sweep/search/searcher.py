@@ -26,6 +26,7 @@ from rayul.records import JOURNAL, STUDY, Evaluation, Journal, trial_id, truncat
 from rayul.spec import Spec
 from rayul.sweep.search.outcome import ended, outcome
 from rayul.sweep.search.samplers import blamed, grid, sampler, suggest
+from rayul.sweep.search.trajectory.sampler import Evidence
 
 CONSTRAINTS = "constraints"
 """The system attribute that Optuna's samplers read violations from."""
@@ -168,6 +169,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self.enough = enough
         self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
+        self.evidence = Evidence(spec, baseline, journal.of) if spec.search.traits.trajectories else None
         self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []
@@ -204,7 +206,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             return finished
         number = self.asked_for if left is None else left
         with blamed(self.spec.search, number):
-            self.study.sampler = sampler(self.spec.search, number)
+            self.study.sampler = sampler(self.spec.search, number, self.evidence)
             trial = self.study.ask() if left is None else self._trial(left)
             self.asked_for = max(self.asked_for, trial.number + 1)
             self.asked[trial.number] = trial
@@ -240,7 +242,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             drawn = params.get(number, {})
             if number not in params and (number >= len(known) or known[number].state == TrialState.WAITING):
                 with blamed(self.spec.search, number):  # all that it had is lost: it is drawn as it was then
-                    self.study.sampler = sampler(self.spec.search, number)
+                    self.study.sampler = sampler(self.spec.search, number, self.evidence)
             if number >= len(known):
                 self.study.enqueue_trial(drawn)
             if number >= len(known) or known[number].state == TrialState.WAITING:

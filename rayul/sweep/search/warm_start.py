@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from rayul.errors import InputError
-from rayul.records import BASELINE, JOURNAL, SPEC, Ending, Evaluation, read_journal
+from rayul.records import BASELINE, JOURNAL, SPEC, Ending, Evaluation, read_journal, to_json
 from rayul.records.manifest import Manifest, RowSet, read_manifest
 from rayul.spec import Spec, difference, load_spec
 from rayul.sweep.search.outcome import outcome
 from rayul.sweep.search.samplers import distributions
 from rayul.sweep.search.searcher import CONSTRAINTS, WARM_START
+from rayul.sweep.search.trajectory.sampler import ROWS
 
 MAY_DIFFER = ("name: ", "search.", "pruning.", "resources.", "oracle", "evaluate.final", "evaluate.batch_size")
 """What may be different in the earlier sweep: it does not change what a configuration is worth."""
@@ -66,10 +68,13 @@ def _trial(
     found = outcome(mine, spec.at(ending.params), baseline)
     if found is None:
         return None
+    attributes = found.attributes(ending) | {WARM_START: f"{folder}/{ending.trial_id}"}
+    if spec.search.traits.trajectories:
+        attributes[ROWS] = [to_json(replace(row, group_sums={}, group_rows={})) for row in mine]
     return optuna.create_trial(
         values=found.values,
         params=ending.params,
         distributions=distributions(spec, ending.params),
         system_attrs={CONSTRAINTS: list(found.constraints.values())} if found.constraints else {},
-        user_attrs=found.attributes(ending) | {WARM_START: f"{folder}/{ending.trial_id}"},
+        user_attrs=attributes,
     )
