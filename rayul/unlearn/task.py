@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.errors import InputError
-from rayul.spec import METRICS, Spec
+from rayul.spec import GRADIENTS, METRICS, Spec
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
@@ -108,8 +108,7 @@ def check_needs(spec: Spec, sets: Sets) -> None:
     """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
     where those of one group alone would have to show how sure a criterion is."""
     needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
-    if not needing and spec.method.parameters.get("gru") not in (False, None):
-        needing = ["with gru"]
+    needing = needing or [f"with gradient: {rule}" for rule in spec.method.gradients if GRADIENTS[rule].retain]
     if needing and not sets.get("retain_train"):
         raise InputError(
             f"method {', '.join(needing)} trains on retain rows, and the data has none",

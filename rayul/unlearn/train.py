@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from rayul.errors import InputError, RayulError
-from rayul.spec import Spec
+from rayul.spec import GRADIENTS, Spec
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, forward, token_logp
-from rayul.unlearn.losses import Side, loss_of, mean_nll
+from rayul.unlearn.gradients import Memory
+from rayul.unlearn.gradients.alone import leave_gradient
+from rayul.unlearn.gradients.contract import FORGET_NLL, LOSS, RETAIN_NLL
+from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.task import Task
+from rayul.unlearn.terms import total
 from rayul.unlearn.tokens import batches, collate
 from rayul.unlearn.update import Update
 
@@ -47,18 +51,23 @@ def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
     training, parameters = spec.training, update.parameters
     optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
     order = row_order(task, spec, seed)
-    rule = GradientSurgery(spec.method.parameters["gru_gamma"]) if spec.method.parameters["gru"] else None
     direction = steering_direction(task, spec, seed)
+    memory: Memory = {}
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
     for step in range(1, training.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, step)
         forget, retain = next(order)
+
+        def accumulate(of: str, forget: list[int] = forget, retain: list[int] = retain) -> dict[str, float]:
+            return accumulate_gradient(update, task, spec, forget, retain, direction, of)
+
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
-            loss = accumulate_gradient(update, task, spec, forget, retain, direction, rule)
+            terms = leave_gradient(parameters, spec.method, memory, step, accumulate)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
+        loss = sum(terms.values())
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm.item()}", "lower training.lr")
         optimizer.step()
@@ -102,64 +111,40 @@ def accumulate_gradient(
     forget: Sequence[int],
     retain: Sequence[int],
     direction: Tensor | None = None,
-    rule: GradientSurgery | None = None,
-) -> float:
-    """Leave in `.grad` the gradient of the method's loss on these rows; returns the loss.
+    of: str = LOSS,
+) -> dict[str, float]:
+    """Add to `.grad` the gradient of the method's loss on these rows, or of what else a gradient rule asks for; returns
+    the values of its terms.
 
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
-    loss_function, keywords = loss_of(spec.method), loss_keywords(spec)
-    total = 0.0
-    parts = micro_batches(forget, retain, spec.training.micro_batch_size)
-    for f, r in parts:
-        forget_side = _side(update, task, spec, "forget", f, direction)
-        retain_side = _side(update, task, spec, "retain_train", r) if r else None
-        idk_side = _side(update, task, spec, "idk", f) if needs(spec, "idk") else None
-        loss = loss_function(forget_side, retain_side, idk_side, **keywords) * (len(f) / len(forget))
-        total += float(loss.detach())
-        loss.backward()
-    if rule is not None:
-        unlearning = [p.grad for p in update.parameters]
-        for p in update.parameters:
-            p.grad = None
-        for _, r in parts:
-            (mean_nll(_side(update, task, spec, "retain_train", r)) * (len(r) / len(retain))).backward()
-        rule(update.parameters, unlearning)
-    return total
-
-
-class GradientSurgery:
-    """GRU (arXiv 2503.09117): where the unlearning gradient g_u works against the retain gradient g_r, <g_u, g_r> < 0,
-    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is a moving average: gamma * new + (1 - gamma) * old, as in the
-    authors' code."""
-
-    def __init__(self, gamma: float) -> None:
-        self.gamma = gamma
-        self.retain: list[Tensor] | None = None
-
-    def __call__(self, parameters: Sequence[Tensor], unlearning: Sequence[Tensor | None]) -> None:
-        """`parameters` carry the retain gradient; leaves the projected unlearning gradient in them."""
-        fresh = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        old = self.retain
-        self.retain = (
-            fresh if old is None else [self.gamma * n + (1 - self.gamma) * o for o, n in zip(old, fresh, strict=True)]
-        )
-        wanted = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, unlearning, strict=True)]
-        inner = sum(float((u * r).sum()) for u, r in zip(wanted, self.retain, strict=True))
-        square = sum(float((r * r).sum()) for r in self.retain)
-        back = inner / square if inner < 0 and square > 0 else 0.0
-        for p, u, r in zip(parameters, wanted, self.retain, strict=True):
-            p.grad = u - back * r
+    found: dict[str, float] = {}
+    for f, r in micro_batches(forget, retain, spec.training.micro_batch_size):
+        forget_side = _side(update, task, spec, "forget", f, of != FORGET_NLL, direction)
+        retain_side = _side(update, task, spec, "retain_train", r, False) if r else None
+        idk_side = _side(update, task, spec, "idk", f, False) if needs(spec, "idk") else None
+        share = len(r) / len(retain) if of == RETAIN_NLL else len(f) / len(forget)
+        terms = terms_of(spec.method, of, forget_side, retain_side, idk_side)
+        for name, value in terms.items():
+            found[name] = found.get(name, 0.0) + float(value.detach()) * share
+        if terms:
+            (total(terms) * share).backward()
+    return found
 
 
 def _side(
-    update: Update, task: Task, spec: Spec, name: str, indices: Sequence[int], direction: Tensor | None = None
+    update: Update,
+    task: Task,
+    spec: Spec,
+    name: str,
+    indices: Sequence[int],
+    limited: bool,
+    direction: Tensor | None = None,
 ) -> Side:
-    """The batch of these examples as losses see it; the controls act on the forget set only."""
+    """The batch of these examples as losses see it. limited: whether the controls act on it."""
     batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
     layer = hidden_layer(update.model.config, spec) if needs(spec, "hidden") else None
-    limited = name == "forget"
 
     def answers() -> Answers:
         plain = forward(update.model, batch, layer)
@@ -179,14 +164,11 @@ def _side(
     return Side(answers, reference, reference_logp, direction)
 
 
-def loss_keywords(spec: Spec) -> dict[str, Any]:
-    """The method's parameters as its loss takes them."""
-    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_gamma")}
-
-
 def needs(spec: Spec, what: str) -> bool:
     """Whether the method reads "retain" rows, "idk" rows, "hidden" states."""
-    return what in spec.method.of(spec.method.name).needs or (what == "retain" and spec.method.parameters["gru"])
+    if what == "retain" and GRADIENTS[spec.method.gradients[0]].retain:
+        return True
+    return what in spec.method.of(spec.method.name).needs
 
 
 def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:

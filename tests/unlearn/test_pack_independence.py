@@ -45,8 +45,10 @@ def finish(pack: Pack, slot: int) -> list[Evaluation]:
 
 def assert_same(a: tuple[list[Evaluation], SlotState], b: tuple[list[Evaluation], SlotState]) -> None:
     assert [(r.step, r.metrics) for r in a[0]] == [(r.step, r.metrics) for r in b[0]]
-    for ours, theirs in zip(a[1][3:], b[1][3:], strict=True):
-        assert torch.equal(ours, theirs)
+    assert torch.equal(a[1].values, b[1].values)
+    assert a[1].kept.keys() == b[1].kept.keys()
+    assert a[1].kept
+    assert all(torch.equal(tensor, b[1].kept[name]) for name, tensor in a[1].kept.items())
 
 
 def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) -> tuple[list[Evaluation], SlotState]:

@@ -7,6 +7,7 @@
 | graphed | its forwards and backwards as CUDA graphs (`rayul/unlearn/compiled.py`: its blocks through torch.compile) |
 | lines | the examples of a set as tensors of one shape |
 | slot | one trial in a pack: its own rows, loss, optimiser and end |
+| step | one step of it: the gradients that its rule asks for, one micro-batch at a time |
 | state | that trial between two steps, on disk |
 | pack | join, train, evaluate, leave |
 | packs | all trials of a device, in one pack or in smaller ones that take turns |

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
 from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, pack_targets
 from rayul.unlearn.pack.reference import Reference
-from rayul.unlearn.pack.slot import Part, Slot, on_device
+from rayul.unlearn.pack.slot import Slot, on_device
 from rayul.unlearn.pack.state import SlotState
+from rayul.unlearn.pack.step import Part
 from rayul.unlearn.task import Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
@@ -132,39 +133,45 @@ class Pack:
         parts = {k: slot.next_part() for k, slot in running.items()}
         noise = Noise(running, self.task.device)
         used: list[Leaves] = []
-        answers = {name: self._answers(name, parts, noise, used) for name in TRAINED}
-        terms = []
-        for k, part in parts.items():
+        losses = []
+        with ExitStack() as moved:
+            for slot in running.values():
+                moved.enter_context(slot.under_way.moved())
+            answers = {name: self._answers(name, parts, noise, used) for name in TRAINED}
+            for k, part in parts.items():
+                try:
+                    own = {name: answers[name][k] for name in part.rows}
+                    losses.append(running[k].loss(part, own, self.reference))
+                except Exception as error:
+                    failed[k] = _of_the_trial(error)
+            if losses:
+                self.parameters.add_gradient(losses, used)
+        stepping = [k for k, slot in running.items() if k not in failed and slot.under_way.advance()]
+        for k, terms, norm in zip(stepping, *self._terms_and_norms(stepping), strict=True):
             try:
-                terms.append(running[k].loss(part, {name: answers[name][k] for name in part}, self.reference))
-            except Exception as error:
-                failed[k] = _of_the_trial(error)
-        if terms:
-            self.parameters.add_gradient(terms, used)
-        stepping = [k for k, slot in running.items() if k not in failed and not slot.pending]
-        for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping), strict=True):
-            try:
-                running[k].update(partial(self.layout.pairs, self.parameters.values[k : k + 1]), loss, norm)
+                running[k].update(partial(self.layout.pairs, self.parameters.values[k : k + 1]), terms, norm)
             except Exception as error:
                 failed[k] = _of_the_trial(error)
         self._share(running, started)
         return [self.fail(k, error) for k, error in sorted(failed.items())]
 
-    def _losses_and_norms(self, stepping: Sequence[int]) -> Any:
-        """Loss and gradient norm before clipping of each slot; the device is waited for once."""
+    def _terms_and_norms(self, stepping: Sequence[int]) -> tuple[list[dict[str, float]], list[float]]:
+        """The terms of the loss and the gradient norm before clipping of each slot; the device is waited for once."""
         if not stepping:
             return [], []
+        terms = [self.slots[k].under_way.terms for k in stepping]
         norms = []
         for k in stepping:
             limit = self.slots[k].spec.training.max_grad_norm
             norms.append(torch.nn.utils.clip_grad_norm_([self.slots[k].row], limit or torch.inf))
-        sums = [torch.stack(self.slots[k].losses).sum() for k in stepping]
-        return torch.stack([torch.stack(sums), torch.stack(norms)]).tolist()
+        numbers = iter(torch.stack([*norms, *(value for one in terms for value in one.values())]).tolist())
+        found = [next(numbers) for _ in norms]
+        return [{name: next(numbers) for name in one} for one in terms], found
 
     def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise, used: list[Leaves]) -> dict[int, Answers]:
         """Each slot's predictions of its own rows of a set, from forwards of the shape [lanes * rows, T]; what their
         graphs depend on is added to `used`."""
-        wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
+        wanted = {k: part.rows[name] for k, part in parts.items() if part.rows.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
         layers = sorted({layer for k in wanted if (layer := self.slots[k].layer) is not None})
