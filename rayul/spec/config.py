@@ -139,9 +139,13 @@ def _check_cadence(value: Any) -> int | Literal["geometric"]:
 
 
 class Training(Searchable):
-    """The optimiser (AdamW) and how long it runs."""
+    """The optimiser and how long it runs."""
 
     lr: float = Field(gt=0, examples=["1e-3"])
+    optimizer: Literal["adamw", "sign", "muon"] = "adamw"
+    """AdamW; the sign of the gradient alone (signSGD); or Muon, which makes a step of each matrix orthogonal."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What becomes of the learning rate after the warm-up: it stays, or falls to 0 at the end."""
     batch_size: int = Field(default=8, ge=1)
     """Forget rows a step; methods that read retain rows take as many of those."""
     steps: int = Field(default=60, ge=1)

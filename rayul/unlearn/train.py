@@ -19,6 +19,7 @@ from rayul.unlearn.gradients.alone import leave_gradient
 from rayul.unlearn.gradients.contract import FORGET_NLL, LOSS, RETAIN_NLL
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
+from rayul.unlearn.optimisers import learning_rate, optimisers
 from rayul.unlearn.task import Task
 from rayul.unlearn.terms import total
 from rayul.unlearn.tokens import batches, collate
@@ -49,15 +50,13 @@ def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
     gradient is not finite.
     """
     training, parameters = spec.training, update.parameters
-    optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+    steppers = optimisers(training, parameters)
     order = row_order(task, spec, seed)
     direction = steering_direction(task, spec, seed)
     memory: Memory = {}
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
     for step in range(1, training.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec, step)
         forget, retain = next(order)
 
         def accumulate(of: str, forget: list[int] = forget, retain: list[int] = retain) -> dict[str, float]:
@@ -70,8 +69,11 @@ def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         loss = sum(terms.values())
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm.item()}", "lower training.lr")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = learning_rate(training, step)
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
         if spec.control.ball is not None:
             update.project_into_ball(spec.control.ball, spec.control.ball_norm)
         if step in stops:
@@ -88,11 +90,6 @@ def row_order(task: Task, spec: Spec, seed: int) -> Iterator[tuple[list[int], li
         # The generator reads the low 32 bits of a seed only: + 2**32 would draw the forget order once more.
         retain_order = batches(retain_count, size, torch.Generator().manual_seed(seed + 2**31))
     return zip(forget_order, retain_order, strict=True)
-
-
-def learning_rate(spec: Spec, step: int) -> float:
-    """Linear warm-up, then constant; `step` counts from 1."""
-    return spec.training.lr * min(1.0, step / max(1, spec.training.warmup_steps))
 
 
 def micro_batches(

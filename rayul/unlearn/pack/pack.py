@@ -84,7 +84,7 @@ class Pack:
         row = job.row(device_name(self.task.device), f"{self.shape}, {numerics(self.task)}")
         # Where every slot has its place in a forward, parts as small as that: none waits for another's larger batch.
         size = self.shape.rows if self.shape.group is None else None
-        self.slots[slot] = Slot(self.task, job, row, self.parameters.row(slot), size)
+        self.slots[slot] = Slot(self.task, job, row, self.layout, self.parameters.row(slot), size)
         if state is not None:
             self.slots[slot].resume(state)
         return slot

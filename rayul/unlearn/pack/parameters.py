@@ -70,6 +70,10 @@ class Layout:
             begin = end
         return found
 
+    def matrices(self, row: Tensor, rank: int) -> list[Tensor]:
+        """Views of a vector [P]: each module's A [r, d] and B [o, r] as PEFT has them, without the padding."""
+        return [m for a, b in self.pairs(row.unsqueeze(0)) for m in (a[0, :, :rank].T, b[0, :rank].T)]
+
     def initial(self, rank: int, seed: int) -> Tensor:
         """The row [P] of a fresh adapter: B = 0 and the very A that PEFT draws from this seed (`attach_lora`).
 
@@ -86,10 +90,8 @@ class Layout:
 
     def adapter(self, row: Tensor, rank: int) -> dict[str, Pair]:
         """By module: A [r, d] and B [o, r] as PEFT has them, without the padding."""
-        return {
-            one.name: (a[0, :, :rank].T.contiguous(), b[0, :rank].T.contiguous())
-            for one, (a, b) in zip(self.linears, self.pairs(row.unsqueeze(0)), strict=True)
-        }
+        matrices = [m.contiguous() for m in self.matrices(row, rank)]
+        return {one.name: (a, b) for one, a, b in zip(self.linears, matrices[::2], matrices[1::2], strict=True)}
 
 
 class Leaves(NamedTuple):

@@ -20,7 +20,8 @@ from rayul.unlearn.gradients import Memory, rule_of
 from rayul.unlearn.gradients.contract import FORGET_NLL, RETAIN_NLL
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.losses import Side, terms_of
-from rayul.unlearn.pack.parameters import Pair
+from rayul.unlearn.optimisers import RowOptimiser, learning_rate
+from rayul.unlearn.pack.parameters import Layout, Pair
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.step import Part, Step
@@ -30,7 +31,6 @@ from rayul.unlearn.train import (
     Diverged,
     evaluation_steps,
     hidden_layer,
-    learning_rate,
     micro_batches,
     needs,
     row_order,
@@ -40,21 +40,21 @@ from rayul.unlearn.update.lora import project_pair
 
 RULE = "rule."
 """In the names of what a gradient rule keeps."""
-MOMENTS = {"mean": "exp_avg", "square": "exp_avg_sq"}
-"""Of AdamW: our name and torch's."""
 
 
 class Slot:
-    """shared: what all its rows of the record share. row: its parameters [P] with their gradient. size: rows of a part
+    """shared: what all its rows of the record share. row: its parameters [P] with their gradient, laid out
+    so. size: rows of a part
     where the loss can be taken apart; None: the trial's own micro-batch. seconds: its share of the device's time so
     far. ending: how it ended; it takes no further step then."""
 
-    def __init__(self, task: Task, job: TrialJob, shared: Evaluation, row: Tensor, size: int | None) -> None:
+    def __init__(
+        self, task: Task, job: TrialJob, shared: Evaluation, layout: Layout, row: Tensor, size: int | None
+    ) -> None:
         self.job, self.shared, self.row, self.size = job, shared, row, size
         self.spec = spec = job.spec
         training = spec.training
-        # One flat tensor, so torch's fused kernel makes one pass over a row that fits the cache.
-        self.optimizer = torch.optim.AdamW([row], lr=training.lr, weight_decay=training.weight_decay, fused=True)
+        self.optimiser = RowOptimiser(training, row, partial(layout.matrices, rank=spec.lora.r))
         self.stops = frozenset(evaluation_steps(training.steps, training.evaluate_every))
         self.order = row_order(task, spec, job.seed)
         self.memory: Memory = {}
@@ -75,9 +75,7 @@ class Slot:
         return self.ending is not None
 
     def state(self) -> SlotState:
-        kept = {f"{RULE}{key}": tensor for key, tensor in self.memory.items()}
-        adam: dict[str, Tensor] = self.optimizer.state.get(self.row, {})
-        kept |= {name: adam[key].clone() for name, key in MOMENTS.items() if key in adam}
+        kept = self.optimiser.kept | {f"{RULE}{key}": tensor for key, tensor in self.memory.items()}
         return SlotState(self.step, self.reported, self.seconds, self.terms, self.row.detach().clone(), kept)
 
     def resume(self, state: SlotState) -> None:
@@ -85,11 +83,9 @@ class Slot:
         self.step, self.reported, self.seconds = state.step, state.reported, state.seconds
         self.terms = dict(state.terms)
         self.row.detach().copy_(state.values)
-        kept = {key: tensor.to(self.row.device, copy=True) for key, tensor in state.kept.items()}
-        self.memory = {key.removeprefix(RULE): tensor for key, tensor in kept.items() if key.startswith(RULE)}
-        moments = {key: kept[name] for name, key in MOMENTS.items() if name in kept}
-        if moments:
-            self.optimizer.state[self.row] = {"step": torch.tensor(float(state.step)), **moments}
+        memory = {key.removeprefix(RULE): t for key, t in state.kept.items() if key.startswith(RULE)}
+        self.memory = {key: tensor.to(self.row.device, copy=True) for key, tensor in memory.items()}
+        self.optimiser.restore(state.step, state.kept)
         next(islice(self.order, state.step, state.step), None)
 
     @property
@@ -181,8 +177,7 @@ class Slot:
         step, loss = self.step + 1, sum(terms.values())
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm}", "lower training.lr")
-        self.optimizer.param_groups[0]["lr"] = learning_rate(self.spec, step)
-        self.optimizer.step()
+        self.optimiser.step(learning_rate(self.spec.training, step))
         if self.spec.control.ball is not None:
             for a, b in pairs():
                 project_pair(a[0].T, b[0].T, self.scale, self.spec.control.ball, self.spec.control.ball_norm)
