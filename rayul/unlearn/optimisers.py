@@ -13,32 +13,30 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 from rayul.spec import Training
 
 
-class Sign(SGD):
-    """theta <- (1 - lr wd) theta - lr sign(g): no moments, and every weight moves as far as any other (signSGD,
-    Bernstein et al. 2018, arXiv 1802.04434; for unlearning arXiv 2510.00761)."""
-
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.grad.sign_()
-        super().step(closure)
-
-
 def optimisers(training: Training, parameters: Sequence[Tensor], fused: bool = False) -> list[Optimizer]:
-    """Those that together step all parameters: Muon (arXiv 2502.16982, its step scaled to the size of AdamW's, so that
-    a learning rate means the same) is for matrices, and AdamW takes the rest, which an adapter has none of.
+    """Those that together step all parameters. sign is signSGD, theta <- (1 - lr wd) theta - lr sign(g) (arXiv
+    1802.04434; for unlearning 2510.00761). Muon (arXiv 2502.16982, its step scaled to the size of AdamW's, so that a
+    learning rate means the same) is for matrices, and AdamW takes the rest, which an adapter has none of.
 
     fused: AdamW in one pass over a tensor.
     """
     settings: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
     if training.optimizer == "sign":
-        return [Sign(parameters, **settings)]
+        descent = SGD(parameters, **settings)
+        descent.register_step_pre_hook(_signs)
+        return [descent]
     if training.optimizer == "muon":
         matrices, rest = ([p for p in parameters if (p.ndim == 2) == which] for which in (True, False))
         found: list[Optimizer] = [Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)]
         return [*found, AdamW(rest, **settings)] if rest else found
     return [AdamW(parameters, fused=fused, **settings)]
+
+
+def _signs(optimiser: Optimizer, arguments: Any, keywords: Any) -> None:
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad.sign_()
 
 
 def learning_rate(training: Training, step: int) -> float:
