@@ -78,8 +78,8 @@ def _unused(spec: Spec) -> Iterator[str]:
     default = Control()
     if not any(is_custom(name) for name in names):  # what an own loss does with its forget batch is not known
         for key in ("loss_cap", "token_cap", "select_fraction", "own", "temperature"):
-            # po never looks at forget answers; rmu looks at hidden states, which no temperature scales
-            deaf = {"po", "rmu"} if key == "temperature" else {"po"}
+            # po never looks at forget answers; rmu and cb look at hidden states, which no temperature scales
+            deaf = {"po", "rmu", "cb"} if key == "temperature" else {"po"}
             if getattr(control, key) != getattr(default, key) and set(names) <= deaf:
                 yield f"control.{key} has no effect on {', '.join(names)}: it acts on the forget answers' predictions"
     for key, of in (("loss_cap_of", "loss_cap"), ("select_by", "select_fraction"), ("ball_norm", "ball")):

@@ -23,6 +23,12 @@ class Method:
 _RETAIN = {"retain_weight": Parameter(float, 1.0, 0, summary="weight of the loss on retain rows")}
 
 
+_LAYERS = {
+    "layer": Parameter(int, None, 0, summary="blocks after which hidden states are read; null is the middle"),
+    "layers": Parameter(int, None, 0, summary="several such numbers, in place of layer", many=True),
+}
+
+
 def _beta(default: float, summary: str, low: float = POSITIVE) -> dict[str, Parameter]:
     return {"beta": Parameter(float, default, low, summary=summary)}
 
@@ -63,7 +69,7 @@ METHODS: dict[str, Method] = {
     "rmu": _method(
         "representation misdirection: hidden states of forget rows pulled to a random direction",
         "retain hidden",
-        layer=Parameter(int, None, 0, summary="index of the layer that is steered; null is the middle one"),
+        **_LAYERS,
         steering=Parameter(float, 20.0, 0, summary="norm of the direction that forget rows are pulled to"),
         **_RETAIN,
     ),
@@ -95,4 +101,16 @@ METHODS: dict[str, Method] = {
         **_RETAIN,
     ),
     "ceu": _method("cross entropy to the model's own prediction without the answer token", "retain", **_RETAIN),
+    "jensun": _method(
+        "Jensen-Shannon divergence to refusals on forget rows, and to the reference on retain rows",
+        "retain idk reference",
+        **_RETAIN,
+    ),
+    "cb": _method(
+        "circuit breakers: hidden states of forget rows turned away from what they were",
+        "retain reference hidden",
+        **_LAYERS,
+        orth_weight=Parameter(float, 0.0, 0, summary="weight of the cosine between the forget rows of a batch"),
+        **_RETAIN,
+    ),
 }

@@ -93,6 +93,7 @@ class Spec(Section):
             *self._ungriddable(),
             *self._uncompilable(),
             *self._untrainable(),
+            *self._unpaired(),
         ]
         if problems:
             raise refuse_all(problems)
@@ -144,6 +145,15 @@ class Spec(Section):
             if self.resources.gpu > 1:
                 text = f"weights that update: {self.update} trains are not spread over GPUs"
                 yield ("resources", "gpu"), refuse(text, f"set 1, {adapter}")
+
+    def _unpaired(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if self.method.parameters.get("orth_weight", 0.0) != 0:
+            for name in ("batch_size", "micro_batch_size"):
+                value = getattr(self.training, name)
+                sizes = value.options if isinstance(value, Choice) else [getattr(value, "low", value)]
+                if 1 in sizes:
+                    text = "method.orth_weight is on pairs of a batch's rows, and a batch of 1 has none"
+                    yield ("training", name), refuse(text, "set 2 or more, or method.orth_weight: 0")
 
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.search.traits.grid:

@@ -13,6 +13,7 @@ named in the spec and needs none of these (`rayul/spec/custom.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,7 @@ from rayul.spec import MethodChoice, is_custom
 from rayul.spec.gradients import SETTINGS
 from rayul.unlearn.forward import Answers
 from rayul.unlearn.gradients.contract import FORGET, FORGET_NLL, RETAIN, RETAIN_NLL
+from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.own import own_function
 from rayul.unlearn.side import Side
 from rayul.unlearn.terms import Loss, Terms
@@ -52,6 +54,14 @@ def kl_from_reference(side: Side) -> Tensor:
     model, reference = side.answers.logits.float().log_softmax(-1), side.reference.logits.float().log_softmax(-1)
     divergence = F.kl_div(model, reference, reduction="none", log_target=True).sum(-1)
     return batch_mean(sequence_mean(divergence, side.mask), side.mask)
+
+
+def js_from_reference(side: Side) -> Tensor:
+    """mean over answer tokens of JS(model, ref) over the vocabulary, in [0, log 2]."""
+    model, reference = side.answers.logits.float().log_softmax(-1), side.reference.logits.float().log_softmax(-1)
+    middle = torch.logaddexp(model, reference) - math.log(2)
+    halves: Tensor = model.exp() * (model - middle) + reference.exp() * (reference - middle)
+    return batch_mean(sequence_mean(halves.sum(-1) / 2, side.mask), side.mask)
 
 
 def hidden_from_reference(side: Side) -> Tensor:
@@ -100,14 +110,14 @@ def simnpo(forget: Side, idk: Side | None, *, beta: float, gamma: float) -> Tens
     return batch_mean(-(2 / beta) * F.logsigmoid(beta * nll - gamma), forget.mask)
 
 
-def rmu(forget: Side, idk: Side | None, *, layer: int | None, steering: float) -> Tensor:
-    """mean ||h_f - c u||^2 / D at the output of layer L (arXiv 2403.03218).
+def rmu(forget: Side, idk: Side | None, *, steering: float) -> Tensor:
+    """mean ||h_f - c u||^2 / D at the output of a layer, or averaged over several (arXiv 2403.03218).
 
     h at the positions that predict answer tokens; u a random direction of unit length in [0, 1]^D, fixed per trial;
     c = steering. Needs no ascent, so the likelihood of the rest is not pushed at all.
     """
     assert forget.direction is not None
-    pull = (_hidden(forget.answers) - steering * forget.direction).pow(2).mean(-1)
+    pull = (_by_layer(forget, forget.answers) - steering * forget.direction.unsqueeze(-2)).pow(2).mean((-2, -1))
     return batch_mean(sequence_mean(pull, forget.mask), forget.mask)
 
 
@@ -153,6 +163,66 @@ def ceu(forget: Side, idk: Side | None) -> Tensor:
     return _cross_entropy(forget, target)
 
 
+def jensun(forget: Side, idk: Side | None) -> Tensor:
+    """mean JS(p, the refusal's token), in [0, log 2], whose gradient vanishes where the model refuses already (Singh et
+    al. 2025, arXiv 2509.02820). The refusal is repeated to the length of the answer, as in the authors' code.
+
+    To a distribution that is all on one token of probability q, JS is log 2 - ((1 + q) log(1 + q) - q log q) / 2.
+    """
+    assert idk is not None
+    logq = label_logp(forget.answers.logits, _repeated(idk.tokens, forget.mask))
+    q = logq.exp()
+    per_token = math.log(2) - ((1 + q) * torch.log1p(q) - q * logq) / 2
+    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask)
+
+
+def cb(forget: Side, idk: Side | None) -> Tensor:
+    """Circuit breakers: (1 - t / 2) mean relu(cos(h, h_ref)), h the hidden states after a layer, averaged over several
+    where there are, and t the share of the steps that are done (Zou et al. 2024, arXiv 2406.04313, algorithm 1)."""
+    now, before = _by_layer(forget, forget.answers), _by_layer(forget, forget.reference)
+    turned = F.cosine_similarity(now, before, dim=-1).relu().mean(-1)
+    return (1 - forget.progress / 2) * batch_mean(sequence_mean(turned, forget.mask), forget.mask)
+
+
+def hold_hidden(retain: Side) -> Tensor:
+    """t / 2 mean ||h - h_ref||, the other half of `cb`."""
+    assert retain.direction is not None
+    moved = _by_layer(retain, retain.answers) - _by_layer(retain, retain.reference)
+    # The norm of 0, as at the first step, has no gradient.
+    distance = moved.pow(2).sum(-1).clamp(min=1e-12).sqrt().mean(-1)
+    return retain.progress / 2 * batch_mean(sequence_mean(distance, retain.mask), retain.mask)
+
+
+def orth(forget: Side) -> Tensor:
+    """t mean over pairs of the batch's rows of relu(cos(a, b)), a row's vector the mean of its hidden states: where all
+    point one way, one direction undoes all (orthogonal circuit breakers of EleutherAI/unlearn, without its factor of
+    the mean length). 0 for a single row."""
+    hidden, mask = _by_layer(forget, forget.answers), forget.mask
+    weight = mask / mask.sum(-1, keepdim=True).clamp(min=1)
+    pooled = F.normalize(torch.einsum("...bs,...bsld->...bld", weight, hidden), dim=-1, eps=1e-8)
+    cosine = torch.einsum("...bld,...cld->...bcl", pooled, pooled).relu().mean(-1)
+    present = mask.any(-1)
+    pairs = present.unsqueeze(-1) & present.unsqueeze(-2) & ~torch.eye(mask.shape[-2], dtype=torch.bool).to(mask.device)
+    average: Tensor = torch.where(pairs, cosine, 0.0).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
+    return forget.progress * average
+
+
+def _by_layer(side: Side, answers: Answers) -> Tensor:
+    """Hidden states [..., B, S, L, D] of the L layers that the method reads."""
+    assert side.direction is not None
+    by_layer: Tensor = _hidden(answers).unflatten(-1, (-1, side.direction.shape[-1]))
+    return by_layer
+
+
+def _repeated(tokens: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """For each unmasked place [..., B, S] the token of an answer (labels and mask [..., B, T]) that is there when it is
+    repeated again and again."""
+    labels, given = tokens
+    begin, length = given.int().argmax(-1, keepdim=True), given.sum(-1, keepdim=True).clamp(min=1)
+    place = (mask.cumsum(-1) - 1).clamp(min=0) % length
+    return labels.gather(-1, begin + place)
+
+
 def _hidden(answers: Answers) -> Tensor:
     assert answers.hidden is not None, "spec/methods.py must list 'hidden' in what this method needs"
     return answers.hidden.float()
@@ -189,6 +259,8 @@ LOSSES: dict[str, Loss] = {
     "satimp": Loss(satimp, mean_nll),
     "undial": Loss(undial, mean_nll),
     "ceu": Loss(ceu, mean_nll),
+    "jensun": Loss(jensun, js_from_reference),
+    "cb": Loss(cb, hold_hidden, orth=orth),
 }
 
 

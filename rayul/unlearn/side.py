@@ -16,7 +16,9 @@ class Side:
     answers: logits [B, S, V], labels [B, S], mask [B, S]; on the forget side the controls are already applied.
     reference: the same batch through the model before unlearning (adapter disabled, no gradient).
     reference_logp: its token log-probabilities [B, S] on the mask (cached for all trials of a process).
-    direction: [D], for methods that steer hidden states (then `answers.hidden` [B, S, D] is there too).
+    tokens: labels and mask [B, S] of the answers, known without a forward.
+    direction: [D], for methods that read hidden states (then `answers.hidden` [B, S, L * D] is there too, of L layers).
+    progress: share of the trial's steps that are done, in [0, 1).
     """
 
     def __init__(
@@ -25,9 +27,16 @@ class Side:
         reference: Callable[[], Answers],
         reference_logp: Callable[[Tensor], Tensor],
         direction: Tensor | None = None,
+        tokens: Callable[[], tuple[Tensor, Tensor]] | None = None,
+        progress: float = 0.0,
     ) -> None:
         self._answers, self._reference, self._reference_logp = answers, reference, reference_logp
-        self.direction = direction
+        self._tokens = tokens or (lambda: (self.answers.labels, self.answers.mask))
+        self.direction, self.progress = direction, progress
+
+    @cached_property
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        return self._tokens()
 
     @cached_property
     def answers(self) -> Answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -59,9 +60,8 @@ def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
     for step in range(1, training.steps + 1):
         forget, retain = next(order)
 
-        def accumulate(of: str, forget: list[int] = forget, retain: list[int] = retain) -> dict[str, float]:
-            return accumulate_gradient(update, task, spec, forget, retain, direction, of)
-
+        progress = (step - 1) / training.steps
+        accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress=progress)
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
             terms = leave_gradient(parameters, spec.method, memory, step, accumulate)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
@@ -109,18 +109,20 @@ def accumulate_gradient(
     retain: Sequence[int],
     direction: Tensor | None = None,
     of: str = LOSS,
+    progress: float = 0.0,
 ) -> dict[str, float]:
     """Add to `.grad` the gradient of the method's loss on these rows, or of what else a gradient rule asks for; returns
-    the values of its terms.
+    the values of its terms. progress: share of the trial's steps that are done.
 
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
     found: dict[str, float] = {}
     for f, r in micro_batches(forget, retain, spec.training.micro_batch_size):
-        forget_side = _side(update, task, spec, "forget", f, of != FORGET_NLL, direction)
-        retain_side = _side(update, task, spec, "retain_train", r, False) if r else None
-        idk_side = _side(update, task, spec, "idk", f, False) if needs(spec, "idk") else None
+        side = partial(_side, update, task, spec, direction=direction, progress=progress)
+        forget_side = side("forget", f, of != FORGET_NLL)
+        retain_side = side("retain_train", r, False) if r else None
+        idk_side = side("idk", f, False) if needs(spec, "idk") else None
         share = len(r) / len(retain) if of == RETAIN_NLL else len(f) / len(forget)
         terms = terms_of(spec.method, of, forget_side, retain_side, idk_side)
         for name, value in terms.items():
@@ -137,19 +139,20 @@ def _side(
     name: str,
     indices: Sequence[int],
     limited: bool,
-    direction: Tensor | None = None,
+    direction: Tensor | None,
+    progress: float,
 ) -> Side:
     """The batch of these examples as losses see it. limited: whether the controls act on it."""
     batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
-    layer = hidden_layer(update.model.config, spec) if needs(spec, "hidden") else None
+    layers = hidden_layers(update.model.config, spec)
 
     def answers() -> Answers:
-        plain = forward(update.model, batch, layer)
+        plain = forward(update.model, batch, layers)
         return controlled(plain, spec.control) if limited else plain
 
     def reference() -> Answers:
         with torch.no_grad(), update.reference() as before:
-            plain = forward(before, batch, layer)
+            plain = forward(before, batch, layers)
         return plain.with_logits(plain.logits / spec.control.temperature) if limited else plain
 
     def reference_logp(mask: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ def _side(
         answer = batch.answer[:, -mask.shape[1] :]
         return torch.where(mask, task.reference_logp(name, indices, answer, update.reference), 0.0)
 
-    return Side(answers, reference, reference_logp, direction)
+    return Side(answers, reference, reference_logp, direction, lambda: (batch.ids, batch.answer), progress)
 
 
 def needs(spec: Spec, what: str) -> bool:
@@ -172,16 +175,20 @@ def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
     return items[i * len(items) // parts : (i + 1) * len(items) // parts]
 
 
-def hidden_layer(config: Any, spec: Spec) -> int:
-    """The number of blocks after which a method reads hidden states; null is the middle. InputError beyond the last."""
-    layer, blocks = spec.method.parameters["layer"], config.num_hidden_layers
-    if layer is None:
-        return int(max(1, blocks // 2))
-    if layer > blocks:
-        raise InputError(
-            f"method.layer {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"
-        )
-    return int(layer)
+def hidden_layers(config: Any, spec: Spec) -> tuple[int, ...]:
+    """The numbers of blocks after which a method reads hidden states, none where it reads none; null is the middle.
+    InputError beyond the last."""
+    if not needs(spec, "hidden"):
+        return ()
+    blocks, name = config.num_hidden_layers, "layer" if spec.method.parameters.get("layers") is None else "layers"
+    given = spec.method.parameters[name]
+    layers = given if name == "layers" else [max(1, blocks // 2) if given is None else given]
+    for layer in layers:
+        if layer > blocks:
+            raise InputError(
+                f"method.{name} {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"
+            )
+    return tuple(layers)
 
 
 def steering_direction(task: Task, spec: Spec, seed: int) -> Tensor | None:

@@ -31,7 +31,7 @@ class Reference:
     def leaves(self) -> list[Tensor]:
         return list(self.theta.values())
 
-    def forward(self, row: Any, adapted: bool = True, theta: Sequence[Tensor] | None = None, **more: Any) -> Any:
+    def forward(self, row: Any, adapted: bool = True, theta: Sequence[Tensor] | None = None) -> Any:
         names, values = list(self.theta), self.leaves if theta is None else theta
         pairs = dict(zip(names, values, strict=True))
         state = dict(self.base.named_parameters())
@@ -41,7 +41,13 @@ class Reference:
                 module = name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight")
                 change = pairs[name.replace("lora_A", "lora_B")] @ pairs[name]
                 weights[f"{module}.weight"] = state[f"{module}.weight"].detach() + self.scale * change
-        return functional_call(self.base, weights, kwargs={"input_ids": torch.tensor([row.ids]), **more})
+        keywords = {"input_ids": torch.tensor([row.ids]), "output_hidden_states": True}
+        return functional_call(self.base, weights, kwargs=keywords)
+
+    def hidden(self, row: Any, adapted: bool = True) -> Sequence[Tensor]:
+        """[1, T, D] by the number of blocks before it."""
+        found: Sequence[Tensor] = self.forward(row, adapted).hidden_states
+        return found if adapted else [h.detach() for h in found]
 
     def logp(self, row: Any, **how: Any) -> Tensor:
         """[L, V] of the answer's tokens."""

@@ -30,7 +30,9 @@ CASES = [(m, v) for m in METHODS for v in VARIANTS if v != "retain weight" or "r
 CASES_BY_SHAPE = [pytest.param(m, v, shape, id=f"{m}-{v}-{shape.group}") for shape in SHAPES for m, v in CASES]
 COMPILED = [
     pytest.param(m, list(VARIANTS)[i % len(VARIANTS)], SHAPES[1]._replace(compiled=True), marks=pytest.mark.slow)
-    for i, m in enumerate(m for m in METHODS if m != "rmu" and "retain_weight" in METHODS[m].parameters)
+    for i, m in enumerate(
+        m for m, row in METHODS.items() if "hidden" not in row.needs and "retain_weight" in row.parameters
+    )
 ]
 
 

@@ -174,7 +174,7 @@ class Pack:
         wanted = {k: part.rows[name] for k, part in parts.items() if part.rows.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
-        layers = sorted({layer for k in wanted if (layer := self.slots[k].layer) is not None})
+        layers = sorted({layer for k in wanted for layer in self.slots[k].layers})
         for number, lanes in enumerate(forwards(wanted, self.shape)):
             # A lane that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
             # reads these.
@@ -191,9 +191,9 @@ class Pack:
             fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
             hidden = {layer: _by_lane(h, len(lanes)) for layer, h in found.hidden.items()}
             for lane, k in read.items():
-                count, layer = len(lanes[lane][1]), self.slots[k].layer
+                count, own = len(lanes[lane][1]), [hidden[layer][lane] for layer in self.slots[k].layers]
                 logits, labels, mask, own_logp = (field[lane][:count] for field in fields)
-                own_hidden = None if layer is None else hidden[layer][lane][:count]
+                own_hidden = torch.cat(own, -1)[:count] if own else None
                 pieces[k].append(Answers(logits, labels, mask, own_hidden, own_logp))
         return {k: _joined(several) for k, several in pieces.items()}
 

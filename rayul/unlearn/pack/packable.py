@@ -60,6 +60,7 @@ def packable(a: Spec, b: Spec) -> str | None:
         ("model", a.model, b.model),
         ("update", a.update, b.update),
         ("lora.target_modules", a.lora.target_modules, b.lora.target_modules),
+        ("lora.layers", a.lora.layers, b.lora.layers),
         ("data", a.data, b.data),
         ("evaluate", a.evaluate, b.evaluate),
     ):

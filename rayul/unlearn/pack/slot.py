@@ -30,9 +30,8 @@ from rayul.unlearn.terms import total
 from rayul.unlearn.train import (
     Diverged,
     evaluation_steps,
-    hidden_layer,
+    hidden_layers,
     micro_batches,
-    needs,
     row_order,
     steering_direction,
 )
@@ -61,7 +60,7 @@ class Slot:
         self.terms: dict[str, float] = {}
         """Of the loss at the last step, by name, and what else the gradient rule read."""
         self.direction = steering_direction(task, spec, job.seed)
-        self.layer = hidden_layer(task.base.config, spec) if needs(spec, "hidden") else None
+        self.layers = hidden_layers(task.base.config, spec)
         self.scale = spec.lora.alpha / spec.lora.r
         self._step: Step | None = None
         self._read: dict[str, frozenset[str]] = {}
@@ -139,6 +138,7 @@ class Slot:
     def loss(self, part: Part, answers: Mapping[str, Answers], reference: Reference) -> Tensor:
         """What the step's rule asks for, on one part of the step, weighted by its share."""
         control, device, of = self.spec.control, self.row.device, self.under_way.ask.of
+        progress = self.step / self.spec.training.steps
 
         def side(name: str) -> Side | None:
             if name not in part.rows:
@@ -150,9 +150,8 @@ class Slot:
                 return controlled(answers[name], control) if limited else answers[name]
 
             def base() -> Answers:
-                layers = () if self.layer is None else (self.layer,)
-                found = reference.predictions(name, on_device(part.rows[name], device), layers)
-                hidden = None if self.layer is None else found.hidden[self.layer]
+                found = reference.predictions(name, on_device(part.rows[name], device), self.layers)
+                hidden = torch.cat([found.hidden[layer] for layer in self.layers], -1) if self.layers else None
                 return answers[name].with_logits(found.logits / temperature)._replace(hidden=hidden)
 
             def base_logp(mask: Tensor) -> Tensor:
@@ -161,10 +160,15 @@ class Slot:
                 logp = reference.logp(name, on_device(part.rows[name], device)) if known else token_logp(base())
                 return torch.where(mask, logp, 0.0)
 
-            return Side(plain, base, base_logp, self.direction if limited else None)
+            return Side(plain, base, base_logp, self.direction, progress=progress)
+
+        def refusals() -> tuple[Tensor, Tensor]:
+            lines = reference.sets["idk"].take(on_device(part.refused, device))
+            return lines.labels, lines.mask
 
         forget = side("forget") or Side(_unread, _unread, lambda mask: mask)
-        terms = terms_of(self.spec.method, of, forget, side("retain_train"), side("idk"))
+        idk = side("idk") or Side(_unread, _unread, lambda mask: mask, tokens=refusals)
+        terms = terms_of(self.spec.method, of, forget, side("retain_train"), idk)
         if not any(term.requires_grad for term in terms.values()):
             raise RayulError(f"the loss of {self.spec.method.name} does not depend on the adapter")
         terms = {name: term * part.share for name, term in terms.items()}
@@ -191,9 +195,10 @@ def on_device(numbers: Sequence[float], device: torch.device) -> Tensor:
 
 def is_mean_of_rows(spec: Spec) -> bool:
     """Whether the loss is a mean over the rows of its batch, so that parts of one size add up to the whole. A cap may
-    take whole rows out of it; of a custom loss or control nothing is known."""
-    caps = (spec.control.loss_cap, spec.control.token_cap)
-    return all(cap is None for cap in caps) and not (spec.control.own or is_custom(spec.method.name))
+    take whole rows out of it, orth is on pairs of rows, and of a custom loss or control nothing is known."""
+    if spec.control.own or is_custom(spec.method.name) or spec.method.parameters.get("orth_weight", 0) != 0:
+        return False
+    return spec.control.loss_cap is None and spec.control.token_cap is None
 
 
 def _unread() -> Answers:
@@ -212,7 +217,8 @@ def sets_read(spec: Spec, of: str) -> frozenset[str]:
             read.add(name)
             return example
 
-        return Side(answers, lambda: example, lambda mask: torch.zeros(1, 1), torch.zeros(1))
+        tokens = example.labels, example.mask
+        return Side(answers, lambda: example, lambda mask: torch.zeros(1, 1), torch.zeros(1), lambda: tokens)
 
     terms_of(spec.method, of, side("forget"), side("retain_train"), side("idk"))
     return frozenset(read)
