@@ -44,11 +44,11 @@ def evaluation_steps(steps: int, every: int | str) -> list[int]:
     return sorted({0, steps} | {p for p in points if p < steps})
 
 
-def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
+def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, float] | None = None) -> Iterator[int]:
     """Train in place; yields each evaluation step, with the update as it is there.
 
-    `spec` has no search distribution left. The seed fixes the order of the rows. Raises Diverged when the loss or the
-    gradient is not finite.
+    terms: is filled with the values of the loss's terms at the last step. `spec` has no search distribution left. The
+    seed fixes the order of the rows. Raises Diverged when the loss or the gradient is not finite.
     """
     training, parameters = spec.training, update.parameters
     steppers = optimisers(training, parameters)
@@ -63,10 +63,10 @@ def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
         progress = (step - 1) / training.steps
         accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress=progress)
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
-            terms = leave_gradient(parameters, spec.method, memory, step, accumulate)
+            found = leave_gradient(parameters, spec.method, memory, step, accumulate)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
-        loss = sum(terms.values())
+        loss = sum(found.values())
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm.item()}", "lower training.lr")
         for stepper in steppers:
@@ -76,6 +76,9 @@ def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
             stepper.zero_grad(set_to_none=True)
         if spec.control.ball is not None:
             update.project_into_ball(spec.control.ball, spec.control.ball_norm)
+        if terms is not None:
+            terms.clear()
+            terms.update(found)
         if step in stops:
             yield step
 

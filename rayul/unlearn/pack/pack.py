@@ -211,7 +211,7 @@ class Pack:
         failed: dict[int, Exception] = {}
         rounds, wanted = {}, {}
         for k, slot in due.items():
-            row, baseline = replace(slot.shared, step=slot.step), slot.job.baseline
+            row, baseline = replace(slot.shared, step=slot.step, terms=slot.terms), slot.job.baseline
             if slot.step == 0:
                 rows[k] = [first_row(row, slot.spec, baseline)]
             else:
