@@ -60,8 +60,8 @@ def calibration(results: SweepRecords) -> Iterator[Check]:
 
 
 def loss_terms(results: SweepRecords) -> Iterator[Check]:
-    """A term that is 0, or the same everywhere, is a setting that does nothing. By method and gradient rule, where these
-    are searched."""
+    """A term that is 0, or the same everywhere, is a setting that does nothing. By method and gradient rule, where
+    these are searched."""
     seen: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
     for e in results.evaluations:
         kind = " with ".join(str(e.params[key]) for key in ("method.name", "method.gradient") if key in e.params)

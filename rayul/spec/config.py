@@ -157,6 +157,11 @@ class Training(Searchable):
     """AdamW; the sign of the gradient alone (signSGD); or Muon, which makes a step of each matrix orthogonal."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """What becomes of the learning rate after the warm-up: it stays, or falls to 0 at the end."""
+    layered: int | None = Field(default=None, ge=2)
+    """Folds of the forget rows: stage i of so many forgets the first i and retains the others; null for one stage. The
+    rows of a group are in one fold."""
+    augment: Literal["paraphrase"] | None = None
+    """paraphrase: a forget or retain row that has a paraphrased_question is taken with it every other time."""
     batch_size: int = Field(default=8, ge=1)
     """Forget rows a step; methods that read retain rows take as many of those."""
     steps: int = Field(default=60, ge=1)

@@ -94,6 +94,7 @@ class Spec(Section):
             *self._uncompilable(),
             *self._untrainable(),
             *self._unpaired(),
+            *self._unlayered(),
         ]
         if problems:
             raise refuse_all(problems)
@@ -154,6 +155,13 @@ class Spec(Section):
                 if 1 in sizes:
                     text = "method.orth_weight is on pairs of a batch's rows, and a batch of 1 has none"
                     yield ("training", name), refuse(text, "set 2 or more, or method.orth_weight: 0")
+
+    def _unlayered(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if self.training.layered is not None:
+            without = [name for name in self.method.names if "retain" not in self.method.of(name).needs]
+            if without:
+                text = f"{', '.join(without)} retains nothing, and a stage has to retain the folds that are not its own"
+                yield ("training", "layered"), refuse(text, "choose a method with a retain term, or leave it out")
 
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.search.traits.grid:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rayul.errors import InputError, RayulError
-from rayul.spec import GRADIENTS, Spec
+from rayul.spec import Spec
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, forward, token_logp
 from rayul.unlearn.gradients import Memory
@@ -21,9 +20,10 @@ from rayul.unlearn.gradients.contract import FORGET_NLL, LOSS, RETAIN_NLL
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.optimisers import learning_rate, optimisers
+from rayul.unlearn.order import needs, row_order
 from rayul.unlearn.task import Task
 from rayul.unlearn.terms import total
-from rayul.unlearn.tokens import batches, collate
+from rayul.unlearn.tokens import collate
 from rayul.unlearn.update import Update
 
 
@@ -59,7 +59,6 @@ def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, fl
     yield 0
     for step in range(1, training.steps + 1):
         forget, retain = next(order)
-
         progress = (step - 1) / training.steps
         accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress=progress)
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
@@ -81,18 +80,6 @@ def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, fl
             terms.update(found)
         if step in stops:
             yield step
-
-
-def row_order(task: Task, spec: Spec, seed: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Forget and retain rows of each step (no retain rows for a method that reads none), fixed by the seed."""
-    size = spec.training.batch_size
-    forget_order = batches(len(task.examples["forget"]), size, torch.Generator().manual_seed(seed))
-    retain_count = len(task.examples.get("retain_train", ()))
-    retain_order: Iterator[list[int]] = repeat([])
-    if retain_count and needs(spec, "retain"):
-        # The generator reads the low 32 bits of a seed only: + 2**32 would draw the forget order once more.
-        retain_order = batches(retain_count, size, torch.Generator().manual_seed(seed + 2**31))
-    return zip(forget_order, retain_order, strict=True)
 
 
 def micro_batches(
@@ -146,7 +133,7 @@ def _side(
     progress: float,
 ) -> Side:
     """The batch of these examples as losses see it. limited: whether the controls act on it."""
-    batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
+    batch = collate([task.training[name][i] for i in indices], task.pad, task.device)
     layers = hidden_layers(update.model.config, spec)
 
     def answers() -> Answers:
@@ -165,13 +152,6 @@ def _side(
         return torch.where(mask, task.reference_logp(name, indices, answer, update.reference), 0.0)
 
     return Side(answers, reference, reference_logp, direction, lambda: (batch.ids, batch.answer), progress)
-
-
-def needs(spec: Spec, what: str) -> bool:
-    """Whether the method reads "retain" rows, "idk" rows, "hidden" states."""
-    if what == "retain" and GRADIENTS[spec.method.gradients[0]].retain:
-        return True
-    return what in spec.method.of(spec.method.name).needs
 
 
 def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:

@@ -57,7 +57,7 @@ class Reference:
     def nll(self, name: str, rows: Sequence[int], **how: Any) -> Tensor:
         each = []
         for i in rows:
-            row = self.task.examples[name][i]
+            row = self.task.training[name][i]
             labels = row.ids[row.start : row.stop]
             each.append(-self.logp(row, **how)[range(len(labels)), labels].mean())
         return torch.stack(each).mean()

@@ -14,7 +14,8 @@ from torch import Tensor
 from rayul.spec import GRADIENTS
 from rayul.unlearn.gradients import RULES
 from rayul.unlearn.gradients.alone import leave_gradient
-from rayul.unlearn.train import accumulate_gradient, row_order
+from rayul.unlearn.order import row_order
+from rayul.unlearn.train import accumulate_gradient
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 
 MakeSpec = Callable[..., Any]

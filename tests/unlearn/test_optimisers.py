@@ -19,9 +19,9 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.optimisers import learning_rate, optimisers
+from rayul.unlearn.order import row_order
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.pack.slot import SlotState
-from rayul.unlearn.train import row_order
 from rayul.unlearn.update import attach
 
 MakeSpec = Callable[..., Any]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from rayul.errors import InputError
 from rayul.spec import SpecError, parse_spec
+from rayul.unlearn.order import row_order
 from rayul.unlearn.pack import Shape, packable
-from rayul.unlearn.train import row_order, steering_direction
+from rayul.unlearn.train import steering_direction
 from rayul.unlearn.update.lora import attach_lora
 
 MakeSpec = Callable[..., Any]

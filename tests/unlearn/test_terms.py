@@ -14,8 +14,8 @@ from packed import advance
 from rayul.records import Evaluation, from_json, to_json
 from rayul.records.evaluations import to_table
 from rayul.unlearn.job import TrialJob
+from rayul.unlearn.order import row_order
 from rayul.unlearn.pack import Pack
-from rayul.unlearn.train import row_order
 from rayul.unlearn.trial import run_trial
 
 MakeSpec = Callable[..., Any]

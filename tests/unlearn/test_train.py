@@ -19,8 +19,9 @@ from rayul.unlearn.gradients import Ask, Memory
 from rayul.unlearn.gradients.gru import gru
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
+from rayul.unlearn.order import row_order
 from rayul.unlearn.tokens import batches
-from rayul.unlearn.train import accumulate_gradient, evaluation_steps, row_order, train
+from rayul.unlearn.train import accumulate_gradient, evaluation_steps, train
 from rayul.unlearn.trial import run_trial
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 from rayul.unlearn.update.saved import detach_adapter, load_adapter

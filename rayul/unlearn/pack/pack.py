@@ -30,11 +30,9 @@ from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Slot, on_device
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.step import Part
-from rayul.unlearn.task import Task
+from rayul.unlearn.task import TRAINED, Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
-
-TRAINED = ("forget", "retain_train", "idk")
 
 Event = tuple[int, list[Evaluation]]
 """A slot and the rows of its evaluation, as `run_trial` gives them."""
@@ -54,7 +52,7 @@ class Pack:
         self.layout = Layout(linears, shape.rank)
         self.parameters = Parameters(self.layout, shape.slots, task.device)
         self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)
-        sets = {name: lines(task.examples[name], task.pad, task.device) for name in TRAINED if task.examples.get(name)}
+        sets = {name: lines(rows, task.pad, task.device) for name, rows in task.training.items() if rows}
         self.reference = Reference(self.base, sets)
         self.evaluator = Evaluator(task, self.base, self.layout, spec.evaluate, shape.lanes)
 

@@ -21,6 +21,7 @@ from rayul.unlearn.gradients.contract import FORGET_NLL, RETAIN_NLL
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.optimisers import RowOptimiser, learning_rate
+from rayul.unlearn.order import row_order
 from rayul.unlearn.pack.parameters import Layout, Pair
 from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.state import SlotState
@@ -32,7 +33,6 @@ from rayul.unlearn.train import (
     evaluation_steps,
     hidden_layers,
     micro_batches,
-    row_order,
     steering_direction,
 )
 from rayul.unlearn.update.lora import project_pair
