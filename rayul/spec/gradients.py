@@ -53,6 +53,13 @@ GRADIENTS: dict[str, Gradient] = {
         adversary_lr=Parameter(float, 1e-3, POSITIVE, summary="learning rate of the copy's relearning, plain descent"),
         adversary_every=Parameter(int, 16, 1, summary="steps after which the copy begins again from the weights"),
     ),
+    "latent": _rule(
+        "the forget gradient is taken while a perturbation of the hidden states helps the model recall",
+        8,
+        latent_norm=Parameter(float, 1.0, POSITIVE, summary="largest norm of the perturbation at a position"),
+        latent_steps=Parameter(int, 6, 1, summary="steps in which it is found"),
+        latent_layers=Parameter(int, None, 1, summary="blocks after which it is added; null is the middle", many=True),
+    ),
 }
 
 GRADIENT = "gradient"

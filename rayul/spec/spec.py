@@ -95,6 +95,7 @@ class Spec(Section):
             *self._untrainable(),
             *self._unpaired(),
             *self._unlayered(),
+            *self._unperturbed(),
         ]
         if problems:
             raise refuse_all(problems)
@@ -129,6 +130,9 @@ class Spec(Section):
             if hidden:
                 text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
                 yield ("method", "name"), refuse(text, f"leave it out, or {hint}")
+            if "latent" in self.method.gradients:
+                text = "latent adds to hidden states, which torch.compile cannot follow"
+                yield ("method", GRADIENT), refuse(text, f"leave it out, or {hint}")
             if self.lora.dropout != 0:
                 text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
                 yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
@@ -155,6 +159,15 @@ class Spec(Section):
                 if 1 in sizes:
                     text = "method.orth_weight is on pairs of a batch's rows, and a batch of 1 has none"
                     yield ("training", name), refuse(text, "set 2 or more, or method.orth_weight: 0")
+
+    def _unperturbed(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if "latent" in self.method.gradients:
+            if self.training.gradient_checkpointing:
+                text = "layers are computed again in the backward pass, without what latent adds between them"
+                yield ("training", "gradient_checkpointing"), refuse(text, "set false, or another method.gradient")
+            if "po" in self.method.names:
+                text = "latent helps the model recall forget answers, which po never looks at"
+                yield ("method", GRADIENT), refuse(text, "choose another method, or another method.gradient")
 
     def _unlayered(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.training.layered is not None:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayul.errors import InputError, RayulError
+from rayul.errors import RayulError
 from rayul.spec import Spec
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, forward, token_logp
 from rayul.unlearn.gradients import Memory
 from rayul.unlearn.gradients.alone import leave_gradient
 from rayul.unlearn.gradients.contract import FORGET_NLL, LOSS, RETAIN_NLL
+from rayul.unlearn.gradients.hidden import Room, numbered, perturbed
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.optimisers import learning_rate, optimisers
@@ -60,9 +61,10 @@ def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, fl
     for step in range(1, training.steps + 1):
         forget, retain = next(order)
         progress = (step - 1) / training.steps
-        accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress=progress)
+        accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress)
+        room = partial(Room.of, task, spec, forget)
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
-            found = leave_gradient(parameters, spec.method, memory, step, accumulate)
+            found = leave_gradient(parameters, spec.method, memory, step, accumulate, room)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
         loss = sum(found.values())
@@ -98,19 +100,23 @@ def accumulate_gradient(
     forget: Sequence[int],
     retain: Sequence[int],
     direction: Tensor | None = None,
-    of: str = LOSS,
     progress: float = 0.0,
+    of: str = LOSS,
+    held: Tensor | None = None,
 ) -> dict[str, float]:
     """Add to `.grad` the gradient of the method's loss on these rows, or of what else a gradient rule asks for; returns
-    the values of its terms. progress: share of the trial's steps that are done.
+    the values of its terms. progress: share of the trial's steps that are done. held: as in `Ask`.
 
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
     found: dict[str, float] = {}
+    begin = 0
     for f, r in micro_batches(forget, retain, spec.training.micro_batch_size):
         side = partial(_side, update, task, spec, direction=direction, progress=progress)
-        forget_side = side("forget", f, of != FORGET_NLL)
+        own = None if held is None else held[begin : begin + len(f)]
+        begin += len(f)
+        forget_side = side("forget", f, of != FORGET_NLL, held=own)
         retain_side = side("retain_train", r, False) if r else None
         idk_side = side("idk", f, False) if needs(spec, "idk") else None
         share = len(r) / len(retain) if of == RETAIN_NLL else len(f) / len(forget)
@@ -131,13 +137,20 @@ def _side(
     limited: bool,
     direction: Tensor | None,
     progress: float,
+    held: Tensor | None = None,
 ) -> Side:
-    """The batch of these examples as losses see it. limited: whether the controls act on it."""
+    """The batch of these examples as losses see it. limited: whether the controls act on it. held: as in `Ask`, of
+    these rows."""
     batch = collate([task.training[name][i] for i in indices], task.pad, task.device)
     layers = hidden_layers(update.model.config, spec)
 
     def answers() -> Answers:
-        plain = forward(update.model, batch, layers)
+        added: dict[int, Tensor] = {}
+        if held is not None:
+            numbers = numbered(update.model.config, "latent_layers", spec.method.parameters["latent_layers"])
+            added = dict(zip(numbers, held[:, : batch.ids.shape[1]].unbind(2), strict=True))
+        with perturbed(update.model, added):
+            plain = forward(update.model, batch, layers)
         return controlled(plain, spec.control) if limited else plain
 
     def reference() -> Answers:
@@ -163,15 +176,8 @@ def hidden_layers(config: Any, spec: Spec) -> tuple[int, ...]:
     InputError beyond the last."""
     if not needs(spec, "hidden"):
         return ()
-    blocks, name = config.num_hidden_layers, "layer" if spec.method.parameters.get("layers") is None else "layers"
-    given = spec.method.parameters[name]
-    layers = given if name == "layers" else [max(1, blocks // 2) if given is None else given]
-    for layer in layers:
-        if layer > blocks:
-            raise InputError(
-                f"method.{name} {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"
-            )
-    return tuple(layers)
+    name = "layer" if spec.method.parameters.get("layers") is None else "layers"
+    return numbered(config, name, spec.method.parameters[name])
 
 
 def steering_direction(task: Task, spec: Spec, seed: int) -> Tensor | None:

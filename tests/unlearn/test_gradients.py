@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from rayul.spec import GRADIENTS
 from rayul.unlearn.gradients import RULES
 from rayul.unlearn.gradients.alone import leave_gradient
+from rayul.unlearn.gradients.hidden import Room
 from rayul.unlearn.order import row_order
 from rayul.unlearn.train import accumulate_gradient
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
@@ -88,7 +90,7 @@ def spec_of(rule: str, make_spec: MakeSpec, steps: int = 2) -> Any:
 
 
 def test_every_rule_of_the_spec_has_a_function_and_a_formula() -> None:
-    assert set(GRADIENTS) == set(RULES) == set(SETTINGS)
+    assert set(GRADIENTS) == set(RULES) == {*SETTINGS, "latent"}, "latent is in test_latent.py"
 
 
 @pytest.mark.parametrize("rule", SETTINGS)
@@ -109,7 +111,8 @@ def test_the_gradient_of_a_step(rule: str, task: Any, make_spec: MakeSpec) -> No
             spec.method,
             memory,
             step,
-            lambda of: accumulate_gradient(update, task, spec, forget, retain, of=of),
+            lambda of, held: accumulate_gradient(update, task, spec, forget, retain, of=of, held=held),
+            partial(Room.of, task, spec, forget),
         )
         wanted = expected.gradient(step, forget, retain)
         ours = torch.cat([p.grad.flatten() for p in update.parameters if p.grad is not None]).double()

@@ -5,6 +5,8 @@
 | contract | what a rule asks for, and what it keeps |
 | table | the rules by name |
 | averaged | the retain gradient averaged over the steps |
+| alone | the rule of a trial that trains alone |
+| hidden | hidden states with something added to them |
 | the others | one rule each, by the name that `method.gradient` has for it |
 """
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rayul.spec import MethodChoice
 from rayul.unlearn.gradients.contract import LOSS, Memory, note
+from rayul.unlearn.gradients.hidden import Room
 from rayul.unlearn.gradients.table import rule_of
 
 
@@ -18,12 +19,14 @@ def leave_gradient(
     method: MethodChoice,
     memory: Memory,
     step: int,
-    accumulate: Callable[[str], dict[str, float]],
+    accumulate: Callable[[str, Tensor | None], dict[str, float]],
+    room: Callable[[], Room],
 ) -> dict[str, float]:
     """Leave in `.grad` what the gradient rule of the method makes of this step's gradients, each of which `accumulate`
-    adds there; returns the values of the loss's terms, and of what else the rule read."""
+    adds there (of what, and what is held); returns the values of the loss's terms, and of what else the rule read.
+    room: of the step's rows."""
     if method.gradients == ("plain",):  # no copy of all gradients, of which `update: full` has billions
-        return accumulate(LOSS)
+        return accumulate(LOSS, None)
     said: dict[str, float] = {}
     weights = _flat([p.detach() for p in parameters])
     rule = rule_of(method, weights, memory, step)
@@ -31,10 +34,19 @@ def leave_gradient(
     while True:
         for p in parameters:
             p.grad = None
+        held = ask.held
+        if ask.by_held:
+            held = (room().nought() if held is None else held.clone()).requires_grad_()
         with _moved(parameters, weights, ask.at):
-            note(said, ask, accumulate(ask.of))
+            note(said, ask, accumulate(ask.of, held))
+        if ask.by_held:
+            assert held is not None
+            assert held.grad is not None
+            found = room().inside(held.grad)
+        else:
+            found = _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
         try:
-            ask = rule.send(_flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]))
+            ask = rule.send(found)
         except StopIteration as end:
             for p, gradient in zip(parameters, _like(end.value, parameters), strict=True):
                 p.grad = gradient

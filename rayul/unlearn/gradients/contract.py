@@ -24,11 +24,15 @@ class Ask(NamedTuple):
     """The gradient of `of` (one of the above) at the weights `at` [P]; None for the trial's own.
 
     named: under which name the value of `of` is recorded; None: as what it is, where the step has not recorded it yet.
+    held: [N, T, L, D], added meanwhile to the hidden states of the step's forget rows, at their questions
+    (`rayul/unlearn/gradients/hidden.py`). by_held: the gradient wanted is that by `held`, of its shape; None is then 0.
     """
 
     of: str
     at: Tensor | None = None
     named: str | None = None
+    held: Tensor | None = None
+    by_held: bool = False
 
 
 Memory = dict[str, Tensor]
@@ -36,7 +40,8 @@ Memory = dict[str, Tensor]
 no tensor in place."""
 
 Rule = Generator[Ask, Tensor, Tensor]
-"""Yields what it asks for, is sent the gradient [P], and returns the gradient [P] that the optimiser is to take."""
+"""Yields what it asks for, is sent the gradient ([P], or what `by_held` says), and returns the gradient [P] that the
+optimiser is to take."""
 
 
 def note(said: dict[str, T], ask: Ask, terms: Mapping[str, T]) -> None:

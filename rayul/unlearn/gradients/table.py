@@ -11,11 +11,12 @@ from rayul.spec import GRADIENTS, MethodChoice
 from rayul.unlearn.gradients.adversary import adversary
 from rayul.unlearn.gradients.contract import Memory, Rule
 from rayul.unlearn.gradients.gru import gru
+from rayul.unlearn.gradients.latent import latent
 from rayul.unlearn.gradients.mask import mask
 from rayul.unlearn.gradients.plain import plain
 from rayul.unlearn.gradients.sam import sam
 
-RULES: dict[str, Callable[..., Rule]] = {rule.__name__: rule for rule in (plain, gru, sam, mask, adversary)}
+RULES: dict[str, Callable[..., Rule]] = {rule.__name__: rule for rule in (plain, gru, sam, mask, adversary, latent)}
 
 
 def rule_of(method: MethodChoice, weights: Tensor, memory: Memory, step: int) -> Rule:

@@ -22,7 +22,7 @@ from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.dropout import Noise
 from rayul.unlearn.pack.evaluator import Evaluator
-from rayul.unlearn.pack.lanes import forwards
+from rayul.unlearn.pack.lanes import Lane, forwards
 from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
 from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, pack_targets
@@ -143,7 +143,8 @@ class Pack:
                 except Exception as error:
                     failed[k] = _of_the_trial(error)
             if losses:
-                self.parameters.add_gradient(losses, used)
+                held = [step.held for slot in running.values() if (step := slot.under_way).ask.by_held]
+                self.parameters.add_gradient(losses, used, [one for one in held if one is not None])
         stepping = [k for k, slot in running.items() if k not in failed and slot.under_way.advance()]
         for k, terms, norm in zip(stepping, *self._terms_and_norms(stepping), strict=True):
             try:
@@ -173,6 +174,7 @@ class Pack:
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
         layers = sorted({layer for k in wanted for layer in self.slots[k].layers})
+        taken = {k: part.begin for k, part in parts.items()}
         for number, lanes in enumerate(forwards(wanted, self.shape)):
             # A lane that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
             # reads these.
@@ -183,7 +185,8 @@ class Pack:
             used.append(leaves)
             read = {lane: k for lane, (k, chunk) in enumerate(lanes) if chunk}
             adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
-            found = self.base.train((name, number), batch, adapters, layers)
+            added = self._added(lanes, parts, taken) if name == "forget" else {}
+            found = self.base.train((name, number), batch, adapters, layers, added)
             logp = label_logp(found.logits, batch.labels, compiled=self.shape.compiled and found.logits.is_cuda)
             # unbind and not one index a lane: each of those would bring back a gradient of the whole.
             fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
@@ -194,6 +197,22 @@ class Pack:
                 own_hidden = torch.cat(own, -1)[:count] if own else None
                 pieces[k].append(Answers(logits, labels, mask, own_hidden, own_logp))
         return {k: _joined(several) for k, several in pieces.items()}
+
+    def _added(self, lanes: Sequence[Lane], parts: Mapping[int, Part], taken: dict[int, int]) -> dict[int, Tensor]:
+        """What the slots' rules hold added to hidden states, [lanes * rows, T, D] by the number of blocks before it; 0
+        in all other lanes. taken: forget rows of each slot's step that came before these."""
+        own: dict[int, dict[int, Tensor]] = {}
+        for lane, (k, chunk) in enumerate(lanes):
+            step = self.slots[k].under_way if k in parts and chunk else None
+            if step is not None and step.held is not None:
+                rows = step.held[taken[k] : taken[k] + len(chunk)]
+                rows = torch.cat([rows, rows.new_zeros(self.shape.rows - len(chunk), *rows.shape[1:])])
+                for layer, one in zip(step.room().layers, rows.unbind(2), strict=True):
+                    own.setdefault(layer, {})[lane] = one
+            if step is not None:
+                taken[k] += len(chunk)
+        blank = {layer: torch.zeros_like(next(iter(by_lane.values()))) for layer, by_lane in own.items()}
+        return {n: torch.cat([by_lane.get(i, blank[n]) for i in range(len(lanes))]) for n, by_lane in own.items()}
 
     def _scale(self, slots: Sequence[int]) -> Tensor:
         """alpha / r of each of these; 0 where it is free."""

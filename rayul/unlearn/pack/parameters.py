@@ -127,13 +127,17 @@ class Parameters:
         row.grad = self.gradient[slot]
         return row
 
-    def add_gradient(self, losses: Sequence[Tensor], used: Sequence[Leaves]) -> None:
+    def add_gradient(self, losses: Sequence[Tensor], used: Sequence[Leaves], held: Sequence[Tensor] = ()) -> None:
         """Add the gradient of the sum of these losses, which `used` are the leaves of: each slot has the gradient that
-        it would have alone."""
+        it would have alone. held: other leaves of it; their gradients are added to their `.grad`."""
         forwards = list({id(one): one for one in used}.values())  # all slots in turn have one for all forwards
         leaves = [leaf for one in forwards for pair in one.pairs for leaf in pair]
         # Not through .grad: torch warns of one that is no contiguous tensor of its own.
-        found = iter(torch.autograd.grad(losses, leaves, allow_unused=True))
+        found = iter(torch.autograd.grad(losses, [*held, *leaves], allow_unused=True))
+        for leaf in held:
+            gradient = next(found)
+            if gradient is not None:
+                leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
         views = [view for pair in self.layout.pairs(self.gradient) for view in pair]
         for one in forwards:
             for view in views:

@@ -18,6 +18,7 @@ from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.gradients import Memory, rule_of
 from rayul.unlearn.gradients.contract import FORGET_NLL, RETAIN_NLL
+from rayul.unlearn.gradients.hidden import Room
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.optimisers import RowOptimiser, learning_rate
@@ -50,7 +51,7 @@ class Slot:
     def __init__(
         self, task: Task, job: TrialJob, shared: Evaluation, layout: Layout, row: Tensor, size: int | None
     ) -> None:
-        self.job, self.shared, self.row, self.size = job, shared, row, size
+        self.task, self.job, self.shared, self.row, self.size = task, job, shared, row, size
         self.spec = spec = job.spec
         training = spec.training
         self.optimiser = RowOptimiser(training, row, partial(layout.matrices, rank=spec.lora.r))
@@ -103,7 +104,8 @@ class Slot:
             forget, retain = next(self.order)
             memory = dict(self.memory)
             rule = rule_of(self.spec.method, self.row.detach(), memory, self.step + 1)
-            self._step = Step(self.row, rule, memory, partial(self._parts, forget, retain))
+            room = partial(Room.of, self.task, self.spec, forget)
+            self._step = Step(self.row, rule, memory, partial(self._parts, forget, retain), room)
         return self._step.next_part()
 
     def _parts(self, forget: list[int], retain: list[int], of: str) -> list[Part]:
@@ -114,11 +116,12 @@ class Slot:
             small = min(size or self.size, self.size)
             count = len(micro_batches(forget, retain, small))
             size = small if len(forget) % count == len(retain) % count == 0 else size
-        parts = []
+        parts, begin = [], 0
         for f, r in micro_batches(forget, retain, size) if sets else ():
             rows = {"forget": list(f), "retain_train": list(r), "idk": list(f)}
             share = len(r) / len(retain) if of == RETAIN_NLL else len(f) / len(forget)
-            parts.append(Part({name: rows[name] for name in rows if name in sets}, list(f), share))
+            parts.append(Part({name: rows[name] for name in rows if name in sets}, list(f), share, begin))
+            begin += len(f)
         return parts
 
     def _sets_read(self, of: str) -> frozenset[str]:

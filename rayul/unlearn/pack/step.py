@@ -10,24 +10,30 @@ import torch
 from torch import Tensor
 
 from rayul.unlearn.gradients.contract import Memory, Rule, note
+from rayul.unlearn.gradients.hidden import Room
 
 
 class Part(NamedTuple):
     """Of what a rule asks for, one micro-batch. rows: by set, "forget", "retain_train", "idk" (one refusal for each
     forget row), of the sets that are read. refused: the rows of "idk", whether they are read or not. share: its weight
-    among the parts of one gradient."""
+    among the parts of one gradient. begin: where its forget rows are among the step's."""
 
     rows: dict[str, list[int]]
     refused: list[int]
     share: float
+    begin: int
 
 
 class Step:
     """row: the trial's parameters [P] with their gradient. parts: the micro-batches of one gradient, by what it is of.
-    memory: what the rule keeps, as it is after the step."""
+    memory: what the rule keeps, as it is after the step. room: of the step's rows.
 
-    def __init__(self, row: Tensor, rule: Rule, memory: Memory, parts: Callable[[str], list[Part]]) -> None:
-        self.row, self.memory = row, memory
+    held: what is added to the hidden states of the forget rows (`Ask.held`), a leaf of the graph; None for nothing."""
+
+    def __init__(
+        self, row: Tensor, rule: Rule, memory: Memory, parts: Callable[[str], list[Part]], room: Callable[[], Room]
+    ) -> None:
+        self.row, self.memory, self.room = row, memory, room
         self._rule, self._parts = rule, parts
         self.terms: dict[str, Tensor] = {}
         self.count = 0
@@ -53,15 +59,25 @@ class Step:
             note(self.terms, self.ask, {name: torch.stack(each).sum() for name, each in self._values.items()})
             try:
                 # A copy: the rule may hold it, and where a tensor begins in memory could change the last bit of a norm.
-                self.ask = self._rule.send(self.row.grad.clone())
+                self.ask = self._rule.send(self._found())
             except StopIteration as end:
                 self.row.grad.copy_(end.value)
                 return True
             self._open()
         return False
 
+    def _found(self) -> Tensor:
+        if self.ask.by_held:
+            assert self.held is not None
+            return self.room().inside(torch.zeros_like(self.held) if self.held.grad is None else self.held.grad)
+        assert self.row.grad is not None
+        return self.row.grad.clone()
+
     def _open(self) -> None:
         assert self.row.grad is not None
+        self.held = self.ask.held
+        if self.ask.by_held:
+            self.held = (self.room().nought() if self.held is None else self.held.clone()).requires_grad_()
         self.pending = self._parts(self.ask.of)
         self._values: dict[str, list[Tensor]] = {}
         self.row.grad.zero_()
