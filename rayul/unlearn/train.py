@@ -17,7 +17,7 @@ from rayul.unlearn.forward import Answers, forward, token_logp
 from rayul.unlearn.gradients import Memory
 from rayul.unlearn.gradients.alone import leave_gradient
 from rayul.unlearn.gradients.contract import FORGET_NLL, LOSS, RETAIN_NLL
-from rayul.unlearn.gradients.hidden import Room, numbered, perturbed
+from rayul.unlearn.gradients.hidden import Room, latent_layers, numbered, perturbed
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.optimisers import learning_rate, optimisers
@@ -147,7 +147,7 @@ def _side(
     def answers() -> Answers:
         added: dict[int, Tensor] = {}
         if held is not None:
-            numbers = numbered(update.model.config, "latent_layers", spec.method.parameters["latent_layers"])
+            numbers = latent_layers(update.model, spec)
             added = dict(zip(numbers, held[:, : batch.ids.shape[1]].unbind(2), strict=True))
         with perturbed(update.model, added):
             plain = forward(update.model, batch, layers)

@@ -15,6 +15,7 @@ from packed import advance
 from test_pack_independence import assert_same, finish, with_nobody
 from torch import Tensor
 
+from rayul.errors import InputError
 from rayul.spec import SpecError, parse_spec
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
@@ -123,6 +124,8 @@ def test_what_cannot_work_is_refused_by_name(task: Any, make_spec: MakeSpec) -> 
     *_, last = run_trial(task, TrialJob("0", spec_of(make_spec, [3]), 0, {}, {}))
     assert last.ending is not None
     assert "method.latent_layers 3: the model has 2 blocks" in last.ending.reason
+    with pytest.raises(InputError, match=r"method\.latent_layers 3: the model has 2 blocks"):
+        Pack(task, make_spec(), SHAPES[0]).join(TrialJob("0", spec_of(make_spec, [3]), 0, {}, {}))
     with pytest.raises(SpecError, match=r"method\.gradient: latent adds to hidden states"):
         spec_of(make_spec, None, resources={"compile": True})
     text = "{name: a, model: m, data: testbed, method: {name: gd, gradient: {choice: [plain, latent]}}, training: "

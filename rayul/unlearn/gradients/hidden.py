@@ -29,8 +29,7 @@ class Room(NamedTuple):
         examples = task.training["forget"]
         at = torch.arange(max(len(e.ids) for e in examples))
         questions = at < torch.tensor([[examples[i].start] for i in rows])
-        layers = numbered(task.base.config, "latent_layers", spec.method.parameters.get("latent_layers"))
-        return cls(layers, questions.to(task.device), task.base.config.hidden_size)
+        return cls(latent_layers(task.base, spec), questions.to(task.device), task.base.config.hidden_size)
 
     def nought(self) -> Tensor:
         """[N, T, L, D]."""
@@ -52,6 +51,12 @@ def numbered(config: Any, name: str, given: int | Sequence[int] | None) -> tuple
                 f"method.{name} {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"
             )
     return tuple(layers)
+
+
+def latent_layers(model: Any, spec: Spec) -> tuple[int, ...]:
+    """Those of the latent rule. InputError for a model without blocks to add to, and for a number beyond the last."""
+    blocks_of(model)
+    return numbered(model.config, "latent_layers", spec.method.parameters["latent_layers"])
 
 
 def blocks_of(model: Any) -> ModuleList:

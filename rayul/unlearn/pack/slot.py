@@ -18,7 +18,7 @@ from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.gradients import Memory, rule_of
 from rayul.unlearn.gradients.contract import FORGET_NLL, RETAIN_NLL
-from rayul.unlearn.gradients.hidden import Room
+from rayul.unlearn.gradients.hidden import Room, latent_layers
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.optimisers import RowOptimiser, learning_rate
@@ -43,10 +43,9 @@ RULE = "rule."
 
 
 class Slot:
-    """shared: what all its rows of the record share. row: its parameters [P] with their gradient, laid out
-    so. size: rows of a part
-    where the loss can be taken apart; None: the trial's own micro-batch. seconds: its share of the device's time so
-    far. ending: how it ended; it takes no further step then."""
+    """shared: what all its rows of the record share. row: its parameters [P] with their gradient, as the layout has
+    them. size: rows of a part where the loss can be taken apart; None: the trial's own micro-batch. seconds: its share
+    of the device's time so far. ending: how it ended; it takes no further step then."""
 
     def __init__(
         self, task: Task, job: TrialJob, shared: Evaluation, layout: Layout, row: Tensor, size: int | None
@@ -62,6 +61,8 @@ class Slot:
         """Of the loss at the last step, by name, and what else the gradient rule read."""
         self.direction = steering_direction(task, spec, job.seed)
         self.layers = hidden_layers(task.base.config, spec)
+        if "latent" in spec.method.gradients:  # here, what is wrong with it ends this trial alone
+            latent_layers(task.base, spec)
         self.scale = spec.lora.alpha / spec.lora.r
         self._step: Step | None = None
         self._read: dict[str, frozenset[str]] = {}
