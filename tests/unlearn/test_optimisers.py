@@ -40,7 +40,7 @@ def sign(theta: Tensor, state: dict[str, Tensor], g: Tensor, lr: float, step: in
 
 
 def muon(theta: Tensor, state: dict[str, Tensor], g: Tensor, lr: float, step: int) -> Tensor:
-    """arXiv 2502.16982, eq. 1 to 4: Nesterov momentum 0.95, five quintic Newton-Schulz iterations on the whole SVD."""
+    """arXiv 2502.16982: Nesterov momentum 0.95, five quintic Newton-Schulz iterations on the whole SVD."""
     buffer = state["b"] = 0.95 * state.get("b", torch.zeros_like(g)) + 0.05 * g
     u, s, v = torch.linalg.svd(0.05 * g + 0.95 * buffer, full_matrices=False)
     s = s / s.norm()

@@ -1,4 +1,4 @@
-"""Disruption masking, the mask of MUDMAN (Sondej et al. 2025, arXiv 2506.12484, section 3)."""
+"""Disruption masking, the mask of MUDMAN (Sondej et al. 2025, arXiv 2506.12484)."""
 
 from __future__ import annotations
 

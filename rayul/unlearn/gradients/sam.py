@@ -1,4 +1,4 @@
-"""Sharpness-aware unlearning (Fan et al. 2025, arXiv 2502.05374, eq. 6 and 7)."""
+"""Sharpness-aware unlearning (Fan et al. 2025, arXiv 2502.05374)."""
 
 from __future__ import annotations
 
