@@ -23,7 +23,7 @@ def latent(
     where d helps the model recall. It is found by k steps of 2 e / k down the NLL of the forget rows, each of that norm
     at every position and layer, projected there onto the ball of radius e; it begins at 0.
 
-    The authors draw its beginning and step with Adam.
+    The authors' code begins at 0, too, and steps with AdamW.
     """
     held: Tensor | None = None
     for _ in range(latent_steps):
