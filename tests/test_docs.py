@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from test_imports import FLOORS
 
-from rayul.spec import METHODS, METRICS, SAMPLERS, SETS, Control, load_spec
-from rayul.spec.methods import GRU
+from rayul.spec import GRADIENTS, METHODS, METRICS, SAMPLERS, SETS, Control, load_spec
+from rayul.spec.gradients import SETTINGS
 from rayul.spec.pruning import Pruning
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -60,16 +60,21 @@ def test_a_method_is_on_its_page_with_its_parameters(name: str) -> None:
     needs = {"retain": "retain", "refusals": "idk", "ref": "reference", "hidden states": "hidden"}
     assert {needs[word] for word in reads.split(", ") if word != "forget"} == METHODS[name].needs
     said = dict(re.findall(r"`(\w+)` ([\w.]+)", parameters))
-    defaults = {k: p.default for k, p in METHODS[name].parameters.items() if k not in GRU}
+    defaults = {k: p.default for k, p in METHODS[name].parameters.items() if k not in SETTINGS}
     assert said.keys() == defaults.keys()
     assert all(said[k] == ("the" if v is None else str(v)) for k, v in defaults.items())
     assert "arxiv.org/abs/" in source
 
 
-def test_gru_is_described_with_its_default() -> None:
-    text = (DOCS / "methods.md").read_text()
-    assert "`gru: true`" in text
-    assert f"`gru_gamma` {GRU['gru_gamma'].default}" in text
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_rule_is_on_the_page_with_its_settings(name: str) -> None:
+    table = rows("methods.md", "`method.gradient`")
+    assert table.keys() == GRADIENTS.keys()
+    _, text, source = table[name]
+    said = dict(re.findall(r"`(\w+)` ([\w.]+)", text))
+    settings = GRADIENTS[name].parameters.items()
+    assert said == {key: "the" if p.default is None else str(p.default) for key, p in settings}
+    assert name == "plain" or "arxiv.org/abs/" in source
 
 
 def test_every_control_is_on_the_page_with_its_default() -> None:

@@ -9,6 +9,7 @@ from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
 from rayul.plan.space import largest
 from rayul.spec import Control, Criterion, Search, Spec, check_objectives, is_custom, known_limits
+from rayul.spec.gradients import OWNER, SETTINGS
 
 SATURATED = 0.9
 
@@ -77,8 +78,8 @@ def _unused(spec: Spec) -> Iterator[str]:
     default = Control()
     if not any(is_custom(name) for name in names):  # what an own loss does with its forget batch is not known
         for key in ("loss_cap", "token_cap", "select_fraction", "own", "temperature"):
-            # po never looks at forget answers; rmu looks at hidden states, which no temperature scales
-            deaf = {"po", "rmu"} if key == "temperature" else {"po"}
+            # po never looks at forget answers; rmu and cb look at hidden states, which no temperature scales
+            deaf = {"po", "rmu", "cb"} if key == "temperature" else {"po"}
             if getattr(control, key) != getattr(default, key) and set(names) <= deaf:
                 yield f"control.{key} has no effect on {', '.join(names)}: it acts on the forget answers' predictions"
     for key, of in (("loss_cap_of", "loss_cap"), ("select_by", "select_fraction"), ("ball_norm", "ball")):
@@ -94,8 +95,9 @@ def _unused(spec: Spec) -> Iterator[str]:
                 if getattr(criterion, key) != Criterion.model_fields[key].default:
                     yield f"control.criteria.{i}.{key} has no effect with control.mixing, which repairs a violation"
     parameters = spec.method.parameters
-    if parameters.get("gru") is False and parameters.get("gru_gamma", 0.8) != 0.8:
-        yield "method.gru_gamma has no effect without method.gru"
+    for key, rule in OWNER.items():
+        if rule not in spec.method.gradients and parameters.get(key, SETTINGS[key].default) != SETTINGS[key].default:
+            yield f"method.{key} has no effect without method.gradient: {rule}"
     if parameters.get("retain_weight") == 0 and parameters.get("retain_loss", "nll") != "nll":
         yield "method.retain_loss has no effect with method.retain_weight 0"
     micro, batch = spec.training.micro_batch_size, largest(spec.training.batch_size)

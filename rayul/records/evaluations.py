@@ -49,6 +49,8 @@ class Evaluation:
     group_sums: by metric of an objective or a criterion that is a mean over rows its sum over the rows of each group;
     group_rows: by set the number of rows of each group, in the same order. With more than 40 groups they are pooled.
     Empty at step 0, whose metrics are the baseline's.
+    terms: by name the terms of the loss that the last step before it took, each with its weight, and what else the
+        gradient rule read ("forget", "retain", "orth", ...); the same at every mixing.
     violation: by metric of a criterion; <= 0 keeps the criterion. feasible: every violation <= 0.
     train_seconds: seconds of training and evaluation of the trial until this row, those that others had with it in a
         pack not counted.
@@ -67,6 +69,7 @@ class Evaluation:
     groups: dict[str, Count] = field(default_factory=dict)
     group_sums: Lists = field(default_factory=dict)
     group_rows: dict[str, tuple[Count, ...]] = field(default_factory=dict)
+    terms: Numbers = field(default_factory=dict)
     violation: Numbers = field(default_factory=dict)
     feasible: Flag = True
     train_seconds: Seconds = 0.0
@@ -154,12 +157,12 @@ _REQUIRED = {"trial_id", "step", "params", "metrics", "stderr", "violation"}
 
 
 _PLAIN = ("trial_id", "step", "mixing", "seed", "feasible", "train_seconds", "device", "numerics")
-_NESTED = ("params", "metrics", "stderr", "violation", "rows", "groups", "group_sums", "group_rows")
+_NESTED = ("params", "metrics", "stderr", "violation", "terms", "rows", "groups", "group_sums", "group_rows")
 
 
 def flatten(evaluation: Evaluation) -> dict[str, Any]:
-    """The row as columns: trial_id, step, ..., notes, params.<key>, metrics.<set>.<metric>, violation.<metric>, ...;
-    group_sums and group_rows are lists."""
+    """The row as columns: trial_id, step, ..., notes, params.<key>, metrics.<set>.<metric>, violation.<metric>,
+    terms.<name>, ...; group_sums and group_rows are lists."""
     flat: dict[str, Any] = {name: getattr(evaluation, name) for name in _PLAIN}
     flat["notes"] = "; ".join(evaluation.notes)
     for name in _NESTED:
@@ -184,7 +187,7 @@ def to_table(evaluations: Iterable[Evaluation]) -> pa.Table:
 
 
 def _column_type(name: str, values: list[Any]) -> pa.DataType | None:
-    if name.startswith(("metrics.", "stderr.", "violation.")) or name in ("mixing", "train_seconds"):
+    if name.startswith(("metrics.", "stderr.", "violation.", "terms.")) or name in ("mixing", "train_seconds"):
         return pa.float64()
     if name.startswith("group_sums."):
         return pa.list_(pa.float64())

@@ -12,7 +12,16 @@ from rayul.pareto.front import MIN_FORGOTTEN, solutions
 from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.check import Check
-from rayul.report.health_trials import calibration, duplicates, edges, exported, failures, pruning, report_rows
+from rayul.report.health_trials import (
+    calibration,
+    duplicates,
+    edges,
+    exported,
+    failures,
+    loss_terms,
+    pruning,
+    report_rows,
+)
 from rayul.words import plural
 
 
@@ -29,6 +38,7 @@ def health_checks(results: SweepRecords, front: Sequence[Evaluation]) -> list[Ch
         *exported(results, front),
         *pruning(results),
         *calibration(results),
+        *loss_terms(results),
         *edges(results, front),
         *duplicates(results),
         *failures(results),

@@ -59,6 +59,34 @@ def calibration(results: SweepRecords) -> Iterator[Check]:
     )
 
 
+def loss_terms(results: SweepRecords) -> Iterator[Check]:
+    """A term that is 0, or the same everywhere, is a setting that does nothing. By method and gradient rule, where
+    these are searched."""
+    seen: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
+    for e in results.evaluations:
+        kind = " with ".join(str(e.params[key]) for key in ("method.name", "method.gradient") if key in e.params)
+        for name, value in e.terms.items():
+            seen.setdefault((name, kind), {})[e.trial_id, e.step] = value
+    idle, moving = [], []
+    for (name, kind), by_step in sorted(seen.items()):
+        values = [value for value in by_step.values() if math.isfinite(value)]
+        if len(values) < 2:
+            continue
+        moving.append(name)
+        if max(values) - min(values) <= 1e-6 * max(map(abs, values)):
+            of = f" of {kind}" if kind else ""
+            idle.append(f"{name}{of} is {values[0]:.3g} at all {plural(len(values), 'evaluation')}")
+    title = "Does every term of the loss do something?"
+    if idle:
+        yield Check(
+            title,
+            "warning",
+            f"No: {'; '.join(idle)}. Such a term pulls at nothing: look at its weight, its rows and the controls.",
+        )
+    elif moving:
+        yield Check(title, "good", f"Yes: {', '.join(dict.fromkeys(moving))}, all move.")
+
+
 def edges(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
     title = "Is the front at the edge of the search space?"
     on_edge = False

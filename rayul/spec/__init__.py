@@ -23,13 +23,15 @@ from rayul.spec.data import (
 )
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
+from rayul.spec.gradients import GRADIENTS
 from rayul.spec.heaviest import heaviest
 from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
-from rayul.spec.methods import METHODS, Method, Parameter
+from rayul.spec.methods import METHODS, Method
 from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
 from rayul.spec.own_control import OwnControl
+from rayul.spec.parameter import Parameter
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
 from rayul.spec.space import Choice, Distribution, Float, Int
@@ -42,6 +44,7 @@ __all__ = [
     "ATTACKS",
     "CHEAP",
     "COLUMNS",
+    "GRADIENTS",
     "GROUP_ALIAS",
     "LEAST_GROUPS",
     "METHODS",

@@ -118,15 +118,26 @@ def _check_modules(value: Any) -> Literal["all-linear"] | tuple[str, ...]:
     return tuple(value)
 
 
+def _check_layers(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not value or not all(type(n) is int and n > 0 for n in value):
+        raise expected("a list of numbers of blocks, counted from 1", value)
+    return tuple(value)
+
+
 class Lora(Searchable):
     """The adapter's shape (arXiv 2106.09685); its update is scaled by alpha / r."""
 
-    unsearchable: ClassVar[tuple[str, ...]] = ("target_modules",)
+    unsearchable: ClassVar[tuple[str, ...]] = ("target_modules", "layers")
 
     r: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: Annotated[Literal["all-linear"] | tuple[str, ...], PlainValidator(_check_modules)] = "all-linear"
+    layers: Annotated[tuple[int, ...] | None, PlainValidator(_check_layers)] = None
+    """Numbers of the blocks whose modules get an adapter, such as [3, 4, 5], counted from 1; null for all. To a method
+    that reads hidden states, blocks behind the last one that it reads make no difference."""
 
 
 def _check_cadence(value: Any) -> int | Literal["geometric"]:
@@ -140,9 +151,18 @@ def _check_cadence(value: Any) -> int | Literal["geometric"]:
 
 
 class Training(Searchable):
-    """The optimiser (AdamW) and how long it runs."""
+    """The optimiser and how long it runs."""
 
     lr: float = Field(gt=0, examples=["1e-3"])
+    optimizer: Literal["adamw", "sign", "muon"] = "adamw"
+    """AdamW; the sign of the gradient alone (signSGD); or Muon, which makes a step of each matrix orthogonal."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What becomes of the learning rate after the warm-up: it stays, or falls to 0 at the end."""
+    layered: int | None = Field(default=None, ge=2)
+    """Folds of the forget rows: stage i of so many forgets the first i and retains the others; null for one stage. The
+    rows of a group are in one fold."""
+    augment: Literal["paraphrase"] | None = None
+    """paraphrase: a forget or retain row that has a paraphrased_question is taken with it every other time."""
     batch_size: int = Field(default=8, ge=1)
     """Forget rows a step; methods that read retain rows take as many of those."""
     steps: int = Field(default=60, ge=1)
@@ -280,7 +300,7 @@ class Resources(Section):
     compile: bool = False
     """Whether what a pack computes is compiled first (`torch.compile`). A trial is faster then; a machine that has not
     seen these shapes before compiles for a minute or more, on a CPU with its C++ compiler. Not for LoRA dropout or
-    methods that read hidden states (rmu); trials alone are never compiled."""
+    methods that read hidden states (rmu, cb); trials alone are never compiled."""
     checkpoint_every: Duration = 60.0
     """Seconds of training that a trial in a pack may lose with its device."""
     concurrency: int | None = Field(default=None, ge=1)

@@ -44,8 +44,10 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from rayul.spec.data import find
-from rayul.spec.methods import GRU, NEEDS, Method, Parameter
+from rayul.spec.gradients import SETTINGS
+from rayul.spec.methods import NEEDS, Method
 from rayul.spec.metrics import Metric
+from rayul.spec.parameter import Parameter
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import Sampler
 
@@ -116,11 +118,11 @@ def custom_method(name: str, source: str) -> Method:
     """The method that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
     tree, node, place = _function(name, source)
     _check_arguments(node.args, place, ("forget", "retain", "idk"))
-    parameters = dict(_parameters(node.args, place, ("name", CODE, *GRU)))
+    parameters = dict(_parameters(node.args, place, ("name", CODE, *SETTINGS, "gru")))
     needs = _needs(tree, node, place)
     if "hidden" in needs and "layer" not in parameters:
         raise refuse(f"{place} needs hidden states but says not of which layer", "add `layer: int | None = None`")
-    return Method(_summary(node, name), parameters | GRU, frozenset(needs))
+    return Method(_summary(node, name), parameters | SETTINGS, frozenset(needs))
 
 
 @lru_cache(maxsize=64)

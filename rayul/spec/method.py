@@ -9,7 +9,9 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from rayul.spec.custom import CODE, check_code, custom_method, is_custom, source_of, split
-from rayul.spec.methods import METHODS, Method, Parameter
+from rayul.spec.gradients import OWNER, modern, rules_of
+from rayul.spec.methods import METHODS, Method
+from rayul.spec.parameter import Parameter
 from rayul.spec.problems import Loc, did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.space import Choice, looks_searched, searched
 
@@ -18,8 +20,9 @@ from rayul.spec.space import Choice, looks_searched, searched
 class MethodChoice:
     """The `method` section: a name and, flat beside it in the YAML, its parameters.
 
-    With one name, `parameters` has exactly that method's, defaults filled in. While `name` is searched it has those
-    that were given, and the defaults on which all methods of the search that have the parameter agree.
+    With one name, `parameters` has exactly that method's, defaults filled in, and of a gradient rule's those of the
+    rules that may be chosen. While `name` is searched it has those that were given, and the defaults on which all
+    methods of the search that have the parameter agree.
 
     code: the source text of each file that a name such as ./my_loss.py:fn stands for, by its path. It is read when the
     spec is, unless the spec has it (the spec.yaml of results does).
@@ -34,6 +37,11 @@ class MethodChoice:
         """The methods that may be chosen."""
         searched_name: object = self.name
         return tuple(map(str, searched_name.options)) if isinstance(searched_name, Choice) else (self.name,)
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """The gradient rules that may be chosen."""
+        return rules_of(self.parameters)
 
     def of(self, name: str) -> Method:
         """The method behind one of `names`."""
@@ -53,7 +61,7 @@ class MethodChoice:
             raise refuse("expected a mapping, got a distribution", "search the name: {name: {choice: [ga, gd]}}")
         if not isinstance(value, dict):
             raise expected("a mapping", value)
-        value = _with_gamma(value)
+        value = modern(_with_gamma(value))
         if "name" not in value:
             raise refuse_all([(("name",), refuse("is missing", "for example `name: gd`"))])
         code = check_code(value.get(CODE, {}))
@@ -129,8 +137,10 @@ def _unknown_parameter(methods: Mapping[str, Method], key: str) -> PydanticCusto
 
 
 def _defaults(methods: Mapping[str, Method], given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Parameters in the table's order with their defaults; without those that differ by method and are not given."""
+    """Parameters in the table's order with their defaults; without those that differ by method, or belong to a gradient
+    rule that cannot be chosen, and are not given."""
+    rules = rules_of(given)
     for key in dict.fromkeys(key for method in methods.values() for key in method.parameters):
         defaults = {m.parameters[key].default for m in methods.values() if key in m.parameters}
-        if key in given or len(defaults) == 1:
+        if key in given or (len(defaults) == 1 and OWNER.get(key, rules[0]) in rules):
             yield key, next(iter(defaults))

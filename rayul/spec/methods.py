@@ -2,42 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
-from rayul.spec.problems import did_you_mean, expected, refuse, show
-
-_KIND_NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One number, text or switch of a method. `low` and `high` are inclusive; `options` are the texts it may be, any
-    where it is empty. A parameter whose default is None may be null."""
-
-    kind: type
-    default: Any
-    low: float = -math.inf
-    high: float = math.inf
-    summary: str = ""
-    options: tuple[str, ...] = ()
-
-    def check(self, value: Any) -> Any:
-        """The value in the parameter's own type. Raises `refuse(...)`."""
-        if value is None and self.default is None:
-            return None
-        if self.kind is float and type(value) is int:
-            value = float(value)
-        if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
-            raise expected(_KIND_NAMES[self.kind], value)
-        if isinstance(value, str) and self.options and value not in self.options:
-            raise refuse(f"unknown value {show(value)}", did_you_mean(value, self.options))
-        if isinstance(value, (int, float)) and not (self.low <= value <= self.high and math.isfinite(value)):
-            limits = f"at least {self.low:g}" if self.high == math.inf else f"in [{self.low:g}, {self.high:g}]"
-            raise refuse(f"must be finite and {limits}, got {value}")
-        return value
-
+from rayul.spec.gradients import SETTINGS
+from rayul.spec.parameter import POSITIVE, Parameter
 
 NEEDS = ("retain", "idk", "reference", "hidden")
 
@@ -52,21 +20,21 @@ class Method:
     needs: frozenset[str] = frozenset()
 
 
-_POSITIVE = 1e-6  # a smallest value for what is divided by
-
 _RETAIN = {"retain_weight": Parameter(float, 1.0, 0, summary="weight of the loss on retain rows")}
-GRU = {
-    "gru": Parameter(bool, False, summary="project the forget gradient off the retain gradient where they conflict"),
-    "gru_gamma": Parameter(float, 0.8, 1e-4, 1, "weight of the newest gradient in the averaged retain gradient of gru"),
+
+
+_LAYERS = {
+    "layer": Parameter(int, None, 0, summary="blocks after which hidden states are read; null is the middle"),
+    "layers": Parameter(int, None, 0, summary="several such numbers, in place of layer", many=True),
 }
 
 
-def _beta(default: float, summary: str, low: float = _POSITIVE) -> dict[str, Parameter]:
+def _beta(default: float, summary: str, low: float = POSITIVE) -> dict[str, Parameter]:
     return {"beta": Parameter(float, default, low, summary=summary)}
 
 
 def _method(summary: str, needs: str = "", **parameters: Parameter) -> Method:
-    return Method(summary, parameters | GRU, frozenset(needs.split()))
+    return Method(summary, parameters | SETTINGS, frozenset(needs.split()))
 
 
 METHODS: dict[str, Method] = {
@@ -101,7 +69,7 @@ METHODS: dict[str, Method] = {
     "rmu": _method(
         "representation misdirection: hidden states of forget rows pulled to a random direction",
         "retain hidden",
-        layer=Parameter(int, None, 0, summary="index of the layer that is steered; null is the middle one"),
+        **_LAYERS,
         steering=Parameter(float, 20.0, 0, summary="norm of the direction that forget rows are pulled to"),
         **_RETAIN,
     ),
@@ -133,4 +101,16 @@ METHODS: dict[str, Method] = {
         **_RETAIN,
     ),
     "ceu": _method("cross entropy to the model's own prediction without the answer token", "retain", **_RETAIN),
+    "jensun": _method(
+        "Jensen-Shannon divergence to refusals on forget rows, and to the reference on retain rows",
+        "retain idk reference",
+        **_RETAIN,
+    ),
+    "cb": _method(
+        "circuit breakers: hidden states of forget rows turned away from what they were",
+        "retain reference hidden",
+        **_LAYERS,
+        orth_weight=Parameter(float, 0.0, 0, summary="weight of the cosine between the forget rows of a batch"),
+        **_RETAIN,
+    ),
 }

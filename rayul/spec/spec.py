@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
@@ -18,6 +19,7 @@ from rayul.spec.data import AnyData, SourceData
 from rayul.spec.evaluate import Evaluate, own_metric_names
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
+from rayul.spec.gradients import GRADIENT, OWNER, modern_params
 from rayul.spec.method import MethodChoice
 from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.own_control import OwnControl
@@ -31,6 +33,9 @@ from rayul.spec.update import UPDATES, UpdateKind, check_update
 
 SHORTHAND = {"model": "path", "oracle": "path", "data": "folder", "method": "name", "control": "criteria"}
 """What a text or list means that stands directly under one of these keys."""
+
+
+_DECIDING = ("method.name", f"method.{GRADIENT}")
 
 
 def expand(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +95,9 @@ class Spec(Section):
             *self._unmodelled(),
             *self._uncompilable(),
             *self._untrainable(),
+            *self._unpaired(),
+            *self._unlayered(),
+            *self._unperturbed(),
         ]
         if problems:
             raise refuse_all(problems)
@@ -124,6 +132,9 @@ class Spec(Section):
             if hidden:
                 text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
                 yield ("method", "name"), refuse(text, f"leave it out, or {hint}")
+            if "latent" in self.method.gradients:
+                text = "latent adds to hidden states, which torch.compile cannot follow"
+                yield ("method", GRADIENT), refuse(text, f"leave it out, or {hint}")
             if self.lora.dropout != 0:
                 text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
                 yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
@@ -141,6 +152,31 @@ class Spec(Section):
             if self.resources.gpu > 1:
                 text = f"weights that update: {self.update} trains are not spread over GPUs"
                 yield ("resources", "gpu"), refuse(text, f"set 1, {adapter}")
+
+    def _unpaired(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if self.method.parameters.get("orth_weight", 0.0) != 0:
+            for name in ("batch_size", "micro_batch_size"):
+                value = getattr(self.training, name)
+                sizes = value.options if isinstance(value, Choice) else [getattr(value, "low", value)]
+                if 1 in sizes:
+                    text = "method.orth_weight is on pairs of a batch's rows, and a batch of 1 has none"
+                    yield ("training", name), refuse(text, "set 2 or more, or method.orth_weight: 0")
+
+    def _unperturbed(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if "latent" in self.method.gradients:
+            if self.training.gradient_checkpointing:
+                text = "layers are computed again in the backward pass, without what latent adds between them"
+                yield ("training", "gradient_checkpointing"), refuse(text, "set false, or another method.gradient")
+            if "po" in self.method.names:
+                text = "latent helps the model recall forget answers, which po never looks at"
+                yield ("method", GRADIENT), refuse(text, "choose another method, or another method.gradient")
+
+    def _unlayered(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        if self.training.layered is not None:
+            without = [name for name in self.method.names if "retain" not in self.method.of(name).needs]
+            if without:
+                text = f"{', '.join(without)} retains nothing, and a stage has to retain the folds that are not its own"
+                yield ("training", "layered"), refuse(text, "choose a method with a retain term, or leave it out")
 
     def _ungriddable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         if self.search.traits.grid:
@@ -219,27 +255,33 @@ class Spec(Section):
     def size(self) -> tuple[int, tuple[str, ...]]:
         """How many combinations of the discrete values there are, and the keys that are continuous. A parameter
         multiplies only the combinations in which it is active."""
-        space = dict(self.space)
-        names = space.pop("method.name", None)
-        drawn = [{"method.name": name} for name in names.options] if isinstance(names, Choice) else [{}]
+        space = {key: one for key, one in self.space.items() if key not in _DECIDING}
         combinations = sum(
-            math.prod(one.count or 1 for key, one in space.items() if self.is_active(key, params)) for params in drawn
+            math.prod(one.count or 1 for key, one in space.items() if self.is_active(key, params))
+            for params in self._decided
         )
         return combinations, tuple(key for key, one in space.items() if one.count is None)
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Whether the distribution `key` of the space is used by a trial that has drawn `params` so far: a parameter of
-        a method only where that method was drawn."""
+        a method, or of a gradient rule, only where that one was drawn."""
         section, _, parameter = key.partition(".")
         if section != "method" or parameter == "name":
             return True
+        if parameter in OWNER:
+            chosen = params.get(f"method.{GRADIENT}", self.method.parameters.get(GRADIENT))
+            return bool(chosen == OWNER[parameter])
         return parameter in self.method.of(params.get("method.name", self.method.name)).parameters
 
     @property
+    def _decided(self) -> list[dict[str, str]]:
+        """Every combination of what decides which other parameters a trial has: its method and its gradient rule."""
+        return [dict(zip(_DECIDING, pair, strict=True)) for pair in product(self.method.names, self.method.gradients)]
+
+    @property
     def conditional(self) -> list[str]:
-        """The searched parameters that only some of the searched methods have."""
-        drawn = [{"method.name": name} for name in self.method.names]
-        return [key for key in self.space if not all(self.is_active(key, params) for params in drawn)]
+        """The searched parameters that only some of the searched methods or gradient rules have."""
+        return [key for key in self.space if not all(self.is_active(key, params) for params in self._decided)]
 
     def at(self, params: Mapping[str, Any]) -> Spec:
         """The spec of one trial: every distribution replaced by its value in `params` (dotted keys, as in `space`).
@@ -249,6 +291,7 @@ class Spec(Section):
         """
         space = {loc: value for loc, value in _leaves(self) if isinstance(value, Distribution)}
         keys = [dotted(loc) for loc in space]
+        params = modern_params(params)
         problems = [
             Problem("", key, "is not searched", did_you_mean(key, keys) if keys else "the spec searches nothing")
             for key in params
@@ -257,7 +300,7 @@ class Spec(Section):
         plain = self.resolved()
         for loc, distribution in space.items():
             key = dotted(loc)
-            if key == "method.name" and not distribution.contains(params.get(key)):
+            if key in _DECIDING and not distribution.contains(params.get(key)):
                 raise SpecError([*problems, _outside(key, distribution, params)])
             if not self.is_active(key, params):
                 del plain["method"][loc[-1]]

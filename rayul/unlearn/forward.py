@@ -21,8 +21,8 @@ Model = Any
 class Answers(NamedTuple):
     """Predictions of a batch over its last S positions, aligned: logits[b, s] predicts labels[b, s].
 
-    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, D], if asked for;
-    logp [B, S], the labels' log-probabilities by these logits, where they are known already.
+    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, L * D], if asked for,
+    of L layers side by side; logp [B, S], the labels' log-probabilities by these logits, where they are known already.
     """
 
     logits: Tensor
@@ -36,11 +36,12 @@ class Answers(NamedTuple):
         return self._replace(logits=logits, logp=None)
 
 
-def forward(model: Model, batch: Batch, layer: int | None = None) -> Answers:
+def forward(model: Model, batch: Batch, layer: int | Sequence[int] | None = None) -> Answers:
     """One forward. Only positions from the first answer token of the batch on are projected on the vocabulary:
     the prompt's logits are waste (for a vocabulary of 128k, most of the memory of a step).
 
-    `layer`: also return the hidden states after that many blocks (1..number of blocks)."""
+    `layer`: also return the hidden states after that many blocks (1..number of blocks), or after each of several."""
+    layers = [layer] if isinstance(layer, int) else list(layer or ())
     length = batch.ids.shape[1]
     first = int(batch.answer.any(0).nonzero()[0]) if bool(batch.answer.any()) else length - 1
     keep = length - first + 1  # the logits at first - 1 predict the token at `first`
@@ -48,10 +49,10 @@ def forward(model: Model, batch: Batch, layer: int | None = None) -> Answers:
         input_ids=batch.ids,
         attention_mask=batch.attention,
         use_cache=False,
-        output_hidden_states=layer is not None,
+        output_hidden_states=bool(layers),
         **last_logits(model, keep),
     )
-    hidden = None if layer is None else output.hidden_states[layer][:, first - 1 : -1]
+    hidden = torch.cat([output.hidden_states[i][:, first - 1 : -1] for i in layers], -1) if layers else None
     return Answers(output.logits[:, -keep:-1], batch.ids[:, first:], batch.answer[:, first:], hidden)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.errors import InputError
-from rayul.spec import METRICS, Spec
+from rayul.spec import GRADIENTS, METRICS, Choice, Spec
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
@@ -31,11 +31,17 @@ T = TypeVar("T")
 EVALUATED = ("forget", "retain", "general")
 """Sets that every evaluation scores; "retain_report" is scored for the final report only."""
 
+TRAINED = ("forget", "retain_train", "idk")
+
 
 class Task:
     """Base model, tokenizer and examples by set ("idk": the refusals, one for each forget row); own: the
     custom metrics, by name; rewords: whether paraphrases and wrong answers will be scored too. Raises InputError for
-    rows that do not fit into the model."""
+    rows that do not fit into the model.
+
+    training: the examples that trials train on, "forget", "retain_train" and "idk": those of the sets, and, where
+    `extras`, behind them the paraphrases, and behind all retain rows all forget rows, for trials that hold some of them
+    yet. held: where these begin. reworded: by set the place of a row's paraphrase, by the row's."""
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class Task:
         max_rows: int | None,
         own: Mapping[str, RowMetric],
         rewords: bool = False,
+        extras: bool = False,
     ) -> None:
         self.own = own
         self.base = base
@@ -58,10 +65,29 @@ class Task:
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
+        self.training = {name: list(self.examples.get(name, ())) for name in TRAINED}
+        self.reworded: dict[str, dict[int, int]] = {name: {} for name in TRAINED}
+        self.held = len(self.training["retain_train"])
+        if extras:
+            self._add_extras(template)
         if rewords:
             check_fits(base, {f"reworded {key}": reworded(tokenizer, template, rows) for key, rows in sets.items()})
         self.max_rows = max_rows
         self._reference: dict[str, list[NDArray[np.float64]]] = {}
+
+    def _add_extras(self, template: AnyTemplate) -> None:
+        for name in ("forget", "retain_train"):
+            for i, row in enumerate(self.sets.get(name, ())):
+                if row.paraphrased_question:
+                    asked, wording = row.paraphrased_question, template_for(row, template)
+                    self.reworded[name][i] = len(self.training[name])
+                    self.training[name].append(encode(self.tokenizer, wording, asked, row.answer))
+                    if name == "forget":
+                        refusal = in_reply(row, REFUSALS[i % len(REFUSALS)])
+                        self.training["idk"].append(encode(self.tokenizer, wording, asked, refusal))
+        self.held = len(self.training["retain_train"])
+        self.training["retain_train"] += self.training["forget"]
+        check_fits(self.base, {f"{name}, in training,": rows for name, rows in self.training.items()})
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +109,7 @@ class Task:
         bits would depend on which trial came first. reference: the base for the length of a block."""
         if name not in self._reference:
             with reference() as model:
-                scores: list[TokenScores] = score(model, self.examples[name], self.pad)
+                scores: list[TokenScores] = score(model, self.training[name], self.pad)
             self._reference[name] = [s.logp for s in scores]
         aligned = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device)
         # Boolean indexing runs row by row, as the concatenation does.
@@ -101,19 +127,31 @@ def load_task(spec: Spec, sets: Sets) -> Task:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
     rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in spec.evaluate.final)
-    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own, rewords)
+    extras = spec.training.layered is not None or spec.training.augment is not None
+    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own, rewords, extras)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
     """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
     where those of one group alone would have to show how sure a criterion is."""
     needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
-    if not needing and spec.method.parameters.get("gru") not in (False, None):
-        needing = ["with gru"]
+    needing = needing or [f"with gradient: {rule}" for rule in spec.method.gradients if GRADIENTS[rule].retain]
     if needing and not sets.get("retain_train"):
         raise InputError(
             f"method {', '.join(needing)} trains on retain rows, and the data has none",
             "name them as data.retain_train (or data.retain, which is split)",
+        )
+    trained = [row for name in ("forget", "retain_train") for row in sets.get(name, ())]
+    if spec.training.augment is not None and not any(row.paraphrased_question for row in trained):
+        raise InputError(
+            "training.augment: no row has a paraphrased question",
+            "add the column paraphrased_question, or leave training.augment out",
+        )
+    folds, groups = _most(spec.training.layered), len(set(group_numbers(sets["forget"])))
+    if folds > groups:
+        raise InputError(
+            f"training.layered {folds}: the forget rows have {groups} groups, and those of a group are in one fold",
+            f"set {groups} or less" if groups > 1 else "leave training.layered out",
         )
     judged = [*spec.objectives, *(c.metric for c in spec.criteria)]
     missing = [metric for metric in dict.fromkeys(judged) if not sets.get(metric.split(".")[0])]
@@ -131,6 +169,12 @@ def check_needs(spec: Spec, sets: Sets) -> None:
                     "far another group's would differ",
                     "add rows of other groups, or leave control.confidence out",
                 )
+
+
+def _most(value: Any) -> int:
+    """The largest number that a leaf of a spec may become; 0 for none."""
+    options = value.options if isinstance(value, Choice) else [getattr(value, "high", value)]
+    return max(int(option or 0) for option in options)
 
 
 def in_reply(row: Row, text: str) -> str:

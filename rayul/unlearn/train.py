@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rayul.errors import InputError, RayulError
+from rayul.errors import RayulError
 from rayul.spec import Spec
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, forward, token_logp
-from rayul.unlearn.losses import Side, loss_of, mean_nll
+from rayul.unlearn.gradients import Memory
+from rayul.unlearn.gradients.alone import leave_gradient
+from rayul.unlearn.gradients.contract import FORGET_NLL, LOSS, RETAIN_NLL
+from rayul.unlearn.gradients.hidden import Room, latent_layers, numbered, perturbed
+from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
+from rayul.unlearn.optimisers import learning_rate, optimisers
+from rayul.unlearn.order import needs, row_order
 from rayul.unlearn.task import Task
-from rayul.unlearn.tokens import batches, collate
+from rayul.unlearn.terms import total
+from rayul.unlearn.tokens import collate
 from rayul.unlearn.update import Update
 
 
@@ -38,52 +45,43 @@ def evaluation_steps(steps: int, every: int | str) -> list[int]:
     return sorted({0, steps} | {p for p in points if p < steps})
 
 
-def train(update: Update, task: Task, spec: Spec, seed: int) -> Iterator[int]:
+def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, float] | None = None) -> Iterator[int]:
     """Train in place; yields each evaluation step, with the update as it is there.
 
-    `spec` has no search distribution left. The seed fixes the order of the rows. Raises Diverged when the loss or the
-    gradient is not finite.
+    terms: is filled with the values of the loss's terms at the last step. `spec` has no search distribution left. The
+    seed fixes the order of the rows. Raises Diverged when the loss or the gradient is not finite.
     """
     training, parameters = spec.training, update.parameters
-    optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+    steppers = optimisers(training, parameters)
     order = row_order(task, spec, seed)
-    rule = GradientSurgery(spec.method.parameters["gru_gamma"]) if spec.method.parameters["gru"] else None
     direction = steering_direction(task, spec, seed)
+    memory: Memory = {}
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
     for step in range(1, training.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec, step)
         forget, retain = next(order)
+        progress = (step - 1) / training.steps
+        accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress)
+        room = partial(Room.of, task, spec, forget)
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
-            loss = accumulate_gradient(update, task, spec, forget, retain, direction, rule)
+            found = leave_gradient(parameters, spec.method, memory, step, accumulate, room)
         # Gradient ascent has no floor: clipping keeps one step's size, and its norm shows a gradient that is no number.
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm or math.inf)
+        loss = sum(found.values())
         if not (math.isfinite(loss) and bool(norm.isfinite())):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {norm.item()}", "lower training.lr")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = learning_rate(training, step)
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
         if spec.control.ball is not None:
             update.project_into_ball(spec.control.ball, spec.control.ball_norm)
+        if terms is not None:
+            terms.clear()
+            terms.update(found)
         if step in stops:
             yield step
-
-
-def row_order(task: Task, spec: Spec, seed: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Forget and retain rows of each step (no retain rows for a method that reads none), fixed by the seed."""
-    size = spec.training.batch_size
-    forget_order = batches(len(task.examples["forget"]), size, torch.Generator().manual_seed(seed))
-    retain_count = len(task.examples.get("retain_train", ()))
-    retain_order: Iterator[list[int]] = repeat([])
-    if retain_count and needs(spec, "retain"):
-        # The generator reads the low 32 bits of a seed only: + 2**32 would draw the forget order once more.
-        retain_order = batches(retain_count, size, torch.Generator().manual_seed(seed + 2**31))
-    return zip(forget_order, retain_order, strict=True)
-
-
-def learning_rate(spec: Spec, step: int) -> float:
-    """Linear warm-up, then constant; `step` counts from 1."""
-    return spec.training.lr * min(1.0, step / max(1, spec.training.warmup_steps))
 
 
 def micro_batches(
@@ -102,72 +100,62 @@ def accumulate_gradient(
     forget: Sequence[int],
     retain: Sequence[int],
     direction: Tensor | None = None,
-    rule: GradientSurgery | None = None,
-) -> float:
-    """Leave in `.grad` the gradient of the method's loss on these rows; returns the loss.
+    progress: float = 0.0,
+    of: str = LOSS,
+    held: Tensor | None = None,
+) -> dict[str, float]:
+    """Add to `.grad` the gradient of the method's loss on these rows, or of what else a gradient rule asks for; returns
+    the values of its terms. progress: share of the trial's steps that are done. held: as in `Ask`.
 
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
     """
-    loss_function, keywords = loss_of(spec.method), loss_keywords(spec)
-    total = 0.0
-    parts = micro_batches(forget, retain, spec.training.micro_batch_size)
-    for f, r in parts:
-        forget_side = _side(update, task, spec, "forget", f, direction)
-        retain_side = _side(update, task, spec, "retain_train", r) if r else None
-        idk_side = _side(update, task, spec, "idk", f) if needs(spec, "idk") else None
-        loss = loss_function(forget_side, retain_side, idk_side, **keywords) * (len(f) / len(forget))
-        total += float(loss.detach())
-        loss.backward()
-    if rule is not None:
-        unlearning = [p.grad for p in update.parameters]
-        for p in update.parameters:
-            p.grad = None
-        for _, r in parts:
-            (mean_nll(_side(update, task, spec, "retain_train", r)) * (len(r) / len(retain))).backward()
-        rule(update.parameters, unlearning)
-    return total
-
-
-class GradientSurgery:
-    """GRU (arXiv 2503.09117): where the unlearning gradient g_u works against the retain gradient g_r, <g_u, g_r> < 0,
-    project it: g_u - <g_u, g_r> / ||g_r||^2 g_r. g_r is a moving average: gamma * new + (1 - gamma) * old, as in the
-    authors' code."""
-
-    def __init__(self, gamma: float) -> None:
-        self.gamma = gamma
-        self.retain: list[Tensor] | None = None
-
-    def __call__(self, parameters: Sequence[Tensor], unlearning: Sequence[Tensor | None]) -> None:
-        """`parameters` carry the retain gradient; leaves the projected unlearning gradient in them."""
-        fresh = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        old = self.retain
-        self.retain = (
-            fresh if old is None else [self.gamma * n + (1 - self.gamma) * o for o, n in zip(old, fresh, strict=True)]
-        )
-        wanted = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, unlearning, strict=True)]
-        inner = sum(float((u * r).sum()) for u, r in zip(wanted, self.retain, strict=True))
-        square = sum(float((r * r).sum()) for r in self.retain)
-        back = inner / square if inner < 0 and square > 0 else 0.0
-        for p, u, r in zip(parameters, wanted, self.retain, strict=True):
-            p.grad = u - back * r
+    found: dict[str, float] = {}
+    begin = 0
+    for f, r in micro_batches(forget, retain, spec.training.micro_batch_size):
+        side = partial(_side, update, task, spec, direction=direction, progress=progress)
+        own = None if held is None else held[begin : begin + len(f)]
+        begin += len(f)
+        forget_side = side("forget", f, of != FORGET_NLL, held=own)
+        retain_side = side("retain_train", r, False) if r else None
+        idk_side = side("idk", f, False) if needs(spec, "idk") else None
+        share = len(r) / len(retain) if of == RETAIN_NLL else len(f) / len(forget)
+        terms = terms_of(spec.method, of, forget_side, retain_side, idk_side)
+        for name, value in terms.items():
+            found[name] = found.get(name, 0.0) + float(value.detach()) * share
+        if terms:
+            (total(terms) * share).backward()
+    return found
 
 
 def _side(
-    update: Update, task: Task, spec: Spec, name: str, indices: Sequence[int], direction: Tensor | None = None
+    update: Update,
+    task: Task,
+    spec: Spec,
+    name: str,
+    indices: Sequence[int],
+    limited: bool,
+    direction: Tensor | None,
+    progress: float,
+    held: Tensor | None = None,
 ) -> Side:
-    """The batch of these examples as losses see it; the controls act on the forget set only."""
-    batch = collate([task.examples[name][i] for i in indices], task.pad, task.device)
-    layer = hidden_layer(update.model.config, spec) if needs(spec, "hidden") else None
-    limited = name == "forget"
+    """The batch of these examples as losses see it. limited: whether the controls act on it. held: as in `Ask`, of
+    these rows."""
+    batch = collate([task.training[name][i] for i in indices], task.pad, task.device)
+    layers = hidden_layers(update.model.config, spec)
 
     def answers() -> Answers:
-        plain = forward(update.model, batch, layer)
+        added: dict[int, Tensor] = {}
+        if held is not None:
+            numbers = latent_layers(update.model, spec)
+            added = dict(zip(numbers, held[:, : batch.ids.shape[1]].unbind(2), strict=True))
+        with perturbed(update.model, added):
+            plain = forward(update.model, batch, layers)
         return controlled(plain, spec.control) if limited else plain
 
     def reference() -> Answers:
         with torch.no_grad(), update.reference() as before:
-            plain = forward(before, batch, layer)
+            plain = forward(before, batch, layers)
         return plain.with_logits(plain.logits / spec.control.temperature) if limited else plain
 
     def reference_logp(mask: Tensor) -> Tensor:
@@ -176,33 +164,20 @@ def _side(
         answer = batch.answer[:, -mask.shape[1] :]
         return torch.where(mask, task.reference_logp(name, indices, answer, update.reference), 0.0)
 
-    return Side(answers, reference, reference_logp, direction)
-
-
-def loss_keywords(spec: Spec) -> dict[str, Any]:
-    """The method's parameters as its loss takes them."""
-    return {key: value for key, value in spec.method.parameters.items() if key not in ("gru", "gru_gamma")}
-
-
-def needs(spec: Spec, what: str) -> bool:
-    """Whether the method reads "retain" rows, "idk" rows, "hidden" states."""
-    return what in spec.method.of(spec.method.name).needs or (what == "retain" and spec.method.parameters["gru"])
+    return Side(answers, reference, reference_logp, direction, lambda: (batch.ids, batch.answer), progress)
 
 
 def _part(items: Sequence[int], i: int, parts: int) -> Sequence[int]:
     return items[i * len(items) // parts : (i + 1) * len(items) // parts]
 
 
-def hidden_layer(config: Any, spec: Spec) -> int:
-    """The number of blocks after which a method reads hidden states; null is the middle. InputError beyond the last."""
-    layer, blocks = spec.method.parameters["layer"], config.num_hidden_layers
-    if layer is None:
-        return int(max(1, blocks // 2))
-    if layer > blocks:
-        raise InputError(
-            f"method.layer {layer}: the model has {blocks} blocks", "name one of them, or null for the middle"
-        )
-    return int(layer)
+def hidden_layers(config: Any, spec: Spec) -> tuple[int, ...]:
+    """The numbers of blocks after which a method reads hidden states, none where it reads none; null is the middle.
+    InputError beyond the last."""
+    if not needs(spec, "hidden"):
+        return ()
+    name = "layer" if spec.method.parameters.get("layers") is None else "layers"
+    return numbered(config, name, spec.method.parameters[name])
 
 
 def steering_direction(task: Task, spec: Spec, seed: int) -> Tensor | None:

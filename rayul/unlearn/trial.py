@@ -77,8 +77,9 @@ def _attempt(
     update = None
     try:
         update = attach(task, spec, shared.seed)
-        for step in train(update, task, spec, shared.seed):
-            row = replace(shared, step=step)
+        terms: dict[str, float] = {}
+        for step in train(update, task, spec, shared.seed, terms):
+            row = replace(shared, step=step, terms=dict(terms))
             rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(update, task, spec, row, baseline)
             seconds = time.perf_counter() - started
             rows = [replace(r, train_seconds=seconds) for r in rows]

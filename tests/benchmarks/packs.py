@@ -47,8 +47,9 @@ def peft_arm(spec: Any, sets: Any) -> tuple[Callable[[int], None], Callable[[], 
     import torch
 
     from rayul.unlearn.evaluate import evaluate
+    from rayul.unlearn.order import row_order
     from rayul.unlearn.task import load_task
-    from rayul.unlearn.train import accumulate_gradient, row_order
+    from rayul.unlearn.train import accumulate_gradient
     from rayul.unlearn.update import attach
 
     task = load_task(spec, sets)

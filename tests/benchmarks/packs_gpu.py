@@ -114,7 +114,8 @@ def peft_process(plain: dict[str, Any], device: str, ready: Any, go: Any, out: A
     says how many bytes they took."""
     import torch
 
-    from rayul.unlearn.train import accumulate_gradient, row_order
+    from rayul.unlearn.order import row_order
+    from rayul.unlearn.train import accumulate_gradient
     from rayul.unlearn.update import attach
 
     task, spec = make_task(plain, device)

@@ -287,14 +287,16 @@ def test_messages_of_overrides(override: str, expected: str) -> None:
     [
         ("{name: ga, gru: true, gru_smoothing: 0.8}", 0.2),  # the weight of the past, before
         ("{name: ga, gru: true, gru_smoothing: 0}", 1.0),
-        ("{name: ga, gru: false, gru_smoothing: 0.8}", 0.8),  # written out as a default, without effect
-        ("{name: ga, gru_smoothing: 0.8}", 0.8),
-        ("ga", 0.8),
+        ("{name: ga, gru: false, gru_smoothing: 0.8}", None),  # written out as a default, without effect
+        ("{name: ga, gru_smoothing: 0.8}", None),
+        ("{name: ga, gradient: gru}", 0.8),
+        ("ga", None),
     ],
 )
-def test_what_weighed_the_past_in_gru_is_read_as_what_weighs_the_newest(method: str, gamma: float) -> None:
+def test_what_weighed_the_past_in_gru_is_read_as_what_weighs_the_newest(method: str, gamma: float | None) -> None:
     spec = parse_spec(f"{{name: a, model: m, data: testbed, method: {method}, training: {{lr: 1e-3}}}}")
-    assert spec.method.parameters["gru_gamma"] == gamma
+    assert spec.method.parameters.get("gru_gamma") == gamma
+    assert spec.method.gradients == ("plain" if gamma is None else "gru",)
     assert "gru_smoothing" not in spec.resolved()["method"]
 
 

@@ -182,8 +182,8 @@ def test_auto_measures_and_says_why(make_spec_file: Callable[..., Path], tmp_pat
 @pytest.mark.parametrize(
     ("sections", "reason"),
     [
-        ({"method": {"name": "gd", "gru": True}}, "gru"),
-        ({"method": {"name": "gd", "gru": {"choice": [True, False]}}}, "gru"),
+        ({"method": {"name": "gd", "gradient": "gru"}}, None),
+        ({"method": {"name": "gd", "gradient": {"choice": ["plain", "gru"]}}}, None),
         ({"resources": {"gpu": 2}}, "several GPUs"),
         ({"resources": {"packs": False}}, "resources.packs"),
         ({}, None),

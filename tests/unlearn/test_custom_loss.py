@@ -12,7 +12,7 @@ import pytest
 
 from rayul.errors import InputError
 from rayul.spec import Choice, Float, SpecError, difference, dump_yaml, load_spec, notices, parse_spec
-from rayul.spec.methods import GRU
+from rayul.spec.gradients import SETTINGS
 
 GD = '''
 """A loss of my own."""
@@ -50,7 +50,7 @@ def problem(method: str) -> str:
 def test_parameters_come_from_the_signature(write: Callable[[str], Path]) -> None:
     write(GD)
     spec = spec_of("./my_loss.py:mine")
-    parameters = {k: v for k, v in spec.method.parameters.items() if k not in GRU}
+    parameters = {k: v for k, v in spec.method.parameters.items() if k not in SETTINGS}
     assert parameters == {"retain_weight": 1.0, "kind": "nll", "n": None}
     assert isinstance(parameters["retain_weight"], float)
     method = spec.method.of("./my_loss.py:mine")

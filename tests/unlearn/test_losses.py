@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import formulas
 import pytest
 import torch
 
@@ -193,6 +194,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Given], Any]]] = {
     ),
     "undial": ({"beta": 4.0, "retain_weight": W}, lambda g: undial(g, 4.0) + W * nll(g, "r")),
     "ceu": ({"retain_weight": W}, lambda g: ceu(g) + W * nll(g, "r")),
+    **formulas.CASES,
 }
 
 

@@ -91,7 +91,11 @@ def assert_equal_trials(pack: Pack, slot: int, rows: list[Evaluation], task: Any
 
 
 ALONE = [(method, group, False) for group in (None, 2) for method in METHODS]
-ALONE_COMPILED = [pytest.param(method, 2, True, marks=pytest.mark.slow) for method in METHODS if method != "rmu"]
+ALONE_COMPILED = [
+    pytest.param(method, 2, True, marks=pytest.mark.slow)
+    for method, row in METHODS.items()
+    if "hidden" not in row.needs
+]
 
 
 @pytest.mark.parametrize(("method", "group", "compiled"), ALONE + ALONE_COMPILED)

@@ -30,7 +30,9 @@ CASES = [(m, v) for m in METHODS for v in VARIANTS if v != "retain weight" or "r
 CASES_BY_SHAPE = [pytest.param(m, v, shape, id=f"{m}-{v}-{shape.group}") for shape in SHAPES for m, v in CASES]
 COMPILED = [
     pytest.param(m, list(VARIANTS)[i % len(VARIANTS)], SHAPES[1]._replace(compiled=True), marks=pytest.mark.slow)
-    for i, m in enumerate(m for m in METHODS if m != "rmu" and "retain_weight" in METHODS[m].parameters)
+    for i, m in enumerate(
+        m for m, row in METHODS.items() if "hidden" not in row.needs and "retain_weight" in row.parameters
+    )
 ]
 
 
@@ -45,8 +47,10 @@ def finish(pack: Pack, slot: int) -> list[Evaluation]:
 
 def assert_same(a: tuple[list[Evaluation], SlotState], b: tuple[list[Evaluation], SlotState]) -> None:
     assert [(r.step, r.metrics) for r in a[0]] == [(r.step, r.metrics) for r in b[0]]
-    for ours, theirs in zip(a[1][3:], b[1][3:], strict=True):
-        assert torch.equal(ours, theirs)
+    assert torch.equal(a[1].values, b[1].values)
+    assert a[1].kept.keys() == b[1].kept.keys()
+    assert a[1].kept
+    assert all(torch.equal(tensor, b[1].kept[name]) for name, tensor in a[1].kept.items())
 
 
 def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) -> tuple[list[Evaluation], SlotState]:

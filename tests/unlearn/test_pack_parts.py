@@ -124,7 +124,7 @@ def test_groups_leave_fewer_lanes_than_one_forward_empty() -> None:
 def test_who_may_share_a_pack(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec()
     assert packable(spec, make_spec(method="rmu", lora={"r": 2}, training={"batch_size": 3})) is None
-    assert "gru" in str(packable(spec, make_spec(method={"name": "ga", "gru": True})))
+    assert packable(spec, make_spec(method={"name": "ga", "gradient": "gru"})) is None
     assert "target_modules" in str(packable(spec, make_spec(lora={"target_modules": ["q_proj"]})))
     half = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "bfloat16"})})
     assert "model" in str(packable(spec, half))

@@ -15,10 +15,13 @@ from rayul.records import COMPLETED, FAILED
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
+from rayul.unlearn.gradients import Ask, Memory
+from rayul.unlearn.gradients.gru import gru
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
+from rayul.unlearn.order import row_order
 from rayul.unlearn.tokens import batches
-from rayul.unlearn.train import GradientSurgery, accumulate_gradient, evaluation_steps, row_order, train
+from rayul.unlearn.train import accumulate_gradient, evaluation_steps, train
 from rayul.unlearn.trial import run_trial
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 from rayul.unlearn.update.saved import detach_adapter, load_adapter
@@ -113,26 +116,30 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(name: str, task: Any
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
+def surgery(memory: Memory, u: torch.Tensor, r: torch.Tensor, gamma: float) -> torch.Tensor:
+    rule = gru(torch.zeros_like(u), memory, 1, gru_gamma=gamma)
+    assert next(rule) == Ask("loss")
+    assert rule.send(u) == Ask("retain_nll")
+    with pytest.raises(StopIteration) as end:
+        rule.send(r)
+    found: torch.Tensor = end.value.value
+    return found
+
+
 def test_gradient_surgery_projects_only_what_conflicts() -> None:
-    u, r = torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0])
-    parameter = torch.zeros(2)
-    parameter.grad = r.clone()
-    GradientSurgery(1.0)([parameter], [u])
+    r = torch.tensor([1.0, 1.0])
     # <u, r> = -1 < 0: u - (-1 / 2) r
-    assert parameter.grad.tolist() == [1.5, -1.5]
-    assert float(parameter.grad @ r) == 0.0
-    parameter.grad = r.clone()
-    GradientSurgery(1.0)([parameter], [torch.tensor([3.0, -1.0])])
-    assert parameter.grad.tolist() == [3.0, -1.0]
+    projected = surgery({}, torch.tensor([1.0, -2.0]), r, 1.0)
+    assert projected.tolist() == [1.5, -1.5]
+    assert float(projected @ r) == 0.0
+    assert surgery({}, torch.tensor([3.0, -1.0]), r, 1.0).tolist() == [3.0, -1.0]
 
 
 def test_gradient_surgery_smooths_the_retain_gradient() -> None:
-    rule, parameter = GradientSurgery(0.25), torch.zeros(1)
+    memory: Memory = {}
     for value, expected in ((4.0, 4.0), (0.0, 3.0)):
-        parameter.grad = torch.tensor([value])
-        rule([parameter], [torch.tensor([1.0])])
-        assert rule.retain is not None
-        assert rule.retain[0].item() == expected
+        surgery(memory, torch.tensor([1.0]), torch.tensor([value]), 0.25)
+        assert memory["retain"].item() == expected
 
 
 @pytest.mark.parametrize(
@@ -197,7 +204,7 @@ def test_a_trial_that_diverges_fails_and_has_only_what_was_evaluated(task: Any, 
     assert evaluate(task.base, task, spec.evaluate.metrics, 64).values == baseline
 
 
-class Memory:
+class Scarce:
     """A forward pass with more than `fits` rows runs out of memory, from the second step on."""
 
     def __init__(self, base: Any, fits: int, after: int = 3) -> None:
@@ -218,7 +225,7 @@ def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and
 ) -> None:
     spec = make_spec(method="gd", training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
     calm = [s.evaluations[-1] for s in run_trial(task, TrialJob("0000", spec, 1, {}, {}))]
-    memory = Memory(task.base, fits=2)
+    memory = Scarce(task.base, fits=2)
     try:
         snapshots = list(run_trial(task, TrialJob("0000", spec, 1, {}, {})))
     finally:
@@ -235,7 +242,7 @@ def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and
 
 def test_a_trial_that_runs_out_of_memory_twice_fails(task: Any, make_spec: MakeSpec) -> None:
     spec = make_spec(training={"steps": 4, "evaluate_every": 2}, evaluate={"batch_size": 4})
-    memory = Memory(task.base, fits=1)
+    memory = Scarce(task.base, fits=1)
     try:
         *before, last = run_trial(task, TrialJob("0000", spec, 1, {}, {}))
     finally:

@@ -51,8 +51,6 @@ def unpackable(spec: Spec) -> str | None:
         return f"update: {spec.update}: {spec.update_kind.alone}"
     if spec.resources.gpu > 1:
         return "a trial spans several GPUs"
-    if spec.method.parameters.get("gru") not in (False, None):
-        return "method.gru needs two gradients of every step"
     if spec.training.gradient_checkpointing:
         return "training.gradient_checkpointing computes a layer twice, once without its adapters' pack"
     if spec.model.quantize:

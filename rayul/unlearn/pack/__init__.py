@@ -9,6 +9,7 @@
 | slot | one trial in a pack: its own rows, loss, optimiser and end |
 | scorer | a fixed set of rows, scored by several adapters in one forward |
 | saved | saved adapters as rows of such a matrix |
+| step | one step of it: the gradients that its rule asks for, one micro-batch at a time |
 | state | that trial between two steps, on disk |
 | pack | join, train, evaluate, leave |
 | packs | all trials of a device, in one pack or in smaller ones that take turns |

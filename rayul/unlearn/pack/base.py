@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from rayul.errors import RayulError
 from rayul.unlearn.compiled import call_block, compile_once, repeated_blocks
+from rayul.unlearn.gradients.hidden import adding, blocks_of
 from rayul.unlearn.pack.graphed import graphed
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
@@ -76,11 +77,19 @@ class PackedBase:
         weights: take the place of the base's own of these names."""
         return self._forward(lines.ids, lines.at, adapters, layers, weights)
 
-    def train(self, key: Hashable, lines: Lines, adapters: Adapters, layers: Sequence[int] = ()) -> Predictions:
-        """`predict` with a backward to come, before the next call of this key. Compiled on a GPU, it is captured as a
+    def train(
+        self,
+        key: Hashable,
+        lines: Lines,
+        adapters: Adapters,
+        layers: Sequence[int] = (),
+        added: Mapping[int, Tensor] | None = None,
+    ) -> Predictions:
+        """`predict` with a backward to come, before the next call of this key. added: to hidden states, [N, T, D] by
+        the number of blocks before them; not where it is compiled. Compiled on a GPU, it is captured as a
         CUDA graph when it is first called: lines of a key have one shape, and adapters are the same tensors."""
         if not (self.compiled and self._on_gpu):
-            return self.predict(lines, adapters, layers)
+            return self._forward(lines.ids, lines.at, adapters, layers, added=added or {})
         tensors = (lines.ids, lines.at, adapters.scale, *chain.from_iterable(adapters.pairs))
         if key not in self._graphs:
 
@@ -97,6 +106,7 @@ class PackedBase:
         adapters: Adapters | None,
         layers: Sequence[int] = (),
         weights: Mapping[str, Tensor] | None = None,
+        added: Mapping[int, Tensor] | None = None,
     ) -> Predictions:
         lines, window = at.shape
         offset = torch.arange(lines, device=ids.device).unsqueeze(1) * ids.shape[1]
@@ -109,6 +119,9 @@ class PackedBase:
             for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
                 # An attribute and not an argument: compiled code reads it anew in every block.
                 linear.adapter = (a, b, adapters.scale, adapters.dropout)
+        for number, one in (added or {}).items():
+            block = blocks_of(self.base)[number - 1]
+            forwards[block] = adding(MethodType(type(block).forward, block), one)
         head = self._head  # which may have an adapter, too
         forwards[head] = partial(_at_answers, forwards.get(head, MethodType(type(head).forward, head)), flat)
         with _run_as(forwards):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +22,17 @@ from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.dropout import Noise
 from rayul.unlearn.pack.evaluator import Evaluator
-from rayul.unlearn.pack.lanes import forwards
+from rayul.unlearn.pack.lanes import Lane, forwards
 from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
 from rayul.unlearn.pack.parameters import Layout, Leaves, Parameters, pack_targets
 from rayul.unlearn.pack.reference import Reference
-from rayul.unlearn.pack.slot import Part, Slot, on_device
+from rayul.unlearn.pack.slot import Slot, on_device
 from rayul.unlearn.pack.state import SlotState
-from rayul.unlearn.task import Task
+from rayul.unlearn.pack.step import Part
+from rayul.unlearn.task import TRAINED, Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
-
-TRAINED = ("forget", "retain_train", "idk")
 
 Event = tuple[int, list[Evaluation]]
 """A slot and the rows of its evaluation, as `run_trial` gives them."""
@@ -53,7 +52,7 @@ class Pack:
         self.layout = Layout(linears, shape.rank)
         self.parameters = Parameters(self.layout, shape.slots, task.device)
         self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)
-        sets = {name: lines(task.examples[name], task.pad, task.device) for name in TRAINED if task.examples.get(name)}
+        sets = {name: lines(rows, task.pad, task.device) for name, rows in task.training.items() if rows}
         self.reference = Reference(self.base, sets)
         self.evaluator = Evaluator(task, self.base, self.layout, spec.evaluate, shape.lanes)
 
@@ -83,7 +82,7 @@ class Pack:
         row = job.row(device_name(self.task.device), f"{self.shape}, {numerics(self.task)}")
         # Where every slot has its place in a forward, parts as small as that: none waits for another's larger batch.
         size = self.shape.rows if self.shape.group is None else None
-        self.slots[slot] = Slot(self.task, job, row, self.parameters.row(slot), size)
+        self.slots[slot] = Slot(self.task, job, row, self.layout, self.parameters.row(slot), size)
         if state is not None:
             self.slots[slot].resume(state)
         return slot
@@ -132,42 +131,50 @@ class Pack:
         parts = {k: slot.next_part() for k, slot in running.items()}
         noise = Noise(running, self.task.device)
         used: list[Leaves] = []
-        answers = {name: self._answers(name, parts, noise, used) for name in TRAINED}
-        terms = []
-        for k, part in parts.items():
+        losses = []
+        with ExitStack() as moved:
+            for slot in running.values():
+                moved.enter_context(slot.under_way.moved())
+            answers = {name: self._answers(name, parts, noise, used) for name in TRAINED}
+            for k, part in parts.items():
+                try:
+                    own = {name: answers[name][k] for name in part.rows}
+                    losses.append(running[k].loss(part, own, self.reference))
+                except Exception as error:
+                    failed[k] = _of_the_trial(error)
+            if losses:
+                held = [step.held for slot in running.values() if (step := slot.under_way).ask.by_held]
+                self.parameters.add_gradient(losses, used, [one for one in held if one is not None])
+        stepping = [k for k, slot in running.items() if k not in failed and slot.under_way.advance()]
+        for k, terms, norm in zip(stepping, *self._terms_and_norms(stepping), strict=True):
             try:
-                terms.append(running[k].loss(part, {name: answers[name][k] for name in part}, self.reference))
-            except Exception as error:
-                failed[k] = _of_the_trial(error)
-        if terms:
-            self.parameters.add_gradient(terms, used)
-        stepping = [k for k, slot in running.items() if k not in failed and not slot.pending]
-        for k, loss, norm in zip(stepping, *self._losses_and_norms(stepping), strict=True):
-            try:
-                running[k].update(partial(self.layout.pairs, self.parameters.values[k : k + 1]), loss, norm)
+                running[k].update(partial(self.layout.pairs, self.parameters.values[k : k + 1]), terms, norm)
             except Exception as error:
                 failed[k] = _of_the_trial(error)
         self._share(running, started)
         return [self.fail(k, error) for k, error in sorted(failed.items())]
 
-    def _losses_and_norms(self, stepping: Sequence[int]) -> Any:
-        """Loss and gradient norm before clipping of each slot; the device is waited for once."""
+    def _terms_and_norms(self, stepping: Sequence[int]) -> tuple[list[dict[str, float]], list[float]]:
+        """The terms of the loss and the gradient norm before clipping of each slot; the device is waited for once."""
         if not stepping:
             return [], []
+        terms = [self.slots[k].under_way.terms for k in stepping]
         norms = []
         for k in stepping:
             limit = self.slots[k].spec.training.max_grad_norm
             norms.append(torch.nn.utils.clip_grad_norm_([self.slots[k].row], limit or torch.inf))
-        sums = [torch.stack(self.slots[k].losses).sum() for k in stepping]
-        return torch.stack([torch.stack(sums), torch.stack(norms)]).tolist()
+        numbers = iter(torch.stack([*norms, *(value for one in terms for value in one.values())]).tolist())
+        found = [next(numbers) for _ in norms]
+        return [{name: next(numbers) for name in one} for one in terms], found
 
     def _answers(self, name: str, parts: Mapping[int, Part], noise: Noise, used: list[Leaves]) -> dict[int, Answers]:
         """Each slot's predictions of its own rows of a set, from forwards of the shape [lanes * rows, T]; what their
         graphs depend on is added to `used`."""
-        wanted = {k: part[name] for k, part in parts.items() if part.get(name)}
+        wanted = {k: part.rows[name] for k, part in parts.items() if part.rows.get(name)}
         pieces: dict[int, list[Answers]] = {k: [] for k in wanted}
         size = self.shape.rows
-        layers = sorted({layer for k in wanted if (layer := self.slots[k].layer) is not None})
+        layers = sorted({layer for k in wanted for layer in self.slots[k].layers})
+        taken = {k: part.begin for k, part in parts.items()}
         for number, lanes in enumerate(forwards(wanted, self.shape)):
             # A lane that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
             # reads these.
@@ -178,17 +185,34 @@ class Pack:
             used.append(leaves)
             read = {lane: k for lane, (k, chunk) in enumerate(lanes) if chunk}
             adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
-            found = self.base.train((name, number), batch, adapters, layers)
+            added = self._added(lanes, parts, taken) if name == "forget" else {}
+            found = self.base.train((name, number), batch, adapters, layers, added)
             logp = label_logp(found.logits, batch.labels, compiled=self.shape.compiled and found.logits.is_cuda)
             # unbind and not one index a lane: each of those would bring back a gradient of the whole.
             fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
             hidden = {layer: _by_lane(h, len(lanes)) for layer, h in found.hidden.items()}
             for lane, k in read.items():
-                count, layer = len(lanes[lane][1]), self.slots[k].layer
+                count, own = len(lanes[lane][1]), [hidden[layer][lane] for layer in self.slots[k].layers]
                 logits, labels, mask, own_logp = (field[lane][:count] for field in fields)
-                own_hidden = None if layer is None else hidden[layer][lane][:count]
+                own_hidden = torch.cat(own, -1)[:count] if own else None
                 pieces[k].append(Answers(logits, labels, mask, own_hidden, own_logp))
         return {k: _joined(several) for k, several in pieces.items()}
+
+    def _added(self, lanes: Sequence[Lane], parts: Mapping[int, Part], taken: dict[int, int]) -> dict[int, Tensor]:
+        """What the slots' rules hold added to hidden states, [lanes * rows, T, D] by the number of blocks before it; 0
+        in all other lanes. taken: forget rows of each slot's step that came before these."""
+        own: dict[int, dict[int, Tensor]] = {}
+        for lane, (k, chunk) in enumerate(lanes):
+            step = self.slots[k].under_way if k in parts and chunk else None
+            if step is not None and step.held is not None:
+                rows = step.held[taken[k] : taken[k] + len(chunk)]
+                rows = torch.cat([rows, rows.new_zeros(self.shape.rows - len(chunk), *rows.shape[1:])])
+                for layer, one in zip(step.room().layers, rows.unbind(2), strict=True):
+                    own.setdefault(layer, {})[lane] = one
+            if step is not None:
+                taken[k] += len(chunk)
+        blank = {layer: torch.zeros_like(next(iter(by_lane.values()))) for layer, by_lane in own.items()}
+        return {n: torch.cat([by_lane.get(i, blank[n]) for i in range(len(lanes))]) for n, by_lane in own.items()}
 
     def _scale(self, slots: Sequence[int]) -> Tensor:
         """alpha / r of each of these; 0 where it is free."""
@@ -204,7 +228,7 @@ class Pack:
         failed: dict[int, Exception] = {}
         rounds, wanted = {}, {}
         for k, slot in due.items():
-            row, baseline = replace(slot.shared, step=slot.step), slot.job.baseline
+            row, baseline = replace(slot.shared, step=slot.step, terms=slot.terms), slot.job.baseline
             if slot.step == 0:
                 rows[k] = [first_row(row, slot.spec, baseline)]
             else:

@@ -56,12 +56,11 @@ def packable(a: Spec, b: Spec) -> str | None:
     for spec in (a, b):
         if spec.update_kind.alone:
             return f"update: {spec.update}: {spec.update_kind.alone}"
-        if spec.method.parameters.get("gru"):
-            return "method.gru needs two gradients of every step"
     for what, ours, theirs in (
         ("model", a.model, b.model),
         ("update", a.update, b.update),
         ("lora.target_modules", a.lora.target_modules, b.lora.target_modules),
+        ("lora.layers", a.lora.layers, b.lora.layers),
         ("data", a.data, b.data),
         ("evaluate", a.evaluate, b.evaluate),
     ):

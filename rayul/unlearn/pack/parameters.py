@@ -70,6 +70,10 @@ class Layout:
             begin = end
         return found
 
+    def matrices(self, row: Tensor, rank: int) -> list[Tensor]:
+        """Views of a vector [P]: each module's A [r, d] and B [o, r] as PEFT has them, without the padding."""
+        return [m for a, b in self.pairs(row.unsqueeze(0)) for m in (a[0, :, :rank].T, b[0, :rank].T)]
+
     def initial(self, rank: int, seed: int) -> Tensor:
         """The row [P] of a fresh adapter: B = 0 and the very A that PEFT draws from this seed (`attach_lora`).
 
@@ -86,10 +90,8 @@ class Layout:
 
     def adapter(self, row: Tensor, rank: int) -> dict[str, Pair]:
         """By module: A [r, d] and B [o, r] as PEFT has them, without the padding."""
-        return {
-            one.name: (a[0, :, :rank].T.contiguous(), b[0, :rank].T.contiguous())
-            for one, (a, b) in zip(self.linears, self.pairs(row.unsqueeze(0)), strict=True)
-        }
+        matrices = [m.contiguous() for m in self.matrices(row, rank)]
+        return {one.name: (a, b) for one, a, b in zip(self.linears, matrices[::2], matrices[1::2], strict=True)}
 
 
 class Leaves(NamedTuple):
@@ -125,13 +127,17 @@ class Parameters:
         row.grad = self.gradient[slot]
         return row
 
-    def add_gradient(self, losses: Sequence[Tensor], used: Sequence[Leaves]) -> None:
+    def add_gradient(self, losses: Sequence[Tensor], used: Sequence[Leaves], held: Sequence[Tensor] = ()) -> None:
         """Add the gradient of the sum of these losses, which `used` are the leaves of: each slot has the gradient that
-        it would have alone."""
+        it would have alone. held: other leaves of it; their gradients are added to their `.grad`."""
         forwards = list({id(one): one for one in used}.values())  # all slots in turn have one for all forwards
         leaves = [leaf for one in forwards for pair in one.pairs for leaf in pair]
         # Not through .grad: torch warns of one that is no contiguous tensor of its own.
-        found = iter(torch.autograd.grad(losses, leaves, allow_unused=True))
+        found = iter(torch.autograd.grad(losses, [*held, *leaves], allow_unused=True))
+        for leaf in held:
+            gradient = next(found)
+            if gradient is not None:
+                leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
         views = [view for pair in self.layout.pairs(self.gradient) for view in pair]
         for one in forwards:
             for view in views:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,43 +12,43 @@ from torch import Tensor
 
 from rayul.files import whole_file
 
+VALUES = "values"
+
 
 class SlotState(NamedTuple):
-    """A trial between two steps: the step of its last report, and the row of its parameters and of both Adam moments,
-    [P] each. The order of its rows and its dropout follow from seed and step."""
+    """A trial between two steps. reported: the step of its last report. terms: of the loss at its last step, by name.
+    values: the row [P] of its parameters. kept: by name what its optimiser and its gradient rule keep, [P] each. The
+    order of its rows and its dropout follow from seed and step."""
 
     step: int
     reported: int
     seconds: float
+    terms: dict[str, float]
     values: Tensor
-    mean: Tensor | None
-    square: Tensor | None
+    kept: dict[str, Tensor]
 
     def cpu(self) -> SlotState:
-        return self._replace(**{key: t.cpu() for key in _TENSORS if (t := getattr(self, key)) is not None})
+        return self._replace(values=self.values.cpu(), kept={key: t.cpu() for key, t in self.kept.items()})
 
     def save(self, path: Path) -> None:
         """Write it as safetensors; whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: t for key in _TENSORS if (t := getattr(self, key)) is not None}
         numbers = {key: repr(getattr(self, key)) for key in ("step", "reported", "seconds")}
+        numbers["terms"] = json.dumps(self.terms)
         with whole_file(path) as temporary:
-            save_file(tensors, temporary, metadata=numbers)
+            save_file({VALUES: self.values, **self.kept}, temporary, metadata=numbers)
 
     @classmethod
     def load(cls, path: Path) -> SlotState:
         """What `save` wrote. Raises SafetensorError or OSError for what is no such file."""
         with safe_open(path, framework="pt") as file:
-            numbers, keys = file.metadata(), set(file.keys())
-            moments = (file.get_tensor(key) if key in keys else None for key in _TENSORS[1:])
-            state = cls(
-                int(numbers["step"]),
-                int(numbers["reported"]),
-                float(numbers["seconds"]),
-                file.get_tensor("values"),
-                *moments,
-            )
-        return state
-
-
-_TENSORS = ("values", "mean", "square")
+            numbers = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        return cls(
+            int(numbers["step"]),
+            int(numbers["reported"]),
+            float(numbers["seconds"]),
+            json.loads(numbers.get("terms", "{}")),
+            tensors.pop(VALUES),
+            tensors,
+        )

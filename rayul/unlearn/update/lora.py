@@ -5,6 +5,7 @@ The reference is the base with the adapter disabled, and mixing scales the adapt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -73,12 +74,20 @@ def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
 
     torch.manual_seed(seed)
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    if lora.layers is not None:
+        blocks = base.config.num_hidden_layers
+        if max(lora.layers) > blocks:
+            raise InputError(f"lora.layers: {max(lora.layers)}: the model has {blocks} blocks", "counted from 1")
+        if targets == "all-linear":  # which PEFT does not take together with layers
+            linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+            targets = sorted({name.rsplit(".", 1)[-1] for name in linear if re.search(r"\.\d+\.", name)})
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=_fixed(lora.r),
         lora_alpha=_fixed(lora.alpha),
         lora_dropout=_fixed(lora.dropout),
         target_modules=targets,
+        layers_to_transform=None if lora.layers is None else [n - 1 for n in lora.layers],
     )
     try:
         model = get_peft_model(base, config)
