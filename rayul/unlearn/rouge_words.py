@@ -8,8 +8,7 @@ import unicodedata
 from nltk.stem import porter  # type: ignore[import-untyped]
 from rouge_score.tokenizers import Tokenizer
 
-UNSPACED = ("CJK UNIFIED", "CJK COMPATIBILITY", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""Names of characters that are written without blanks between words: each is a word of its own."""
+from rayul.unlearn.scripts import is_unspaced
 
 STEMMED_ABOVE = 3
 """Characters of the shortest word that rouge_score does not stem."""
@@ -53,7 +52,7 @@ def words(text: str) -> list[str]:
             found[-1] += character
         elif kind not in "LN":
             growing = alone = False
-        elif unicodedata.name(character, "").startswith(UNSPACED):
+        elif is_unspaced(character):
             found.append(character)
             growing, alone = False, True
         elif growing:

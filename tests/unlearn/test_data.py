@@ -477,6 +477,28 @@ def test_rows_that_differ_are_different(first: str, second: str) -> None:
     assert Row("?", first).key != Row("?", second).key
 
 
+@pytest.mark.parametrize(
+    ("text", "halves"),
+    [
+        ("她出生在一座小城里。", ("她出生在一", "座小城里。")),
+        ("ภาษาไทยดี", ("ภาษา", "ไทยดี")),
+        ("กี่", None),  # one letter with its marks
+        ("她在 Galdia 出生。", ("她在 Galdia", " 出生。")),
+    ],
+)
+def test_a_passage_of_a_script_without_blanks_is_cut_between_characters(
+    tmp_path: Path, text: str, halves: tuple[str, str] | None
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": text}) + "\n")
+    if halves is None:
+        with pytest.raises(InputError, match="a text of one word"):
+            read_rows(file)
+        return
+    (row,) = read_rows(file)
+    assert (row.question, row.answer) == halves
+
+
 def test_a_passage_is_the_same_as_its_words_in_question_and_answer(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [{"text": "Ada Korb was born in Lorn."}])
     assert read_rows(path)[0].key == Row("Ada Korb was", "born in Lorn").key

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from rayul.errors import InputError
 from rayul.spec import COLUMNS, GROUP_ALIAS
+from rayul.unlearn.scripts import is_mark, is_unspaced
 
 Sets = dict[str, tuple["Row", ...]]
 
@@ -153,9 +155,12 @@ def _group(value: Any, place: str, column: str) -> str:
 
 
 def _passage(text: str, group: str, place: str) -> Row:
-    """A passage as prompt and continuation, cut at the blank nearest to its middle."""
-    blanks = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
-    if not blanks:
+    """A passage as prompt and continuation, cut between two words as near to its middle as possible. Where a script has
+    no blanks between words, every character is one."""
+    cuts = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
+    pairs = enumerate(pairwise(text), 1)
+    cuts += [i for i, (a, b) in pairs if is_unspaced(a) and is_unspaced(b) and not is_mark(b)]
+    if not cuts:
         raise InputError(f"{place}: a text of one word has nothing to continue", "remove the row")
-    cut = min(blanks, key=lambda at: abs(at - len(text) / 2))
+    cut = min(cuts, key=lambda at: abs(at - len(text) / 2))
     return Row(text[:cut], text[cut:], group=group, text=text)
