@@ -77,7 +77,7 @@ NEAREST: dict[str, tuple[str, ...]] = {
     "rayul/audit/robustness.py": (AUDIT.format("judge"),),
     "rayul/audit/tables.py": (AUDIT.format("judge"),),
     "rayul/audit/verdict.py": (AUDIT.format("judge"),),
-    "rayul/unlearn/losses.py": ("tests/unlearn/test_losses.py",),
+    "rayul/unlearn/losses.py": ("tests/unlearn/test_losses.py", "tests/unlearn/test_representation.py"),
     "rayul/unlearn/metrics.py": ("tests/unlearn/test_tokens_and_scores.py",),
     "rayul/unlearn/controls.py": (
         "tests/unlearn/test_controls.py",

@@ -90,6 +90,16 @@ def test_stall_says_since_when_and_what_was_best(make_spec: Make) -> None:
     assert stall.verdict(history, "0000", last) == Stop("stall", reason)
 
 
+def test_a_point_that_is_exactly_at_one_of_several_limits_counts_against_stalling(make_spec: Make) -> None:
+    """Of 90% and 96% of the baseline, each of the points keeps the first exactly, and each has forgotten more."""
+    spec = make_spec(control={"tau": [0.9, 0.96], "mixing": True})
+    rows = []
+    for step in range(1, 2 + stall.STALL):
+        rows += [evaluation("0000", step, 0.0, 0.0)]
+        rows += [evaluation("0000", step, 0.7 - 0.02 * step, 0.9 * BASE["retain.es"], mixing=0.5)]
+    assert stall.verdict(History(spec, BASE, rows), "0000", rows[-1].step) is None
+
+
 def test_a_trial_that_has_utility_left_has_not_stalled(make_spec: Make) -> None:
     rows = [evaluation("0000", step, 0.8, 0.48) for step in range(2 + 2 * stall.STALL)]
     history = History(make_spec(control=KEEP | {"mixing": True}), BASE, rows)
