@@ -61,7 +61,7 @@ class Task:
         self.pad = pad_id(tokenizer)
         self.examples = encode_sets(tokenizer, template, sets)
         self.examples["idk"] = [
-            encode(tokenizer, template_for(row, template), row.question, in_reply(row, REFUSALS[i % len(REFUSALS)]))
+            encode(tokenizer, template_for(row, template), row.question, _refusal(row, i))
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
@@ -83,8 +83,7 @@ class Task:
                     self.reworded[name][i] = len(self.training[name])
                     self.training[name].append(encode(self.tokenizer, wording, asked, row.answer))
                     if name == "forget":
-                        refusal = in_reply(row, REFUSALS[i % len(REFUSALS)])
-                        self.training["idk"].append(encode(self.tokenizer, wording, asked, refusal))
+                        self.training["idk"].append(encode(self.tokenizer, wording, asked, _refusal(row, i)))
         self.held = len(self.training["retain_train"])
         self.training["retain_train"] += self.training["forget"]
         check_fits(self.base, {f"{name}, in training,": rows for name, rows in self.training.items()})
@@ -177,8 +176,9 @@ def _most(value: Any) -> int:
     return max(int(option or 0) for option in options)
 
 
-def in_reply(row: Row, text: str) -> str:
-    """A text as the answer to a row: after a passage it needs a blank of its own."""
+def _refusal(row: Row, number: int) -> str:
+    """The refusal that answers the forget row with this number: after a passage it needs a blank of its own."""
+    text = REFUSALS[number % len(REFUSALS)]
     return f" {text}" if row.text else text
 
 

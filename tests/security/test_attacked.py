@@ -40,8 +40,7 @@ from rayul.sweep.run import run_sweep
 from rayul.unlearn.model import load_model, load_tokenizer
 from rayul.unlearn.template import Template, rendered
 from rayul.unlearn.tokens import encode_sets
-from rayul.unlearn.update.lora import LoraUpdate, attach_lora
-from rayul.unlearn.update.saved import detach_adapter, load_adapter, loaded
+from rayul.unlearn.update.saved import load_adapter, loaded
 
 
 @pytest.fixture
@@ -142,14 +141,6 @@ def test_a_received_folder_does_not_choose_where_metrics_and_a_token_go(received
 
 
 # --- saved updates -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def adapter(task: Any, make_spec: Callable[..., Any], tmp_path: Path) -> Path:
-    model = attach_lora(task.base, make_spec().lora, 0)
-    LoraUpdate(model).save(1.0, tmp_path / "adapter")
-    detach_adapter(model)
-    return tmp_path / "adapter"
 
 
 def change(adapter: Path, **keys: Any) -> None:

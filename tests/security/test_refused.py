@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from rayul.spec import SpecError, parse_spec
 from rayul.spec.config import Model
 from rayul.unlearn.data import load_sets
 from rayul.unlearn.model import load_model
-from rayul.unlearn.update.lora import LoraUpdate, attach_lora
-from rayul.unlearn.update.saved import detach_adapter, load_adapter
+from rayul.unlearn.update.saved import load_adapter
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,14 +33,6 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self.path,))
-
-
-@pytest.fixture
-def adapter(task: Any, make_spec: Callable[..., Any], tmp_path: Path) -> Path:
-    model = attach_lora(task.base, make_spec().lora, 0)
-    LoraUpdate(model).save(1.0, tmp_path / "adapter")
-    detach_adapter(model)
-    return tmp_path / "adapter"
 
 
 def plant(folder: Path, weights: str, name: str, tmp_path: Path) -> Path:

@@ -94,6 +94,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def undisturbed(device: Any) -> list[Evaluation]:
+    """The rows of trial 0 where nothing happens to it."""
+    device.join(0, {}, BEFORE)
+    return reported(device, 0)
+
+
 def steps_of(rows: list[Evaluation]) -> list[int]:
     return [row.step for row in rows]
 
@@ -518,9 +524,7 @@ def test_broken(
 ) -> None:
     """Whoever asks hears why, and the broken device is not the next one's."""
     file, sections = breaking
-    undisturbed = make_device(**sections)
-    undisturbed.join(0, {}, BEFORE)
-    expected = reported(undisturbed, 0)
+    expected = undisturbed(make_device(**sections))
     clients = make_clients(checkpoint_every=0.0, **sections)
     first, second = clients.start(0), clients.start(1)
     assert [result_of(client).step for client in (first, second, first)] == [0, 0, 2]
@@ -551,9 +555,7 @@ def killed() -> dict[int, str]:
 @pytest.mark.slow
 def test_died(make_clients: Callable[..., Clients], make_device: MakeDevice) -> None:
     """With the trial's next result, and then while nobody calls."""
-    undisturbed = make_device()
-    undisturbed.join(0, {}, BEFORE)
-    expected = reported(undisturbed, 0)
+    expected = undisturbed(make_device())
     clients = make_clients(checkpoint_every=0.0)
     client = clients.start(0)
     found = [result_of(client) for _ in range(3)]
@@ -572,9 +574,7 @@ def test_died(make_clients: Callable[..., Clients], make_device: MakeDevice) -> 
 def test_narrowed(make_clients: Callable[..., Clients], make_device: MakeDevice) -> None:
     """Two trials on a device of two slots, which its node has no memory for. Here it is killed, and a holder says why;
     Ray's own monitor does both in test_odd_machines."""
-    undisturbed = make_device()
-    undisturbed.join(0, {}, BEFORE)
-    expected = reported(undisturbed, 0)
+    expected = undisturbed(make_device())
     clients = make_clients(checkpoint_every=0.0)
     client = clients.start(0)
     found = [result_of(client) for _ in range(3)]
@@ -594,9 +594,7 @@ def test_narrowed(make_clients: Callable[..., Clients], make_device: MakeDevice)
 def test_lost_its_broker(make_clients: Callable[..., Clients], make_device: MakeDevice) -> None:
     """The device goes with it. Who was there hears that this was no fault of its trial, and the next broker has another
     device for it."""
-    undisturbed = make_device()
-    undisturbed.join(0, {}, BEFORE)
-    expected = reported(undisturbed, 0)
+    expected = undisturbed(make_device())
     clients = make_clients(checkpoint_every=0.0)
     client = clients.start(0)
     found = [result_of(client) for _ in range(3)]

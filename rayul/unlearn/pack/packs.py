@@ -39,13 +39,12 @@ class Packs:
 
     def __init__(self, task: Task, spec: Spec, shape: Shape, splits: int = 0) -> None:
         self.task, self.spec, self.shape = task, spec, shape
-        self.packs = [Pack(task, spec, shape)]
         self.splits: list[Shape] = []
         """Shapes that did not fit."""
+        shapes = [shape]
         for _ in range(splits):
-            for pack in list(self.packs):
-                if smaller := pack.shape.smaller():
-                    self._split(pack, smaller)
+            shapes = [part for one in shapes for part in _parts(one, one.smaller() or one)]
+        self.packs = [Pack(task, spec, one) for one in shapes]
 
     @property
     def row_size(self) -> int:
@@ -97,13 +96,18 @@ class Packs:
     def _split(self, pack: Pack, smaller: Shape) -> None:
         self.splits.append(pack.shape)
         trials = [(slot.job, pack.state(k).cpu()) for k, slot in pack.slots.items() if not slot.ended]
-        count = -(-pack.shape.slots // smaller.slots)
+        shapes = _parts(pack.shape, smaller)
         self.packs.remove(pack)
         del pack
         if self.task.device.type == "cuda":
             gc.collect()  # its graphs know the base that knows them
             torch.cuda.empty_cache()
-        new = [Pack(self.task, self.spec, smaller) for _ in range(count)]
+        new = [Pack(self.task, self.spec, one) for one in shapes]
         self.packs += new
         for job, state in trials:
             max(new, key=lambda one: len(one.free)).join(job, state)
+
+
+def _parts(shape: Shape, smaller: Shape) -> list[Shape]:
+    """The smaller packs that take the place of one."""
+    return [smaller] * -(-shape.slots // smaller.slots)
