@@ -33,6 +33,7 @@ NOT_RUN = {
     "pip install -e .": "the package that is tested is installed",
     'pip install -e ".[test]"': "so are its tests",
     "pytest": "this is it",
+    "rayul sweep ga": "the sweep above by its name; spec/test_shipped_by_name.py reads the same spec from it",
     "optuna-dashboard results/ga/study.journal": "serves until it is stopped; sweep/test_real_sweep.py asks it",
     "tensorboard --logdir results/ga/tensorboard": "serves until it is stopped; sweep/test_tracking.py reads the files",
 }
@@ -131,6 +132,16 @@ def test_links_to_headings_lead_somewhere(page: str) -> None:
         text = ((ROOT / page).parent / target if target else ROOT / page).read_text(encoding="utf-8")
         headings = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)]
         assert anchor in headings, f"{target}#{anchor}"
+
+
+def test_its_pictures_show_where_only_the_readme_is() -> None:
+    """On a package index, which has no other file of the repository."""
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    base = "https://raw.githubusercontent.com/rayul/rayul/main/"
+    assert pictures
+    for picture in pictures:
+        assert picture.startswith(base)
+        assert (ROOT / picture.removeprefix(base)).is_file()
 
 
 def test_it_counts_the_methods_right() -> None:

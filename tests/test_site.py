@@ -56,6 +56,7 @@ def rewritten(site: tuple[MkDocsConfig, Files], text: str, page: str = "start.md
         ("start.md", "../search_spaces", "https://github.com/rayul/rayul/tree/main/search_spaces"),
         ("clusters.md", "slurm.sbatch", "https://github.com/rayul/rayul/blob/main/cluster/slurm.sbatch"),
         ("index.md", "docs/report.png", "report.png"),
+        ("index.md", "https://raw.githubusercontent.com/rayul/rayul/main/docs/report.png", "report.png"),
         ("start.md", "https://optuna.org", "https://optuna.org"),
         ("start.md", "#gpus", "#gpus"),
     ],

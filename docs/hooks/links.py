@@ -50,6 +50,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         kind = "tree" if (ROOT / target).is_dir() else "blob"
         return f"{match[1]}{config.repo_url}/{kind}/main/{target}{match[3]}"
 
+    # The README has its picture by an address that works on package indexes too; the site loads nothing from elsewhere.
+    picture = f"{config.repo_url.replace('//github.com', '//raw.githubusercontent.com')}/main/docs/"
+    markdown = markdown.replace(f"]({picture}", f"]({posixpath.relpath('docs', folder or '.')}/")
     # Code is no place for links: blocks and spans stay as they are.
     parts = re.split(r"(^```.*?^```|`[^`\n]*`)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if i % 2 else LINK.sub(rewritten, part) for i, part in enumerate(parts))

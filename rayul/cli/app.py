@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+def spec_names(incomplete: str) -> list[str]:
+    """What a shell completes a spec to: the names of shipped specs, YAML files and folders."""
+    from rayul.spec.shipped import shipped_specs
+
+    folder, _, start = incomplete.rpartition("/")
+    place = Path(f"{folder}/" if folder or incomplete.startswith("/") else ".")
+    entries = sorted(place.glob(f"{escape(start)}*")) if place.is_dir() else []
+    files = [str(entry) for entry in entries if entry.suffix in (".yaml", ".yml")]
+    folders = [f"{entry}/" for entry in entries if entry.is_dir() and not entry.name.startswith((".", "_"))]
+    return [*(name for name in shipped_specs() if name.startswith(incomplete)), *files, *folders]
+
+
 app = typer.Typer(
     name="rayul",
     help="Sweep the hyper-parameters of LLM unlearning under control: what is forgotten, at which cost in utility.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, e.g. search_spaces/ga.yaml.")]
+SpecFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SPEC", help="A YAML file, or the name of a shipped spec, such as ga.", autocompletion=spec_names
+    ),
+]
+SpecFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="SPEC...", help="YAML files, or names of shipped specs.", autocompletion=spec_names),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayul.cli.app import Overrides, SpecFile, Trust, app
+from rayul.cli.app import Overrides, SpecFile, SpecFiles, Trust, app, spec_names
 from rayul.cli.output import ProgressBar, writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], set_: Overrides = None) -> None:
+def validate(files: SpecFiles, set_: Overrides = None) -> None:
     """Check specs: every problem of every file, with its line, before anything is spent."""
     from rayul.plan.certificate import certifiable
     from rayul.spec import load_spec
@@ -42,20 +42,41 @@ def validate(files: Annotated[list[Path], typer.Argument(metavar="FILE...")], se
 
 @app.command()
 def init(
-    forget: Annotated[Path, typer.Option(help="Rows to forget: .jsonl, .json (one object per line) or .parquet.")],
-    retain: Annotated[Path, typer.Option(help="Rows to keep, in the same columns.")],
+    forget: Annotated[
+        Path | None, typer.Option(help="Rows to forget: .jsonl, .json (one object per line) or .parquet.")
+    ] = None,
+    retain: Annotated[Path | None, typer.Option(help="Rows to keep, in the same columns.")] = None,
     model: Annotated[str | None, typer.Option(help="The model that has to forget: a folder or a Hub id.")] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="NAME", help="Copy a shipped spec, such as ga, instead.", autocompletion=spec_names
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
 ) -> None:
-    """Write a commented spec to start from, for your own rows."""
-    from rayul.plan.starter import starter_spec
+    """Write a commented spec to start from: for your own rows, or a copy of a shipped one."""
+    from rayul.plan.starter import copied_spec, starter_spec
 
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
-    text = starter_spec(out.stem, forget, retain, model)
+    if from_ is not None:
+        if not forget is retain is model is None:
+            raise InputError(
+                "--from copies a spec as it is, with its own rows and model",
+                "give --from alone and change data and model in the copy, or leave --from out",
+            )
+        text = copied_spec(from_, out)
+    elif forget is None or retain is None:
+        raise InputError(
+            f"{'--forget' if forget is None else '--retain'} is missing",
+            "give --forget and --retain for your own rows, or --from ga to copy a shipped spec",
+        )
+    else:
+        text = starter_spec(out.stem, forget, retain, model)
     with writing(out, "choose another place with --out"):
         out.write_text(text, encoding="utf-8")
-    if model is None:
+    if from_ is None and model is None:
         show("Set model.path: the default testbed was not trained on your rows.", error=True)
     show(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
 
@@ -92,6 +113,7 @@ def plan(
 def check_code(file: Path, spec: Spec, trust: bool, sends: bool = False) -> None:
     """A spec of the user's own may run its code. One from a results folder may be somebody else's."""
     from rayul.records.trusted import check_trusted, is_recorded
+    from rayul.spec import spec_file
 
-    if is_recorded(file):
+    if is_recorded(spec_file(file)):
         check_trusted(spec, file, trusted=trust, sends=sends)

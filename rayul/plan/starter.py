@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rayul.errors import InputError
 from rayul.plan.certificate import CertifyRows, kept_in
-from rayul.spec import GROUP_ALIAS, LEAST_GROUPS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec
+from rayul.spec import GROUP_ALIAS, LEAST_GROUPS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec, shipped_specs
+from rayul.spec.shipped import way_to_shipped
 from rayul.unlearn.data import column_names, load_sets
 from rayul.words import plural
 
@@ -56,6 +59,18 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         certify=_certify_text(kept_in(sets)),
     )
     parse_spec(text, source="rayul init")
+    return text
+
+
+def copied_spec(name: str, out: Path) -> str:
+    """The text of a shipped spec under a name of its own, to be written to `out`. Raises InputError for a name that no
+    shipped spec has, or that `out` cannot give."""
+    if name not in shipped_specs():
+        raise InputError(f"no shipped spec {name}", way_to_shipped(Path(name).stem))
+    text = shipped_specs()[name].read_text(encoding="utf-8")
+    text = text.replace(f"rayul sweep {name}", f"rayul sweep {shlex.quote(str(out))}")
+    text = re.sub(r"^name: .*$", lambda _: f"name: {_yaml(out.stem)}", text, count=1, flags=re.MULTILINE)
+    parse_spec(text, source="rayul init", check_files=False)
     return text
 
 

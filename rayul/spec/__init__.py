@@ -34,6 +34,7 @@ from rayul.spec.own_control import OwnControl
 from rayul.spec.parameter import Parameter
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
+from rayul.spec.shipped import shipped_specs, spec_file
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
 from rayul.spec.tracking import Tracking
@@ -100,7 +101,9 @@ __all__ = [
     "needs_oracle",
     "notices",
     "parse_spec",
+    "shipped_specs",
     "source_hash",
+    "spec_file",
     "too_few_groups",
     "violations",
 ]

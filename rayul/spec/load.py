@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rayul.spec.explain import explain
 from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
+from rayul.spec.shipped import is_name, spec_file, way_to_shipped
 from rayul.spec.spec import Spec, expand, validated
 from rayul.spec.yaml_text import Document, read_yaml, unescaped
 
@@ -20,7 +21,7 @@ _TEXTS = tuple(f"{model}.{name}" for model in ("model", "oracle") for name in ("
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Spec:
-    """Read and validate a spec.
+    """Read and validate a spec: a file, or the name of a shipped one where no file has that name.
 
     overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
     a mapping replaces it. A template or a system message may stand there without quotes (`unescaped`).
@@ -29,7 +30,11 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: b
     """
     source = str(path)
     try:
-        data = _read(Path(path))
+        data = _read(spec_file(path))
+    except FileNotFoundError as error:
+        missing = "no such file, and no shipped spec of that name"
+        text = missing if is_name(path) else f"cannot be read: {error.strerror}"
+        raise SpecError([Problem(source, "", text, way_to_shipped(path))]) from None
     except OSError as error:
         raise SpecError([Problem(source, "", f"cannot be read: {error.strerror or error}")]) from None
     try:
@@ -46,7 +51,7 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
     if not isinstance(document.data, dict):
         if not document.problems:
             what = "is empty" if document.data is None else f"expected a mapping of keys, got {show(document.data)}"
-            hint = "start from search_spaces/ga.yaml"
+            hint = "copy a spec to start from: rayul init --from ga"
             document.problems.append(Problem(f"{source}:1", "", what, hint))
         raise SpecError(document.problems)
     document.data = expand(document.data)
