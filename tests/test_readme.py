@@ -155,7 +155,7 @@ def test_specs_are_checked_and_begun_as_it_says(tmp_path: Path, tiny_folder: Pat
     """The commands that cost nothing."""
     _own_rows(tmp_path, data_folder)
     (check,) = (line for line in commands() if line.startswith("rayul validate"))
-    (begin,) = (line for line in commands("README.md") if line.startswith("rayul init"))
+    (begin,) = (line for line in commands("README.md") if line.startswith("rayul init --forget"))
     assert run(check, tmp_path).count(": ok (") == 2
     run(begin.replace("my-org/my-model", str(tiny_folder)), tmp_path)
     run("rayul validate mine.yaml", tmp_path)
