@@ -61,7 +61,7 @@ def init(
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
     if from_ is not None:
-        if not forget is retain is model is None:
+        if forget is not None or retain is not None or model is not None:
             raise InputError(
                 "--from copies a spec as it is, with its own rows and model",
                 "give --from alone and change data and model in the copy, or leave --from out",
