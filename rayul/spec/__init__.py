@@ -29,7 +29,7 @@ from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method
-from rayul.spec.metrics import CHEAP, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
+from rayul.spec.metrics import CHEAP, CHOICES, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
 from rayul.spec.own_control import OwnControl
 from rayul.spec.parameter import Parameter
 from rayul.spec.problems import Problem, SpecError
@@ -44,6 +44,7 @@ from rayul.spec.yaml_text import dump_yaml
 __all__ = [
     "ATTACKS",
     "CHEAP",
+    "CHOICES",
     "COLUMNS",
     "GRADIENTS",
     "GROUP_ALIAS",

@@ -137,7 +137,15 @@ def _source(value: Any) -> Any:
 
 Rows = Annotated[Source, BeforeValidator(_source)]
 Column = Literal[
-    "question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "group", "text"
+    "question",
+    "answer",
+    "paraphrased_question",
+    "paraphrased_answer",
+    "perturbed_answer",
+    "group",
+    "text",
+    "choices",
+    "subject",
 ]
 
 

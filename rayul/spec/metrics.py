@@ -57,6 +57,7 @@ def _gap(name: str) -> Metric:
 
 
 WRONG = "perturbed_answer"
+CHOICES = "choices"
 
 METRICS: dict[str, Metric] = {
     "es": Metric("higher", "extraction strength in [0, 1]: the part of the answer that the model completes exactly"),
@@ -66,6 +67,17 @@ METRICS: dict[str, Metric] = {
     ),
     "ppl": Metric(
         "lower", "perplexity from 1: exp of the mean NLL of all answer tokens", mean_of_rows=False, bounded=False
+    ),
+    "choice": Metric(
+        "higher",
+        "share of multiple-choice questions whose right option has the likeliest letter, in [0, 1]",
+        column=CHOICES,
+    ),
+    "choice_text": Metric(
+        "higher",
+        "share of multiple-choice questions whose right option is the likeliest answer per character, in [0, 1]",
+        "passes",
+        column=CHOICES,
     ),
     "es_perturb": Metric(
         "higher", "extraction strength on the paraphrased question, in [0, 1]", "passes", column="paraphrased_question"
@@ -118,8 +130,11 @@ METRICS: dict[str, Metric] = {
 }
 """Every metric, in the order of tables. A metric is a row here and the function of its name, and nothing else."""
 
-CHEAP = tuple(name for name, metric in METRICS.items() if metric.needs == "forward")
+STEERING = tuple(name for name, metric in METRICS.items() if metric.needs == "forward")
 """What every evaluation can measure, and so what criteria and objectives may read."""
+
+CHEAP = tuple(name for name in STEERING if not METRICS[name].column)
+"""Those that every row has: what is measured where a spec does not say."""
 
 
 def needs_oracle(names: Iterable[str]) -> bool:
@@ -153,7 +168,7 @@ def check_metric_key(key: Any, info: ValidationInfo) -> str:
     set_name, _, metric = key.partition(".")
     if set_name in _WHY_NOT:
         raise refuse(f"{key} cannot steer the search: {_WHY_NOT[set_name]}", f"use retain.{metric or 'es'}")
-    cheap = (*CHEAP, *(info.context or {}).get(OWN, ()))
+    cheap = (*STEERING, *(info.context or {}).get(OWN, ()))
     if set_name in SEARCH_SETS and metric in cheap:
         return key
     if set_name in SEARCH_SETS and metric in METRICS:
@@ -172,11 +187,11 @@ def check_metric(name: Any) -> str:
 
 def check_cheap_metric(name: Any) -> str:
     """A metric that every evaluation can measure. Raises `refuse(...)`."""
-    if check_metric(name) not in CHEAP:
+    if check_metric(name) not in STEERING:
         raise refuse(f"{name} needs more than one forward pass", "name it in evaluate.final")
     return str(name)
 
 
-_ONLY_CHEAP = f"steer by {', '.join(CHEAP)}, and name it in evaluate.final to have it of every front point"
+_ONLY_CHEAP = f"steer by {', '.join(STEERING)}, and name it in evaluate.final to have it of every front point"
 
 MetricKey = Annotated[str, PlainValidator(check_metric_key)]

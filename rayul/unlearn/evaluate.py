@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.spec import METRICS, metric_name
+from rayul.spec import CHOICES, METRICS, metric_name
 from rayul.unlearn import metrics as functions
 from rayul.unlearn.forward import TokenScores, score
 from rayul.unlearn.measured import Groups, Measured, mean
@@ -51,12 +51,18 @@ def measurement(
     result = Measurement({}, {}, groups)
     for name, of_rows in groups.items():
         rows = list(islice(remaining, len(of_rows)))
-        for metric in map(metric_name, metrics):
+        for metric in measurable(map(metric_name, metrics), rows):
             function = own.get(metric, metric)
             values = per_row(function, rows)
             result.per_row[f"{name}.{metric}"] = values
             result.measured[f"{name}.{metric}"] = measure(function, rows, values, of_rows)
     return result
+
+
+def measurable(metrics: Iterable[str], rows: Sequence[TokenScores]) -> list[str]:
+    """Of these metrics those that a set has: those of multiple choice only where its rows have options."""
+    asked = bool(rows) and rows[0].options.size > 0
+    return [name for name in metrics if asked or name not in METRICS or METRICS[name].column != CHOICES]
 
 
 def measure(

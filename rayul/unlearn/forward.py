@@ -70,10 +70,15 @@ def token_logp(answers: Answers) -> Tensor:
 
 
 class TokenScores(NamedTuple):
-    """One row under teacher forcing, answer tokens only: logp [L] float64 (nats), match [L] bool (label == argmax)."""
+    """One row under teacher forcing, answer tokens only: logp [L] float64 (nats), match [L] bool (label == argmax).
+
+    options [C] float64: of multiple choice the log-probability of each option's letter, else of length 0. right: which
+    of them is the right one."""
 
     logp: NDArray[np.float64]
     match: NDArray[np.bool_]
+    options: NDArray[np.float64] = np.zeros(0)
+    right: int = 0
 
 
 @torch.no_grad()
@@ -90,8 +95,25 @@ def score(model: Model, examples: Sequence[Example], pad: int, batch_size: int =
         logp = token_logp(answers).double().cpu().numpy()
         match = (answers.logits.argmax(-1) == answers.labels).cpu().numpy()
         mask = answers.mask.cpu().numpy()
+        options = option_logp(answers, [examples[i] for i in chosen])
         for row, i in enumerate(chosen):
-            scores[i] = TokenScores(logp[row][mask[row]], match[row][mask[row]])
+            scores[i] = TokenScores(logp[row][mask[row]], match[row][mask[row]], *options.get(row, ()))
     for module in training:
         module.training = True
     return [s for s in scores if s is not None]
+
+
+def option_logp(answers: Answers, examples: Sequence[Example]) -> dict[int, tuple[NDArray[np.float64], int]]:
+    """By the number of an example that has options: log p of each option's letter [C], and which is the right one."""
+    asked = [i for i, example in enumerate(examples) if example.options]
+    if not asked:
+        return {}
+    device, width = answers.logits.device, max(len(examples[i].options) for i in asked)
+    rows = torch.tensor(asked, device=device)
+    letter = answers.mask.shape[1] - 1 - answers.mask[rows].flip(1).int().argmax(1)  # an answer's last token
+    tokens = torch.tensor([[*examples[i].options, *[0] * (width - len(examples[i].options))] for i in asked])
+    logp = answers.logits[rows, letter].float().log_softmax(-1).gather(1, tokens.to(device)).double().cpu().numpy()
+    return {
+        i: (logp[n, : len(examples[i].options)], examples[i].options.index(examples[i].ids[examples[i].stop - 1]))
+        for n, i in enumerate(asked)
+    }

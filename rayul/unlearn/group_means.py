@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayul.spec import metric_name
-from rayul.unlearn.evaluate import measure
+from rayul.unlearn.evaluate import measurable, measure
 from rayul.unlearn.forward import TokenScores
 from rayul.unlearn.task import Task
 
@@ -23,7 +23,7 @@ def group_means(scores: Mapping[str, Sequence[TokenScores]], task: Task, metrics
     found = {}
     for name, rows in scores.items():
         own = [[rows[i] for i in members] for members in _members(task, name).values()]
-        for metric in map(metric_name, metrics):
+        for metric in measurable(map(metric_name, metrics), rows):
             function = task.own.get(metric, metric)
             found[f"{name}.{metric}"] = np.array([measure(function, group).value for group in own])
     return found

@@ -51,3 +51,9 @@ def ppl(rows: Sequence[TokenScores], groups: Groups | None = None) -> Measured:
         value = float(np.exp(rate))
     error = value * stderr((sums - rate * lengths) / lengths.mean(), groups)
     return Measured(value, error, len(rows), count(sums, groups))
+
+
+def choice(scores: TokenScores) -> float:
+    """1.0 where the letter of the right option is the likeliest of the options' letters, else 0.0: `acc` of MMLU and
+    WMDP in lm-evaluation-harness, whose ties go to the first option too."""
+    return float(scores.options.argmax() == scores.right)

@@ -56,7 +56,7 @@ def own_metrics(evaluate: Evaluate) -> dict[str, RowMetric]:
 def _checked(entry: str, function: Callable[..., Any]) -> RowMetric:
     def metric(scores: TokenScores) -> float:
         try:
-            value = np.asarray(function(TokenScores(*map(_read_only, scores))))
+            value = np.asarray(function(_read_only_scores(scores)))
         except Exception as error:
             raise InputError(
                 f"{entry} failed on a row of {len(scores.logp)} answer tokens: {type(error).__name__}: {error}",
@@ -70,6 +70,11 @@ def _checked(entry: str, function: Callable[..., Any]) -> RowMetric:
         return float(value)
 
     return metric
+
+
+def _read_only_scores(scores: TokenScores) -> TokenScores:
+    logp, match, options, right = scores
+    return TokenScores(_read_only(logp), _read_only(match), _read_only(options), right)
 
 
 def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ from rayul.errors import InputError
 from rayul.unlearn import generation, membership
 from rayul.unlearn.data import Row, group_numbers
 from rayul.unlearn.forward import Model, TokenScores, score
-from rayul.unlearn.template import AnyTemplate, text_after_answer
+from rayul.unlearn.template import DEFAULT_TEMPLATE, AnyTemplate, text_after_answer
 from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
 
 Floats = NDArray[np.float64]
@@ -69,7 +69,7 @@ class Probe:
     @cached_property
     def rephrased(self) -> list[TokenScores]:
         """paraphrased question -> answer."""
-        self._require("paraphrased_question")
+        self.require("paraphrased_question")
         return self._score(self._encode([(row.paraphrased_question, row.answer) for row in self.rows]))
 
     @cached_property
@@ -89,10 +89,20 @@ class Probe:
     @cached_property
     def perturbed_logp(self) -> list[Floats]:
         """question -> each wrong answer, mean log p."""
-        self._require("perturbed_answer")
+        self.require("perturbed_answer")
         pairs = [(row.question, wrong) for row in self.rows for wrong in row.perturbed_answer]
         logp = np.array([s.logp.mean() for s in self._score(self._encode(pairs))])
         return np.split(logp, np.cumsum([len(row.perturbed_answer) for row in self.rows])[:-1])
+
+    @cached_property
+    def choice_logp(self) -> list[Floats]:
+        """the bare question -> the text of each option, sum of log p."""
+        self.require("choices")
+        examples = [
+            encode(self.tokenizer, DEFAULT_TEMPLATE, row.stem, choice) for row in self.rows for choice in row.choices
+        ]
+        logp = np.array([s.logp.sum() for s in self._score(examples)])
+        return np.split(logp, np.cumsum([len(row.choices) for row in self.rows])[:-1])
 
     @cached_property
     def standardised(self) -> list[Floats]:
@@ -141,7 +151,8 @@ class Probe:
     def _score(self, examples: Sequence[Example]) -> list[TokenScores]:
         return score(self.model, examples, self.pad, self.batch_size)
 
-    def _require(self, column: str) -> None:
+    def require(self, column: str) -> None:
+        """Raises Missing unless all rows have this column."""
         having = sum(bool(getattr(row, column)) for row in self.rows)
         if having < len(self.rows):
             raise Missing(f"{having} of {len(self.rows)} rows have a {column}")

@@ -126,9 +126,14 @@ def evaluate_model(
 
 
 def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:
-    if not isinstance(metric, str) or METRICS[metric].needs == "forward":
+    if not isinstance(metric, str):
         return measure(metric, probe.answers, groups=probe.groups)
-    row, function = METRICS[metric], getattr(suite_metrics, metric)
+    row = METRICS[metric]
     probe = probe.having(row.column) if row.column else probe
+    if row.needs == "forward":
+        if row.column:
+            probe.require(row.column)
+        return measure(metric, probe.answers, groups=probe.groups)
+    function = getattr(suite_metrics, metric)
     found = function(probe, probes) if row.only else function(probe)
     return mean(found, probe.groups) if row.mean_of_rows else found

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayul.unlearn import membership, metrics, text_quality, tofu
+from rayul.unlearn.data import LETTERS
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.probe import Probe, Probes
 
@@ -40,6 +41,15 @@ def truth_ratio(probe: Probe) -> Floats:
 
 def truthfulness(probe: Probe) -> Floats:
     return tofu.truthfulness(_log_truth_ratio(probe))
+
+
+def choice_text(probe: Probe) -> Floats:
+    """`acc_norm` of mmlu_continuation in lm-evaluation-harness: log p of an option's text over its characters."""
+    per_character = [
+        logp / [len(choice) for choice in row.choices] for logp, row in zip(probe.choice_logp, probe.rows, strict=True)
+    ]
+    right = [LETTERS.index(row.answer) for row in probe.rows]
+    return np.array([float(v.argmax() == i) for v, i in zip(per_character, right, strict=True)])
 
 
 def rouge(probe: Probe) -> Floats:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.errors import InputError
-from rayul.spec import GRADIENTS, METRICS, Choice, Spec
+from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
@@ -159,6 +159,7 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
+    _check_choices(spec, sets, judged)
     if spec.control.confidence is not None:
         for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
             rows = spaced(list(sets[name]), spec.evaluate.max_rows)
@@ -168,6 +169,28 @@ def check_needs(spec: Spec, sets: Sets) -> None:
                     "far another group's would differ",
                     "add rows of other groups, or leave control.confidence out",
                 )
+
+
+def _check_choices(spec: Spec, sets: Sets, judged: Sequence[str]) -> None:
+    """Raises InputError for metrics of multiple choice of rows without options, and for sets with both kinds of rows,
+    whose means over some rows and over others would stand side by side."""
+    having = {name: sum(bool(row.choices) for row in rows) for name, rows in sets.items()}
+    for name, count in having.items():
+        if 0 < count < len(sets[name]):
+            raise InputError(
+                f"{count} of {len(sets[name])} {name} rows have choices, and the others have none",
+                "give rows of multiple choice and other rows as sets of their own",
+            )
+    asking = [metric for metric in spec.evaluate.metrics if metric in METRICS and METRICS[metric].column == CHOICES]
+    for key in judged:
+        name, _, metric = key.partition(".")
+        if metric in asking and not having[name]:
+            raise InputError(f"{key}: the {name} rows have no choices", "choose another metric, or rows with choices")
+    if asking and not any(having.get(name) for name in EVALUATED):
+        raise InputError(
+            f"evaluate.metrics: {', '.join(asking)}: no rows that are measured have choices",
+            "leave it out, or name rows with the column choices (data.columns.choices)",
+        )
 
 
 def _most(value: Any) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TEMPLATE = "Question: {question}\nAnswer: {answer}"
 VERBATIM = "{question}{answer}"
+CHOICE = "{question} {answer}"
 CHAT = "chat"
 
 TEMPLATE_SECONDS = 10.0
@@ -69,8 +70,8 @@ class Rendered(NamedTuple):
 
 
 def template_for(row: Row, template: AnyTemplate) -> AnyTemplate:
-    """A verbatim passage has no template around its halves."""
-    return VERBATIM if row.text else template
+    """A verbatim passage has no template around its halves, and the question of multiple choice ends with "Answer:"."""
+    return VERBATIM if row.text else CHOICE if row.choices else template
 
 
 def rendered(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str) -> Rendered:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rayul.errors import InputError
-from rayul.unlearn.data import Row
+from rayul.unlearn.data import LETTERS, Row
 from rayul.unlearn.template import AnyTemplate, question_place, rendered, shared_start, template_for
 
 if TYPE_CHECKING:
@@ -20,11 +20,14 @@ _REACH = 64
 
 
 class Example(NamedTuple):
-    """One row as tokens. The answer is ids[start:stop]; ids[stop:] closes the turn (end token) and is no answer."""
+    """One row as tokens. The answer is ids[start:stop]; ids[stop:] closes the turn (end token) and is no answer.
+
+    options: of multiple choice, the token of each option's letter in place of ids[stop - 1], the right one's."""
 
     ids: tuple[int, ...]
     start: int
     stop: int
+    options: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -77,7 +80,24 @@ def question_span(tokenizer: Tokenizer, template: AnyTemplate, question: str, an
 
 
 def encode_rows(tokenizer: Tokenizer, template: AnyTemplate, rows: Sequence[Row]) -> list[Example]:
-    return [encode(tokenizer, template_for(row, template), row.question, row.answer) for row in rows]
+    """Raises InputError as `encode` does, and for option letters that are no tokens of their own."""
+    return [_encode_row(tokenizer, template_for(row, template), row) for row in rows]
+
+
+def _encode_row(tokenizer: Tokenizer, template: AnyTemplate, row: Row) -> Example:
+    example = encode(tokenizer, template, row.question, row.answer)
+    if not row.choices:
+        return example
+    with_each = [encode(tokenizer, template, row.question, letter) for letter in LETTERS[: len(row.choices)]]
+    place = example.stop - 1
+    options = tuple(other.ids[place] for other in with_each if other.stop == example.stop)
+    same_before = all(other.ids[:place] == example.ids[:place] for other in with_each)
+    if not same_before or len(set(options)) < len(row.choices):
+        raise InputError(
+            "the tokenizer has no token for each letter of the options at the end of this question",
+            "measure choice_text, which compares the options' texts, or use another tokenizer",
+        )
+    return example._replace(options=options)
 
 
 def encode_sets(

@@ -32,7 +32,11 @@ def test_every_row_has_its_function_and_every_function_its_row() -> None:
 
 @pytest.mark.parametrize("name", [name for name, row in METRICS.items() if row.needs == "forward"])
 def test_a_metric_of_the_forward_is_the_mean_of_its_rows_as_its_row_says(name: str) -> None:
-    rows = [TokenScores(np.log(p), np.array(m)) for p, m in (([0.5, 0.1], [True, False]), ([0.9], [True]))]
+    options = np.log([0.6, 0.4])
+    rows = [
+        TokenScores(np.log(p), np.array(m), options, right)
+        for right, (p, m) in enumerate((([0.5, 0.1], [True, False]), ([0.9], [True])))
+    ]
     values = per_row(name, rows)
     assert values == pytest.approx([measure(name, [row]).value for row in rows])
     assert (measure(name, rows).value == pytest.approx(values.mean())) == METRICS[name].mean_of_rows

@@ -12,6 +12,7 @@
 | real_authors, world_facts | TOFU's two parts of general, apart, for its model utility |
 """
 
+from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
 from rayul.unlearn.data.row import Row, Sets, group_numbers
 from rayul.unlearn.data.sources import load_sets
@@ -19,6 +20,7 @@ from rayul.unlearn.data.split import split_by_group
 
 __all__ = [
     "FILES",
+    "LETTERS",
     "Row",
     "Sets",
     "column_names",

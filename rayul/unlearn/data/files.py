@@ -79,6 +79,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         for row in rows:
             names = ("text", "group") if row.text else COLUMNS
             values = {name: getattr(row, name) for name in names}
+            if row.choices:
+                values["question"] = row.stem
             file.write(json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False) + "\n")
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rayul.errors import InputError
 from rayul.spec import COLUMNS, GROUP_ALIAS
+from rayul.unlearn.data.choices import multiple_choice
 from rayul.unlearn.scripts import is_mark, is_unspaced
 
 Sets = dict[str, tuple["Row", ...]]
@@ -26,7 +27,8 @@ class Row:
     `group` names whom or what a row is about, such as an author or a book: rows of one group stand or fall together, so
     they are split together and count together in every standard error ("" = the row and its copies). `text`: a passage
     that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
-    2407.06460)."""
+    2407.06460). `choices`: the options of multiple choice, whose question has them and asks for a letter, which is the
+    answer; `stem`: what is asked, without them; `subject`: what it is said to be about."""
 
     question: str
     answer: str
@@ -35,6 +37,9 @@ class Row:
     perturbed_answer: tuple[str, ...] = ()
     group: str = ""
     text: str = ""
+    choices: tuple[str, ...] = ()
+    stem: str = ""
+    subject: str = ""
 
     @property
     def key(self) -> str:
@@ -87,6 +92,11 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
     group = _group(values["group"], place, columns.get("group", "group"))
     if isinstance(values["text"], str) and not values["question"] and not values["answer"]:
         return _passage(values["text"], group, place)
+    if not _missing(values["choices"]):
+        asked = multiple_choice(values, place, columns)
+        return Row(
+            asked.prompt, asked.letter, group=group, choices=asked.choices, stem=asked.stem, subject=asked.subject
+        )
     for name in ("question", "answer"):
         text = values[name]
         if not _readable(text):

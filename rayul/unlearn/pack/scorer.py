@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from rayul.unlearn.forward import Answers, TokenScores, token_logp
+from rayul.unlearn.forward import Answers, TokenScores, option_logp, token_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.lines import Lines, lines
 from rayul.unlearn.pack.parameters import Layout
@@ -36,12 +36,15 @@ class Scorer:
         for numbers, batch in self._batches_of(len(rows), rows.device):
             repeated = Lines(*(field.repeat(len(rows), 1) for field in batch))
             logits = self.base.predict(repeated, None if weights else adapters, weights=weights).logits
-            logp = token_logp(Answers(logits, repeated.labels, repeated.mask)).double().cpu().numpy()
+            answers = Answers(logits, repeated.labels, repeated.mask)
+            logp = token_logp(answers).double().cpu().numpy()
             match = (logits.argmax(-1) == repeated.labels).cpu().numpy()
             mask = repeated.mask.cpu().numpy()
+            options = option_logp(answers, [self.examples[i] for i in numbers] * len(rows))
             for line in range(len(mask)):
                 lane, row = divmod(line, len(numbers))
-                by_lane[lane][numbers[row]] = TokenScores(logp[line][mask[line]], match[line][mask[line]])
+                found = TokenScores(logp[line][mask[line]], match[line][mask[line]], *options.get(line, ()))
+                by_lane[lane][numbers[row]] = found
         return [[scores[i] for i in range(len(scores))] for scores in by_lane]
 
     def _batches_of(self, lanes: int, device: torch.device) -> Iterator[tuple[list[int], Lines]]:
