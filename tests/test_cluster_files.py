@@ -103,6 +103,7 @@ def test_everything_that_was_asked_for_is_there() -> None:
         "ray-onprem.yaml",
         "kuberay-rayjob.yaml",
         "kuberay-raycluster.yaml",
+        "kubernetes-volume.yaml",
         "submit.sh",
     }
 
@@ -133,6 +134,7 @@ def run_script(script: Path, arguments: list[str], bin_: Path, **env: str) -> su
 
 
 def test_the_slurm_script_runs_one_ray_over_all_nodes_and_goes_on_when_requeued(tmp_path: Path) -> None:
+    stand_in(tmp_path, "rayul", "")
     stand_in(tmp_path, "scontrol", '[ "$1" = show ] && printf "n1\\nn2\\nn3\\n" || echo "scontrol $*"')
     stand_in(tmp_path, "srun", 'printf "%s\\n" "$@"; echo "offline $HF_HUB_OFFLINE"')
     slurm = {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_ID": "20007"}
@@ -151,6 +153,7 @@ def test_the_slurm_script_runs_one_ray_over_all_nodes_and_goes_on_when_requeued(
 
 
 def test_the_slurm_script_makes_a_token_that_only_its_user_reads_or_takes_the_one_there(tmp_path: Path) -> None:
+    stand_in(tmp_path, "rayul", "")
     stand_in(tmp_path, "scontrol", "echo n1")
     stand_in(tmp_path, "srun", 'echo "mode $RAY_AUTH_MODE"; echo "$@" >> "$HOME/words"; env > "$HOME/environment"')
     slurm = {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
@@ -173,6 +176,7 @@ def test_the_slurm_script_makes_a_token_that_only_its_user_reads_or_takes_the_on
 
 def test_the_slurm_script_told_of_its_end_stops_the_run_and_is_queued_again(tmp_path: Path) -> None:
     """SLURM's notice comes as SIGTERM to the script (--signal=B:TERM)."""
+    stand_in(tmp_path, "rayul", "")
     stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && echo n1 || echo "$*" >> {tmp_path}/said')
     stand_in(
         tmp_path,
@@ -183,6 +187,22 @@ def test_the_slurm_script_told_of_its_end_stops_the_run_and_is_queued_again(tmp_
     done = run_script(CLUSTER / "slurm.sbatch", ["spec.yaml", "/shared/r"], tmp_path, **slurm)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "said").read_text().split("\n")[:2] == ["stopped", "requeue 7"]
+
+
+def test_the_slurm_script_activates_the_environment_it_is_told_or_says_how(tmp_path: Path) -> None:
+    stand_in(tmp_path, "scontrol", "echo n1")
+    stand_in(tmp_path, "srun", "command -v rayul")
+    slurm = {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+    done = run_script(CLUSTER / "slurm.sbatch", ["spec.yaml", "/r"], tmp_path, **slurm)
+    assert done.returncode == 2
+    assert "set RAYUL_VENV" in done.stderr
+    programs = tmp_path / "my venv" / "bin"
+    programs.mkdir(parents=True)
+    stand_in(programs, "rayul", "")
+    (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
+    venv = str(programs.parent)
+    done = run_script(CLUSTER / "slurm.sbatch", ["spec.yaml", "/r"], tmp_path, **slurm, RAYUL_VENV=venv)
+    assert (done.returncode, done.stdout) == (0, f"{programs}/rayul\n"), done.stderr
 
 
 def with_token(home: Path) -> Path:
@@ -304,6 +324,39 @@ def test_pod_templates_satisfy_the_kubernetes_schema(file: Path) -> None:
             assert "/dev/shm" in {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
+def test_the_volume_and_the_pod_that_fills_it_satisfy_the_kubernetes_schema() -> None:
+    claim, pod = yaml.safe_load_all((CLUSTER / "kubernetes-volume.yaml").read_text())
+    for one in (claim, pod):
+        kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    (volume,) = pod["spec"]["volumes"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+
+
+def test_every_pod_sees_the_users_files_from_a_secret_or_the_volume() -> None:
+    claim, _ = yaml.safe_load_all((CLUSTER / "kubernetes-volume.yaml").read_text())
+    for file, spec in cluster_specs():
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            pod = group["template"]["spec"]
+            assert {"name": "files", "secret": {"secretName": "rayul-files", "optional": True}} in pod["volumes"]
+            assert {"name": "files", "mountPath": "/files"} in pod["containers"][0]["volumeMounts"]
+        other = f"# - {{name: files, persistentVolumeClaim: {{claimName: {claim['metadata']['name']}}}}}"
+        assert other in file.read_text()
+    secret = "kubectl create secret generic rayul-files --from-file=mine.yaml"
+    assert all(secret in path.read_text() for path in (CLUSTER / "README.md", *KUBERAY))
+
+
+def test_every_file_names_one_kuberay() -> None:
+    """The first release with authOptions, which the manifests use."""
+    named = {
+        path.name: set(re.findall(r"KubeRay\S* (\d[\d.]*\d)", re.sub(r"\]\([^)]*\)", "", path.read_text())))
+        for path in (*FILES, *(ROOT / "docs").glob("*.md"))
+    }
+    assert {name: found for name, found in named.items() if found} == dict.fromkeys(
+        ["README.md", *(path.name for path in KUBERAY)], {"1.5.1"}
+    )
+
+
 def test_a_broken_pod_template_would_be_seen() -> None:
     spec = next(cluster_specs())[1]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **spec["headGroupSpec"]["template"]}
@@ -354,8 +407,10 @@ def test_the_image_copies_what_the_package_is_built_from() -> None:
     copied = [word for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for word in line.split()[1:-1]]
     for name in copied:
         assert (ROOT / name).exists(), name
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {"pyproject.toml", "rayul", project["readme"], *project["license-files"]} <= set(copied)
+    configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, wheel = configuration["project"], configuration["tool"]["hatch"]["build"]["targets"]["wheel"]
+    read = {"pyproject.toml", project["readme"], *project["license-files"], *wheel["packages"], *wheel["force-include"]}
+    assert read <= set(copied)
 
 
 def commands() -> list[tuple[str, str]]:

@@ -47,3 +47,20 @@ def test_a_contributor_gets_every_extra() -> None:
     (own,) = [r for r in map(Requirement, extras["dev"]) if r.name == PROJECT["name"]]
     assert own.extras == extras.keys() - {"dev"}
     assert 'pip install -e ".[test,docs]"' in CI
+
+
+def test_the_image_of_the_cluster_is_built_and_run_on_a_schedule() -> None:
+    import typer.main
+
+    from rayul.cli import app
+
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert "schedule" in workflow[True]  # YAML 1.1 reads the key `on` so
+    job = workflow["jobs"]["image"]
+    assert "schedule" in job["if"]
+    build, sweep = (step["run"] for step in job["steps"] if "run" in step)
+    assert build.startswith("docker build -f cluster/Dockerfile ")
+    _, _, words = sweep.partition(" rayul:ci rayul ")
+    name, *arguments = words.split()
+    command = typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined,arg-type]
+    command.make_context(name, arguments)
