@@ -83,6 +83,7 @@ def evaluate(
             spec.evaluate.final or None,
             progress=lambda key: status.update(f"measuring {key}"),
             own=own,
+            oracle_auc=spec.evaluate.oracle_auc,
         )
     PlainConsole().print(result.table())
     if output is not None:

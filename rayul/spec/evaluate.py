@@ -59,6 +59,8 @@ class Evaluate(Section):
     """At every evaluation, of the sets forget, retain and general: one forward for all."""
     final: tuple[Annotated[str, PlainValidator(_check_final)], ...] = Field(default=(), strict=False)
     """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
+    oracle_auc: float | None = Field(default=None, gt=0, le=1)
+    """For privleak, in place of an oracle: its AUC as MUSE counts it (0.4772 for News, 0.5393 for Books)."""
     batch_size: int = Field(default=64, ge=1)
     max_rows: int | None = Field(default=None, ge=1)
     """Maximum number of rows per set, evenly spaced; null for all."""

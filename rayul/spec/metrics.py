@@ -104,6 +104,13 @@ METRICS: dict[str, Metric] = {
         mean_of_rows=False,
         on_forget="same",
     ),
+    "fluency": Metric(
+        "higher",
+        "weighted entropy of an answer's 2-grams and 3-grams in bits, from 0; falls on loops",
+        "generate",
+        on_forget="same",
+        bounded=False,
+    ),
     "forget_quality": Metric(
         "lower",
         "p-value of a KS test against the oracle, in [0, 1]; high is good",
@@ -127,6 +134,15 @@ METRICS: dict[str, Metric] = {
     "mia_zlib_gap": _gap("mia_zlib"),
     "mia_min_k_gap": _gap("mia_min_k"),
     "mia_min_k_pp_gap": _gap("mia_min_k_pp"),
+    "privleak": Metric(
+        "higher",
+        "MUSE's privacy leakage in % of the oracle's AUC, from -100 (forget rows are recognised); 0 is the goal",
+        "oracle",
+        mean_of_rows=False,
+        only=("forget",),
+        on_forget="0",
+        bounded=False,
+    ),
 }
 """Every metric, in the order of tables. A metric is a row here and the function of its name, and nothing else."""
 

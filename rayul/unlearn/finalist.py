@@ -91,7 +91,8 @@ def measure_everything(
     if further:
         compared = oracle() if needs_oracle(further) else None
         options = (Template.of(spec.model), compared, further, spec.evaluate.batch_size)
-        measured |= evaluate_model(model, task.tokenizer, task.sets, *options).measured
+        suite = evaluate_model(model, task.tokenizer, task.sets, *options, oracle_auc=spec.evaluate.oracle_auc)
+        measured |= suite.measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
         stderr={key: m.stderr for key, m in measured.items()},

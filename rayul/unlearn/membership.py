@@ -107,6 +107,32 @@ def auc_gap(
     return _mean_of_pairs(pairs, member_groups, other_groups)
 
 
+def privleak(
+    members: Floats,
+    others: Floats,
+    oracle: float | tuple[Floats, Floats],
+    member_groups: Groups | None = None,
+    other_groups: Groups | None = None,
+) -> Measured:
+    """100 (AUC - AUC_oracle) / AUC_oracle, in %, from -100 (MUSE, arXiv 2407.06460, section 3.1). 0 is the goal.
+
+    AUC is P(other's score > member's score), the complement of `auc`, as in MUSE's code, whose forget rows are the
+    negatives: it is 0 for a model that recognises every forget row, and privleak then -100. Above 0 they are less
+    likely than to the oracle: unlearning went too far.
+    oracle: its AUC, or its scores of members and others. Standard error as of `auc`, by the delta method where the
+    oracle's scores are known: both AUCs are of the same rows. NaN when a score is NaN, infinite where the oracle's AUC
+    is 0.
+    """
+    wins = 1 - _wins(members, others)
+    theirs = np.full_like(wins, oracle) if isinstance(oracle, float) else 1 - _wins(*oracle)
+    value, reference = wins.mean(), theirs.mean()
+    if reference == 0:
+        return Measured(math.inf, math.nan, sum(wins.shape), 0)
+    influence = 100 * (wins / reference - value * theirs / reference**2)
+    found = _mean_of_pairs(influence, member_groups, other_groups)
+    return found._replace(value=float(100 * (value - reference) / reference))
+
+
 def _wins(members: Floats, others: Floats) -> Floats:
     """1 where a member's score is above another's, 0.5 at a tie, else 0, [members, others]; NaN when a score is NaN."""
     if np.isnan(members).any() or np.isnan(others).any():

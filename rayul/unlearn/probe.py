@@ -22,6 +22,10 @@ MAX_NEW_TOKENS = 200
 """Length limit of a generated answer. It matters: recall rewards a long answer. OpenUnlearning's value for TOFU."""
 
 
+POSITIONS = 8192
+"""Whose logits a forward over whole texts gives at once: of 2,048 tokens and a vocabulary of 128k a text has 1 GB."""
+
+
 class Missing(InputError):
     """The rows, the sets or the models lack what a metric needs."""
 
@@ -65,6 +69,13 @@ class Probe:
     def answers(self) -> list[TokenScores]:
         """question -> answer."""
         return self._score(self.examples)
+
+    @cached_property
+    def whole(self) -> list[TokenScores]:
+        """The whole text up to the end of the answer, but for its first token, which nothing predicts."""
+        examples = [Example(e.ids[: e.stop], 1, e.stop) for e in self.examples]
+        longest = max(e.stop for e in examples)
+        return score(self.model, examples, self.pad, max(1, min(self.batch_size, POSITIONS // longest)))
 
     @cached_property
     def rephrased(self) -> list[TokenScores]:
@@ -159,10 +170,12 @@ class Probe:
 
 
 class Probes(NamedTuple):
-    """The model's probe by set, and the oracle's, where there is one."""
+    """The model's probe by set, and the oracle's, where there is one. oracle_auc: in place of what its probes would
+    give, where that is known."""
 
     sets: Mapping[str, Probe]
     oracle: Mapping[str, Probe] | None
+    oracle_auc: float | None = None
 
     def of(self, key: str) -> Probe:
         """The model's probe of a set; raises Missing where it has no rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from nltk.stem import porter  # type: ignore[import-untyped]
+from nltk.stem import porter
 from rouge_score.tokenizers import Tokenizer
 
 from rayul.unlearn.scripts import is_unspaced

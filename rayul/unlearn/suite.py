@@ -85,11 +85,13 @@ def evaluate_model(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[str], None] | None = None,
     own: Mapping[str, RowMetric] | None = None,
+    oracle_auc: float | None = None,
 ) -> SuiteResult:
     """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
 
     own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
-    oracle: a model trained without the forget rows, for forget_quality and mia_*_gap; it shares tokenizer and template.
+    oracle: a model trained without the forget rows, for forget_quality, mia_*_gap and privleak; it shares tokenizer
+    and template. oracle_auc: in its place, for privleak alone (`evaluate.oracle_auc`).
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
     measured. Costs a forward per answer, paraphrase and wrong answer, and one generation per question; es_similar
     generates once more per wrong token until a continuation is similar, so leave it out while searching.
@@ -105,7 +107,7 @@ def evaluate_model(
         return Probe(of, tokenizer, sets[key], template, batch_size, max_new_tokens)
 
     scored = {key: probe(model, key) for key, rows in sets.items() if rows and key not in NOT_SCORED}
-    probes = Probes(scored, None if oracle is None else {key: probe(oracle, key) for key in scored})
+    probes = Probes(scored, None if oracle is None else {key: probe(oracle, key) for key in scored}, oracle_auc)
     check_fits(model, {key: one.examples for key, one in scored.items()})
     check_fits(model, {f"reworded {key}": reworded(tokenizer, template, sets[key]) for key in scored})
     result = SuiteResult({}, {})

@@ -68,6 +68,10 @@ def distinct(probe: Probe) -> Measured:
     return text_quality.distinct(probe.generated, probe.groups)
 
 
+def fluency(probe: Probe) -> Floats:
+    return text_quality.fluency(probe.texts)
+
+
 # --- of a set beside other sets or models ------------------------------------------------------------------------
 
 
@@ -121,6 +125,21 @@ def mia_min_k_gap(forget: Probe, probes: Probes) -> Measured:
 
 def mia_min_k_pp_gap(forget: Probe, probes: Probes) -> Measured:
     return _gap(forget, probes, _min_k_pp)
+
+
+def privleak(forget: Probe, probes: Probes) -> Measured:
+    """Over whole texts, question included, not over answers as `mia_min_k`."""
+    holdout = probes.of("holdout")
+    if probes.oracle_auc is not None:
+        oracle: float | tuple[Floats, Floats] = probes.oracle_auc
+    else:
+        oracle = _min_k_of_all(probes.of_oracle("forget")), _min_k_of_all(probes.of_oracle("holdout"))
+    scores = _min_k_of_all(forget), _min_k_of_all(holdout)
+    return membership.privleak(*scores, oracle, forget.groups, holdout.groups)
+
+
+def _min_k_of_all(probe: Probe) -> Floats:
+    return membership.min_k_score([s.logp for s in probe.whole])
 
 
 def _loss(probe: Probe) -> Floats:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,5 +66,43 @@ def distinct(generated: Sequence[Sequence[int]], groups: Groups | None = None, n
     return Measured(len(counts) / max(1, total), stderr, len(grams), len(without))
 
 
-def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
+WEIGHTS = {2: 2 / 3, 3: 4 / 3}
+"""Of the entropies of n-grams, by n."""
+
+
+def fluency(generated: Sequence[str]) -> NDArray[np.float64]:
+    """Entropy of each text's n-grams of words in bits, the mean of 2/3 that of 2-grams and 4/3 that of 3-grams, [N]
+    (generation entropy of ROME, arXiv 2202.05262; fluency of RWKU). Lower is worse: a loop has few n-grams, and an
+    empty text 0. It grows with a text's length, so compare equal limits only.
+
+    Words are NLTK's. It looks for the ends of sentences in a file that has to be downloaded, and here a sentence ends
+    with ".", "!" or "?" and a blank, so that also the point of "Dr. " is a word.
+    """
+    return np.array([_entropy_of_ngrams(_words(text)) for text in generated])
+
+
+def _entropy_of_ngrams(words: Sequence[str]) -> float:
+    entropies = []
+    for n, weight in WEIGHTS.items():
+        counts = np.array(list(Counter(_ngrams(words, n)).values()), dtype=np.float64)
+        shares = counts / max(1.0, counts.sum())
+        entropies.append(weight * float(-(shares * np.log2(shares)).sum()))
+    return float(np.mean(entropies))
+
+
+def _words(text: str) -> list[str]:
+    from nltk.tokenize import NLTKWordTokenizer
+
+    from rayul.unlearn.rouge_words import ScriptTokenizer, mostly_latin
+
+    if not mostly_latin(text):
+        return list(ScriptTokenizer().tokenize(text))
+    split = NLTKWordTokenizer()
+    return [word for sentence in re.split(r"(?<=[.!?])\s+", text) for word in split.tokenize(sentence)]
+
+
+Item = TypeVar("Item")
+
+
+def _ngrams(tokens: Sequence[Item], n: int) -> list[tuple[Item, ...]]:
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

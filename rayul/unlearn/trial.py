@@ -131,6 +131,7 @@ def _final(model: Any, task: Task, spec: Spec) -> Measurement:
         wanted,
         spec.evaluate.batch_size,
         own=task.own,
+        oracle_auc=spec.evaluate.oracle_auc,
     )
     return measurement._replace(measured=measurement.measured | suite.measured)
 

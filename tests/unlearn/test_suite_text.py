@@ -1,5 +1,6 @@
 """Measures of generated text, against rouge-score and counts done by hand."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -116,3 +117,34 @@ def test_distinct_error_is_the_jackknife():
     pairs = [pair for row in rows for pair in pairwise(row)]
     assert measured.value == pytest.approx(len(set(pairs)) / len(pairs))
     assert measured.stderr == pytest.approx(np.sqrt(24 / 25 * np.sum((without - np.mean(without)) ** 2)))
+
+
+def test_fluency_of_a_hand_computed_case():
+    """2-grams "a b" twice and "b a" once, 3-grams "a b a" and "b a b"."""
+    twos = -(2 / 3) * math.log2(2 / 3) - (1 / 3) * math.log2(1 / 3)
+    assert text_quality.fluency(["a b a b"])[0] == pytest.approx((2 / 3 * twos + 4 / 3 * 1) / 2, rel=1e-12)
+    assert text_quality.fluency(["", "word", "no no no no no"]).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_fluency_is_the_generation_entropy_of_rome():
+    """By NLTK's own words, n-grams and counts."""
+    import nltk
+
+    texts = ["It's the river, the lake and the river again", "Ada (born 1907) didn't write; she didn't write."]
+    expected = []
+    for text in texts:
+        words = nltk.word_tokenize(text, preserve_line=True)
+        entropies = []
+        for n in (2, 3):
+            counts = nltk.FreqDist(nltk.ngrams(words, n))
+            entropies.append(-sum(counts.freq(gram) * math.log2(counts.freq(gram)) for gram in counts))
+        expected.append(np.mean(np.array(entropies) * [2 / 3, 4 / 3]))
+    np.testing.assert_allclose(text_quality.fluency(texts), expected, rtol=1e-12)
+    apart, together = text_quality.fluency(["One lake. Two lakes.", "One lake . Two lakes ."])
+    assert apart == pytest.approx(together)
+
+
+def test_fluency_falls_on_a_loop_in_any_script():
+    for sentence in ("The river rose at Lorn and nobody crossed it until May", "川は五月まで誰も渡らなかった"):
+        varied, loop = text_quality.fluency([sentence, sentence[:8] * 4])
+        assert varied > loop > 0

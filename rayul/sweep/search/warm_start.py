@@ -18,7 +18,16 @@ from rayul.sweep.search.samplers import distributions
 from rayul.sweep.search.searcher import CONSTRAINTS, WARM_START
 from rayul.sweep.search.trajectory.sampler import ROWS
 
-MAY_DIFFER = ("name: ", "search.", "pruning.", "resources.", "oracle", "evaluate.final", "evaluate.batch_size")
+MAY_DIFFER = (
+    "name: ",
+    "search.",
+    "pruning.",
+    "resources.",
+    "oracle",
+    "evaluate.final",
+    "evaluate.oracle_auc",
+    "evaluate.batch_size",
+)
 """What may be different in the earlier sweep: it does not change what a configuration is worth."""
 
 
