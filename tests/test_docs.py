@@ -44,12 +44,14 @@ def test_the_direction_of_a_metric_is_that_of_the_code(name: str) -> None:
     assert (span == "0 to 1") == METRICS[name].bounded
     known = METRICS[name].direction_on_utility
     other = {"higher": "lower", "lower": "higher"}[known]
-    bad_everywhere = name in ("empty", "repetition", "distinct")
+    bad_everywhere = name in ("empty", "repetition", "distinct", "fluency")
     assert kept in (known, "–")
-    goal = {"loss": "0.5", "zlib": "0.5", "k": "0.5", "pp": "0.5", "gap": "0"}.get(name.split("_")[-1])
-    assert forget in ("–", goal if name.startswith("mia_") else known if bad_everywhere else other)
+    goals = {"loss": "0.5", "zlib": "0.5", "k": "0.5", "pp": "0.5", "gap": "0", "privleak": "0"}
+    has_goal = name == "privleak" or name.startswith("mia_")
+    assert forget in ("–", goals[name.split("_")[-1]] if has_goal else known if bad_everywhere else other)
     assert (kept, forget) != ("–", "–")
-    assert span == ("1 to ∞" if name == "ppl" else "-1 to 1" if name.endswith("_gap") else "0 to 1")
+    spans = {"ppl": "1 to ∞", "fluency": "0 to ∞", "privleak": "-100 to ∞"}
+    assert span == spans.get(name, "-1 to 1" if name.endswith("_gap") else "0 to 1")
 
 
 @pytest.mark.parametrize("name", METHODS)
