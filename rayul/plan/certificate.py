@@ -18,7 +18,7 @@ from rayul.spec import (
     check_certifiable,
     known_limits,
 )
-from rayul.spec.data import find
+from rayul.spec.source import find
 from rayul.words import plural
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from rayul.records.folder import SweepRecords
 from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
-from rayul.spec.data import find, looks_local
+from rayul.spec.source import find, looks_local
 from rayul.words import measured
 
 ASSETS = Path(__file__).parent / "assets"

@@ -9,18 +9,7 @@ from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, check_limits, check_objectives, known_limits, limits, violations
 from rayul.spec.custom import is_custom, notices, source_hash
-from rayul.spec.data import (
-    COLUMNS,
-    GROUP_ALIAS,
-    TESTBED,
-    TESTBED_GROUPS,
-    Data,
-    FolderData,
-    Source,
-    SourceData,
-    Split,
-    TofuData,
-)
+from rayul.spec.data import TESTBED, TESTBED_GROUPS, Data, FolderData, SourceData, Split, TofuData
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.gradients import GRADIENTS
@@ -35,6 +24,7 @@ from rayul.spec.parameter import Parameter
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
 from rayul.spec.shipped import shipped_specs, spec_file
+from rayul.spec.source import COLUMNS, GROUP_ALIAS, Source
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.spec import Spec, difference
 from rayul.spec.tracking import Tracking

@@ -12,11 +12,12 @@ from pydantic_core.core_schema import ValidationInfo
 from rayul.spec.budget import AnyStagnation, Duration
 from rayul.spec.criteria import Criterion, Tau
 from rayul.spec.custom import custom_sampler, is_custom, source_of, with_code
-from rayul.spec.data import TESTBED, find, looks_local, missing, wants_files
+from rayul.spec.data import TESTBED
 from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import SAMPLERS, Sampler
 from rayul.spec.section import Searchable, Section
+from rayul.spec.source import find, looks_local, missing, wants_files
 from rayul.spec.space import looks_searched
 from rayul.spec.yaml_text import unescaped
 

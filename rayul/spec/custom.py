@@ -43,13 +43,13 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from rayul.spec.data import find
 from rayul.spec.gradients import SETTINGS
 from rayul.spec.methods import NEEDS, Method
 from rayul.spec.metrics import Metric
 from rayul.spec.parameter import Parameter
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import Sampler
+from rayul.spec.source import find
 
 CODE = "code"
 """The key under which a section of the resolved spec carries the source texts of its files, by path."""

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.section import Section
+from rayul.spec.source import Columns, Rows, RowsPath, find, looks_local, missing, wants_files
 
 TESTBED = "testbed"
 """The name of the embedded model and of the embedded data."""
 
 TESTBED_GROUPS = 20
 """Authors of the testbed in each set that judges what is kept."""
-
-ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-
-
-def looks_local(path: str) -> bool:
-    """Whether a text means a path of this machine and not an id on the Hub."""
-    return path.startswith((".", "/", "~")) or path.lower().endswith(ROW_FILES)
-
-
-def find(path: str) -> Path | None:
-    """The file or folder, `~` expanded; None where there is none, for whatever reason."""
-    try:
-        found = Path(path).expanduser()
-        return found if found.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long, nobody's home, a zero byte
-        return None
-
-
-def wants_files(info: ValidationInfo) -> bool:
-    """Whether this validation looks at the disk: when a spec is loaded, not when a trial fills in its values."""
-    return bool(info.context and info.context.get("check_files"))
-
-
-def missing(path: str) -> PydanticCustomError:
-    return refuse(f"{show(path)} does not exist", f"paths start at the current folder, {Path.cwd()}")
-
-
-def _check_path(path: str, info: ValidationInfo) -> str:
-    if not path:
-        raise refuse("is empty", "write a path or a Hub id")
-    if wants_files(info) and looks_local(path):
-        found = find(path)
-        if found is None:
-            raise missing(path)
-        if found.is_file() and not found.stat().st_size:
-            raise refuse(f"{show(path)} is an empty file", "it has to hold one row at least")
-    return path
-
-
-RowsPath = Annotated[str, AfterValidator(_check_path)]
 
 
 class FolderData(Section):
@@ -122,45 +81,6 @@ class TofuData(Section):
         return self
 
 
-class Source(Section):
-    """One table of rows: a file, or a data set on the Hub."""
-
-    path: RowsPath = Field(examples=["forget.jsonl"])
-    name: str | None = None
-    """The data set's configuration on the Hub."""
-    split: str = "train"
-
-
-def _source(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-Rows = Annotated[Source, BeforeValidator(_source)]
-Column = Literal[
-    "question",
-    "answer",
-    "paraphrased_question",
-    "paraphrased_answer",
-    "perturbed_answer",
-    "group",
-    "text",
-    "choices",
-    "subject",
-]
-
-
-GROUP_ALIAS = "author"
-"""Another name of the column `group`, in files and in `columns`."""
-
-
-def _columns(value: Any) -> Any:
-    if not isinstance(value, dict) or GROUP_ALIAS not in value:
-        return value
-    if "group" in value:
-        raise refuse(f"maps both group and {GROUP_ALIAS}, which mean the same", "keep group")
-    return {"group" if name == GROUP_ALIAS else name: column for name, column in value.items()}
-
-
 class Split(Section):
     """Shares of the rows of `retain`; whole groups go to one part."""
 
@@ -197,9 +117,10 @@ class SourceData(Section):
     retain_report: Rows | None = None
     general: Rows | None = None
     holdout: Rows | None = None
-    columns: Annotated[dict[Column, str], BeforeValidator(_columns)] = Field(default_factory=dict)
-    """The file's own name of a column, by ours; what is not listed has our name. A row with a text in place of question
-    and answer is a verbatim passage: its first half is the prompt, its second half what the model must not continue."""
+    columns: Columns = Field(default_factory=dict)
+    """The files' own name of a column, by ours, where a source says nothing else; what is not listed has our name. A
+    row with a text in place of question and answer is a verbatim passage: its first half is the prompt, its second half
+    what the model must not continue."""
 
     @model_validator(mode="before")
     @classmethod
@@ -237,5 +158,3 @@ def parse_data(value: Any, info: ValidationInfo) -> Any:
 
 Data = FolderData | TofuData | SourceData
 AnyData = Annotated[Data, PlainValidator(parse_data)]
-
-COLUMNS: tuple[str, ...] = get_args(Column)

@@ -134,12 +134,12 @@ def checked_rows(sets: Mapping[str, Sequence[Any]], manifest: Manifest) -> dict[
     return rows
 
 
-LATER_FIELDS = ("choices", "stem", "subject")
+LATER_FIELDS = ("choices", "stem", "subject", "history")
 """Of rows, since folders have hashes of them: rows without them keep the hash that they had."""
 
 
 def _text(row: Any) -> str:
-    # "author": what `group` was called when the first folders' hashes were written.
+    # As the first folders' hashes were written: "author" is what `group` was called, and later columns were not there.
     plain = {"author" if name == "group" else name: value for name, value in asdict(row).items()}
     plain = {name: value for name, value in plain.items() if value or name not in LATER_FIELDS}
     return json.dumps(plain, sort_keys=True, ensure_ascii=False)

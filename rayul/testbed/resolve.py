@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rayul.spec import TESTBED, FolderData, Model, Spec
-from rayul.spec.data import find
+from rayul.spec.source import find
 from rayul.testbed.build import Progress
 from rayul.testbed.cache import ensure_testbed
 

@@ -39,14 +39,16 @@ class Template:
     """What the section `model` of a spec says about text.
 
     text: with {question} and {answer}; CHAT; None for the tokenizer's chat template where it has one, and
-    DEFAULT_TEMPLATE where not. Of a chat template alone: the system message, further arguments, and the day
-    ("2026-07-31") that it is told if it asks for the date; None for the day on which it is rendered.
+    DEFAULT_TEMPLATE where not. Of a chat template alone: the system message, further arguments, the day
+    ("2026-07-31") that it is told if it asks for the date (None for the day on which it is rendered), and what was said
+    before the question, as (role, text); a system message among it takes the place of `system`.
     """
 
     text: str | None = None
     system: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     day: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, model: specs.Model) -> Template:
@@ -70,8 +72,11 @@ class Rendered(NamedTuple):
 
 
 def template_for(row: Row, template: AnyTemplate) -> AnyTemplate:
-    """A verbatim passage has no template around its halves, and the question of multiple choice ends with "Answer:"."""
-    return VERBATIM if row.text else CHOICE if row.choices else template
+    """The template of this row: a verbatim passage has none around its halves, the question of multiple choice ends
+    with "Answer:", and a conversation brings its earlier turns."""
+    if row.text or row.choices:
+        return VERBATIM if row.text else CHOICE
+    return replace(_template(template), history=row.history) if row.history else template
 
 
 def rendered(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str) -> Rendered:
@@ -153,6 +158,12 @@ def _text(tokenizer: Tokenizer, template: Template) -> str:
     can_chat = bool(getattr(tokenizer, "chat_template", None))
     if template.text == CHAT and not can_chat:
         raise InputError('model.template is "chat" but the tokenizer has no chat template', "give a text template")
+    if template.history and not (can_chat and template.text in (None, CHAT)):
+        raise InputError(
+            "a conversation of several turns needs a chat template, and "
+            + ("model.template is a text" if can_chat else "the tokenizer has none"),
+            "remove model.template" if can_chat else "name a model that has one, or give rows of one question each",
+        )
     if template.text is not None or can_chat:
         return template.text or CHAT
     if template.system is not None or template.arguments:
@@ -185,8 +196,8 @@ def _place(render: Callable[[str], str], text: str) -> tuple[str, int, int]:
 
 def _chat(tokenizer: Tokenizer, template: Template, question: str, answer: str | None) -> str:
     """One turn by the chat template; without an answer the prompt for one."""
-    messages = [{"role": "user", "content": question}]
-    if template.system is not None:
+    messages = [{"role": role, "content": text} for role, text in (*template.history, ("user", question))]
+    if template.system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": template.system})
     if answer is not None:
         messages.append({"role": "assistant", "content": answer})

@@ -15,6 +15,7 @@
 from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
 from rayul.unlearn.data.row import Row, Sets, group_numbers
+from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.sources import load_sets
 from rayul.unlearn.data.split import split_by_group
 
@@ -28,6 +29,7 @@ __all__ = [
     "load_sets",
     "read_folder",
     "read_rows",
+    "read_source",
     "split_by_group",
     "write_rows",
 ]

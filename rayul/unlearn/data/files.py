@@ -1,17 +1,22 @@
-"""Files of rows: JSON lines, a JSON array, CSV, TSV or Parquet, in UTF-8."""
+"""Files of rows: JSON lines, a JSON array, CSV or TSV in UTF-8, each also compressed with gzip, or Parquet."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rayul.errors import InputError
 from rayul.spec import COLUMNS
-from rayul.unlearn.data.row import Row, Sets, row_of
+from rayul.unlearn.data.row import Row, Sets, an_object, row_of
 
 FILES = {
     "forget": "forget.jsonl",
@@ -27,7 +32,7 @@ FILES = {
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 PACKED = {
-    b"\x1f\x8b": ("compressed with gzip", "unpack it with gunzip"),
+    b"\x1f\x8b": ("compressed with gzip", "give it a name that ends in .gz"),
     b"BZh": ("compressed with bzip2", "unpack it with bunzip2"),
     b"\xfd7zXZ": ("compressed with xz", "unpack it with unxz"),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unpack it with unzstd"),
@@ -35,6 +40,9 @@ PACKED = {
     b"PAR1": ("a Parquet file", "give it a name that ends in .parquet"),
 }
 """How files begin that are no text: what they are, and the way out."""
+
+SPLITS = {"train", "test", "validation", "valid", "val", "dev"}
+"""What files of one split are usually called."""
 
 EARLIER = {"retain": "retain_control.jsonl"}
 """File names of folders of earlier versions."""
@@ -57,20 +65,18 @@ def _place(folder: Path, key: str) -> Path:
     return earlier if earlier.exists() and not place.exists() else place
 
 
-def read_rows(path: Path, columns: Mapping[Any, str] | None = None) -> list[Row]:
+def read_rows(path: Path, columns: Mapping[Any, str | None] | None = None) -> list[Row]:
     """Rows of a JSON-lines, JSON, CSV, TSV or Parquet file. `columns` maps our column names to the file's.
 
     Raises InputError naming file and line.
     """
-    return [row_of(record, place, columns or {}) for place, record in _records(path)]
+    return [row_of(record, place, columns or {}) for place, record in read_records(path)]
 
 
 def column_names(path: Path) -> list[str]:
     """The file's own names of its columns, as its first row has them. Raises InputError naming file and line."""
-    place, first = next(iter(_records(path)), (f"{path}", {}))
-    if not isinstance(first, dict):
-        raise InputError(f"{place}: a {type(first).__name__}, not an object", "one JSON object per line")
-    return [str(name) for name in first]
+    place, first = next(iter(read_records(path)), (f"{path}", {}))
+    return [str(name) for name in an_object(first, place)]
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -78,29 +84,67 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
             names = ("text", "group") if row.text else COLUMNS
-            values = {name: getattr(row, name) for name in names}
+            values = asdict(row)
             if row.choices:
                 values["question"] = row.stem
-            file.write(json.dumps({k: v for k, v in values.items() if v}, ensure_ascii=False) + "\n")
+            if row.history:
+                turns = (*row.history, ("user", row.question), ("assistant", row.answer))
+                values["messages"] = [{"role": role, "content": text} for role, text in turns]
+                values["question"] = values["answer"] = ""
+            file.write(json.dumps({k: values[k] for k in names if values.get(k)}, ensure_ascii=False) + "\n")
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, record) of every row."""
+def read_records(path: Path, split: str = "train") -> Iterator[tuple[str, Any]]:
+    """(place, record) of every row of a file, or of a folder's Parquet shards. split: the shards to read where their
+    names say one."""
+    if path.is_dir():
+        return chain.from_iterable(map(_parquet_rows, _shards(path, split)))
     if not path.is_file():
         raise InputError(f"{path}: no such file", "check the path; relative paths start at the working directory")
-    suffix = path.suffix.lower()
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix == ".parquet":
         return _parquet_rows(path)
     text = _decoded(path)
     if suffix in DELIMITERS:
         return _delimited(path, text, DELIMITERS[suffix])
-    return _json_array(path, text) if text.lstrip().startswith("[") and suffix == ".json" else _lines(path, text)
+    return _json_array(path, text) if text.lstrip().startswith("[") else _lines(path, text)
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether a folder holds Parquet files, which `read_records` then reads."""
+    return any(folder.glob("*.parquet"))
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """The Parquet files of a folder, in the order of their names: those of the split, or where no name begins with the
+    name of a split, all."""
+    shards: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        shards.setdefault(re.sub(r"-\d+-of-\d+$", "", path.stem), []).append(path)
+    if split in shards:
+        return shards[split]
+    if split != "train" or shards.keys() & SPLITS:
+        raise InputError(
+            f"{folder}: no shards of the split {split!r}: the names begin with {', '.join(shards)}",
+            "name the split, or the one file",
+        )
+    return [path for paths in shards.values() for path in paths]
+
+
+def _unpacked(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix.lower() != ".gz":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be unpacked with gzip: {error}", "compress it again") from None
 
 
 def _decoded(path: Path) -> str:
     """The text of a UTF-8 file, without a byte order mark. Raises InputError that names the likely encoding of any
     other: replaced letters would be trained on and scored without a word."""
-    data = path.read_bytes()
+    data = _unpacked(path)
     for beginning, (kind, way_out) in PACKED.items():
         if data.startswith(beginning):
             raise InputError(f"{path}: {kind}, not rows as text", way_out)

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from rayul.errors import InputError
 from rayul.spec import COLUMNS, GROUP_ALIAS
+from rayul.unlearn.data.chat import conversation
 from rayul.unlearn.data.choices import multiple_choice
 from rayul.unlearn.scripts import is_mark, is_unspaced
 
 Sets = dict[str, tuple["Row", ...]]
+
+OTHER_NAMES = {"group": GROUP_ALIAS, "question": "prompt", "answer": "completion"}
+"""What columns are called too, in files whose columns are not mapped: those of TOFU's kind, and those of TRL."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Row:
     they are split together and count together in every standard error ("" = the row and its copies). `text`: a passage
     that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
     2407.06460). `choices`: the options of multiple choice, whose question has them and asks for a letter, which is the
-    answer; `stem`: what is asked, without them; `subject`: what it is said to be about."""
+    answer; `stem`: what is asked, without them; `subject`: what it is said to be about.
+    `history`: what was said before the question, as (role, text)."""
 
     question: str
     answer: str
@@ -40,13 +45,15 @@ class Row:
     choices: tuple[str, ...] = ()
     stem: str = ""
     subject: str = ""
+    history: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> str:
-        """What rows are compared by: question and answer without regard to capitals, blanks, punctuation, characters
-        that nobody sees, and the forms that Unicode counts as the same character (NFKC). A model that was trained on
-        one has seen the other."""
-        whole = unicodedata.normalize("NFKC", f"{self.question} {self.answer}").casefold()
+        """What rows are compared by: question and answer, and the turns before them without system messages, without
+        regard to capitals, blanks, punctuation, characters that nobody sees, and the forms that Unicode counts as the
+        same character (NFKC). A model that was trained on one has seen the other."""
+        turns = [text for role, text in self.history if role != "system"]
+        whole = unicodedata.normalize("NFKC", " ".join([*turns, self.question, self.answer])).casefold()
         seen = unicodedata.normalize("NFKC", whole)
         return " ".join(seen.translate(_COMPARED).split()) or " ".join(seen.split())
 
@@ -76,49 +83,87 @@ def group_numbers(rows: Iterable[Row]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(row.group or (row.key,), len(numbers)) for row in rows], dtype=np.int64)
 
 
-def row_of(record: Any, place: str, columns: Mapping[Any, str]) -> Row:
-    """The row of one record of a file or data set. `columns` maps our column names to the record's.
+def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
+    """The row of one record of a file or data set. `columns` maps our column names to the record's, or to None where
+    one is not to be read.
 
     Raises InputError that names the place (never the content, which may be private): no object, no question or answer,
     a text that is broken Unicode, a group that is a list or a mapping, a paraphrase that is no text.
     """
-    if not isinstance(record, dict):
-        raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object per line")
-    if "group" not in columns and "group" not in record:
-        columns = {**columns, "group": GROUP_ALIAS}
-    values = {name: record.get(columns.get(name, name)) for name in COLUMNS}
+    record = an_object(record, place)
+    names = _names(record, columns)
+    values = {name: None if own is None else record.get(own) for name, own in names.items()}
+    called = {name: own or name for name, own in names.items()}
     for name, value in values.items():
-        _check_text(value, place, columns.get(name, name))
-    group = _group(values["group"], place, columns.get("group", "group"))
+        _check_text(value, place, called[name])
+    group = _group(values["group"], place, called["group"])
     if isinstance(values["text"], str) and not values["question"] and not values["answer"]:
         return _passage(values["text"], group, place)
     if not _missing(values["choices"]):
-        asked = multiple_choice(values, place, columns)
+        asked = multiple_choice(values, place, called)
         return Row(
             asked.prompt, asked.letter, group=group, choices=asked.choices, stem=asked.stem, subject=asked.subject
         )
+    history: tuple[tuple[str, str], ...] = ()
+    messages, column = _messages(values, called)
+    if messages is not None:
+        history, values["question"], values["answer"] = conversation(messages, place, column)
+        _check_text([*(text for _, text in history), values["question"], values["answer"]], place, column)
     for name in ("question", "answer"):
-        text = values[name]
-        if not _readable(text):
-            found = ", ".join(map(str, record)) or "nothing"
-            raise InputError(
-                f"{place}: no {columns.get(name, name)!r}: it must be a text that is not empty",
-                f"the columns are: {found}; map yours with data.columns.{name}",
-            )
+        if not _readable(values[name]):
+            raise _unreadable(values[name], place, column or called[name], record, name)
     texts: dict[str, Any] = {name: values[name] for name in ("question", "answer")}
     for name in ("paraphrased_question", "paraphrased_answer"):
         texts[name] = "" if _missing(values[name]) else values[name]
         if not isinstance(texts[name], str):
             kind = type(texts[name]).__name__
-            raise InputError(f"{place}: {columns.get(name, name)!r} is a {kind}", "write a text, or leave it out")
+            raise InputError(f"{place}: {called[name]!r} is a {kind}", "write a text, or leave it out")
     perturbed = () if _missing(values["perturbed_answer"]) else values["perturbed_answer"]
     perturbed = tuple(perturbed) if isinstance(perturbed, list | tuple) else (perturbed,)
     if not all(map(_readable, perturbed)):
         raise InputError(
-            f"{place}: {columns.get('perturbed_answer', 'perturbed_answer')!r} holds something else than texts",
+            f"{place}: {called['perturbed_answer']!r} holds something else than texts",
             "a list of wrong answers, none of them empty or null",
         )
-    return Row(**texts, perturbed_answer=perturbed, group=group)
+    return Row(**texts, perturbed_answer=perturbed, group=group, history=history)
+
+
+def an_object(record: Any, place: str) -> dict[str, Any]:
+    """The record itself. Raises InputError where it has no columns."""
+    if not isinstance(record, dict):
+        raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object per line")
+    return record
+
+
+def _names(record: Mapping[str, Any], columns: Mapping[Any, str | None]) -> dict[str, str | None]:
+    """The record's name of each of our columns: the one it is mapped to, ours, or where the record does not have that,
+    another usual one."""
+    usual = {ours: theirs for ours, theirs in OTHER_NAMES.items() if ours not in record and theirs in record}
+    return {**{name: name for name in COLUMNS}, **usual, **columns}
+
+
+def _messages(values: Mapping[str, Any], called: Mapping[str, str]) -> tuple[Any, str]:
+    """(messages, their column) of a conversation, (None, "") of any other row. A prompt and its completion may be two
+    halves of one."""
+    question, answer = values["question"], values["answer"]
+    if isinstance(question, list) and isinstance(answer, list):
+        return [*question, *answer], f"{called['question']}, {called['answer']}"
+    if _missing(question) and _missing(answer) and not _missing(values["messages"]):
+        return values["messages"], called["messages"]
+    return None, ""
+
+
+def _unreadable(value: Any, place: str, column: str, record: Mapping[str, Any], name: str) -> InputError:
+    if isinstance(value, bool | int | float) and not _missing(value):
+        return InputError(
+            f"{place}: {column!r} is a number ({type(value).__name__}), not a text",
+            'convert the column to text, 42 to "42"; of multiple choice, name the options as columns.choices',
+        )
+    found = ", ".join(map(str, record)) or "nothing"
+    return InputError(
+        f"{place}: no {column!r}: it must be a text that is not empty",
+        f"the columns are: {found}; map yours with columns.{name}",
+    )
 
 
 def _readable(value: Any) -> bool:

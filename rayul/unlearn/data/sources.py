@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rayul.errors import InputError
-from rayul.spec import Data, FolderData, Source, SourceData, Split, TofuData
-from rayul.unlearn.data.files import read_folder, read_rows
-from rayul.unlearn.data.hub import load_dataset
+from rayul.spec import Data, FolderData, SourceData, Split, TofuData
+from rayul.unlearn.data.files import read_folder
 from rayul.unlearn.data.overlap import check_apart
-from rayul.unlearn.data.row import Row, Sets, group_numbers, row_of
+from rayul.unlearn.data.row import Row, Sets, group_numbers
+from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.split import split_by_group
 from rayul.unlearn.data.tofu import tofu_sets
 from rayul.words import plural
@@ -50,16 +48,19 @@ def _sources(data: SourceData) -> Sets:
     for key in ("forget", *PARTS, "general", "holdout"):
         source = getattr(data, PARTS.get(key, key))
         if source is not None:
-            sets[key] = tuple(_read_source(source, data.columns))
-    return sets if data.retain is None else sets | _parts(_read_source(data.retain, data.columns), data.split)
+            sets[key] = tuple(read_source(source, data.columns))
+    if data.retain is None:
+        return sets
+    return sets | _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)
 
 
-def _parts(rows: list[Row], split: Split) -> Sets:
-    """The parts of data.retain. Where some are certify rows, groups are dealt in a random order (the same for the same
-    groups): a certificate speaks of groups like those that it read, and a file may be sorted."""
+def _parts(rows: list[Row], split: Split, seed: int | None) -> Sets:
+    """The parts of data.retain. With a seed, and where some are certify rows, groups are dealt in a random order (the
+    same for the same groups): a certificate speaks of groups like those that it read, and a file may be sorted."""
     of_each = zip(PARTS, (split.train, split.select, split.certify, split.report), strict=True)
     shares = {key: share for key, share in of_each if share}
-    parts = split_by_group(rows, list(shares.values()), shuffled="retain_certify" in shares)
+    shuffled = seed is not None or "retain_certify" in shares
+    parts = split_by_group(rows, list(shares.values()), shuffled, "" if seed is None else str(seed))
     if not all(parts):
         count = plural(len(set(group_numbers(rows))), "group")
         raise InputError(
@@ -67,11 +68,3 @@ def _parts(rows: list[Row], split: Split) -> Sets:
             f"give more groups, or name {', '.join(f'data.{PARTS[key]}' for key in shares)} yourself",
         )
     return {key: tuple(part) for key, part in zip(shares, parts, strict=True)}
-
-
-def _read_source(source: Source, columns: Mapping[Any, str]) -> list[Row]:
-    path = Path(source.path).expanduser()
-    if path.is_file():
-        return read_rows(path, columns)
-    records = load_dataset(source.path, source.name, source.split)
-    return [row_of(record, f"{source.path}[{source.split}]: row {i}", columns) for i, record in enumerate(records)]

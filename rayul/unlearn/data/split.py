@@ -8,18 +8,20 @@ from hashlib import sha256
 from rayul.unlearn.data.row import Row
 
 
-def split_by_group(rows: Sequence[Row], fractions: Sequence[float], shuffled: bool = False) -> list[list[Row]]:
+def split_by_group(
+    rows: Sequence[Row], fractions: Sequence[float], shuffled: bool = False, seed: str = ""
+) -> list[list[Row]]:
     """Split rows into parts, in their order or with the groups shuffled. All rows of a group stay in one part, and so
     do rows that are the same but for capitals, blanks and punctuation: a judging set must not hold what was trained on.
 
-    The shuffled order is that of the groups' hashes, so that it depends on no file's order.
+    The shuffled order is that of the groups' hashes, with the seed, so that it depends on no file's order.
     """
     parts: list[list[Row]] = [[] for _ in fractions]
     bounds = [sum(fractions[: i + 1]) * len(rows) for i in range(len(fractions))]
     done, part = 0, 0
     groups, last = _groups(rows), len(fractions) - 1
     if shuffled:
-        groups.sort(key=_hash)
+        groups.sort(key=lambda group: _hash(group, seed))
     for i, group in enumerate(groups):
         # A group goes where its middle falls, but no part is left empty while there are groups enough for all.
         scarce = len(groups) - i <= last - part
@@ -30,8 +32,8 @@ def split_by_group(rows: Sequence[Row], fractions: Sequence[float], shuffled: bo
     return parts
 
 
-def _hash(group: Sequence[Row]) -> bytes:
-    return sha256(repr(group[0].group or group[0].key).encode()).digest()
+def _hash(group: Sequence[Row], seed: str) -> bytes:
+    return sha256((seed + repr(group[0].group or group[0].key)).encode()).digest()
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
