@@ -97,7 +97,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def read_records(path: Path, split: str = "train") -> Iterator[tuple[str, Any]]:
     """(place, record) of every row of a file, or of a folder's Parquet shards. split: the shards to read where their
     names say one."""
-    if path.is_dir():
+    if path.is_dir() and has_shards(path):
         return chain.from_iterable(map(_parquet_rows, _shards(path, split)))
     if not path.is_file():
         raise InputError(f"{path}: no such file", "check the path; relative paths start at the working directory")
