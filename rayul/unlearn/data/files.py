@@ -107,7 +107,7 @@ def read_records(path: Path, split: str = "train") -> Iterator[tuple[str, Any]]:
     text = _decoded(path)
     if suffix in DELIMITERS:
         return _delimited(path, text, DELIMITERS[suffix])
-    return _json_array(path, text) if text.lstrip().startswith("[") else _lines(path, text)
+    return _json_array(path, text) if text.lstrip().startswith("[") and suffix == ".json" else _lines(path, text)
 
 
 def has_shards(folder: Path) -> bool:

@@ -131,7 +131,10 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
 def an_object(record: Any, place: str) -> dict[str, Any]:
     """The record itself. Raises InputError where it has no columns."""
     if not isinstance(record, dict):
-        raise InputError(f"{place}: a {type(record).__name__}, not an object", "one JSON object per line")
+        raise InputError(
+            f"{place}: a {type(record).__name__}, not an object",
+            "one JSON object per line, or in a file named .json an array of them",
+        )
     return record
 
 
