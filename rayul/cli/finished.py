@@ -48,7 +48,13 @@ def export(
     ] = None,
     certified: Annotated[bool, typer.Option("--certified", help="The certified point that forgot most.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Also write the merged model, in merged/.")] = False,
+    merge: Annotated[
+        bool | None,
+        typer.Option(
+            "--merge/--no-merge",
+            help="Also write the merged model, in merged/; by default of certified adapters whose base may be passed on.",
+        ),
+    ] = None,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
     trust: Trust = False,
 ) -> None:
@@ -98,6 +104,8 @@ def export(
             say=working.update,
             trust=trust,
         )
+    if certified and merge is None and (out / "adapter_config.json").exists() and not (out / "merged").exists():
+        show("only the adapter: no licence of the base is known that lets it be passed on; --merge merges all the same")
     show(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
         show(push(out, push_to_hub))
@@ -109,23 +117,41 @@ def certify(
     again: Annotated[
         bool, typer.Option("--again", help="Read certify rows again that have been read, at half of the last alpha.")
     ] = False,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Steps of fine-tuning in each attack; default: the spec's, or 20.")
+    ] = None,
+    points: Annotated[int | None, typer.Option(min=1, help="How many certified points to attack.")] = None,
     trust: Trust = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
 ) -> None:
-    """Certify points of the front: how much of each keeps the limits on new groups, on rows that nothing has read."""
+    """Certify points of the front on rows that nothing has read, where the sweep has not; then attack what is
+    certified: what brings back how much of what was forgotten."""
+    from rayul.records import SPEC
     from rayul.records.folder import load_records
     from rayul.records.storage import local
+    from rayul.report.attacked import attacked_lines
+    from rayul.spec import load_spec
 
     with local(folder) as place:
         load_records(place)
+    chosen = {"budget": budget, "points": points}
+    overrides = [f"certify.attack.{key}={value}" for key, value in chosen.items() if value is not None]
+    asked = load_spec(place / SPEC, overrides, check_files=False).certify if overrides else None
     console = PlainConsole(stderr=True)
     with console.status("loading ray and torch") if console.is_terminal else nullcontext():
         from rayul.sweep.certify import certify_sweep
     with ProgressBar(console) as bar:
         summary = certify_sweep(
-            folder, again=again, address=address, console=console, testbed_progress=bar.update, trust=trust
+            folder,
+            again=again,
+            attack=asked.attack if asked else None,
+            address=address,
+            console=console,
+            testbed_progress=bar.update,
+            trust=trust,
         )
     show("\n".join(summary.certified))
+    show("\n".join(attacked_lines(load_records(summary.folder))))
     show(summary.report)
 
 

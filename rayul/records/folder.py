@@ -31,6 +31,7 @@ from rayul.records import (
     read_journal,
     trial_id,
 )
+from rayul.records.attacked import Attacked, read_attacked
 from rayul.records.certificate import CERTIFICATE, CERTIFY, Certificates, read_certificates
 from rayul.records.evaluations import evaluation_from
 from rayul.records.inside import check_inside
@@ -77,6 +78,8 @@ class SweepRecords:
     oracle: Evaluation | None
     adapters: Mapping[Key, Adapter]
     certificates: Certificates = field(default_factory=Certificates)
+    attacked: tuple[Attacked, ...] = ()
+    """What attacks on certified weights brought back."""
     study: StudyRead = field(default_factory=StudyRead)
 
     @cached_property
@@ -168,6 +171,7 @@ def load_records(folder: Path | str) -> SweepRecords:
         oracle=reference.get(ORACLE),
         adapters=_adapters(folder),
         certificates=certificates,
+        attacked=tuple(read_attacked(folder)),
         study=study,
     )
 

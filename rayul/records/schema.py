@@ -39,7 +39,8 @@ Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 Seconds = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 Numbers = Annotated[dict[str, Annotated[float, Strict()]], BeforeValidator(_numbers)]
 Number = Annotated[float, Strict(), BeforeValidator(lambda plain: _numbers([plain])[0])]
-Lists = dict[str, Annotated[tuple[Annotated[float, Strict()], ...], BeforeValidator(_numbers)]]
+Series = Annotated[tuple[Annotated[float, Strict()], ...], BeforeValidator(_numbers)]
+Lists = dict[str, Series]
 Params = Annotated[dict[str, Any], AfterValidator(_scalars)]
 
 

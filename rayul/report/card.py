@@ -9,8 +9,9 @@ from pathlib import Path
 import jinja2
 
 from rayul.pareto.held_out import on_report
-from rayul.records import Evaluation
+from rayul.records import Evaluation, adapter_name
 from rayul.records.folder import SweepRecords
+from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
@@ -96,6 +97,7 @@ def model_card(
         merged=merged,
         certificate=certificate,
         certified=None if certificate is None else sentence(certificate),
+        attacked=told_of(results, adapter_name(e)),
         equal_groups=[] if certificate is None else equal_groups(certificate),
         settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),

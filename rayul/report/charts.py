@@ -16,6 +16,7 @@ from rayul.pareto.best import best_of_trials
 from rayul.pareto.held_out import held_out
 from rayul.records import Evaluation, Key
 from rayul.records.folder import SweepRecords
+from rayul.report.attacked import recovery_figure
 from rayul.report.axes import Axis, axes, escape, limit_shapes, short
 from rayul.report.certified import Certified, certified
 from rayul.report.importance import outcomes
@@ -31,6 +32,9 @@ def payload(
     """Everything report.js needs, as strict JSON data: figures, and the rows and trials behind their points."""
     chosen = axes(results)
     figures: dict[str, Figure] = {"history": history_figure(history)}
+    recovery = recovery_figure(results)
+    if recovery is not None:
+        figures["recovery"] = recovery
     if chosen is None:
         return {"figures": figures, "rows": {}, "trials": [], "params": [], "axes": []}
     index = {e.key: i for i, e in enumerate(results.evaluations)}

@@ -15,6 +15,7 @@ from rayul.files import write_text
 from rayul.records import FAILED, PRUNED
 from rayul.records.folder import SweepRecords
 from rayul.report.answer import answer, by_rule, caution, headline, tiles
+from rayul.report.attacked import section
 from rayul.report.audit_section import AuditSection
 from rayul.report.axes import axes
 from rayul.report.charts import payload
@@ -56,6 +57,7 @@ def write_report(results: SweepRecords, summary: Summary, audit: AuditSection | 
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
         unseen=results.with_report(summary.best) if summary.best else None,
+        attacked=section(results),
         audit=audit,
         origin=origin(results),
         data_sets=data_sets(results),

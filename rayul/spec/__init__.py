@@ -3,6 +3,7 @@
 Imports neither torch nor ray, so that `rayul validate` answers in a fraction of a second.
 """
 
+from rayul.spec.attack import Attack
 from rayul.spec.budget import Stagnation
 from rayul.spec.certifiable import check_certifiable, too_few_groups
 from rayul.spec.certify import LEAST_GROUPS, Certify
@@ -47,6 +48,7 @@ __all__ = [
     "TESTBED",
     "TESTBED_GROUPS",
     "UPDATES",
+    "Attack",
     "Certify",
     "Choice",
     "Control",

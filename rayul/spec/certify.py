@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from rayul.spec.attack import AnyAttack, Attack
 from rayul.spec.section import Section, switched
 
 LEAST_GROUPS = 5
@@ -19,6 +20,8 @@ class Certify(Section):
     """Maximum number of points, spread over the front. They share the confidence: with more, each has to clear more."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
     """That every certified point keeps the limits on new groups, all points together."""
+    attack: AnyAttack = Attack()
+    """What `rayul certify` tries on certified weights afterwards; false for nothing."""
 
 
 AnyCertify = Annotated[Certify | None, BeforeValidator(switched)]

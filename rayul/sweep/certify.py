@@ -34,7 +34,8 @@ from rayul.records.text_note import NOTE, text_note
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Certify, Spec, known_limits, load_spec, too_few_groups
+from rayul.spec import Attack, Certify, Spec, known_limits, load_spec, too_few_groups
+from rayul.sweep.attack import attack_certified, left_to_try
 from rayul.sweep.cluster import allocate, connected
 from rayul.sweep.dial_tests import CERTIFY, certifiable
 from rayul.sweep.driver_disk import marked, served
@@ -54,17 +55,19 @@ def certify_sweep(
     folder: Path | str,
     *,
     again: bool = False,
+    attack: Attack | None = None,
     address: str | None = None,
     console: Console | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
     trust: bool = False,
 ) -> Summary:
-    """Certify the front of a finished sweep.
+    """Certify the front of a finished sweep where that has not been done, and then attack the certified weights.
 
     folder: of the results, or their URL. again: read certify rows that have been read before, at half of the alpha of
-    the last time. trust: run also code of its spec that this user has not trusted. Raises InputError for a folder that
-    is no sweep's, such code, rows or tokens that have changed, what cannot be certified, and certify rows that have
-    been read while `again` is not given.
+    the last time. attack: by default what the spec says; attacks that have a line already are not tried again. trust:
+    run also code of its spec that this user has not trusted. Raises InputError for a folder that is no sweep's, such
+    code, rows or tokens that have changed, what cannot be certified, and where the certify rows have been read, `again`
+    is not given and no attack is left to try.
     """
     console = console or PlainConsole(stderr=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -76,15 +79,17 @@ def certify_sweep(
         spec = with_testbed(asked, testbed_progress, results.manifest.date)
         sets = load_sets(spec.data)
         rows = checked_rows(sets, results.manifest)
-        certificates = read_certificates(work)
-        if certificates.latest is not None and certificates.begun is None and not again:
+        latest = results.certificates.latest
+        reads = latest is None or results.certificates.begun is not None or again
+        tried = attack or wanted.attack
+        if latest is not None and not reads and not (tried and left_to_try(results, tried)):
             raise InputError(
-                f"the certify rows of {work} were read on {certificates.latest.date}, with what is in its report",
+                f"the certify rows of {work} were read on {latest.date}, with what is in its report"
+                + (", and no attack is left to try" if tried and results.certificates.certified else ""),
                 "a second look finds more by chance: pay for it with --again, which spends half of the alpha of the "
                 "last time",
             )
-        why_not = cannot_certify(asked, sets, results)
-        if why_not:
+        if reads and (why_not := cannot_certify(asked, sets, results)):
             raise InputError(f"{work}: {why_not[0]}", why_not[1])
         checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
         with (
@@ -92,8 +97,11 @@ def certify_sweep(
             served(work, spec, remote=remote, uploads_adapters=is_copied) as disk,
             marked(disk),
         ):
-            measurer = ProcessMeasurer(spec, sets, allocate(spec.resources), disk)
-            read_certify_rows(spec, sets, rows, results, wanted, measurer, say)
+            allocation = allocate(spec.resources)
+            if reads:
+                read_certify_rows(spec, sets, rows, results, wanted, ProcessMeasurer(spec, sets, allocation, disk), say)
+            if tried is not None:
+                attack_certified(spec, sets, load_records(work), tried, allocation, disk, say)
         return summarise(work)
 
 

@@ -21,7 +21,7 @@ from rayul.records.folder import SweepRecords
 from rayul.records.trusted import check_trusted
 from rayul.report.card import Forgotten, model_card, set_name
 from rayul.report.certified import certified, certified_path
-from rayul.spec import load_spec
+from rayul.spec import TESTBED, load_spec
 from rayul.sweep.folder import checked_rows
 from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
@@ -36,6 +36,7 @@ from rayul.unlearn.export import (
     score_saved,
     write_merged,
 )
+from rayul.unlearn.licence import may_be_passed_on
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import load_task
@@ -49,7 +50,7 @@ def export(
     e: Evaluation,
     out: Path,
     *,
-    merge: bool = False,
+    merge: bool | None = False,
     address: str | None = None,
     testbed_progress: Callable[[str, float], None] | None = None,
     say: Say = lambda line: None,
@@ -59,7 +60,8 @@ def export(
 
     The folder appears whole, once what was written has been loaded again and scored, or not at all. It holds the PEFT
     adapter, or of `update: full` the whole model, with the mixing baked in, the tokenizer, README.md (the model card),
-    evaluation.json (the record), and with `merge` the merged model in merged/. address: what the card tells others to
+    evaluation.json (the record), and with `merge` the merged model in merged/. merge: None for a certified adapter
+    whose base may be passed on, since an adapter is undone by leaving it out. address: what the card tells others to
     load, by default the folder's name. `say` hears what is being done. trust: run also code of the sweep's spec that
     this user has not trusted.
 
@@ -73,6 +75,10 @@ def export(
     holds = next((one for one in certified(results) if one.e is e), None)
     source = adapter_path(results, e) if holds is None else certified_path(results, e)
     adapter = is_adapter(source)
+    if merge is None:
+        merge = (
+            adapter and holds is not None and (written.model.path == TESTBED or may_be_passed_on(written.model.path))
+        )
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
     spec = with_testbed(written, testbed_progress, results.manifest.date)

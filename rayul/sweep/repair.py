@@ -10,8 +10,9 @@ from pathlib import Path
 from rayul.errors import InputError, RayulError
 from rayul.files import whole_file
 from rayul.records import ADAPTERS, CHECKPOINTS, JOURNAL, SPEC, STUDY, Journal, trial_id
+from rayul.records.attacked import ATTACKED, attacked_from_json
 from rayul.records.audited import ASKED, AUDIT, BEFORE, audited_from_json, audited_keys, read_asked
-from rayul.records.certificate import CERTIFICATE, REJECTED, read_certificates
+from rayul.records.certificate import CERTIFICATE, CERTIFIED, REJECTED, read_certificates
 from rayul.records.folder import read_note
 from rayul.records.json_lines import checked_lines, sealed, unsealed
 from rayul.records.manifest import MANIFEST, check_length, read_manifest, write_manifest
@@ -47,6 +48,7 @@ def repair(place: Path | str, say: Say) -> bool:
         _manifest(folder, tell)
         _certificate(folder, tell)
         _notes(folder, tell)
+        _attacks(folder, tell)
         _audit(folder, tell)
         found = _journal(folder, tell)
         _study(folder, spec, found, tell)
@@ -82,6 +84,20 @@ def _notes(folder: Path, say: Say) -> None:
             say(error.message)
             _set_aside(adapter / NOTE, say, folder / f"{adapter.name}-{NOTE}{REJECTED}")
             say("  --resume measures the adapter again")
+
+
+def _attacks(folder: Path, say: Say) -> None:
+    path = folder / CERTIFIED / ATTACKED
+    lines = list(checked_lines(path, attacked_from_json, lambda row: [row.key]))
+    if not any(line.fault for line in lines):
+        return
+    for line in lines:
+        if line.fault:
+            say(f"{path}:{line.at}: {line.fault}")
+    found = {line.record.key: line.text for line in reversed(lines) if line.record is not None}
+    _reject(path, [line.text for line in lines if line.record is None], say)
+    _rewrite(path, list(reversed(found.values())))
+    say("  `rayul certify` attacks again where lines were lost")
 
 
 def _audit(folder: Path, say: Say) -> None:

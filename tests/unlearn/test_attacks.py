@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from rayul import spec
+from rayul.unlearn.attacks.fine_tune import fine_tune
 from rayul.unlearn.attacks.jailbreak import OPENINGS, PREFIXES, ROLES, opened
 from rayul.unlearn.attacks.logit_lens import final_norm, lens_scores
 from rayul.unlearn.attacks.noise import asked_span, noised
 from rayul.unlearn.attacks.quantise import quantised, rounded
-from rayul.unlearn.attacks.relearn import LEARNING_RATES, STEPS, fine_tune
+from rayul.unlearn.attacks.relearn import LEARNING_RATES, STEPS
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Target
 from rayul.unlearn.job import TrialJob

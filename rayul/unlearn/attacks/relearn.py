@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
-
-from rayul.spec import Lora
+from rayul.spec import Lora, Training
+from rayul.unlearn.attacks.fine_tune import fine_tune
 from rayul.unlearn.attacks.target import Attempt, Attempts, Target
-from rayul.unlearn.forward import Model, forward, token_logp
-from rayul.unlearn.losses import batch_mean, sequence_mean
 from rayul.unlearn.task import spaced
-from rayul.unlearn.tokens import Example, batches, collate
+from rayul.unlearn.tokens import Example
 from rayul.unlearn.update.lora import attach_lora
 from rayul.unlearn.update.saved import detach_adapter
 
@@ -29,40 +26,28 @@ def relearn(target: Target) -> Attempts:
 
     The unrelated rows are `general`, or else `retain_train`; without either that part is left out.
     """
-    count = len(target.rows)
-    seen = spaced(list(range(count)), max(1, round(FRACTION * count)))
-    others = [i for i in range(count) if i not in set(seen)]
+    seen, others = shared_out(len(target.rows))
     unrelated = target.sets.get("general") or target.sets.get("retain_train") or ()
     if others:
         mine = [target.examples[i] for i in seen]
         yield from _attempts(target, mine, others, f"{FRACTION:.0%} of the rows")
     if unrelated:
-        yield from _attempts(target, target.encode(unrelated), list(range(count)), "unrelated rows")
+        yield from _attempts(target, target.encode(unrelated), list(range(len(target.rows))), "unrelated rows")
+
+
+def shared_out(count: int) -> tuple[list[int], list[int]]:
+    """Of so many forget rows, those that the attacker has, evenly spaced, and the others, which are judged."""
+    seen = spaced(list(range(count)), max(1, round(FRACTION * count)))
+    return seen, [i for i in range(count) if i not in set(seen)]
 
 
 def _attempts(target: Target, examples: Sequence[Example], judged: list[int], on: str) -> Attempts:
     for lr in LEARNING_RATES:
         model = attach_lora(target.model, LORA, seed=0)
         try:
-            for step in fine_tune(model, examples, target.pad, lr):
-                scores = target.score([target.examples[i] for i in judged], model)
-                yield Attempt(f"{step} steps on {on}, lr {lr:g}", tuple(judged), scores)
+            for step in fine_tune(model, examples, target.pad, Training(lr=lr, batch_size=BATCH, steps=max(STEPS))):
+                if step in STEPS:
+                    scores = target.score([target.examples[i] for i in judged], model)
+                    yield Attempt(f"{step} steps on {on}, lr {lr:g}", tuple(judged), scores)
         finally:
             detach_adapter(model)
-
-
-def fine_tune(model: Model, examples: Sequence[Example], pad: int, lr: float) -> Iterator[int]:
-    """Minimise the mean NLL of the answers with AdamW, in place; yields after each number of STEPS."""
-    device = next(model.parameters()).device
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-    order = batches(len(examples), BATCH, torch.Generator().manual_seed(0))
-    for step in range(1, max(STEPS) + 1):
-        answers = forward(model, collate([examples[i] for i in next(order)], pad, device))
-        loss = batch_mean(sequence_mean(-token_logp(answers), answers.mask), answers.mask)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step in STEPS:
-            yield step

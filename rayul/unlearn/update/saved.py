@@ -74,11 +74,12 @@ def lerped(model: Any, base: Any, a: float) -> Iterator[None]:
     if a == 1:
         yield
         return
-    parameters = list(model.parameters())
+    before = dict(base.named_parameters(remove_duplicate=False))  # a merged model may have untied its head
+    names, parameters = zip(*model.named_parameters(), strict=True)
     trained = [p.data for p in parameters]
     try:
-        for p, before in zip(parameters, base.parameters(), strict=True):
-            p.data = torch.lerp(before.to(p.dtype), p.data, a)
+        for name, p in zip(names, parameters, strict=True):
+            p.data = torch.lerp(before[name].to(p.dtype), p.data, a)
         yield
     finally:
         for p, weights in zip(parameters, trained, strict=True):

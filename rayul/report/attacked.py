@@ -1,0 +1,203 @@
+"""What attacks on certified weights brought back, in words and for the page: sentences, a table, the curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayul.audit.recovery import Recovery, recoveries, shares
+from rayul.records import adapter_name
+from rayul.records.attacked import FINE_TUNE, INTERPOLATE, Attacked
+from rayul.records.certificate import certified_folder
+from rayul.records.folder import SweepRecords
+from rayul.report.axes import short
+from rayul.report.certified import certified
+from rayul.words import percent, plural
+
+ES = "forget.es"
+NAMES = {
+    INTERPOLATE: "interpolation back to the weights before unlearning",
+    "jailbreak": "jailbreak prompts",
+    "paraphrase": "paraphrased questions",
+    "noise": "noise in the question",
+    "logit_lens": "the logit lens",
+    "quantise": "quantisation",
+}
+
+
+@dataclass(frozen=True)
+class AttackedSection:
+    """What the template shows of one certified point. rows: attack, its worst variant, how many were tried, forget.es
+    before and after, the share returned, when half was back; mark: "broken" where half or more came back. untried:
+    what could not be tried, and why."""
+
+    model: str
+    lines: list[str]
+    rows: list[tuple[str, str, str, str, str, str, str]]
+    untried: list[str]
+    curves: bool
+
+
+def section(results: SweepRecords) -> AttackedSection | None:
+    """Of the certified point that forgot most and was attacked; None where none was."""
+    model = attacked_model(results)
+    if model is None:
+        return None
+    mine = of_model(results, model)
+    return AttackedSection(
+        model=model,
+        lines=attacked_lines(results),
+        rows=[_row(one) for one in recoveries(mine)],
+        untried=[f"{name_of(row)}: {row.reason}" for row in mine if row.reason],
+        curves=any(row.attack == FINE_TUNE and row.es for row in mine),
+    )
+
+
+def attacked_model(results: SweepRecords) -> str | None:
+    """The certified point that forgot most of those that were attacked."""
+    attacked = {row.model for row in results.attacked}
+    return next((name for one in certified(results) if (name := adapter_name(one.e)) in attacked), None)
+
+
+def of_model(results: SweepRecords, model: str) -> list[Attacked]:
+    return [row for row in results.attacked if row.model == model]
+
+
+def attacked_lines(results: SweepRecords) -> list[str]:
+    """How much comes back of what the certified point had forgotten, in sentences; what to do where nothing has been
+    tried yet; nothing where nothing is certified."""
+    held = certified(results)
+    if not held:
+        return []
+    model = attacked_model(results)
+    lines = [f"Its weights have not been attacked yet: rayul certify {results.folder}."]
+    if model is not None:
+        lines = told_of(results, model)
+    if any((certified_folder(results.folder, one.e) / "adapter_config.json").exists() for one in held):
+        lines.append(
+            "It is an adapter: whoever loads the base without it has everything back. Weights that it is merged into "
+            "(`rayul export --certified --merge`) cannot be undone so."
+        )
+    return lines
+
+
+def told_of(results: SweepRecords, model: str) -> list[str]:
+    """What attacks on one certified folder brought back, in sentences; none where none was tried."""
+    found = recoveries(of_model(results, model))
+    way = [one for one in found if one.row.attack == INTERPOLATE]
+    lines = []
+    if tried := [one for one in found if one not in way]:
+        worst, *others = tried
+        lines.append(
+            f"Under attack (trial {model}): {_told(worst)} brings {percent(worst.returned)} of what was forgotten back "
+            f"({ES} {worst.row.before:.2f} to {worst.after:.2f}){_half(worst)}."
+        )
+        if others:
+            told = "; ".join(f"{name_of(one.row)} {percent(one.returned)}" for one in others)
+            lines.append(f"The worst of each other attack brings back: {told}.")
+    lines += [
+        f"Interpolated with the weights before unlearning, half of it is back at {one.half}% of the way."
+        for one in way
+        if one.half is not None
+    ]
+    return lines
+
+
+def name_of(row: Attacked) -> str:
+    """What an attack is called in a sentence."""
+    if row.attack == FINE_TUNE:
+        return f"fine-tuning on {row.variant.partition(',')[0]}"
+    return NAMES.get(row.attack, row.attack)
+
+
+def _told(one: Recovery) -> str:
+    if one.row.attack == FINE_TUNE:
+        return f"fine-tuning ({one.row.variant})"
+    return name_of(one.row) + (f" ({one.row.variant})" if one.row.variant else "")
+
+
+def _half(one: Recovery) -> str:
+    if one.row.attack == FINE_TUNE and one.half is not None:
+        return f", half of it within {plural(one.half, 'step')}" if one.half else ""
+    return ""
+
+
+def _row(one: Recovery) -> tuple[str, str, str, str, str, str, str]:
+    half = "–"
+    if one.half is not None and one.row.attack in (FINE_TUNE, INTERPOLATE):
+        half = plural(one.half, "step") if one.row.attack == FINE_TUNE else f"{one.half}% of the way"
+    error = one.row.stderr[one.row.at.index(one.at)]
+    spread = f" ± {error:.2f}" if math.isfinite(error) else ""
+    mark = "broken" if one.returned >= 0.5 else ""
+    return (
+        name_of(one.row),
+        one.row.variant or "–",
+        str(one.tried),
+        f"{one.row.before:.2f} → {one.after:.2f}{spread}",
+        "–" if math.isnan(one.returned) else percent(one.returned),
+        half,
+        mark,
+    )
+
+
+def recovery_figure(results: SweepRecords) -> dict[str, Any] | None:
+    """forget.es over the steps of fine-tuning: the line that ends worst of each kind of rows and of what is trained, in
+    front of all others. None where there is none."""
+    model = attacked_model(results)
+    lines = [] if model is None else [r for r in of_model(results, model) if r.attack == FINE_TUNE and r.es]
+    if not lines:
+        return None
+    worst: dict[tuple[str, str], Attacked] = {}
+    for row in lines:
+        rows, trains = (part.strip() for part in row.variant.split(",")[:2])
+        if (rows, trains) not in worst or max(row.es) > max(worst[rows, trains].es):
+            worst[rows, trains] = row
+    others = [row for row in lines if row not in worst.values()]
+    data = [_trace("recovery-other", "Every other setting", others)] if others else []
+    for (rows, trains), row in worst.items():
+        role = f"recovery-{rows.partition(' ')[0]}"
+        dash = "solid" if trains == "LoRA" else "dot"
+        data.append(_trace(role, f"{rows}, {trains}", [row]) | {"line": {"dash": dash}})
+    marks = [("before unlearning", results.baseline)]
+    marks += [("oracle", results.oracle)] if results.oracle is not None else []
+    levels = [(name, e.metrics[ES]) for name, e in marks if ES in e.metrics]
+    shapes = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": {"dash": "dash", "width": 1.5}}
+        for _, y in levels
+    ]
+    notes = [
+        {"text": name, "xref": "paper", "x": 1, "xanchor": "right", "y": y, "yanchor": "bottom", "showarrow": False}
+        for name, y in levels
+    ]
+    layout = {
+        "xaxis": {"title": {"text": "Steps of fine-tuning"}, "rangemode": "tozero", "zeroline": False},
+        "yaxis": {"title": {"text": f"{ES} of the judged rows"}, "range": [0, 1.08], "zeroline": False},
+        "shapes": shapes,
+        "annotations": notes,
+        "hovermode": "closest",
+    }
+    return {"data": data, "layout": layout}
+
+
+def _trace(role: str, name: str, rows: Sequence[Attacked]) -> dict[str, Any]:
+    trace: dict[str, list[Any]] = {"x": [], "y": [], "text": []}
+    for row in rows:
+        gap = [None] if trace["x"] else []
+        trace["x"] += [*gap, *row.at]
+        trace["y"] += [*gap, *short(row.es)]
+        back = [f"<br>{percent(share)} returned" if math.isfinite(share) else "" for share in shares(row)]
+        trace["text"] += [
+            *gap,
+            *(f"{row.variant}<br>step {at}: {ES} {es:.3f}{b}" for at, es, b in zip(row.at, row.es, back, strict=True)),
+        ]
+    return {
+        "type": "scatter",
+        "meta": role,
+        "name": name,
+        "mode": "lines+markers",
+        "connectgaps": False,
+        "hoverinfo": "text",
+        **trace,
+    }
