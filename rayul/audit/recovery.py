@@ -36,7 +36,7 @@ def recovery(row: Attacked, tried: int = 1) -> Recovery:
     """Of one line that was measured."""
     back = shares(row)
     worst = max(range(len(back)), key=lambda i: row.es[i])
-    half = next((at for at, share in zip(row.at, back, strict=True) if share >= 0.5), None)
+    half = next((at for at, share in zip(row.at, back, strict=True) if share >= 0.5 - 1e-9), None)
     return Recovery(row, back[worst], row.at[worst], half, tried)
 
 

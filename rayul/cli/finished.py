@@ -52,7 +52,7 @@ def export(
         bool | None,
         typer.Option(
             "--merge/--no-merge",
-            help="Also write the merged model, in merged/; by default of certified adapters whose base may be passed on.",
+            help="Also write the merged model; by default of what is certified, where the base may be passed on.",
         ),
     ] = None,
     push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,

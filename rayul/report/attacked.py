@@ -18,7 +18,7 @@ from rayul.words import percent, plural
 
 ES = "forget.es"
 NAMES = {
-    INTERPOLATE: "interpolation back to the weights before unlearning",
+    INTERPOLATE: "interpolation with the base",
     "jailbreak": "jailbreak prompts",
     "paraphrase": "paraphrased questions",
     "noise": "noise in the question",
@@ -133,7 +133,7 @@ def _row(one: Recovery) -> tuple[str, str, str, str, str, str, str]:
     mark = "broken" if one.returned >= 0.5 else ""
     return (
         name_of(one.row),
-        one.row.variant or "–",
+        (one.row.variant.partition(", ")[2] if one.row.attack == FINE_TUNE else one.row.variant) or "–",
         str(one.tried),
         f"{one.row.before:.2f} → {one.after:.2f}{spread}",
         "–" if math.isnan(one.returned) else percent(one.returned),

@@ -18,7 +18,9 @@ class Rates(Section):
     """Learning rates of fine-tuning, by what is trained."""
 
     lora: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1e-4, 5e-4, 2e-3), strict=False)
+    """Of a new adapter."""
     full: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(2e-5, 1e-4, 5e-4), strict=False)
+    """Of all weights."""
 
 
 class Attack(Section):
@@ -39,8 +41,11 @@ class Attack(Section):
     trains: tuple[Literal["lora", "full"], ...] = Field(default=("lora", "full"), strict=False)
     """A new adapter of rank 16, or all weights."""
     optimizers: tuple[Literal["adamw", "muon"], ...] = Field(default=("adamw", "muon"), strict=False)
+    """Each by itself."""
     schedules: tuple[Literal["constant", "linear", "cosine"], ...] = Field(default=("linear", "cosine"), strict=False)
+    """What becomes of the learning rate up to the last step."""
     lr: Rates = Rates()
+    """Learning rates by what is trained (below)."""
     attacks: tuple[AttackName, ...] = Field(default=UNTRAINED, strict=False)
     """Without fine-tuning. Besides these, the weights are always interpolated back to those before unlearning."""
 

@@ -16,20 +16,23 @@ from scipy import stats
 from rayul.errors import InputError, RayulError
 from rayul.files import json_line
 from rayul.pareto.front import front_of
-from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder
+from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder, adapter_name
+from rayul.records.attacked import FINE_TUNE, INTERPOLATE
 from rayul.records.certificate import Certificates, Dial, Reading, certified_folder, read_certificates
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
 from rayul.report.answer import answer
-from rayul.report.certified import best_certified
+from rayul.report.attacked import attacked_lines
+from rayul.report.certified import best_certified, certified
 from rayul.report.write import summarise
-from rayul.spec import Certify, Spec, dump_yaml, known_limits
+from rayul.spec import Attack, Certify, Spec, dump_yaml, known_limits
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
 from rayul.sweep.dial_tests import DialTests, DialWalk
 from rayul.sweep.dials import walk_dials, walk_together
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.export import export
 from rayul.sweep.folder import checked_rows
+from rayul.sweep.repair import repair
 from rayul.sweep.run import run_sweep
 from rayul.unlearn.data import FILES, load_sets, write_rows
 from rayul.unlearn.evaluate import evaluate
@@ -172,8 +175,11 @@ def test_the_records_read_back_what_was_found(made: Callable[..., Sweep]) -> Non
         load_records(sweep.folder)
 
 
+FEW = Attack(budget=2, every=1, trains=("lora",), optimizers=("adamw",), schedules=("linear",), attacks=("noise",))
+
+
 def test_reading_again_is_refused_or_paid_with_half_of_alpha(made: Callable[..., Sweep]) -> None:
-    sweep = made()
+    sweep = made(certify={"attack": False})
     first = sweep.certify()
     with pytest.raises(InputError, match=r"were read on [\s\S]*pay for it with --again"):
         certify_sweep(sweep.folder)
@@ -181,6 +187,31 @@ def test_reading_again_is_refused_or_paid_with_half_of_alpha(made: Callable[...,
     assert [r.alpha for r in (first, second, third)] == pytest.approx([0.1, 0.05, 0.025])
     assert [d.passed for d in second.dials] <= [d.passed for d in first.dials]
     assert alpha_of(Certify(), read_certificates(sweep.folder)) == pytest.approx(0.0125)
+
+
+def test_what_is_certified_is_attacked_once_and_lost_lines_are_tried_again(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    sweep.certify()
+    certify_sweep(sweep.folder, attack=FEW)
+    results = load_records(sweep.folder)
+    best = certified(results)[0]
+    assert {row.model for row in results.attacked} == {adapter_name(best.e)}
+    assert sum(row.attack == FINE_TUNE for row in results.attacked) == 3 * 3
+    assert {row.attack for row in results.attacked} == {FINE_TUNE, INTERPOLATE, "noise"}
+    assert "The certified weights under attack" in (sweep.folder / "report.html").read_text()
+    assert any("Under attack" in line for line in attacked_lines(results))
+    with pytest.raises(InputError, match="no attack is left to try"):
+        certify_sweep(sweep.folder, attack=FEW)
+
+    path = sweep.folder / "certified" / "attacks.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0].replace(b"own rows", b"odd rows"), *lines[1:]]))
+    with pytest.raises(RayulError, match="checksum"):
+        load_records(sweep.folder)
+    assert repair(sweep.folder, lambda line: None)
+    certify_sweep(sweep.folder, attack=FEW)
+    again = load_records(sweep.folder)
+    assert {row.key: row.es for row in again.attacked} == {row.key: row.es for row in results.attacked}
 
 
 def test_a_reading_that_was_cut_off_is_on_record_and_goes_on_with_its_dials(made: Callable[..., Sweep]) -> None:

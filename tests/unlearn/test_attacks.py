@@ -237,8 +237,8 @@ def test_fine_tuning_follows_the_loss_of_transformers_down(target: Target) -> No
     reached = []
     for lr in LEARNING_RATES:
         model = attach_lora(copy.deepcopy(target.model), spec.Lora(r=16, alpha=32), seed=0)
-        before = loss(model)
-        losses = [loss(model) for _ in fine_tune(model, examples, target.pad, lr)]
+        before, training = loss(model), spec.Training(lr=lr, batch_size=8, steps=20)
+        losses = [loss(model) for _ in fine_tune(model, examples, target.pad, training)]
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < before
         reached.append(losses[-1])
