@@ -12,7 +12,7 @@ import torch
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE
 from rayul.spec import Attack
 from rayul.unlearn.attacks.certified import Try, Victim, tries
-from rayul.unlearn.attacks.recovery import Cell, cells, fine_tuned, interpolated
+from rayul.unlearn.attacks.recovery import FineTuning, cells, fine_tuned, interpolated
 from rayul.unlearn.attacks.relearn import shared_out
 from rayul.unlearn.attacks.target import Target
 from rayul.unlearn.evaluate import measure
@@ -42,7 +42,7 @@ def test_every_combination_is_a_cell_once() -> None:
 def test_all_weights_are_trained_as_torch_does_it_and_the_targets_stay(target: Target) -> None:
     """Related rows, AdamW, a linear rate: the loop written by hand with transformers' own loss."""
     before = copy.deepcopy(target.model.state_dict())
-    judged, looks = fine_tuned(target, Cell("related", "full", "adamw", "linear", 1e-3), budget=3, every=2)
+    judged, looks = fine_tuned(target, FineTuning("related", "full", "adamw", "linear", 1e-3), budget=3, every=2)
     found = list(looks)
     assert [look.at for look in found] == [0, 2, 3]
     assert judged == list(range(len(target.rows)))
@@ -70,7 +70,7 @@ def test_all_weights_are_trained_as_torch_does_it_and_the_targets_stay(target: T
 
 
 def test_own_rows_are_never_judged(target: Target) -> None:
-    judged, looks = fine_tuned(target, Cell("own", "lora", "muon", "cosine", 1e-3), budget=2, every=1)
+    judged, looks = fine_tuned(target, FineTuning("own", "lora", "muon", "cosine", 1e-3), budget=2, every=1)
     seen, others = shared_out(len(target.rows))
     assert judged == others
     assert seen
@@ -81,7 +81,7 @@ def test_own_rows_are_never_judged(target: Target) -> None:
 def test_rows_that_are_not_there_are_said(target: Target) -> None:
     bare = replace(target, sets={"forget": target.rows})
     with pytest.raises(Missing, match="no general rows"):
-        fine_tuned(bare, Cell("unrelated", "lora", "adamw", "linear", 1e-3), 2, 1)
+        fine_tuned(bare, FineTuning("unrelated", "lora", "adamw", "linear", 1e-3), 2, 1)
 
 
 def test_the_way_back_ends_at_the_base(task: Any, target: Target) -> None:
@@ -100,7 +100,7 @@ def test_a_line_has_es_of_the_judged_rows_before_and_at_each_look(task: Any, tar
     known = target.score(target.examples, task.base)
     victim = Victim(task, target, task.base, known)
     wanted = Attack(budget=2, every=1)
-    cell = Cell("own", "full", "adamw", "linear", 1e-3)
+    cell = FineTuning("own", "full", "adamw", "linear", 1e-3)
     (row,) = victim.attacked(Try("0001-5-1", FINE_TUNE, cell), wanted)
     judged = shared_out(len(target.rows))[1]
     assert row.at == (0, 1, 2)

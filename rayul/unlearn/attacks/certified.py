@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE, Attacked
 from rayul.spec import Attack
-from rayul.unlearn.attacks.recovery import Cell, Look, cells, fine_tuned, interpolated
+from rayul.unlearn.attacks.recovery import FineTuning, Look, cells, fine_tuned, interpolated
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Target
 from rayul.unlearn.evaluate import measurement
@@ -27,7 +27,7 @@ class Try(NamedTuple):
 
     model: str
     attack: str
-    cell: Cell | None = None
+    cell: FineTuning | None = None
 
     def variant(self, budget: int) -> str:
         """What a cell is called in the records."""

@@ -21,7 +21,7 @@ WAY_BACK = tuple(range(10, 101, 10))
 """Percent of the way from the weights under attack to those before unlearning."""
 
 
-class Cell(NamedTuple):
+class FineTuning(NamedTuple):
     """One way of fine-tuning, of what `rayul.spec.Attack` lists."""
 
     rows: str
@@ -36,10 +36,10 @@ class Cell(NamedTuple):
         return f"{self.rows} rows, {trained}, {self.optimizer}, {self.schedule}, lr {self.lr:g}"
 
 
-def cells(wanted: Attack) -> list[Cell]:
+def cells(wanted: Attack) -> list[FineTuning]:
     """Every combination that is asked for."""
     return [
-        Cell(rows, trains, optimizer, schedule, lr)
+        FineTuning(rows, trains, optimizer, schedule, lr)
         for rows in wanted.rows
         for trains in wanted.trains
         for optimizer in wanted.optimizers
@@ -56,7 +56,7 @@ class Look(NamedTuple):
     scores: list[TokenScores]
 
 
-def fine_tuned(target: Target, cell: Cell, budget: int, every: int) -> tuple[list[int], Iterator[Look]]:
+def fine_tuned(target: Target, cell: FineTuning, budget: int, every: int) -> tuple[list[int], Iterator[Look]]:
     """The forget rows that are judged (indices), and what the fine-tuned model scores on them, before the first step
     (at 0) and every so many steps. Raises Missing where there are no rows of the cell's kind."""
     count = len(target.rows)
@@ -69,7 +69,7 @@ def fine_tuned(target: Target, cell: Cell, budget: int, every: int) -> tuple[lis
 
 
 def _looks(
-    target: Target, cell: Cell, examples: Sequence[Example], judged: list[int], budget: int, every: int
+    target: Target, cell: FineTuning, examples: Sequence[Example], judged: list[int], budget: int, every: int
 ) -> Iterator[Look]:
     settings = {"lr": cell.lr, "optimizer": cell.optimizer, "schedule": cell.schedule}
     training = Training.model_validate({**settings, "batch_size": BATCH, "steps": budget})
