@@ -352,9 +352,9 @@ def test_every_file_names_one_kuberay() -> None:
         path.name: set(re.findall(r"KubeRay\S* (\d[\d.]*\d)", re.sub(r"\]\([^)]*\)", "", path.read_text())))
         for path in (*FILES, *(ROOT / "docs").glob("*.md"))
     }
-    assert {name: found for name, found in named.items() if found} == dict.fromkeys(
-        ["README.md", *(path.name for path in KUBERAY)], {"1.5.1"}
-    )
+    assert {name: found for name, found in named.items() if found} == {
+        name: {"1.5.1"} for name in ("README.md", *(path.name for path in KUBERAY))
+    }
 
 
 def test_a_broken_pod_template_would_be_seen() -> None:

@@ -23,7 +23,7 @@ def first_problem(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "x.yaml:1: is empty\n  hint: start from"),
+        ("", "x.yaml:1: is empty\n  hint: copy a spec to start from"),
         ("# nothing\n", "x.yaml:1: is empty"),
         ("- a\n- b", "x.yaml:1: expected a mapping of keys"),
         ("just text", "x.yaml:1: expected a mapping of keys"),
