@@ -82,6 +82,24 @@ def init(
 
 
 @app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
+) -> None:
+    """Print the JSON Schema of a spec, for editors that complete and check YAML, and for programs that write specs."""
+    import json
+
+    from rayul.spec.json_schema import spec_schema
+
+    text = json.dumps(spec_schema(), indent=1, ensure_ascii=False, allow_nan=False)
+    if out is None:
+        show(text)
+        return
+    with writing(out, "choose another place with --out"):
+        out.write_text(f"{text}\n", encoding="utf-8")
+    show(out)
+
+
+@app.command()
 def plan(
     file: SpecFile,
     results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),

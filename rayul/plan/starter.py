@@ -10,6 +10,7 @@ from pathlib import Path
 from rayul.errors import InputError
 from rayul.plan.certificate import CertifyRows, kept_in
 from rayul.spec import GROUP_ALIAS, LEAST_GROUPS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec, shipped_specs
+from rayul.spec.json_schema import EDITOR_LINE
 from rayul.spec.shipped import way_to_shipped
 from rayul.unlearn.data import column_names, load_sets
 from rayul.words import plural
@@ -41,7 +42,7 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
     steps = min(200, max(20, round(6 * rows / batch_size)))
     max_rows = MAX_ROWS if max(rows, len(sets["retain"])) > MAX_ROWS else None
     counts = ", ".join(f"{key} {len(found)}" for key, found in sets.items())
-    text = _TEMPLATE.format(
+    text = EDITOR_LINE + _TEMPLATE.format(
         name=_yaml(name),
         model=_yaml(model or TESTBED),
         no_model="" if model else _NO_MODEL,

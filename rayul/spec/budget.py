@@ -6,13 +6,18 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator, PositiveInt
 
+from rayul.spec.forms import form
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Section
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _PARTS = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+_FORMS = [
+    {"type": "number", "exclusiveMinimum": 0},
+    {"type": "string", "pattern": r"^\s*(\d+(\.\d+)?\s*[dhmsDHMS]\s*)+$"},
+]
 
 
 def parse_duration(value: Any) -> float:
@@ -31,7 +36,7 @@ def parse_duration(value: Any) -> float:
     return seconds
 
 
-Duration = Annotated[float, PlainValidator(parse_duration)]
+Duration = Annotated[float, PlainValidator(parse_duration), form(anyOf=_FORMS)]
 
 
 class Stagnation(Section):
@@ -48,4 +53,4 @@ def _short(value: Any) -> Any:
     return {"trials": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-AnyStagnation = Annotated[Stagnation, BeforeValidator(_short)]
+AnyStagnation = Annotated[Stagnation, BeforeValidator(_short, json_schema_input_type=Stagnation | PositiveInt)]

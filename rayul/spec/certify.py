@@ -24,4 +24,4 @@ class Certify(Section):
     """What `rayul certify` tries on certified weights afterwards; false for nothing."""
 
 
-AnyCertify = Annotated[Certify | None, BeforeValidator(switched)]
+AnyCertify = Annotated[Certify | None, BeforeValidator(switched, json_schema_input_type=Certify | bool | None)]

@@ -13,6 +13,8 @@ from rayul.spec.budget import AnyStagnation, Duration
 from rayul.spec.criteria import Criterion, Tau
 from rayul.spec.custom import custom_sampler, is_custom, source_of, with_code
 from rayul.spec.data import TESTBED
+from rayul.spec.forms import OWN_FUNCTION, HasForm, form, named
+from rayul.spec.method_form import own_control_form
 from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import SAMPLERS, Sampler
@@ -127,6 +129,11 @@ def _check_layers(value: Any) -> tuple[int, ...] | None:
     return tuple(value)
 
 
+_MODULES = form(anyOf=[{"const": "all-linear"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}])
+_COUNT = {"type": "integer", "minimum": 1}
+_LAYERS = form(anyOf=[{"type": "array", "items": _COUNT, "minItems": 1}, {"type": "null"}])
+
+
 class Lora(Searchable):
     """The adapter's shape (arXiv 2106.09685); its update is scaled by alpha / r."""
 
@@ -135,8 +142,10 @@ class Lora(Searchable):
     r: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Annotated[Literal["all-linear"] | tuple[str, ...], PlainValidator(_check_modules)] = "all-linear"
-    layers: Annotated[tuple[int, ...] | None, PlainValidator(_check_layers)] = None
+    target_modules: Annotated[Literal["all-linear"] | tuple[str, ...], PlainValidator(_check_modules), _MODULES] = (
+        "all-linear"
+    )
+    layers: Annotated[tuple[int, ...] | None, PlainValidator(_check_layers), _LAYERS] = None
     """Numbers of the blocks whose modules get an adapter, such as [3, 4, 5], counted from 1; null for all. To a method
     that reads hidden states, blocks behind the last one that it reads make no difference."""
 
@@ -167,7 +176,9 @@ class Training(Searchable):
     batch_size: int = Field(default=8, ge=1)
     """Forget rows a step; methods that read retain rows take as many of those."""
     steps: int = Field(default=60, ge=1)
-    evaluate_every: Annotated[int | Literal["geometric"], PlainValidator(_check_cadence)] = 5
+    evaluate_every: Annotated[
+        int | Literal["geometric"], PlainValidator(_check_cadence), named(["geometric"], _COUNT)
+    ] = 5
     """Steps between evaluations, or "geometric" for ever longer gaps."""
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
@@ -206,7 +217,9 @@ class Control(Searchable):
     select_by: Literal["smallest", "largest"] = "smallest"
     """Whether those are the tokens of smallest or of largest loss."""
     own: Annotated[
-        tuple[Annotated[OwnControl, PlainValidator(OwnControl.parse)], ...], BeforeValidator(_one_or_more)
+        tuple[Annotated[OwnControl, PlainValidator(OwnControl.parse)], ...],
+        BeforeValidator(_one_or_more),
+        HasForm(lambda: {"anyOf": [OWN_FUNCTION, {"type": "array", "items": own_control_form()}]}),
     ] = Field(default=(), strict=False)
     """Custom controls, ./my_control.py:fn or {name: ./my_control.py:fn, above: 0.5}, after those above and before
     the temperature (rayul/spec/custom.py)."""
@@ -236,7 +249,7 @@ class Search(Section):
 
     code: dict[str, str] = Field(default_factory=dict)
     """The source text of a custom sampler, by its path, as in `Evaluate`."""
-    sampler: Annotated[str, AfterValidator(_check_sampler)] = "tpe"
+    sampler: Annotated[str, AfterValidator(_check_sampler), named(SAMPLERS, OWN_FUNCTION)] = "tpe"
     """One of SAMPLERS, or a custom one, ./my_sampler.py:fn (rayul/spec/custom.py)."""
     trials: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -251,7 +264,9 @@ class Search(Section):
     """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
     """Stop starting trials after this many in a row did not improve the front; running trials finish."""
-    warm_start: Annotated[tuple[WarmStart, ...], BeforeValidator(_one_or_more)] = Field(default=(), strict=False)
+    warm_start: Annotated[
+        tuple[WarmStart, ...], BeforeValidator(_one_or_more, json_schema_input_type=tuple[WarmStart, ...] | WarmStart)
+    ] = Field(default=(), strict=False)
     """Results folders of earlier sweeps of the same space, model and rows: what their trials found is known from the
     start, and they do not count as trials of this sweep. Not for samplers that learn from nothing or in generations."""
     tell: Literal["auto", "last", "best", "most_forgotten", "last_feasible"] = "auto"
@@ -293,7 +308,9 @@ class Resources(Section):
     """GPUs per device; 0 uses CPU cores."""
     cpu: float = Field(default=1.0, gt=0)
     """Cores of a device."""
-    trials_per_gpu: Annotated[int | Literal["auto"], BeforeValidator(_check_trials_per_gpu)] = 1
+    trials_per_gpu: Annotated[
+        int | Literal["auto"], BeforeValidator(_check_trials_per_gpu), named(["auto"], _COUNT)
+    ] = 1
     """Trials that share a device, or auto: as many as make it fastest, measured at the start."""
     packs: bool = True
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:

@@ -10,7 +10,8 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.errors import InputError
-from rayul.spec.limits import Limit
+from rayul.spec.forms import form
+from rayul.spec.limits import PERCENTAGE, Limit
 from rayul.spec.metrics import METRICS, MetricKey
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Searchable
@@ -23,7 +24,8 @@ def _side(value: Any, info: ValidationInfo) -> Limit:
     return Limit.of(info.data.get("metric", ""), info.field_name == "at_least", value)
 
 
-Side = Annotated[Limit, PlainValidator(_side)]
+_PERCENTAGE = {"type": "string", "pattern": rf"^\s*{PERCENTAGE}\s*$"}
+Side = Annotated[Limit, PlainValidator(_side), form(anyOf=[{"type": "number"}, _PERCENTAGE])]
 
 
 class Criterion(Searchable):
@@ -86,7 +88,9 @@ def parse_tau(value: Any) -> float | tuple[float, ...]:
     return tuple(float(share) for share in shares) if several else float(shares[0])
 
 
-Tau = Annotated[float | tuple[float, ...], PlainValidator(parse_tau)]
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+_SHARES = {"type": "array", "items": _SHARE, "minItems": 1, "uniqueItems": True}
+Tau = Annotated[float | tuple[float, ...], PlainValidator(parse_tau), form(anyOf=[_SHARE, _SHARES])]
 
 
 def keeping(metric: str, direction: str, tau: Any) -> Criterion:

@@ -157,4 +157,4 @@ def parse_data(value: Any, info: ValidationInfo) -> Any:
 
 
 Data = FolderData | TofuData | SourceData
-AnyData = Annotated[Data, PlainValidator(parse_data)]
+AnyData = Annotated[Data, PlainValidator(parse_data, json_schema_input_type=Data | str)]

@@ -9,7 +9,8 @@ from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.custom import custom_metric, is_custom, source_of, split, with_code
-from rayul.spec.metrics import CHEAP, METRICS, Metric, check_cheap_metric, check_metric
+from rayul.spec.forms import OWN_FUNCTION, named
+from rayul.spec.metrics import CHEAP, METRICS, STEERING, Metric, check_cheap_metric, check_metric
 from rayul.spec.problems import refuse
 from rayul.spec.section import Section
 
@@ -55,9 +56,13 @@ class Evaluate(Section):
     code: dict[str, str] = Field(default_factory=dict)
     """The source text of each such file, by its path: read when the spec is, unless the spec has it (the spec.yaml of
     results does). Before the metrics, which are checked against it."""
-    metrics: tuple[Annotated[str, PlainValidator(_check_cheap)], ...] = Field(default=CHEAP, strict=False)
+    metrics: tuple[Annotated[str, PlainValidator(_check_cheap), named(STEERING, OWN_FUNCTION)], ...] = Field(
+        default=CHEAP, strict=False
+    )
     """At every evaluation, of the sets forget, retain and general: one forward for all."""
-    final: tuple[Annotated[str, PlainValidator(_check_final)], ...] = Field(default=(), strict=False)
+    final: tuple[Annotated[str, PlainValidator(_check_final), named(METRICS, OWN_FUNCTION)], ...] = Field(
+        default=(), strict=False
+    )
     """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
     oracle_auc: float | None = Field(default=None, gt=0, le=1)
     """For privleak, in place of an oracle: its AUC as MUSE counts it (0.4772 for News, 0.5393 for Books)."""

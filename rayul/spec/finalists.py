@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, PositiveInt, model_validator
 
 from rayul.spec.criteria import Criterion
+from rayul.spec.forms import named
 from rayul.spec.metrics import METRICS, check_metric
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 from rayul.spec.section import Section
@@ -30,7 +31,7 @@ def _check_attack(name: Any) -> str:
     return name
 
 
-AttackName = Annotated[str, PlainValidator(_check_attack)]
+AttackName = Annotated[str, PlainValidator(_check_attack), named(ATTACKS)]
 
 
 class Finalists(Section):
@@ -51,7 +52,9 @@ class Finalists(Section):
     """One-sided, of every interval: a criterion is kept when its t bound at this confidence keeps it. With few seeds
     that bound is far: at 0.95 it is 6.3, 2.9 and 2.1 standard errors away for 2, 3 and 5 seeds."""
     attacks: tuple[AttackName, ...] = Field(default=tuple(ATTACKS), strict=False)
-    metrics: tuple[Annotated[str, PlainValidator(check_metric)], ...] = Field(default=tuple(METRICS), strict=False)
+    metrics: tuple[Annotated[str, PlainValidator(check_metric), named(METRICS)], ...] = Field(
+        default=tuple(METRICS), strict=False
+    )
     """Measured before the attacks; those that generate cost most. What every evaluation can measure always is."""
 
     @model_validator(mode="after")
@@ -74,4 +77,4 @@ def _short(value: Any) -> Any:
     return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-AnyFinalists = Annotated[Finalists, BeforeValidator(_short)]
+AnyFinalists = Annotated[Finalists, BeforeValidator(_short, json_schema_input_type=Finalists | PositiveInt)]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Values = TypeVar("Values", float, "NDArray[np.float64]")
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_PERCENTAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%\s+of\s+baseline")
+PERCENTAGE = r"([0-9]+(?:\.[0-9]+)?)\s*%\s+of\s+baseline"
 _MULTIPLE = re.compile(rf"({_NUMBER})\s*\*\s*baseline")
 _CONDITION = re.compile(r"\s*([\w.]+)\s*(>=|<=|[<>=!]+)?\s*(.*?)\s*")
 _FORM = 'write a metric, >= or <=, and a number or number*baseline, e.g. "retain.es>=0.95*baseline"'
@@ -53,7 +53,7 @@ class Limit:
             return cls(metric, at_least, float(side))
         if not isinstance(side, str):
             raise expected('a number or "90% of baseline"', side)
-        match = _PERCENTAGE.fullmatch(side.strip())
+        match = re.fullmatch(PERCENTAGE, side.strip())
         if match is None or not 0 < float(match[1]) < math.inf:
             hint = "write a number such as 0.9, or a percentage above zero such as 90% of baseline"
             raise refuse(f"{show(side)} is not a limit", hint)

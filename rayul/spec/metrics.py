@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainValidator
 from pydantic_core.core_schema import ValidationInfo
 
+from rayul.spec.forms import Form, HasForm, one_of
 from rayul.spec.problems import did_you_mean, expected, refuse, show
 
 
@@ -210,4 +211,16 @@ def check_cheap_metric(name: Any) -> str:
 
 _ONLY_CHEAP = f"steer by {', '.join(STEERING)}, and name it in evaluate.final to have it of every front point"
 
-MetricKey = Annotated[str, PlainValidator(check_metric_key)]
+STEERING_KEYS = tuple(f"{name}.{metric}" for name in SEARCH_SETS for metric in STEERING)
+"""Every key that criteria and objectives may name without a metric of one's own."""
+
+OWN_METRICS: Form = {
+    "properties": {
+        "evaluate": {"properties": {"metrics": {"contains": {"pattern": r"\.py:"}}}, "required": ["metrics"]}
+    },
+    "required": ["evaluate"],
+}
+"""Of a spec that measures metrics of its own."""
+
+_OWN_KEY: Form = {"type": "string", "pattern": rf"^({'|'.join(SEARCH_SETS)})\.[A-Za-z_]\w*$"}
+MetricKey = Annotated[str, PlainValidator(check_metric_key), HasForm(lambda: one_of(STEERING_KEYS, _OWN_KEY))]

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, field_validator, mo
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.custom import check_rule, is_custom, source_of, with_code
+from rayul.spec.forms import OWN_FUNCTION, form
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Section, switched
 
@@ -48,12 +49,16 @@ class Pruning(Section):
     spec.yaml of results does)."""
     criteria: bool = True
     """Stop at a broken criterion. Off: trials run on, and only their feasible evaluations count."""
-    dominance: Annotated[Dominance | None, BeforeValidator(switched)] = Dominance()
+    dominance: Annotated[
+        Dominance | None, BeforeValidator(switched, json_schema_input_type=Dominance | bool | None)
+    ] = Dominance()
     """true, false, or its margin and patience."""
-    budget: Annotated[Halving | None, BeforeValidator(switched)] = None
+    budget: Annotated[Halving | None, BeforeValidator(switched, json_schema_input_type=Halving | bool | None)] = None
     """true, false, or its reduction and first rung. In results/search it saves a further tenth of the steps and finds
     neither more nor less, so it is off."""
-    rules: tuple[Annotated[str, PlainValidator(_check_rule)], ...] = Field(default=(), strict=False)
+    rules: tuple[Annotated[str, PlainValidator(_check_rule), form(**OWN_FUNCTION)], ...] = Field(
+        default=(), strict=False
+    )
     """Custom rules, ./my_rule.py:fn, asked after these in the order given (docs/pruning.md)."""
 
     @model_validator(mode="before")

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from rayul.spec.forms import form
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Section
 
@@ -81,7 +82,10 @@ def _columns(value: Any) -> Any:
     return {"group" if name == GROUP_ALIAS else name: column for name, column in value.items()}
 
 
-Columns = Annotated[dict[Column, str | None], BeforeValidator(_columns)]
+_COLUMNS = form(
+    type="object", propertyNames={"enum": [*COLUMNS, GROUP_ALIAS]}, additionalProperties={"type": ["string", "null"]}
+)
+Columns = Annotated[dict[Column, str | None], BeforeValidator(_columns), _COLUMNS]
 """The file's own name of a column, by ours; null for a column that is not to be read."""
 
 Cell = str | int | float | bool
@@ -96,6 +100,10 @@ def _cells(value: Any) -> tuple[Cell, ...]:
         if not isinstance(cell, Cell):
             raise expected("a text, a number, true or false, or a list of these", cell)
     return tuple(cells)
+
+
+_CELL = {"type": ["string", "integer", "number", "boolean"]}
+_CELLS = form(anyOf=[_CELL, {"type": "array", "items": _CELL, "minItems": 1}])
 
 
 class Source(Section):
@@ -113,7 +121,7 @@ class Source(Section):
     """Of a data set on the Hub, or of a folder whose shards are named by split (train-00000-of-00002.parquet)."""
     columns: Columns = Field(default_factory=dict)
     """The file's own name of a column, by ours, in place of what `data.columns` says; null reads no such column."""
-    where: dict[str, Annotated[tuple[Cell, ...], PlainValidator(_cells)]] = Field(
+    where: dict[str, Annotated[tuple[Cell, ...], PlainValidator(_cells), _CELLS]] = Field(
         default_factory=dict, examples=["{subject: biology}"]
     )
     """Takes the rows whose columns (by the file's own names) hold this value, or one of a list of values."""
@@ -127,5 +135,5 @@ def _source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-Rows = Annotated[Source, BeforeValidator(_source)]
+Rows = Annotated[Source, BeforeValidator(_source, json_schema_input_type=Source | str)]
 """A source in a spec: a mapping, or its path alone."""

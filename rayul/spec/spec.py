@@ -19,8 +19,10 @@ from rayul.spec.data import AnyData, SourceData
 from rayul.spec.evaluate import Evaluate, own_metric_names
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
+from rayul.spec.forms import HasForm, named
 from rayul.spec.gradients import GRADIENT, OWNER, modern_params
 from rayul.spec.method import MethodChoice
+from rayul.spec.method_form import method_form
 from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
@@ -61,8 +63,8 @@ class Spec(Section):
     oracle: Model | None = None
     """A model trained without the forget rows, where there is one; the testbed brings its own."""
     data: AnyData = Field(examples=["testbed"])
-    method: Annotated[MethodChoice, PlainValidator(MethodChoice.parse)] = Field(examples=["ga"])
-    update: Annotated[str, PlainValidator(check_update)] = "lora"
+    method: Annotated[MethodChoice, PlainValidator(MethodChoice.parse), HasForm(method_form)] = Field(examples=["ga"])
+    update: Annotated[str, PlainValidator(check_update), named(UPDATES)] = "lora"
     """What a trial trains: "lora", an adapter, or "full", all weights."""
     lora: Lora = Lora()
     """Of `update: lora` only."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from rayul.spec.problems import refuse
-from rayul.spec.section import Section
+from rayul.spec.section import Section, switched
 
 _SECRET = re.compile(
     r"""
@@ -50,17 +50,13 @@ class WandB(Section):
     entity: str | None = None
 
 
-def _switched(value: Any) -> Any:
-    return {} if value is True else None if value is False else value
-
-
 class Tracking(Section):
     """A plain list in the YAML names those to use as they are: tracking: [tensorboard, mlflow]."""
 
     tensorboard: bool = False
     """Event files of each trial, in tensorboard/ of the results."""
-    mlflow: Annotated[MLflow | None, BeforeValidator(_switched)] = None
-    wandb: Annotated[WandB | None, BeforeValidator(_switched)] = None
+    mlflow: Annotated[MLflow | None, BeforeValidator(switched, json_schema_input_type=MLflow | bool | None)] = None
+    wandb: Annotated[WandB | None, BeforeValidator(switched, json_schema_input_type=WandB | bool | None)] = None
 
     @model_validator(mode="before")
     @classmethod
