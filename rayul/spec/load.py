@@ -51,7 +51,7 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
     if not isinstance(document.data, dict):
         if not document.problems:
             what = "is empty" if document.data is None else f"expected a mapping of keys, got {show(document.data)}"
-            hint = "start from a shipped spec: rayul init --from ga"
+            hint = "copy a spec to start from: rayul init --from ga"
             document.problems.append(Problem(f"{source}:1", "", what, hint))
         raise SpecError(document.problems)
     document.data = expand(document.data)

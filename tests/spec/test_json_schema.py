@@ -101,7 +101,7 @@ def test_it_takes_every_example_on_the_pages_that_load_spec_takes() -> None:
         "oracle: testbed",
         "data: {tofu: some/place, forget: forget05, split: published}",
         "data: {forget: f.jsonl, retain: {path: r.parquet, split: test}, columns: {question: prompt, author: who}}",
-        "data: {forget: {path: f.csv.gz, where: {subject: [a, 2]}, shuffle: 0, limit: 3, columns: {text: null}}, retain: r}",
+        "data: {forget: {path: f.csv.gz, where: {subject: [a, 2]}, limit: 3, columns: {text: null}}, retain: r}",
         "objectives: {forget.prob: minimize, general.em: maximize}",
         "search: {sampler: random, time_limit: 1h30m, trial_time_limit: 90, stagnation: 20}",
         "search: {warm_start: results/x, stagnation: {trials: 5, growth: 0}}",
