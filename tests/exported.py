@@ -10,7 +10,7 @@ from rayul.records.manifest import Manifest, write_manifest
 from rayul.spec.spec import from_plain
 
 
-def write_results(place: Path, model: Path, data: Path, **sections: Any) -> Path:
+def write_results(place: Path, model: Path | str | dict[str, Any], data: Path, **sections: Any) -> Path:
     """place: the folder to write, named as the sweep. sections: of the spec, beside or instead of those here."""
     import torch
 
@@ -25,7 +25,7 @@ def write_results(place: Path, model: Path, data: Path, **sections: Any) -> Path
     torch.set_num_threads(1)
     plain: dict[str, Any] = {
         "name": "tiny",
-        "model": str(model),
+        "model": str(model) if isinstance(model, Path) else model,
         "data": str(data),
         "method": "ga",
         "training": {"lr": {"choice": [5e-3, 1e-2]}, "batch_size": 4, "steps": 4, "evaluate_every": 2},

@@ -14,7 +14,7 @@ from rayul.records.folder import SweepRecords
 from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
-from rayul.spec import TESTBED, UPDATES, Data, Evaluate, FolderData, Source, Spec, TofuData, dump_yaml
+from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
 from rayul.spec.source import find, looks_local
 from rayul.words import measured
 
@@ -85,7 +85,8 @@ def model_card(
         e=e,
         address=address,
         base=model_name(spec),
-        base_on_hub=spec.model.path != TESTBED and not _is_folder(spec.model.path),
+        base_on_hub=_on_hub(spec.model),
+        licence=None if (packaged := PACKAGED.get(spec.model.path)) is None else packaged.licence,
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
@@ -107,12 +108,23 @@ def model_card(
 
 
 def model_name(spec: Spec) -> str:
-    """The base model as others know it: the Hub id with its revision, or the folder's name."""
+    """The base model as others know it: the Hub id with its revision, or the folder's name, and its GGUF file."""
     model = spec.model
+    if model.path in PACKAGED:
+        packaged = PACKAGED[model.path]
+        return f"{packaged.hub_id} (as quantised in the package {packaged.install[0]}, {packaged.licence})"
     if model.path == TESTBED:
         return "rayul's testbed model"
     name = Path(model.path).expanduser().name if _is_folder(model.path) else model.path
-    return f"{name}@{model.revision}" if model.revision else name
+    name = f"{name}@{model.revision}" if model.revision else name
+    return f"{name} ({model.gguf_file})" if model.gguf_file else name
+
+
+def _on_hub(model: Model) -> str:
+    """The id under which the Hub has the base; "" where it need not have it."""
+    if model.path in PACKAGED:
+        return PACKAGED[model.path].hub_id
+    return "" if model.path == TESTBED or _is_folder(model.path) else model.path
 
 
 def _is_folder(path: str) -> bool:

@@ -21,6 +21,7 @@ from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method
 from rayul.spec.metrics import CHEAP, CHOICES, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
 from rayul.spec.own_control import OwnControl
+from rayul.spec.packaged import PACKAGED, Packaged
 from rayul.spec.parameter import Parameter
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
@@ -42,6 +43,7 @@ __all__ = [
     "LEAST_GROUPS",
     "METHODS",
     "METRICS",
+    "PACKAGED",
     "SAMPLERS",
     "SEARCH_SETS",
     "SETS",
@@ -67,6 +69,7 @@ __all__ = [
     "Metric",
     "Model",
     "OwnControl",
+    "Packaged",
     "Parameter",
     "Problem",
     "Resources",

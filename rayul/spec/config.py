@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
@@ -16,6 +17,7 @@ from rayul.spec.data import TESTBED
 from rayul.spec.forms import OWN_FUNCTION, HasForm, form, named
 from rayul.spec.method_form import own_control_form
 from rayul.spec.own_control import OwnControl
+from rayul.spec.packaged import PACKAGED
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.samplers import SAMPLERS, Sampler
 from rayul.spec.section import Searchable, Section
@@ -23,18 +25,28 @@ from rayul.spec.source import find, looks_local, missing, wants_files
 from rayul.spec.space import looks_searched
 from rayul.spec.yaml_text import unescaped
 
+_CONFIGS = ("config.json", "adapter_config.json")
 _TOKENIZER_FILES = ("*token*", "vocab*", "*.model", "*.tiktoken")
 
 
 def _check_model_path(path: str, info: ValidationInfo) -> str:
     if not path:
-        raise refuse("is empty", "write testbed, a folder or a Hub id")
+        raise refuse("is empty", "write testbed, smollm2, a folder or a Hub id")
     if path == TESTBED or not wants_files(info):
+        return path
+    if path in PACKAGED:
+        if not PACKAGED[path].files():
+            raise refuse(f"{path} is in a package that is not installed", PACKAGED[path].command)
         return path
     folder = find(path)
     if folder is None:
         if looks_local(path):
             raise missing(path)
+        return path
+    if folder.suffix == ".gguf" and folder.is_file():
+        way_out = f"write {{path: {folder.parent}, gguf_file: {folder.name}}}"
+        raise refuse(f"{show(path)} is a file, and a model's path is a folder or a Hub id", way_out)
+    if any(folder.glob("*.gguf")):  # whether one of them is meant says gguf_file
         return path
     if (folder / "adapter_config.json").is_file():  # it is loaded with its base, and may have the base's tokenizer
         return path
@@ -45,6 +57,12 @@ def _check_model_path(path: str, info: ValidationInfo) -> str:
     if not any(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)):
         raise refuse(f"{show(path)} has no tokenizer", "save it there with tokenizer.save_pretrained")
     return path
+
+
+def _check_gguf_name(name: str) -> str:
+    if not name.endswith(".gguf") or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise refuse(f"{show(name)} names no GGUF file within the model's folder", "for example model-Q4_K_M.gguf")
+    return name
 
 
 def _check_template(template: str) -> str:
@@ -77,8 +95,11 @@ class Model(Section):
     TEXT: ClassVar[tuple[str, ...]] = ("template", "system", "chat_template_args", "date")
 
     path: Annotated[str, AfterValidator(_check_model_path)] = Field(examples=[TESTBED])
-    """ "testbed" for the embedded one, a folder, or a Hub id"""
+    """ "testbed" for the embedded one, "smollm2" or "gemma3-270m" for one from a package, a folder, or a Hub id"""
     revision: str | None = None
+    gguf_file: Annotated[str, AfterValidator(_check_gguf_name)] | None = None
+    """A GGUF file in that folder or under that id, of any kind of quantisation that transformers can undo. It is
+    converted once, into rayul's cache."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     template: Annotated[str, AfterValidator(_check_template)] | None = None
     """How question and answer become a text: "chat" for the tokenizer's own chat template, or a text with {question}
@@ -98,6 +119,21 @@ class Model(Section):
     def text(self) -> dict[str, Any]:
         """The settings that say how a row becomes text."""
         return {name: getattr(self, name) for name in self.TEXT}
+
+    @model_validator(mode="after")
+    def _check_gguf(self, info: ValidationInfo) -> Model:
+        if self.gguf_file is not None and self.path in (TESTBED, *PACKAGED):
+            raise refuse_all([(("gguf_file",), refuse(f"{self.path} is not a folder or a Hub id", "leave it out"))])
+        folder = find(self.path) if wants_files(info) and self.path not in (TESTBED, *PACKAGED) else None
+        if folder is None:
+            return self
+        if self.gguf_file is not None and not (folder / self.gguf_file).is_file():
+            raise refuse_all([(("gguf_file",), missing(str(folder / self.gguf_file)))])
+        if self.gguf_file is None and not any((folder / name).is_file() for name in _CONFIGS):
+            files = [file.name for file in sorted(folder.glob("*.gguf"))]
+            problem = refuse(f"{show(self.path)} has no config.json, only GGUF files", f"add gguf_file: {files[0]}")
+            raise refuse_all([(("path",), problem)])
+        return self
 
     @model_validator(mode="after")
     def _check_chat(self) -> Model:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from rayul.cache import cache_folder
+from rayul.cache import cache_folder, made_once
 from rayul.errors import RayulError
 from rayul.testbed.authors import generate
-from rayul.testbed.build import PARTIAL, Progress, build
+from rayul.testbed.build import Progress, build
 from rayul.testbed.train import Recipe
 from rayul.unlearn import template, tokens
 
@@ -37,27 +34,18 @@ def ensure_testbed(progress: Progress | None = None, recipe: Recipe | None = Non
     recipe = recipe or Recipe()
     root = cache_folder()
     folder = root / f"testbed-{content_hash(recipe)}"
-    if folder.exists():
-        return folder
     report = progress or (lambda message, done: None)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{folder.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            report("another process is building the testbed: waiting for it", 0.0)
-            lock.acquire()
-        try:
-            if not folder.exists():
-                # The lock is held, so anything unfinished here is what a killed build left.
-                for left_over in root.glob(f"{folder.name}.*{PARTIAL}"):
-                    shutil.rmtree(left_over, ignore_errors=True)
-                build(generate(recipe.seed), folder, recipe, report)
-        finally:
-            lock.release()
+        return made_once(
+            folder,
+            lambda: _build(folder, recipe, report),
+            lambda: report("another process is building the testbed: waiting for it", 0.0),
+        )
     except OSError as error:
         raise RayulError(
             f"cannot build the testbed in {root}: {error}", "set RAYUL_CACHE to a folder with room that you may write"
         ) from error
-    return folder
+
+
+def _build(folder: Path, recipe: Recipe, report: Progress) -> None:
+    build(generate(recipe.seed), folder, recipe, report)

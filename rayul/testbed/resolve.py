@@ -1,5 +1,5 @@
-"""A spec as it runs: the word "testbed" turned into the folders it stands for, model folders into their full paths, and
-the day that a chat template is told."""
+"""A spec as it runs: the word "testbed" turned into the folders it stands for, GGUF files into converted folders, model
+folders into their full paths, and the day that a chat template is told."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from rayul.spec import TESTBED, FolderData, Model, Spec
 from rayul.spec.source import find
 from rayul.testbed.build import Progress
 from rayul.testbed.cache import ensure_testbed
+from rayul.unlearn.gguf import plain_model
 
 
 def with_testbed(spec: Spec, progress: Progress | None = None, began: datetime | None = None) -> Spec:
-    """The spec with the embedded testbed's model, data and oracle in place of its name, built on first use, and model
-    folders by their full path: a trial's current folder is not the driver's (Tune gives each its own).
+    """The spec with the embedded testbed's model, data and oracle in place of its name, built on first use, models in
+    GGUF files as converted folders, and model folders by their full path: a trial's current folder is not the driver's
+    (Tune gives each its own).
 
     began: when the sweep began; None for now. An oracle of which the spec does not say how it reads rows reads them as
     the model does.
     """
     model = dated(spec.model, began)
-    update: dict[str, Any] = {"model": _absolute(model)}
+    update: dict[str, Any] = {"model": _absolute(plain_model(model, progress))}
     if spec.oracle is not None:
         own = {name: value for name, value in spec.oracle.text.items() if value}
         text = {"date": model.date} | own if own.keys() - {"date"} else model.text | own
-        update["oracle"] = _absolute(spec.oracle.model_copy(update=text))
+        update["oracle"] = _absolute(plain_model(spec.oracle.model_copy(update=text), progress))
     spec = spec.model_copy(update=update)
     target, data = spec.model.path == TESTBED, isinstance(spec.data, FolderData) and spec.data.folder == TESTBED
     oracle = spec.oracle is not None and spec.oracle.path == TESTBED

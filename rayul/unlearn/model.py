@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.records.trusted import ADAPTER_DEPTH
+from rayul.unlearn.gguf import plain_model
 from rayul.unlearn.update.received import is_beside
 from rayul.unlearn.update.saved import check_safetensors, is_adapter, load_adapter, merged
 from rayul.words import first_line
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def load_model(model: specs.Model, device: str | None = None, spread: bool = False) -> tuple[Any, Tokenizer]:
-    """A causal LM (eval mode, no gradients) and its tokenizer, from a folder or a Hub id.
+    """A causal LM (eval mode, no gradients) and its tokenizer, from a folder, a Hub id or a package.
 
     A folder that holds a PEFT adapter is loaded with its base and merged. `device`: default CUDA where there is one.
     spread: over all GPUs that this process sees, layer by layer, by accelerate.
@@ -34,6 +35,7 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
     """
     from transformers.utils import logging as hf_logging
 
+    model = plain_model(model)
     hf_logging.disable_progress_bar()  # "Loading weights" once per process would drown our own progress
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     place = _place(model)
@@ -226,6 +228,7 @@ def load_tokenizer(model: specs.Model) -> Tokenizer:
     none."""
     from transformers import AutoTokenizer
 
+    model = plain_model(model)
     place = _place(model)
     if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")) and not (Path(place) / "vocab.json").exists():
         if (Path(place) / "adapter_config.json").is_file():
