@@ -15,6 +15,7 @@ from rayul.errors import InputError
 from rayul.pareto.power import PRIOR, needed_groups, needed_share
 from rayul.plan.certificate import CertifyRows, certifiable, certificate_lines, kept_of
 from rayul.plan.history import spread_seen
+from rayul.plan.rows import local_sets
 from rayul.records import BASELINE, Evaluation, Journal
 from rayul.spec import Spec, check_certifiable, dump_yaml, parse_spec
 
@@ -67,20 +68,19 @@ def write(path: Path, groups: int, name: str) -> str:
 
 
 def test_the_kept_groups_are_counted_where_the_rows_are_here(tmp_path: Path) -> None:
-    assert kept_of(spec_of()) == (20, 100, True, 0)
-    assert kept_of(spec_of("{tofu: locuslab/TOFU}")) == (40, 800, True, 0)
-    assert kept_of(spec_of("{tofu: locuslab/TOFU, split: published}")) == (0, 0, True, 0)
+    def kept(data: str = "testbed") -> CertifyRows | None:
+        spec = spec_of(data)
+        return kept_of(spec, local_sets(spec.data))
+
+    assert kept() == (20, 100, True)
+    assert kept("{tofu: locuslab/TOFU}") == (40, 800, True)
+    assert kept("{tofu: locuslab/TOFU, split: published}") == (0, 0, True)
     forget, retain = write(tmp_path / "f.jsonl", 3, "f"), write(tmp_path / "r.jsonl", 50, "r")
-    assert kept_of(spec_of(f"{{forget: {forget}, retain: {retain}}}")) == (10, 20, True, 0)
-    assert kept_of(spec_of(f"{{forget: {forget}, retain: org/rows}}")) is None
+    assert kept(f"{{forget: {forget}, retain: {retain}}}") == (10, 20, True)
+    assert kept(f"{{forget: {forget}, retain: org/rows}}") is None
     for name in ("forget", "retain_train", "retain_select", "retain_certify"):
         write(tmp_path / f"{name}.jsonl", 4, name)
-    assert kept_of(spec_of(str(tmp_path))) == (4, 8, True, 0)
-    write(tmp_path / "retain_certify.jsonl", 9, "retain_train")
-    (tmp_path / "retain_train.jsonl").write_text('{"question": "q", "answer": "a", "group": "retain_train2"}\n')
-    kept = kept_of(spec_of(str(tmp_path)))
-    assert kept == (9, 18, True, 1)
-    assert any("1 of 9 groups also have rows in other sets" in line for line in certificate_lines(spec_of(), kept, {}))
+    assert kept(str(tmp_path)) == (4, 8, True)
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_a_spread_that_earlier_sweeps_saw_takes_the_priors_place(tmp_path: Path)
     assert "as seen in earlier sweeps" in said
     assert f"aim for {100 * needed_share(0.9, 20, 0.02, seen):.3g}%" in said
     assert needed_share(0.9, 20, 0.02, seen) < needed_share(0.9, 20, 0.02, PRIOR)
-    assert certifiable(spec)[0].startswith("20 groups")
+    assert certifiable(spec, local_sets(spec.data))[0].startswith("20 groups")

@@ -292,14 +292,14 @@ def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
                 "control": {"criteria": [{"metric": "retain.es", "at_least": 0.8}]},
                 "baseline": {"retain.es": (0.6, 0.01)},
             },
-            "already violates retain.es ≥ 0.8: it has 0.6",
+            "does not keep retain.es ≥ 0.8: its retain.es is 0.6",
         ),
         (
             {
                 "control": {"criteria": [{"metric": "retain.ppl", "at_most": 2.0}]},
                 "baseline": {"retain.ppl": (2.5, 0.01)},
             },
-            "already violates retain.ppl ≤ 2",
+            "does not keep retain.ppl ≤ 2",
         ),
         ({"baseline": {"forget.es": (0.05, 0.01)}}, "there is little to forget"),
         ({"slots": 4, "cost": {"memory": 5 * 2**30}}, "20.0 of 16.0 GiB"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def validate(files: SpecFiles, set_: Overrides = None) -> None:
     """Check specs: every problem of every file, with its line, before anything is spent."""
     from rayul.plan.certificate import certifiable
+    from rayul.plan.rows import local_sets, row_lines
     from rayul.spec import load_spec
     from rayul.words import plural
 
@@ -28,7 +29,8 @@ def validate(files: SpecFiles, set_: Overrides = None) -> None:
     for file in files:
         try:
             spec = load_spec(file, set_ or ())
-            lines = [*spec.notices, *certifiable(spec)]
+            sets = local_sets(spec.data)
+            lines = [*spec.notices, *certifiable(spec, sets), *row_lines(sets or {})]
         except InputError as error:
             problems.append(str(error))
         else:
@@ -43,9 +45,16 @@ def validate(files: SpecFiles, set_: Overrides = None) -> None:
 @app.command()
 def init(
     forget: Annotated[
-        Path | None, typer.Option(help="Rows to forget: .jsonl, .json (one object per line) or .parquet.")
+        Path | None,
+        typer.Option(help="Rows to forget: .jsonl, .json, .csv or .tsv (also .gz), .parquet, or a folder of these."),
     ] = None,
-    retain: Annotated[Path | None, typer.Option(help="Rows to keep, in the same columns.")] = None,
+    retain: Annotated[Path | None, typer.Option(help="Rows to keep.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The column that says whom or what a row is about, such as customer_id: its rows stay together."
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model that has to forget: a folder or a Hub id.")] = None,
     from_: Annotated[
         str | None,
@@ -61,7 +70,7 @@ def init(
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
     if from_ is not None:
-        if forget is not None or retain is not None or model is not None:
+        if any(flag is not None for flag in (forget, retain, model, group)):
             raise InputError(
                 "--from copies a spec as it is, with its own rows and model",
                 "give --from alone and change data and model in the copy, or leave --from out",
@@ -73,7 +82,7 @@ def init(
             "give --forget and --retain for your own rows, or --from ga to copy a shipped spec",
         )
     else:
-        text = starter_spec(out.stem, forget, retain, model)
+        text = starter_spec(out.stem, forget, retain, model, group)
     with writing(out, "choose another place with --out"):
         out.write_text(text, encoding="utf-8")
     if from_ is None and model is None:

@@ -12,13 +12,11 @@ from rayul.spec import (
     TESTBED_GROUPS,
     FolderData,
     Limit,
-    Source,
     Spec,
     TofuData,
     check_certifiable,
     known_limits,
 )
-from rayul.spec.source import find
 from rayul.words import plural
 
 if TYPE_CHECKING:
@@ -26,32 +24,25 @@ if TYPE_CHECKING:
 
 
 class CertifyRows(NamedTuple):
-    """What is kept for the certificate. grouped: whether any row names a group. shared: number of groups that have rows
-    in other sets too."""
+    """What is kept for the certificate. grouped: whether any row names a group."""
 
     groups: int
     rows: int
     grouped: bool = True
-    shared: int = 0
 
 
-def kept_of(spec: Spec) -> CertifyRows | None:
-    """From the spec and files of this machine alone; None where the rows are elsewhere. Raises what `load_sets`
-    raises."""
+def kept_of(spec: Spec, sets: Sets | None) -> CertifyRows | None:
+    """From the rows, or where they are not read (`local_sets`) from what the spec says of them; None where that says
+    nothing."""
+    if sets is not None:
+        return kept_in(sets)
     data = spec.data
     if isinstance(data, TofuData):
         authors = data.judging_authors.get("retain_certify", 0)
         return CertifyRows(authors, 20 * authors)
-    if isinstance(data, FolderData):
-        if data.folder == TESTBED:
-            return CertifyRows(TESTBED_GROUPS, 5 * TESTBED_GROUPS)
-    else:
-        sources = [value for _, value in data if isinstance(value, Source)]
-        if not all((place := find(source.path)) and place.is_file() for source in sources):
-            return None
-    from rayul.unlearn.data import load_sets
-
-    return kept_in(load_sets(data))
+    if isinstance(data, FolderData) and data.folder == TESTBED:
+        return CertifyRows(TESTBED_GROUPS, 5 * TESTBED_GROUPS)
+    return None
 
 
 def kept_in(sets: Sets) -> CertifyRows:
@@ -59,15 +50,13 @@ def kept_in(sets: Sets) -> CertifyRows:
     from rayul.unlearn.data import group_numbers
 
     rows = sets.get("retain_certify", ())
-    elsewhere = {row.group for key, others in sets.items() if key != "retain_certify" for row in others}
-    named = {row.group for row in rows} - {""}
-    return CertifyRows(len(set(group_numbers(rows))), len(rows), bool(named), len(named & elsewhere))
+    return CertifyRows(len(set(group_numbers(rows))), len(rows), any(row.group for row in rows))
 
 
-def certifiable(spec: Spec) -> tuple[str, ...]:
-    """What `rayul validate` says: `certificate_lines` from the spec and this machine's files alone. Raises InputError
-    for rows that cannot be read, and for too few groups."""
-    kept = kept_of(spec) if spec.certify is not None else None
+def certifiable(spec: Spec, sets: Sets | None) -> tuple[str, ...]:
+    """What `rayul validate` says: `certificate_lines` from the spec and the rows, where they are read. Raises
+    InputError for too few groups."""
+    kept = kept_of(spec, sets) if spec.certify is not None else None
     if kept is None:
         return ()
     check_certifiable(spec, kept.groups)
@@ -108,11 +97,6 @@ def certificate_lines(
             f"(to pass with {POWER:.0%} power, {plural(asked.points, 'point')} sharing {asked.confidence:.0%} "
             f"confidence; groups spread by {spread.sd:.2g} at {_percent(spread.at)}, "
             f"{'as seen in earlier sweeps' if known else 'a prior until rows are seen'})"
-        )
-    if kept.shared:
-        yield (
-            f"{kept.shared:,} of {plural(kept.groups, 'group')} also have rows in other sets: a certificate speaks of "
-            "groups that nothing else has seen"
         )
     if kept.rows and not kept.grouped:
         yield "no row names a group (data.columns.group): this assumes that rows are independent"

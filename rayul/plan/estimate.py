@@ -39,6 +39,8 @@ class Estimate:
     """The tokens at both ends of an answer."""
     text_notices: tuple[str, ...] = ()
     """What to know about the texts of a chat template."""
+    row_notices: tuple[str, ...] = ()
+    """What to know about the rows."""
     groups: dict[str, int] = field(default_factory=dict)
     """Number of groups by set."""
     certificate: tuple[str, ...] = ()

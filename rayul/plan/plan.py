@@ -13,6 +13,7 @@ from typing import Any
 from rayul.plan.certificate import certificate_lines, kept_in
 from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning, spread_seen
+from rayul.plan.rows import row_lines
 from rayul.plan.warnings import warnings
 from rayul.spec import Spec, check_certifiable, heaviest
 
@@ -86,6 +87,7 @@ def make_plan(
         samples={key: rendered(tokenizer, template, _spread(rows)) for key, rows in shown.items()},
         boundary=boundary(tokenizer, template, sets["forget" if show_forget else "retain"][0]),
         text_notices=notices,
+        row_notices=tuple(row_lines(sets)),
         probed=probed,
         cost=cost,
         allocation=allocation,

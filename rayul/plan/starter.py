@@ -20,23 +20,28 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "answer": ("answer", "response", "output", "completion", "target", "a", "assistant"),
     "group": ("group", "author", "subject", "entity", "person"),
     "text": ("text", "passage", "document", "content"),
+    "messages": ("messages", "conversation", "conversations"),
 }
 """What other people call our columns, the likeliest first. Capitals do not matter."""
+
+FORMS = (("question", "answer"), ("text",), ("messages",))
+"""Columns that a row has, one of these."""
 
 MAX_ROWS = 400
 """Rows of a set that an evaluation of the written spec reads at the most: a share of independent rows has a standard
 error of 2.5% then."""
 
 
-def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None) -> str:
-    """The text of a spec on these two files, valid under `load_spec`, every key with a comment above it.
+def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None, group: str | None = None) -> str:
+    """The text of a spec on these two files, valid under `load_spec`, every key with a comment above it. group: the
+    files' column that says which rows belong together; without it, one of a usual name.
 
     Reads the rows: batch size and steps follow from their number. Raises InputError for files that cannot be read,
     columns that cannot be mapped, and rows that cannot be split or that stand in both files.
     """
-    columns = _columns(forget, retain)
-    data = SourceData.model_validate({"forget": str(forget), "retain": str(retain), "columns": columns})
-    sets = load_sets(data)
+    columns = [_columns(path, group) for path in (forget, retain)]
+    sources = [{"path": str(path), "columns": mapped} for path, mapped in zip((forget, retain), columns, strict=True)]
+    sets = load_sets(SourceData.model_validate({"forget": sources[0], "retain": sources[1]}))
     rows = len(sets["forget"])
     batch_size = _batch_size(rows)
     steps = min(200, max(20, round(6 * rows / batch_size)))
@@ -46,9 +51,9 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         name=_yaml(name),
         model=_yaml(model or TESTBED),
         no_model="" if model else _NO_MODEL,
-        forget=_yaml(str(forget)),
-        retain=_yaml(str(retain)),
-        columns=_columns_text(columns),
+        forget=_source_text(forget, {} if columns[0] == columns[1] else columns[0]),
+        retain=_source_text(retain, {} if columns[0] == columns[1] else columns[1]),
+        columns=_columns_text(columns[0], 2) if columns[0] == columns[1] else "",
         counts=counts,
         rows=rows,
         batch_size=batch_size,
@@ -75,17 +80,13 @@ def copied_spec(name: str, out: Path) -> str:
     return text
 
 
-def _columns(forget: Path, retain: Path) -> dict[str, str]:
-    """Our column names to the files' where they differ; one mapping, since the spec has one."""
-    names = [column_names(path) for path in (forget, retain)]
-    to_forget, to_keep = _mapped(forget, names[0]), _mapped(retain, names[1])
-    if any(to_keep.get(name, column) != column for name, column in to_forget.items()):
-        raise InputError(
-            f"the files name their columns differently: {forget}: {', '.join(names[0])}; "
-            f"{retain}: {', '.join(names[1])}",
-            "rename the columns of one file: a spec has one data.columns for all its files",
-        )
-    return {name: column for name, column in (to_keep | to_forget).items() if not _is_ours(name, column)}
+def _columns(path: Path, group: str | None) -> dict[str, str]:
+    """Our column names to the file's, where they differ."""
+    names = column_names(path)
+    if group is not None and group not in names:
+        raise InputError(f"{path}: no column {group!r} for --group", f"the columns are {', '.join(names)}")
+    mapped = _mapped(path, names) | ({} if group is None else {"group": group})
+    return {ours: theirs for ours, theirs in mapped.items() if not _is_ours(ours, theirs)}
 
 
 def _is_ours(name: str, column: str) -> bool:
@@ -99,14 +100,14 @@ def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
         for ours, words in SYNONYMS.items()
         if any(word in lower for word in words)
     }
-    if "question" in mapped and "answer" in mapped:
-        return {ours: theirs for ours, theirs in mapped.items() if ours != "text"}
-    if "text" in mapped:
-        return {ours: theirs for ours, theirs in mapped.items() if ours in ("text", "group")}
+    for wanted in FORMS:
+        if all(name in mapped for name in wanted):
+            return {ours: theirs for ours, theirs in mapped.items() if ours in (*wanted, "group")}
     found = f"the columns are {', '.join(names)}" if names else "the file is empty"
     raise InputError(
         f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; {found}",
-        "name them question and answer (or text, for passages to be continued), or write data.columns yourself",
+        "name them question and answer (or text, for passages to be continued; messages, for conversations), or write "
+        "a spec with data.columns yourself",
     )
 
 
@@ -122,13 +123,22 @@ def _yaml(text: str) -> str:
     return dump_yaml(text).removesuffix("\n").removesuffix("\n...")
 
 
-def _columns_text(columns: Mapping[str, str]) -> str:
+def _source_text(path: Path, columns: Mapping[str, str]) -> str:
+    if not columns:
+        return f" {_yaml(str(path))}"
+    return (
+        f"\n    # The file, and its own names of columns.\n    path: {_yaml(str(path))}\n"
+        + _columns_text(columns, 4)[:-1]
+    )
+
+
+def _columns_text(columns: Mapping[str, str], indent: int) -> str:
     if not columns:
         return ""
-    lines = ["  # Our names of columns: the files' own. What is not listed has our name.", "  columns:"]
+    lines = ["# Our names of columns: the files' own. What is not listed has our name.", "columns:"]
     for ours, theirs in columns.items():
-        lines += [f"    # {_COLUMN[ours]}", f"    {ours}: {_yaml(theirs)}"]
-    return "\n".join(lines) + "\n"
+        lines += [f"  # {_COLUMN[ours]}", f"  {ours}: {_yaml(theirs)}"]
+    return "".join(f"{' ' * indent}{line}\n" for line in lines)
 
 
 def _certify_text(kept: CertifyRows) -> str:
@@ -150,6 +160,7 @@ _COLUMN = {
     "question": "What the model is asked.",
     "answer": "What it has to answer, or no longer to.",
     "group": "Rows of one group (a person, a book) stand or fall together: they are split and resampled together.",
+    "messages": "A conversation as a list of {role, content}: the assistant's last message is the answer.",
     "text": "A passage: its first half is the prompt, its second half what must no longer be continued.",
 }
 
@@ -184,16 +195,17 @@ name: {name}
 
 # The rows.
 data:
-  # What the model has to forget: one JSON object a line, or Parquet.
-  forget: {forget}
+  # What the model has to forget: a file of JSON lines, CSV, TSV or Parquet, or {{path, where, limit, ...}}.
+  forget:{forget}
   # What it has to keep. Split by group: 50% to train on, 20% to judge trials by, 20% for the certificate and 10%
-  # for the final report, which nothing else reads.
-  retain: {retain}
+  # for the final report, which nothing else reads. Groups are dealt in a random order, the same each time.
+  retain:{retain}
 {columns}
 # The unlearning loss and its parameters.
 method:
   # ga ascends the forget loss, gd adds the loss on retain rows, npo is a bounded ascent with both.
   name: {{choice: [ga, gd, npo]}}
+  # (--set method.name=ga runs one of them, without the parameters that only the others have.)
   # Weight of the retain loss, of gd and npo.
   retain_weight: {{float: [0.25, 4.0], log: true}}
   # Inverse temperature of npo; towards 0 it becomes gradient ascent.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rayul.errors import InputError
 from rayul.plan.estimate import Estimate
 from rayul.plan.space import largest
-from rayul.spec import Control, Criterion, Search, Spec, check_objectives, is_custom, known_limits
+from rayul.spec import Control, Criterion, Search, Spec, check_baseline_keeps, check_objectives, is_custom, known_limits
 from rayul.spec.gradients import OWNER, SETTINGS
 
 SATURATED = 0.9
@@ -18,6 +18,7 @@ def warnings(plan: Estimate) -> list[str]:
     spec = plan.spec
     return [
         *plan.text_notices,
+        *plan.row_notices,
         *_batch(spec, plan.rows["forget"]),
         *_search(spec, plan.trials, plan.slots),
         *_directions(spec),
@@ -113,18 +114,11 @@ def _baseline(plan: Estimate) -> Iterator[str]:
         check_objectives(plan.spec.objectives, values)
     except InputError as error:
         yield f"{error.message}; {error.hint}"
-    for asked in known_limits(plan.spec.criteria):
+    for criterion in plan.spec.criteria:
         try:
-            limit = asked.fixed(values)
+            check_baseline_keeps([criterion], values)
         except InputError as error:
             yield f"{error.message}; {error.hint}"
-            continue
-        value = values.get(limit.metric, math.nan)
-        if not limit.keeps(value):
-            yield (
-                f"the model before unlearning already violates {limit}: it has {value:.4g}; "
-                "no trial can be expected to repair that, relax the limit"
-            )
     for key, direction in plan.spec.objectives.items():
         if key.startswith("forget.") and direction == "minimize" and 0 < values.get(key, math.nan) < 0.1:
             yield (

@@ -8,7 +8,15 @@ from rayul.spec.budget import Stagnation
 from rayul.spec.certifiable import check_certifiable, too_few_groups
 from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
-from rayul.spec.criteria import Criterion, check_limits, check_objectives, known_limits, limits, violations
+from rayul.spec.criteria import (
+    Criterion,
+    check_baseline_keeps,
+    check_limits,
+    check_objectives,
+    known_limits,
+    limits,
+    violations,
+)
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import TESTBED, TESTBED_GROUPS, Data, FolderData, SourceData, Split, TofuData
 from rayul.spec.evaluate import Evaluate, metric_name
@@ -83,6 +91,7 @@ __all__ = [
     "TofuData",
     "Tracking",
     "Training",
+    "check_baseline_keeps",
     "check_certifiable",
     "check_limits",
     "check_objectives",

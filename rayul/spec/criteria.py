@@ -144,6 +144,23 @@ def check_limits(criteria: Iterable[Criterion], baseline: Mapping[str, float]) -
                 raise InputError(f"no model can keep both {low} and {high}", "relax one of the two limits")
 
 
+def check_baseline_keeps(criteria: Iterable[Criterion], baseline: Mapping[str, float]) -> None:
+    """InputError for a known limit on what is to be kept that the baseline itself does not keep: unlearning starts
+    beyond it. A limit on forget rows, or one that asks for less of what is good (at most of an accuracy), is a goal
+    that trials may reach. Raises what `Limit.on` raises."""
+    for limit in known_limits(criteria):
+        set_name, _, name = limit.metric.partition(".")
+        good = METRICS[name].direction_on_utility if name in METRICS else "higher"
+        value = baseline.get(limit.metric, math.nan)
+        if set_name == "forget" or limit.at_least != (good == "higher") or limit.keeps(value, baseline):
+            continue
+        raise InputError(
+            f"the model before unlearning does not keep {limit.fixed(baseline)}: its {limit.metric} is {value:.4g}",
+            f"relax the limit, or write it as a share of what the model has: `{limit.key}: "
+            f"{90 if limit.at_least else 110}% of baseline`",
+        )
+
+
 def _impossible(limit: Limit) -> str:
     """Why no value of the metric keeps a limit, which is a number; "" where some may. Of a metric of one's own nothing
     is known."""

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayul.spec.explain import explain
+from rayul.spec.methods import METHODS
 from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
 from rayul.spec.shipped import is_name, spec_file, way_to_shipped
 from rayul.spec.spec import Spec, expand, validated
@@ -24,7 +25,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: b
     """Read and validate a spec: a file, or the name of a shipped one where no file has that name.
 
     overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
-    a mapping replaces it. A template or a system message may stand there without quotes (`unescaped`).
+    a mapping replaces it; one of `method.name` takes the file's parameters that only other methods have with it. A
+    template or a system message may stand there without quotes (`unescaped`).
     check_files: local models and data that do not exist are errors; turn it off to read the spec of finished results
     elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
     """
@@ -58,6 +60,8 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
     document.data.pop("provenance", None)  # in the spec.yaml of results from before there was a run.json
     for override in overrides:
         _apply(document, override)
+    if any(override.startswith("method.name") for override in overrides):
+        _leave_out_others(document)
     spec = None
     try:
         spec = validated(document.data, check_files=check_files)
@@ -117,6 +121,20 @@ def _apply(document: Document, override: str) -> None:
     loc = (*loc, last)
     document.data = expand(document.data)
     document.places = {p: at for p, at in document.places.items() if p[: len(loc)] != loc} | {loc: place}
+
+
+def _leave_out_others(document: Document) -> None:
+    """After --set method.name=...: the file's parameters that only other methods have go with them."""
+    method = document.data.get("method")
+    name = method.get("name") if isinstance(method, dict) else None
+    names = name.get("choice") if isinstance(name, dict) else [name]
+    if not isinstance(names, list) or not all(isinstance(one, str) and one in METHODS for one in names):
+        return
+    kept = {"name"}.union(*(METHODS[one].parameters for one in names))
+    others = {key for one in METHODS.values() for key in one.parameters} - kept
+    for key in others & method.keys():
+        if not document.place(("method", key)).startswith("--set"):
+            del method[key]
 
 
 def _free_text(text: str) -> Document:

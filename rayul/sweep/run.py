@@ -35,7 +35,7 @@ from rayul.records.manifest import Manifest, check_length, write_manifest
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Spec, check_certifiable, check_limits, check_objectives
+from rayul.spec import Spec, check_baseline_keeps, check_certifiable, check_limits, check_objectives
 from rayul.sweep.cluster import (
     Allocation,
     allocate,
@@ -190,6 +190,8 @@ def _run(
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
             check_limits(asked.criteria, baseline.metrics)
+            if not resumes:
+                check_baseline_keeps(asked.criteria, baseline.metrics)
             check_objectives(asked.objectives, baseline.metrics)
             # Only now: what was refused leaves no folder behind that would stand in the way of the corrected spec.
             begin(folder, asked, manifest)

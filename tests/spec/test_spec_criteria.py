@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from rayul.errors import InputError
-from rayul.spec import Criterion, check_limits, check_objectives, violations
+from rayul.spec import Criterion, check_baseline_keeps, check_limits, check_objectives, violations
 
 
 def criterion(**fields: object) -> Criterion:
@@ -95,6 +96,33 @@ def test_a_share_of_the_baseline_that_no_model_can_reach_is_refused_once_the_bas
         check_limits(asked, {"retain.es": 0.8})
     with pytest.raises(InputError, match="has no meaning, the baseline is 0"):
         check_limits(asked, {"retain.es": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("metric", "side", "value", "kept"),
+    [
+        ("retain.es", {"at_least": 0.8}, 0.79, False),
+        ("retain.es", {"at_least": 0.8}, 0.8, True),
+        ("retain.es", {"at_least": "110% of baseline"}, 0.5, False),
+        ("retain.es", {"at_least": "100% of baseline"}, 0.5, True),
+        ("general.ppl", {"at_most": 3.0}, 3.1, False),
+        ("general.ppl", {"at_most": 3.0}, 2.9, True),
+        ("retain.es", {"at_least": 0.1}, math.nan, False),
+        ("forget.es", {"at_most": 0.1}, 0.9, True),  # what unlearning is to reach
+        ("forget.ppl", {"at_least": 20.0}, 1.1, True),
+        ("general.es", {"at_most": 0.3}, 0.9, True),
+    ],
+)
+def test_a_limit_on_what_is_kept_has_to_be_kept_by_the_baseline(
+    metric: str, side: dict[str, Any], value: float, kept: bool
+) -> None:
+    asked = [Criterion.model_validate({"metric": metric, **side})]
+    if kept:
+        check_baseline_keeps(asked, {metric: value})
+        return
+    with pytest.raises(InputError, match=f"does not keep {metric}") as caught:
+        check_baseline_keeps(asked, {metric: value})
+    assert "of baseline" in caught.value.hint
 
 
 def test_two_limits_that_exclude_each_other_are_refused() -> None:

@@ -269,18 +269,19 @@ def test_a_results_path_that_is_a_file_is_refused(spec_file: Path, tmp_path: Pat
     assert "hint:" in refused.stderr
 
 
-def test_a_percentage_of_a_zero_baseline_is_refused_before_any_trial(
-    tiny_folder: Path, data_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("criterion", "said"),
+    [
+        ({"metric": "retain.es", "at_least": "90% of baseline"}, "the baseline is 0"),
+        ({"metric": "retain.prob", "at_least": 0.99}, "does not keep retain.prob ≥ 0.99: its retain.prob is"),
+    ],
+)
+def test_a_limit_that_the_baseline_does_not_bear_is_refused_before_any_trial(
+    tiny_folder: Path, data_folder: Path, tmp_path: Path, criterion: dict[str, Any], said: str
 ) -> None:
-    spec = write_spec(
-        tmp_path / "zero.yaml",
-        tiny_folder,
-        data_folder,
-        control=[{"metric": "retain.es", "at_least": "90% of baseline"}],
-    )
-    refused = sweep(spec, tmp_path)
+    refused = sweep(write_spec(tmp_path / "zero.yaml", tiny_folder, data_folder, control=[criterion]), tmp_path)
     assert refused.returncode == 2
-    assert "the baseline is 0" in refused.stderr
+    assert said in refused.stderr
     assert not (tmp_path / "tiny").exists(), "the corrected spec must find the way free"
 
 

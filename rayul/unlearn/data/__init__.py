@@ -12,6 +12,7 @@
 | real_authors, world_facts | TOFU's two parts of general, apart, for its model utility |
 """
 
+from rayul.unlearn.data.alike import nearly_same
 from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
 from rayul.unlearn.data.row import Row, Sets, group_numbers
@@ -27,6 +28,7 @@ __all__ = [
     "column_names",
     "group_numbers",
     "load_sets",
+    "nearly_same",
     "read_folder",
     "read_rows",
     "read_source",

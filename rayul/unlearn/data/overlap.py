@@ -1,4 +1,5 @@
-"""A row stands in one set only: one that was trained on cannot judge, and one to forget cannot be kept."""
+"""A row stands in one set only, and so do the rows of a group: what was trained on cannot judge, and what is to be
+forgotten cannot be kept."""
 
 from __future__ import annotations
 
@@ -6,18 +7,23 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rayul.errors import InputError
-from rayul.unlearn.data.row import Sets
+from rayul.unlearn.data.row import Row, Sets
+from rayul.words import plural
 
 KEPT = ("retain_train", "retain", "retain_certify", "retain_report")
 APART = ("forget", *KEPT, "general", "holdout")
 """The sets that share no row; TOFU's real_authors and world_facts are parts of general."""
+
+WHOLE = tuple(name for name in APART if name != "holdout")
+"""The sets that share no group. Holdout rows may be about anybody: no model was trained on them, and none is judged by
+what it keeps of them."""
 
 SHOWN = 3
 
 
 def check_apart(sets: Sets) -> None:
     """Raises InputError, with counts and the first places, where rows of two sets are the same but for capitals,
-    blanks and punctuation (`Row.key`)."""
+    blanks and punctuation (`Row.key`), or of one group."""
     keys = {name: [row.key for row in sets.get(name, ())] for name in APART}
     both = _shared(keys, "forget", KEPT)
     if both:
@@ -32,6 +38,21 @@ def check_apart(sets: Sets) -> None:
                 f"{len(both)} of {len(sets[second])} {second} rows also stand in {first}: {'; '.join(both[:SHOWN])}",
                 f"{_why(first, second)}: remove them from one of the two",
             )
+    groups = {name: list(dict.fromkeys(row.group for row in sets.get(name, ()) if row.group)) for name in WHOLE}
+    for first, second in combinations(WHOLE, 2):
+        both = [group for group in groups[first] if group in groups[second]]
+        if both:
+            places = [f"{first} row {_first(sets[first], g)} and {second} row {_first(sets[second], g)}" for g in both]
+            count = f"{plural(len(both), 'group')} {'has' if len(both) == 1 else 'have'}"
+            raise InputError(
+                f"{count} rows in {first} and in {second}: {'; '.join(places[:SHOWN])}",
+                f"{_why(first, second)}: move the rows of a group to one set. If the column does not say who or what "
+                "a row is about, name another as columns.group, or null for none",
+            )
+
+
+def _first(rows: Sequence[Row], group: str) -> int:
+    return next(i for i, row in enumerate(rows, 1) if row.group == group)
 
 
 def _shared(keys: Mapping[str, Sequence[str]], first: str, others: Sequence[str]) -> list[str]:

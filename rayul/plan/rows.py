@@ -1,0 +1,78 @@
+"""What to know about the rows of a sweep before it runs, from the rows alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rayul.spec import Data, Source, SourceData, TofuData
+from rayul.spec.data import TESTBED
+from rayul.spec.source import find
+from rayul.words import plural
+
+if TYPE_CHECKING:
+    from rayul.unlearn.data import Sets
+
+FEW_ROWS, FEW_GROUPS, SHOWN = 20, 5, 3
+
+
+def local_sets(data: Data) -> Sets | None:
+    """The rows, where all are in files of this machine; None where some are elsewhere or, as the testbed's, not made
+    yet. Raises what `load_sets` raises."""
+    if isinstance(data, TofuData):
+        return None
+    if isinstance(data, SourceData):
+        sources = [value for _, value in data if isinstance(value, Source)]
+        if not all(find(source.path) for source in sources):
+            return None
+    elif data.folder == TESTBED:
+        return None
+    from rayul.unlearn.data import load_sets
+
+    return load_sets(data)
+
+
+def row_lines(sets: Sets) -> Iterator[str]:
+    """Sentences with counts and the numbers of rows, never what they say."""
+    from rayul.unlearn.data import group_numbers
+
+    forget = sets.get("forget", ())
+    if not forget:
+        return
+    groups = len(set(group_numbers(forget)))
+    if len(forget) < FEW_ROWS or groups < FEW_GROUPS:
+        of = f" of {plural(groups, 'group')}" if groups < len(forget) else ""
+        yield (
+            f"the forget set has {plural(len(forget), 'row')}{of}: with fewer than {FEW_ROWS} rows or {FEW_GROUPS} "
+            "groups one row or group decides what its metrics say; add rows, such as the same facts asked otherwise"
+        )
+    yield from _copies(sets)
+    yield from _alike(sets)
+
+
+def _copies(sets: Sets) -> Iterator[str]:
+    first: dict[str, int] = {}
+    copies = [(i, first[row.key]) for i, row in enumerate(sets["forget"], 1) if first.setdefault(row.key, i) != i]
+    if copies:
+        shown = "; ".join(f"row {i} of row {original}" for i, original in copies[:SHOWN])
+        yield (
+            f"{plural(len(copies), 'forget row')} {'is a copy' if len(copies) == 1 else 'are copies'} of another "
+            f"({shown}): they are trained on and counted as often as they stand there"
+        )
+
+
+def _alike(sets: Sets) -> Iterator[str]:
+    from rayul.unlearn.data import nearly_same
+    from rayul.unlearn.data.overlap import APART
+
+    pairs = nearly_same(sets, [name for name in APART if name != "forget"])
+    if pairs:
+        of = ", ".join(f"{name} {count}" for name, count in Counter(pair.set_name for pair in pairs).items())
+        closest = sorted(pairs, key=lambda pair: -pair.similarity)[:SHOWN]
+        shown = "; ".join(f"forget row {p.forget} and {p.set_name} row {p.row} ({p.similarity:.0%})" for p in closest)
+        yield (
+            f"{len(pairs)} of {plural(len(sets['forget']), 'forget row')} say nearly the same as a row of another set "
+            f"({of}): {shown} of their runs of three words are shared. Where that set is to be kept, remove its row: "
+            "a model cannot forget one and keep the other"
+        )
