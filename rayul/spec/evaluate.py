@@ -92,6 +92,12 @@ class Evaluate(Section):
         return tuple(map(metric_name, self.metrics))
 
     @property
+    def reported(self) -> tuple[str, ...]:
+        """What is measured of baseline, oracle and saved models: that of every evaluation, and es in any case, since
+        "forgotten" is 1 - forget.es / baseline whatever the search went by."""
+        return tuple(dict.fromkeys((*self.metrics, "es")))
+
+    @property
     def own(self) -> dict[str, str]:
         """The custom metrics: where each is, by its name."""
         return {metric_name(entry): entry for entry in (*self.metrics, *self.final) if is_custom(entry)}

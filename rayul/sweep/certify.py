@@ -30,6 +30,7 @@ from rayul.records.certificate import (
 )
 from rayul.records.folder import SweepRecords, load_records
 from rayul.records.manifest import RowSet
+from rayul.records.recall import write_recall
 from rayul.records.text_note import NOTE, text_note
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
@@ -188,14 +189,17 @@ def read_certify_rows(
     points = [by_key[d.source] for d in reading.dials]
     unread = "" if certificates.latest else " that nothing has read"
     say(f"certifying {plural(len(points), 'point')} on {reading.groups} groups{unread}")
-    reading = reading.with_found(measurer.walk(reading, points, results.baseline.metrics))
-    for found, point in zip(reading.dials, points, strict=True):
+    walked = measurer.walk(reading, points, results.baseline.metrics)
+    reading = reading.with_found(tuple(found for found, _ in walked))
+    for (found, recall), point in zip(walked, points, strict=True):
         if found.certified is not None:
             place = certified_folder(folder, found.certified)
             place.parent.mkdir(exist_ok=True)
             scale = found.scales[found.passed - 1]
             save_scaled(lambda: load_model(spec.model, device="cpu")[0], adapter_folder(folder, point), scale, place)
             write_json(place / NOTE, text_note(spec.model))
+            if recall is not None:
+                write_recall(place, recall)
     write_certificates(folder, certificates.with_reading(reading))
     return reading
 

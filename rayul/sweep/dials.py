@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from rayul.errors import InputError, RayulError
 from rayul.records import Evaluation, adapter_folder
 from rayul.records.certificate import Dial, Reading
+from rayul.records.recall import Recall
 from rayul.spec import Spec, known_limits, violations
 from rayul.sweep.dial_tests import DialTests, DialWalk
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.data import Sets
-from rayul.unlearn.export import measure_reported
+from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import Model, score
 from rayul.unlearn.pack.base import PackedBase
 from rayul.unlearn.pack.saved import stacked
 from rayul.unlearn.pack.scorer import Scorer
+from rayul.unlearn.recall import Recaller
 from rayul.unlearn.task import Task, load_task
-from rayul.unlearn.trial import is_out_of_memory
+from rayul.unlearn.trial import REPORTED, is_out_of_memory
 from rayul.unlearn.update.saved import scalable
+
+
+class Found(NamedTuple):
+    """A dial that was walked; recall: what its certified model still recalls, None where nothing was certified."""
+
+    dial: Dial
+    recall: Recall | None = None
 
 
 def walk_dials(
@@ -33,8 +43,8 @@ def walk_dials(
     points: Sequence[Evaluation],
     baseline: Mapping[str, float],
     task: Task | None = None,
-) -> tuple[Dial, ...]:
-    """The dials of a reading, walked, and what each certified model measures.
+) -> tuple[Found, ...]:
+    """The dials of a reading, walked, and what each certified model measures and recalls.
 
     points: of the dials, in their order. baseline: metrics of the model before unlearning. task: that of the spec,
     where this process has it. Raises RayulError for an adapter that is missing, and InputError for a group whose metric
@@ -51,21 +61,22 @@ def walk_dials(
     walks = [DialWalk(dial, one, tests) for dial, one in zip(reading.dials, limits, strict=True)]
     if _share_forwards(spec):
         walk_together(task, walks, places, batch)
+    recaller = Recaller(task, spec)  # before an adapter is loaded
     found = []
     for walk, point, place in zip(walks, points, places, strict=True):
         if walk.ended and not walk.passed:
-            found.append(walk.found())
+            found.append(Found(walk.found()))
             continue
         with scalable(task.base, place) as at:
             while not walk.ended:
                 (scale,) = walk.next(1)
                 with at(scale) as model:
                     walk.add(score(model, tests.examples, task.pad, batch))
-            dial = walk.found()
+            one = Found(walk.found())
             if walk.passed:
-                with at(dial.scales[walk.passed - 1]) as model:
-                    dial = _certified(dial, point, task, spec, model, baseline)
-        found.append(dial)
+                with at(one.dial.scales[walk.passed - 1]) as model:
+                    one = _certified(one.dial, point, task, spec, model, baseline, recaller)
+        found.append(one)
     return tuple(found)
 
 
@@ -105,10 +116,17 @@ def _share_forwards(spec: Spec) -> bool:
 
 
 def _certified(
-    dial: Dial, point: Evaluation, task: Task, spec: Spec, model: Model, baseline: Mapping[str, float]
-) -> Dial:
+    dial: Dial,
+    point: Evaluation,
+    task: Task,
+    spec: Spec,
+    model: Model,
+    baseline: Mapping[str, float],
+    recaller: Recaller,
+) -> Found:
     """model: at the last coefficient that passed."""
-    measured = measure_reported(task, spec, model)
+    measurement = evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED)
+    measured = measurement.measured
     metrics = {key: m.value for key, m in measured.items()}
     violation = violations(spec.at(point.params).criteria, metrics, baseline)
     certified = replace(
@@ -124,4 +142,4 @@ def _certified(
         feasible=all(v <= 0 for v in violation.values()),
         notes=(),
     )
-    return replace(dial, certified=certified)
+    return Found(replace(dial, certified=certified), recaller.of(model, measurement))

@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "certify",
     "data.split: ",  # the rows are compared by themselves
     "finalists",
+    "report.",
     "tracking.",
     "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation
     "pruning.code",

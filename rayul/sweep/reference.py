@@ -11,15 +11,17 @@ import torch
 
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
-from rayul.records.certificate import Dial, Reading
+from rayul.records.certificate import Reading
+from rayul.records.recall import write_recall
 from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
-from rayul.sweep.dials import walk_dials
+from rayul.sweep.dials import Found, walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.losses import fetch
 from rayul.unlearn.cost import Cost, measure_cost
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
+from rayul.unlearn.recall import Recaller
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
 from rayul.unlearn.update.lora import check_targets
@@ -41,10 +43,10 @@ class Measurer(Protocol):
     def verify(self, points: Sequence[Evaluation]) -> list[str]:
         """Reload each point of the front from its folder, score it again, and note what the report sets say beside it.
 
-        Writes rayul.json into each folder. Returns a line for each point whose scores differ from its record.
+        Writes rayul.json and recall.json into each folder. Returns a line for each point that differs from its record.
         """
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         """`dials.walk_dials`: the certify rows are read."""
 
 
@@ -62,9 +64,9 @@ class ProcessMeasurer:
         lines: list[str] = fetch(self._ask(verified, points))
         return lines
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
-        dials: tuple[Dial, ...] = fetch(self._ask(walk_dials, reading, points, baseline))
-        return dials
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
+        found: tuple[Found, ...] = fetch(self._ask(walk_dials, reading, points, baseline))
+        return found
 
     def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return _process(self.allocation, function, self.spec, self.sets, self.disk, *arguments)
@@ -112,6 +114,7 @@ def verified(
     set aside."""
     spec, folder = disk.with_models(spec), disk.adapters()
     task = task or load_task(spec, sets)
+    recaller = Recaller(task, spec)
     problems = []
     for point in points:
         place = adapter_folder(folder, point)
@@ -120,11 +123,13 @@ def verified(
             continue
         try:
             with loaded(task.base, place) as model:
-                found = final_measurement(model, task, spec)
+                measurement = final_measurement(model, task, spec)
+                recall = recaller.of(model, measurement)
         except Damaged as error:
             aside = disk.set_aside(place)
             problems.append(f"{first_line(error)}; it was moved to {aside}, and its point has none now")
             continue
+        found = measurement.measured
         worst = largest_difference(found, point.metrics)
         if worst > TOLERANCE:
             problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
@@ -137,5 +142,6 @@ def verified(
             "largest_difference": worst,
         }
         write_json(place / NOTE, note | text_note(spec.model))
+        write_recall(place, recall)
         disk.send(place)
     return problems

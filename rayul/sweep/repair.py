@@ -16,6 +16,7 @@ from rayul.records.certificate import CERTIFICATE, CERTIFIED, REJECTED, read_cer
 from rayul.records.folder import read_note
 from rayul.records.json_lines import checked_lines, sealed, unsealed
 from rayul.records.manifest import MANIFEST, check_length, read_manifest, write_manifest
+from rayul.records.recall import RECALL, read_recall
 from rayul.records.salvage import Salvage, salvage
 from rayul.records.storage import is_url
 from rayul.records.text_note import NOTE
@@ -49,6 +50,7 @@ def repair(place: Path | str, say: Say) -> bool:
         _certificate(folder, tell)
         _notes(folder, tell)
         _attacks(folder, tell)
+        _recall(folder, tell)
         _audit(folder, tell)
         found = _journal(folder, tell)
         _study(folder, spec, found, tell)
@@ -98,6 +100,16 @@ def _attacks(folder: Path, say: Say) -> None:
     _reject(path, [line.text for line in lines if line.record is None], say)
     _rewrite(path, list(reversed(found.values())))
     say("  `rayul certify` attacks again where lines were lost")
+
+
+def _recall(folder: Path, say: Say) -> None:
+    for model in sorted([*(folder / ADAPTERS).glob("*-*-*"), *(folder / CERTIFIED).glob("*-*-*")]):
+        try:
+            read_recall(model)
+        except RayulError as error:
+            say(error.message)
+            _set_aside(model / RECALL, say, folder / f"{model.name}-{RECALL}{REJECTED}")
+            say("  the report shows nothing by group of this point")
 
 
 def _audit(folder: Path, say: Say) -> None:

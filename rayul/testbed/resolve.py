@@ -27,8 +27,9 @@ def with_testbed(spec: Spec, progress: Progress | None = None, began: datetime |
         own = {name: value for name, value in spec.oracle.text.items() if value}
         text = {"date": model.date} | own if own.keys() - {"date"} else model.text | own
         update["oracle"] = _absolute(plain_model(spec.oracle.model_copy(update=text), progress))
-    spec = spec.model_copy(update=update)
     target, data = spec.model.path == TESTBED, isinstance(spec.data, FolderData) and spec.data.folder == TESTBED
+    update["report"] = spec.report.sampling(fiction=data)
+    spec = spec.model_copy(update=update)
     oracle = spec.oracle is not None and spec.oracle.path == TESTBED
     if not (target or data or oracle):
         return spec

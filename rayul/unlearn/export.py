@@ -89,8 +89,8 @@ def score_saved(task: Task, spec: specs.Spec, folder: Path) -> dict[str, Measure
 
 
 def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
-    """What every evaluation of the sweep measures, and the same of the report rows."""
-    return evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED).measured
+    """What every evaluation of the sweep measures, and es, the same of the report rows."""
+    return evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED).measured
 
 
 def largest_difference(measured: Mapping[str, Measured], recorded: Mapping[str, float]) -> float:

@@ -17,7 +17,7 @@ from rayul.spec import Spec, needs_oracle, violations
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.measured import Measured, rounded, sums
+from rayul.unlearn.measured import rounded, sums
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
@@ -105,20 +105,17 @@ def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
     """The row of the baseline or the oracle: `task.base` as it is, the report sets included."""
     assert trial_id in (BASELINE, ORACLE)
     row = Evaluation(trial_id, 0, mixing=0.0, seed=spec.search.seed, device=device_name(task.device))
-    return _with_metrics(row, _final(task.base, task, spec), spec)
+    return _with_metrics(row, final_measurement(task.base, task, spec), spec)
 
 
-def final_measurement(model: Any, task: Task, spec: Spec) -> dict[str, Measured]:
-    """What the report says of a model: the metrics of every evaluation, on the report rows too, and evaluate.final.
+def final_measurement(model: Any, task: Task, spec: Spec) -> Measurement:
+    """What the report says of a model: the metrics of every evaluation and es, on the report rows too, and
+    evaluate.final.
 
     A metric of evaluate.final that lacks rows, columns or the oracle is absent; `rayul evaluate` says why.
     """
-    return _final(model, task, spec).measured
-
-
-def _final(model: Any, task: Task, spec: Spec) -> Measurement:
-    measurement = evaluate(model, task, spec.evaluate.metrics, spec.evaluate.batch_size, REPORTED)
-    wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.metrics]
+    measurement = evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED)
+    wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.reported]
     if not wanted:
         return measurement
     oracle = load_model(spec.oracle)[0] if spec.oracle is not None and needs_oracle(wanted) else None

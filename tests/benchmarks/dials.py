@@ -90,7 +90,7 @@ def main() -> None:
             found[arm] = walk_dials(its_spec, task.sets, disk, reading, points, baseline.metrics, task)
             seconds[arm].append(time.process_time() - began)
     for arm, taken in seconds.items():
-        walked = [(len(one.walked), one.passed) for one in found[arm]]
+        walked = [(len(one.walked), one.passed) for one, _ in found[arm]]
         shown = " ".join(f"{s:.2f}" for s in taken)
         print(f"{arm}: {statistics.median(taken):.2f} s of CPU ({shown}); walked, passed: {walked}")
 

@@ -28,7 +28,7 @@ from rayul.report.write import summarise
 from rayul.spec import Attack, Certify, Spec, dump_yaml, known_limits
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
 from rayul.sweep.dial_tests import DialTests, DialWalk
-from rayul.sweep.dials import walk_dials, walk_together
+from rayul.sweep.dials import Found, walk_dials, walk_together
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.export import export
 from rayul.sweep.folder import checked_rows
@@ -61,7 +61,7 @@ class Here:
         self.spec, self.task, self.disk = spec, task, DriverDisk(folder, folder, "", {})
         self.read = 0
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         self.read += 1
         assert read_certificates(self.disk.folder).begun == reading, "the reading is on disk before its rows are read"
         return walk_dials(self.spec, self.task.sets, self.disk, reading, points, baseline, self.task)
@@ -358,7 +358,7 @@ def test_dials_walked_in_shared_forwards_are_those_walked_one_at_a_time(
     apart = sweep.spec.model_copy(update={"resources": sweep.spec.resources.model_copy(update={"packs": False})})
     before = load_records(sweep.folder).baseline.metrics
     together, alone = (
-        walk_dials(spec, sweep.sets, sweep.measurer.disk, reading, points, before, sweep.task)
+        [one for one, _ in walk_dials(spec, sweep.sets, sweep.measurer.disk, reading, points, before, sweep.task)]
         for spec in (sweep.spec, apart)
     )
     for one, other in zip(together, alone, strict=True):
@@ -391,7 +391,7 @@ def test_an_adapter_with_more_than_its_pairs_is_walked_alone(made: Callable[...,
 
     def walked() -> list[int]:
         disk = sweep.measurer.disk
-        return [one.passed for one in walk_dials(sweep.spec, sweep.sets, disk, reading, points, before, sweep.task)]
+        return [one.passed for one, _ in walk_dials(sweep.spec, sweep.sets, disk, reading, points, before, sweep.task)]
 
     plain = walked()
     found = load_file(weights)

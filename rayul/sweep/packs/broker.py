@@ -18,7 +18,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.records import Evaluation
-from rayul.records.certificate import Dial, Reading
+from rayul.records.certificate import Reading
+from rayul.sweep.dials import Found
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.result import TrialResult
 
@@ -59,7 +60,7 @@ class DeviceActor:
     def verify(self, points: Sequence[Evaluation]) -> list[str]:
         return self.device.verify(points)
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         return self.device.walk(reading, points, baseline)
 
     def join(self, number: int, params: dict[str, Any], baseline: Evaluation) -> None:

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 
 from rayul.errors import RayulError
 from rayul.records import CHECKPOINTS, Evaluation, trial_id
-from rayul.records.certificate import Dial, Reading
+from rayul.records.certificate import Reading
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
-from rayul.sweep.dials import walk_dials
+from rayul.sweep.dials import Found, walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.packs.worker import KeptAdapters, load_here, writing
@@ -99,7 +99,7 @@ class Device:
         with self._between_steps():
             return verified(self.spec, self.sets, self.disk, points, self.packs.task)
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         """`dials.walk_dials` in this process."""
         with self._between_steps():
             return walk_dials(self.spec, self.sets, self.disk, reading, points, baseline, self.packs.task)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from rayul.records import Evaluation
-from rayul.records.certificate import Dial, Reading
+from rayul.records.certificate import Reading
+from rayul.sweep.dials import Found
 from rayul.sweep.losses import fetch, is_memory_pressure
 from rayul.sweep.packs.broker import LOST, Devices
 
@@ -45,9 +46,9 @@ class DeviceMeasurer:
         lines: list[str] = fetch(self._ask(partial(_verify, points)))
         return lines
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Dial, ...]:
-        dials: tuple[Dial, ...] = fetch(self._ask(partial(_walk, (reading, points, baseline))))
-        return dials
+    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
+        found: tuple[Found, ...] = fetch(self._ask(partial(_walk, (reading, points, baseline))))
+        return found
 
     def _ask(self, question: Question) -> Any:
         return self.task.remote(self.devices, question)

@@ -1,0 +1,76 @@
+"""What models still recall of the rows, by group, beside what the base recalled: numbers, and on request samples."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rayul.records.recall import Counted, Recall, Sample
+from rayul.spec import Spec
+from rayul.unlearn.data import Row
+from rayul.unlearn.evaluate import Measurement, evaluate
+from rayul.unlearn.probe import Probe
+from rayul.unlearn.task import Task, spaced
+from rayul.unlearn.template import Template
+from rayul.unlearn.trial import REPORTED
+
+SAMPLE_TOKENS = 64
+"""Length limit of a sampled answer."""
+
+
+class Recaller:
+    """The rows of a task in front of the base and of models made of it.
+
+    What the base says is measured here: an adapter that is loaded later changes the base in place.
+    """
+
+    def __init__(self, task: Task, spec: Spec) -> None:
+        self.task, self.spec = task, spec
+        self._before = self._counted(evaluate(task.base, task, ["es"], spec.evaluate.batch_size, REPORTED))
+        self._texts_before = [self._texts(task.base, name) for name in self._sampled]
+
+    def of(self, model: Any, measurement: Measurement) -> Recall:
+        """What a model recalls. measurement: of its report (`final_measurement`)."""
+        after = [self._texts(model, name) for name in self._sampled]
+        return Recall(
+            before=self._before,
+            after=self._counted(measurement),
+            samples=tuple(
+                Sample(name, row.group, row.question.strip(), row.answer.strip(), old, new)
+                for name, olds, news in zip(self._sampled, self._texts_before, after, strict=True)
+                for row, old, new in zip(self._sampled[name], olds, news, strict=True)
+            ),
+        )
+
+    @cached_property
+    def _sampled(self) -> dict[str, list[Row]]:
+        """The rows to show, by set: of those to keep, rows that the search has not read."""
+        retain = "retain_report" if self.task.sets.get("retain_report") else "retain"
+        chosen = {name: list(self.task.sets.get(name, ())) for name in ("forget", retain, "general")}
+        count = self.spec.report.samples or 0
+        return {name: spaced(rows, count) for name, rows in chosen.items() if rows and count}
+
+    def _texts(self, model: Any, name: str) -> list[str]:
+        options = (Template.of(self.spec.model), self.spec.evaluate.batch_size, SAMPLE_TOKENS)
+        return Probe(model, self.task.tokenizer, self._sampled[name], *options).texts
+
+    def _counted(self, measurement: Measurement) -> dict[str, Counted]:
+        rows = {name: spaced(list(self.task.sets[name]), self.task.max_rows) for name in measurement.groups}
+        return {name: counted(measurement.per_row[f"{name}.es"], rows[name]) for name in rows}
+
+
+def counted(es: NDArray[np.float64], rows: list[Row]) -> Counted:
+    """By group, in the order of their first rows. es: of the rows [rows], in [0, 1]."""
+    members: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(row.group, []).append(i)
+    own = [es[places] for places in members.values()]
+    return Counted(
+        groups=tuple(members),
+        rows=tuple(map(len, own)),
+        es=tuple(round(float(values.mean()), 6) for values in own),
+        verbatim=tuple(int((values == 1).sum()) for values in own),
+    )
