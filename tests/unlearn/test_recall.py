@@ -62,7 +62,8 @@ def test_rows_are_counted_by_group(small: tuple[Task, Spec, Any]) -> None:
     shown = [s for s in recall.samples if s.set == "forget"]
     assert len(shown) == 2
     for s in shown:
-        assert s.after and texts[[r.question for r in sets["forget"]].index(s.question)].startswith(s.after)
+        assert s.after
+        assert texts[[r.question for r in sets["forget"]].index(s.question)].startswith(s.after)
     assert [s.before for s in recall.samples] != [s.after for s in recall.samples]
 
 
