@@ -7,13 +7,13 @@ from pydantic import Field
 from rayul.spec.section import Section
 
 
-class Report(Section):
+class Reporting(Section):
     """What is recorded for the report at the end of a sweep, beside numbers."""
 
     samples: int | None = Field(default=None, ge=0)
     """Rows of each set whose answers before and after unlearning are recorded and shown. They are content: null shows
     five on the testbed, which is fiction, and none of anybody's own rows."""
 
-    def sampling(self, fiction: bool) -> Report:
+    def sampling(self, fiction: bool) -> Reporting:
         """With the number that null stands for. fiction: whether the rows are the testbed's."""
         return self if self.samples is not None else self.model_copy(update={"samples": 5 if fiction else 0})

@@ -27,7 +27,7 @@ from rayul.spec.metrics import OWN, MetricKey
 from rayul.spec.own_control import OwnControl
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.pruning import Pruning
-from rayul.spec.report import Report
+from rayul.spec.report import Reporting
 from rayul.spec.samplers import MOST_OBJECTIVES
 from rayul.spec.section import Section
 from rayul.spec.space import Choice, Distribution, Float, Int
@@ -82,7 +82,7 @@ class Spec(Section):
     """Which points get a certificate at the end of the sweep; false for none."""
     finalists: AnyFinalists | None = None
     """At the end of the sweep; without it, `rayul audit` does the same later."""
-    report: Report = Report()
+    report: Reporting = Reporting()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="before")
