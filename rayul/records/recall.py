@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Strict, TypeAdapter
 from pydantic_core import from_json
 
 from rayul.errors import RayulError
 from rayul.files import write_json
-from rayul.records.certificate import CERTIFIED
+from rayul.records.certificate import CERTIFIED, Dial
 from rayul.records.evaluations import ADAPTERS, Evaluation, adapter_name
 from rayul.records.json_lines import REPAIR
 from rayul.records.schema import Count, Share, why
@@ -83,6 +83,13 @@ class Recall:
         ]
         if groups[0] != groups[1]:
             raise ValueError("it has other groups before and after")
+
+
+class Found(NamedTuple):
+    """A dial that was walked; recall: of its certified model, None where nothing was certified."""
+
+    dial: Dial
+    recall: Recall | None = None
 
 
 def write_recall(model: Path, recall: Recall) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from rayul.errors import InputError, RayulError
 from rayul.records import Evaluation, adapter_folder
 from rayul.records.certificate import Dial, Reading
-from rayul.records.recall import Recall
+from rayul.records.recall import Found
 from rayul.spec import Spec, known_limits, violations
 from rayul.sweep.dial_tests import DialTests, DialWalk
 from rayul.sweep.driver_disk import DriverDisk
@@ -26,13 +25,6 @@ from rayul.unlearn.recall import Recaller
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import REPORTED, is_out_of_memory
 from rayul.unlearn.update.saved import scalable
-
-
-class Found(NamedTuple):
-    """A dial that was walked; recall: what its certified model still recalls, None where nothing was certified."""
-
-    dial: Dial
-    recall: Recall | None = None
 
 
 def walk_dials(

@@ -12,10 +12,10 @@ import torch
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
 from rayul.records.certificate import Reading
-from rayul.records.recall import write_recall
+from rayul.records.recall import Found, write_recall
 from rayul.records.text_note import NOTE, text_note
 from rayul.spec import Spec
-from rayul.sweep.dials import Found, walk_dials
+from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.losses import fetch
 from rayul.unlearn.cost import Cost, measure_cost

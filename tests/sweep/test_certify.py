@@ -21,6 +21,7 @@ from rayul.records.attacked import FINE_TUNE, INTERPOLATE
 from rayul.records.certificate import Certificates, Dial, Reading, certified_folder, read_certificates
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
+from rayul.records.recall import Found
 from rayul.report.answer import answer
 from rayul.report.attacked import attacked_lines
 from rayul.report.certified import best_certified, certified
@@ -28,7 +29,7 @@ from rayul.report.write import summarise
 from rayul.spec import Attack, Certify, Spec, dump_yaml, known_limits
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
 from rayul.sweep.dial_tests import DialTests, DialWalk
-from rayul.sweep.dials import Found, walk_dials, walk_together
+from rayul.sweep.dials import walk_dials, walk_together
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.export import export
 from rayul.sweep.folder import checked_rows

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayul.records import Evaluation
 from rayul.records.certificate import Reading
-from rayul.sweep.dials import Found
+from rayul.records.recall import Found
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.result import TrialResult
 

@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from rayul.errors import RayulError
 from rayul.records import CHECKPOINTS, Evaluation, trial_id
 from rayul.records.certificate import Reading
+from rayul.records.recall import Found
 from rayul.spec import Spec
 from rayul.sweep.deadline import arm
-from rayul.sweep.dials import Found, walk_dials
+from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.packs import DeviceBroken
 from rayul.sweep.packs.worker import KeptAdapters, load_here, writing

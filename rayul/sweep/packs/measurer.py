@@ -10,7 +10,7 @@ import ray
 
 from rayul.records import Evaluation
 from rayul.records.certificate import Reading
-from rayul.sweep.dials import Found
+from rayul.records.recall import Found
 from rayul.sweep.losses import fetch, is_memory_pressure
 from rayul.sweep.packs.broker import LOST, Devices
 
