@@ -70,7 +70,7 @@ def write(path: Path, groups: int, name: str) -> str:
 def test_the_kept_groups_are_counted_where_the_rows_are_here(tmp_path: Path) -> None:
     def kept(data: str = "testbed") -> CertifyRows | None:
         spec = spec_of(data)
-        return kept_of(spec, local_sets(spec.data))
+        return kept_of(spec, local_sets(spec))
 
     assert kept() == (20, 100, True)
     assert kept("{tofu: locuslab/TOFU}") == (40, 800, True)
@@ -141,4 +141,4 @@ def test_a_spread_that_earlier_sweeps_saw_takes_the_priors_place(tmp_path: Path)
     assert "as seen in earlier sweeps" in said
     assert f"aim for {100 * needed_share(0.9, 20, 0.02, seen):.3g}%" in said
     assert needed_share(0.9, 20, 0.02, seen) < needed_share(0.9, 20, 0.02, PRIOR)
-    assert certifiable(spec, local_sets(spec.data))[0].startswith("20 groups")
+    assert certifiable(spec, local_sets(spec))[0].startswith("20 groups")

@@ -15,6 +15,7 @@ import pytest
 from rayul.errors import InputError
 from rayul.plan.rows import local_sets, row_lines
 from rayul.spec import SourceData
+from rayul.spec.spec import from_plain
 from rayul.unlearn.data import Row, load_sets, nearly_same
 
 PARTS = ("forget", "retain_train", "retain_select", "retain_certify", "retain_report", "general", "holdout")
@@ -179,4 +180,19 @@ def test_validate_reads_the_rows_whether_or_not_a_certificate_is_asked_for(tmp_p
 
 def test_rows_elsewhere_are_not_fetched(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text('{"question": "q", "answer": "a"}\n')
-    assert local_sets(SourceData.model_validate({"forget": str(tmp_path / "f.jsonl"), "retain": "org/rows"})) is None
+    (tmp_path / "r.jsonl").write_text('{"question": "r", "answer": "a"}\n' * 20)
+    local = {"forget": str(tmp_path / "f.jsonl"), "retain_train": str(tmp_path / "r.jsonl")}
+    plain: dict[str, Any] = {"name": "x", "model": "org/model", "method": "ga", "training": {"lr": 1}}
+    plain |= {"objectives": {"other.em": "maximize"}, "data": local}
+
+    def read(rows: str) -> Any:
+        return local_sets(from_plain(plain | {"probes": {"other": {"rows": rows, "metrics": ["em"]}}}))
+
+    assert read("org/rows") is None
+    (tmp_path / "o.jsonl").write_text('{"question": "o", "answer": "a"}\n')
+    assert set(read(str(tmp_path / "o.jsonl"))) == {"forget", "retain_train", "other"}
+    elsewhere = plain | {
+        "data": {"forget": local["forget"], "retain": "org/rows"},
+        "objectives": {"retain.es": "maximize"},
+    }
+    assert local_sets(from_plain(elsewhere)) is None

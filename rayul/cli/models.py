@@ -65,7 +65,7 @@ def evaluate(
     with ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
     own = own_metrics(spec.evaluate)
-    found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data)
+    found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data, spec.probes)
     if single and not found["forget"]:
         raise InputError(f"{data} has no rows", "name a file with rows as --data")
     sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in found.items()}

@@ -29,7 +29,7 @@ def validate(files: SpecFiles, set_: Overrides = None) -> None:
     for file in files:
         try:
             spec = load_spec(file, set_ or ())
-            sets = local_sets(spec.data)
+            sets = local_sets(spec)
             lines = [*spec.notices, *certifiable(spec, sets), *row_lines(sets or {})]
         except InputError as error:
             problems.append(str(error))

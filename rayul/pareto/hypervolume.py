@@ -9,7 +9,8 @@ import numpy as np
 
 from rayul.pareto.front import solutions, values
 from rayul.records import Evaluation
-from rayul.records.objectives import Floats, Objectives, is_forgetting, score
+from rayul.records.objectives import Floats, Objectives, score
+from rayul.spec import is_forgetting
 
 
 def unit_scores(

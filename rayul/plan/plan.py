@@ -60,7 +60,7 @@ def make_plan(
 
     check_installed(spec.tracking)
     ready = with_testbed(spec, testbed_progress)
-    sets = load_sets(ready.data)
+    sets = load_sets(ready.data, ready.probes)
     check_needs(ready, sets)
     kept = kept_in(sets)
     check_certifiable(ready, kept.groups)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rayul.spec import Data, Source, SourceData, TofuData
+from rayul.spec import Source, SourceData, Spec, TofuData
 from rayul.spec.data import TESTBED
 from rayul.spec.source import find
 from rayul.words import plural
@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 FEW_ROWS, FEW_GROUPS, SHOWN = 20, 5, 3
 
 
-def local_sets(data: Data) -> Sets | None:
+def local_sets(spec: Spec) -> Sets | None:
     """The rows, where all are in files of this machine; None where some are elsewhere or, as the testbed's, not made
     yet. Raises what `load_sets` raises."""
+    data = spec.data
     if isinstance(data, TofuData):
         return None
     if isinstance(data, SourceData):
         sources = [value for _, value in data if isinstance(value, Source)]
-        if not all(find(source.path) for source in sources):
-            return None
     elif data.folder == TESTBED:
+        return None
+    else:
+        sources = []
+    for name, probe in spec.probes.items():
+        sources += [one for _, *both in probe.sources(name) for one in both if one is not None]
+    if not all(find(source.path) for source in sources):
         return None
     from rayul.unlearn.data import load_sets
 
-    return load_sets(data)
+    return load_sets(data, spec.probes)
 
 
 def row_lines(sets: Sets) -> Iterator[str]:

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from rayul.spec.metrics import is_forgetting
+
 Direction = Literal["minimize", "maximize"]
 Objectives = Mapping[str, Direction]
 """Direction by metric key "<set>.<metric>", in the order of the spec."""
@@ -15,13 +17,8 @@ Objectives = Mapping[str, Direction]
 Floats = npt.NDArray[np.float64]
 
 
-def is_forgetting(metric: str) -> bool:
-    """A metric on the forget set measures forgetting; on any other set it measures utility."""
-    return metric.startswith("forget.")
-
-
 def forget_objective(objectives: Objectives) -> str | None:
-    """The objective that `forgotten` is measured on: the first one on the forget set, None without one."""
+    """The objective that `forgotten` is measured on: the first one on rows to forget, None without one."""
     return next((metric for metric in objectives if is_forgetting(metric)), None)
 
 

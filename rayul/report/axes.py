@@ -13,8 +13,8 @@ import numpy.typing as npt
 from rayul.pareto.front import values
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.records.objectives import Direction, Floats, forget_objective, is_forgetting, score
-from rayul.spec import Limit
+from rayul.records.objectives import Direction, Floats, forget_objective, score
+from rayul.spec import Limit, is_forgetting
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from rayul.pareto.front import forgotten, front, non_dominated, values
 from rayul.pareto.hypervolume import hypervolume_history
 from rayul.records import SPEC, Evaluation, Key
 from rayul.records.folder import SweepRecords, load_records
-from rayul.records.objectives import Floats, Objectives, is_forgetting
+from rayul.records.objectives import Floats, Objectives
 from rayul.report.axes import Axis, axes
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
-from rayul.spec import Limit, Spec, dump_yaml, load_spec
+from rayul.spec import Limit, Spec, dump_yaml, is_forgetting, load_spec
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Fractions forgotten at which the utility that is left is compared."""

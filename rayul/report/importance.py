@@ -19,8 +19,9 @@ import numpy.typing as npt
 from rayul.pareto.best import best_of_trials
 from rayul.records import RUNNING, Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.records.objectives import Floats, is_forgetting
+from rayul.records.objectives import Floats
 from rayul.report.axes import Axis, axes
+from rayul.spec import is_forgetting
 
 MIN_TRIALS = 20
 """Below, chance is louder than most settings: at 20 in two groups an irrelevant one reaches 0.15 in one of twenty."""

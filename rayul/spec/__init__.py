@@ -27,10 +27,21 @@ from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
 from rayul.spec.method import MethodChoice
 from rayul.spec.methods import METHODS, Method
-from rayul.spec.metrics import CHEAP, CHOICES, METRICS, SEARCH_SETS, SETS, Metric, needs_oracle
+from rayul.spec.metrics import (
+    CHEAP,
+    CHOICES,
+    METRICS,
+    SEARCH_SETS,
+    SETS,
+    Metric,
+    is_forget_set,
+    is_forgetting,
+    needs_oracle,
+)
 from rayul.spec.own_control import OwnControl
 from rayul.spec.packaged import PACKAGED, Packaged
 from rayul.spec.parameter import Parameter
+from rayul.spec.probes import MAX_NEW_TOKENS, Probe, Rouge
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
 from rayul.spec.shipped import shipped_specs, spec_file
@@ -49,6 +60,7 @@ __all__ = [
     "GRADIENTS",
     "GROUP_ALIAS",
     "LEAST_GROUPS",
+    "MAX_NEW_TOKENS",
     "METHODS",
     "METRICS",
     "PACKAGED",
@@ -79,8 +91,10 @@ __all__ = [
     "OwnControl",
     "Packaged",
     "Parameter",
+    "Probe",
     "Problem",
     "Resources",
+    "Rouge",
     "Search",
     "Source",
     "SourceData",
@@ -99,6 +113,8 @@ __all__ = [
     "dump_yaml",
     "heaviest",
     "is_custom",
+    "is_forget_set",
+    "is_forgetting",
     "known_limits",
     "limits",
     "load_spec",

@@ -65,7 +65,7 @@ def _check_gguf_name(name: str) -> str:
     return name
 
 
-def _check_template(template: str) -> str:
+def check_template(template: str) -> str:
     template = unescaped(template)
     if template != "chat":
         question, answer = template.find("{question}"), template.find("{answer}")
@@ -101,7 +101,7 @@ class Model(Section):
     """A GGUF file in that folder or under that id, of any kind of quantisation that transformers can undo. It is
     converted once, into rayul's cache."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    template: Annotated[str, AfterValidator(_check_template)] | None = None
+    template: Annotated[str, AfterValidator(check_template)] | None = None
     """How question and answer become a text: "chat" for the tokenizer's own chat template, or a text with {question}
     and {answer}; null for the chat template where the tokenizer has one and a plain text where not."""
     system: str | None = None

@@ -12,7 +12,7 @@ from pydantic_core.core_schema import ValidationInfo
 from rayul.errors import InputError
 from rayul.spec.forms import form
 from rayul.spec.limits import PERCENTAGE, Limit
-from rayul.spec.metrics import METRICS, MetricKey
+from rayul.spec.metrics import METRICS, MetricKey, is_forgetting
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Searchable
 
@@ -185,7 +185,7 @@ def check_objectives(objectives: Iterable[str], baseline: Mapping[str, float]) -
                 "fractions of that",
                 "choose a metric that is above zero there, e.g. a probability in place of its logarithm",
             )
-        if value == 0 and key.startswith("forget."):
+        if value == 0 and is_forgetting(key):
             raise InputError(
                 f"objective {key} is 0 for the model before unlearning, so there is nothing to forget",
                 "are these the rows that the model was trained on, with its template? Or choose a metric that is above "

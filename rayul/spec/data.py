@@ -138,10 +138,18 @@ class SourceData(Section):
         given = [name for name in names if getattr(self, name) is not None]
         if self.retain is not None and given:
             raise refuse("retain is given together with its parts", f"remove retain, or {', '.join(given)}")
-        absent = [name for name in names if name not in (*given, "retain_certify")]
-        if self.retain is None and absent:
-            raise refuse(f"{', '.join(absent)} missing", "give retain, which is split by group, or each of its parts")
         return self
+
+    @property
+    def absent(self) -> list[str]:
+        """The parts of the retain rows that are named nowhere, but for the certify rows."""
+        names = ("retain_train", "retain_select", "retain_report")
+        return [name for name in names if self.retain is None and getattr(self, name) is None]
+
+    @property
+    def judges_retain(self) -> bool:
+        """Whether there are retain-select rows."""
+        return "retain_select" not in self.absent
 
 
 def parse_data(value: Any, info: ValidationInfo) -> Any:

@@ -54,7 +54,8 @@ def _sections(root: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
     for part in loc:
         if isinstance(part, str):
             annotations = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
-            sections = [section for annotation in annotations for section in _models(annotation)]
+            if annotations:  # else the key of a mapping of sections
+                sections = [section for annotation in annotations for section in _models(annotation)]
     return sections
 
 

@@ -39,7 +39,7 @@ def spec_schema() -> Form:
         "$id": ADDRESS,
         "title": "A sweep of rayul",
         **schema,
-        "if": {"not": OWN_METRICS},
+        "if": {"not": {"anyOf": [OWN_METRICS, {"required": ["probes"]}]}},
         "then": {
             "properties": {
                 "objectives": {"propertyNames": {"enum": list(STEERING_KEYS)}},

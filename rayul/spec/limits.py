@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rayul.errors import InputError
-from rayul.spec.metrics import SEARCH_SETS
+from rayul.spec.metrics import SEARCH_SETS, SETS
 from rayul.spec.problems import expected, refuse, show
 
 if TYPE_CHECKING:
@@ -67,9 +67,11 @@ class Limit:
         if match is None or not match[2] or not match[3]:
             raise InputError(f"{text!r} is not a condition", _FORM)
         metric, operator, right = match.groups()
-        if metric.partition(".")[0] not in SEARCH_SETS or not metric.partition(".")[2]:
+        name, _, rest = metric.partition(".")
+        if (name in SETS and name not in SEARCH_SETS) or not name or not rest:
             sets = ", ".join(f"{name}.<metric>" for name in SEARCH_SETS)
-            raise InputError(f"{text!r}: {metric!r} is no metric of a search", f"one of {sets}, e.g. retain.es")
+            hint = f"one of {sets} or of a probe, e.g. retain.es"
+            raise InputError(f"{text!r}: {metric!r} is no metric of a search", hint)
         if operator not in (">=", "<="):
             raise InputError(f"{text!r}: {operator!r} is not understood", "compare with >= or <=")
         if re.fullmatch(_NUMBER, right):

@@ -41,11 +41,22 @@ class Metric:
 
     def better_on(self, set_name: str) -> Literal["higher", "lower", "0.5", "0"]:
         """Which way is better on the rows of this set, or the number that is the goal there."""
-        if set_name != "forget" or self.on_forget == "same":
+        if not is_forget_set(set_name) or self.on_forget == "same":
             return self.direction_on_utility
         if self.on_forget in ("0.5", "0"):
             return self.on_forget
         return "lower" if self.direction_on_utility == "higher" else "higher"
+
+
+def is_forget_set(name: str) -> bool:
+    """Whether the rows of a set are to be forgotten: `forget`, and those of a probe. Those of any other are to be
+    kept."""
+    return name == "forget" or name.endswith("_forget")
+
+
+def is_forgetting(key: str) -> bool:
+    """Whether a metric "<set>.<metric>" measures forgetting, and not utility."""
+    return is_forget_set(key.partition(".")[0])
 
 
 def _membership(summary: str) -> Metric:
@@ -170,12 +181,18 @@ _WHY_NOT = {
 }
 
 SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
-"""The sets that criteria and objectives may read."""
+"""The sets of the data that criteria and objectives may read."""
+
+RESERVED = (*SETS, "retain_train", "idk", "real_authors", "world_facts")
+"""Names that no set of a probe may have."""
 
 
 OWN = "own_metrics"
 """Of the context of a validation: the names of the custom metrics that the spec measures, which its criteria and
 objectives may name."""
+
+PROBED = "probe_metrics"
+"""Of the context of a validation: the metrics of each set of a probe, which criteria and objectives may name, too."""
 
 
 def check_metric_key(key: Any, info: ValidationInfo) -> str:
@@ -185,12 +202,16 @@ def check_metric_key(key: Any, info: ValidationInfo) -> str:
     set_name, _, metric = key.partition(".")
     if set_name in _WHY_NOT:
         raise refuse(f"{key} cannot steer the search: {_WHY_NOT[set_name]}", f"use retain.{metric or 'es'}")
-    cheap = (*STEERING, *(info.context or {}).get(OWN, ()))
-    if set_name in SEARCH_SETS and metric in cheap:
+    context = info.context or {}
+    cheap, probed = (*STEERING, *context.get(OWN, ())), context.get(PROBED, {})
+    if (set_name in SEARCH_SETS and metric in cheap) or metric in probed.get(set_name, ()):
         return key
+    if set_name in probed and metric in (*METRICS, *cheap):
+        raise refuse(f"{key} is not measured", f"add {metric} to the metrics of the probe")
     if set_name in SEARCH_SETS and metric in METRICS:
         raise refuse(f"{key} cannot steer the search: it needs more than one forward pass", _ONLY_CHEAP)
-    raise refuse(f"unknown metric {show(key)}", did_you_mean(key, [f"{s}.{m}" for s in SEARCH_SETS for m in cheap]))
+    known = [f"{s}.{m}" for s, metrics in (dict.fromkeys(SEARCH_SETS, cheap) | probed).items() for m in metrics]
+    raise refuse(f"unknown metric {show(key)}", did_you_mean(key, known))
 
 
 def check_metric(name: Any) -> str:
@@ -209,7 +230,10 @@ def check_cheap_metric(name: Any) -> str:
     return str(name)
 
 
-_ONLY_CHEAP = f"steer by {', '.join(STEERING)}, and name it in evaluate.final to have it of every front point"
+_ONLY_CHEAP = (
+    f"steer by {', '.join(STEERING)}, and name it in evaluate.final to have it of every front point; "
+    "a probe's metrics may steer whatever they cost"
+)
 
 STEERING_KEYS = tuple(f"{name}.{metric}" for name in SEARCH_SETS for metric in STEERING)
 """Every key that criteria and objectives may name without a metric of one's own."""
@@ -222,5 +246,5 @@ OWN_METRICS: Form = {
 }
 """Of a spec that measures metrics of its own."""
 
-_OWN_KEY: Form = {"type": "string", "pattern": rf"^({'|'.join(SEARCH_SETS)})\.[A-Za-z_]\w*$"}
+_OWN_KEY: Form = {"type": "string", "pattern": r"^[a-z]\w*\.[A-Za-z_]\w*$"}
 MetricKey = Annotated[str, PlainValidator(check_metric_key), HasForm(lambda: one_of(STEERING_KEYS, _OWN_KEY))]

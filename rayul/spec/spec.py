@@ -23,8 +23,9 @@ from rayul.spec.forms import HasForm, named
 from rayul.spec.gradients import GRADIENT, OWNER, modern_params
 from rayul.spec.method import MethodChoice
 from rayul.spec.method_form import method_form
-from rayul.spec.metrics import OWN, MetricKey
+from rayul.spec.metrics import OWN, PROBED, MetricKey, is_forgetting
 from rayul.spec.own_control import OwnControl
+from rayul.spec.probes import Probe, Probes, probe_metrics
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.pruning import Pruning
 from rayul.spec.report import Reporting
@@ -64,6 +65,8 @@ class Spec(Section):
     oracle: Model | None = None
     """A model trained without the forget rows, where there is one; the testbed brings its own."""
     data: AnyData = Field(examples=["testbed"])
+    probes: Probes = Field(default_factory=dict)
+    """Rows by name that are measured and never trained on."""
     method: Annotated[MethodChoice, PlainValidator(MethodChoice.parse), HasForm(method_form)] = Field(examples=["ga"])
     update: Annotated[str, PlainValidator(check_update), named(UPDATES)] = "lora"
     """What a trial trains: "lora", an adapter, or "full", all weights."""
@@ -93,6 +96,7 @@ class Spec(Section):
     @model_validator(mode="after")
     def _check(self) -> Spec:
         problems = [
+            *self._unretained(),
             *self._unmeasured(),
             *self._untargeted(),
             *self._ungriddable(),
@@ -114,14 +118,32 @@ class Spec(Section):
             steering[("finalists", "within")] = self.finalists.within.metric
         for loc, key in steering.items():
             set_name, _, metric = key.partition(".")
+            if set_name in self.probe_sets:
+                continue
             if metric not in self.evaluate.names:
                 entry = self.evaluate.own.get(metric, metric)
                 yield loc, refuse(f"{key} is not measured", f"add {entry} to evaluate.metrics")
+            if set_name == "retain" and isinstance(self.data, SourceData) and not self.data.judges_retain:
+                yield loc, refuse(f"{key} has no rows", "name them in data.retain, or choose a metric of a probe")
             if set_name == "general" and isinstance(self.data, SourceData) and self.data.general is None:
                 yield loc, refuse(f"{key} has no rows", "name them in data.general")
 
+    def _unretained(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        """Retain rows may be missing where probes say what is kept."""
+        if not isinstance(self.data, SourceData):
+            return
+        absent = self.data.absent
+        if absent and not self.probes:
+            hint = "give retain, which is split by group, or each of its parts; or say what is kept with probes"
+            yield ("data",), refuse(f"{', '.join(absent)} missing", hint)
+        elif self.data.retain is None and self.data.retain_train is None:
+            needing = [name for name in self.method.names if "retain" in self.method.of(name).needs]
+            if needing:
+                text = f"{', '.join(needing)} trains on retain rows, and the data has none"
+                yield ("data",), refuse(text, "name them as data.retain or data.retain_train, or choose another method")
+
     def _untargeted(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        if self.control.tau is not None and all(metric.startswith("forget.") for metric in self.objectives):
+        if self.control.tau is not None and all(map(is_forgetting, self.objectives)):
             hint = "add an objective such as retain.es: maximize, or write a criterion"
             yield ("control", "tau"), refuse("no objective measures utility, so there is nothing to keep", hint)
 
@@ -205,6 +227,16 @@ class Spec(Section):
         return UPDATES[self.update]
 
     @property
+    def probe_sets(self) -> dict[str, Probe]:
+        """The sets that the probes are, each with its probe."""
+        return {key: probe for name, probe in self.probes.items() for key, _, _ in probe.sources(name)}
+
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """The metrics of objectives and criteria, "<set>.<metric>"."""
+        return tuple(dict.fromkeys([*self.objectives, *(c.metric for c in self.criteria)]))
+
+    @property
     def notices(self) -> list[str]:
         """A line for each code from outside that a sweep runs, and for more trials than there are settings."""
         models = [model for model in (self.model, self.oracle) if model is not None and model.trust_remote_code]
@@ -247,7 +279,7 @@ class Spec(Section):
 
     def criteria_at(self, tau: Any) -> tuple[Criterion, ...]:
         """The criteria with this share (or distribution of shares) as control.tau; None for none."""
-        utility = {} if tau is None else {m: d for m, d in self.objectives.items() if not m.startswith("forget.")}
+        utility = {} if tau is None else {m: d for m, d in self.objectives.items() if not is_forgetting(m)}
         return (*self.control.criteria, *(keeping(metric, direction, tau) for metric, direction in utility.items()))
 
     @property
@@ -336,7 +368,8 @@ def from_plain(data: Mapping[str, Any]) -> Spec:
 
 def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
     """Raises pydantic's ValidationError."""
-    return Spec.model_validate(data, context={"check_files": check_files, OWN: own_metric_names(data)})
+    context = {"check_files": check_files, OWN: own_metric_names(data), PROBED: probe_metrics(data)}
+    return Spec.model_validate(data, context=context)
 
 
 def difference(a: Spec, b: Spec) -> list[str]:

@@ -77,7 +77,7 @@ def audit_sweep(
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
         ready = with_testbed(written, testbed_progress, results.manifest.date)
-        sets = load_sets(ready.data)
+        sets = load_sets(ready.data, ready.probes)
         checked_rows(sets, results.manifest)
         checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
         with connected(address, warn) as remote:

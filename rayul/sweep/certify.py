@@ -78,7 +78,7 @@ def certify_sweep(
         check_trusted(asked, folder, trusted=trust)
         wanted = asked.certify or Certify()
         spec = with_testbed(asked, testbed_progress, results.manifest.date)
-        sets = load_sets(spec.data)
+        sets = load_sets(spec.data, spec.probes)
         rows = checked_rows(sets, results.manifest)
         latest = results.certificates.latest
         reads = latest is None or results.certificates.begun is not None or again

@@ -79,7 +79,8 @@ class DialTests:
 
     def _keeps(self, limits: Sequence[Limit], scores: Sequence[TokenScores]) -> bool:
         own = scores[len(self.examples) - sum(map(len, self.others.values())) :]
-        values = measurement(own, self.task.groups(list(self.others)), self.metrics, self.task.own).values
+        metrics = {name: of for name, of in self.task.forward_metrics(self.metrics).items() if name in self.others}
+        values = measurement(own, self.task.groups(self.others), metrics, self.task.own).values
         return all(limit.keeps(values[limit.metric], self.baseline) for limit in limits)
 
     def _e_value(self, limit: Limit, values: Values, d: NDArray[np.float64]) -> float | None:

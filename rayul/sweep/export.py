@@ -82,7 +82,7 @@ def export(
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
     spec = with_testbed(written, testbed_progress, results.manifest.date)
-    sets = load_sets(spec.data)
+    sets = load_sets(spec.data, spec.probes)
     forget = checked_rows(sets, results.manifest)["forget"]
     checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
     # Before the model is loaded: a running sweep drops what leaves its front.

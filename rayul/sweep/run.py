@@ -143,7 +143,7 @@ def _run(
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
     check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists(), sends=True)
     ready = with_testbed(asked, testbed_progress, recorded.date)
-    sets = load_sets(ready.data)
+    sets = load_sets(ready.data, ready.probes)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
     if not resumes:  # a sweep that has begun goes on, and says at its end why nothing is certified
@@ -189,6 +189,8 @@ def _run(
             # --- References: the models that everything is compared with -------------------------------------------
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
+            for line in baseline.notes:
+                warn(line)
             check_limits(asked.criteria, baseline.metrics)
             if not resumes:
                 check_baseline_keeps(asked.criteria, baseline.metrics)

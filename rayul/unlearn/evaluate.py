@@ -11,47 +11,46 @@ from numpy.typing import NDArray
 
 from rayul.spec import CHOICES, METRICS, metric_name
 from rayul.unlearn import metrics as functions
+from rayul.unlearn.answered import answered
 from rayul.unlearn.forward import TokenScores, score
-from rayul.unlearn.measured import Groups, Measured, mean
+from rayul.unlearn.measured import Groups, Measured, Measurement, mean
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.task import EVALUATED, Task
 
 
-class Measurement(NamedTuple):
-    """By "<set>.<metric>": the value with its standard error, and the values of the single rows [rows]. By set: the
-    group of each row as a number [rows]."""
-
-    measured: dict[str, Measured]
-    per_row: dict[str, NDArray[np.float64]]
-    groups: Mapping[str, Groups]
-
-    @property
-    def values(self) -> dict[str, float]:
-        return {key: m.value for key, m in self.measured.items()}
-
-
 def evaluate(
-    model: Any, task: Task, metrics: Sequence[str], batch_size: int, sets: Sequence[str] = EVALUATED
+    model: Any,
+    task: Task,
+    metrics: Sequence[str],
+    batch_size: int,
+    sets: Sequence[str] = EVALUATED,
+    everything: bool = False,
 ) -> Measurement:
-    """Measure the sets that the task has. Rows of all sets share batches: fewer, fuller forwards.
+    """Measure the sets that the task has, and its probes. Rows of all sets share batches: fewer, fuller forwards.
 
-    metrics: as a spec names them in evaluate.metrics, custom ones by file.
+    metrics: of the sets that are no probe's, as a spec names them in evaluate.metrics, custom ones by file. everything:
+    also the metrics of probes that take more than the forward and steer nothing.
     """
-    chosen = task.evaluated(sets)
+    of_sets = task.forward_metrics(metrics, sets)
+    chosen = task.evaluated(of_sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
-    return measurement(scores, task.groups(sets), metrics, task.own)
+    found = measurement(scores, task.groups(of_sets), of_sets, task.own)
+    return found.joined(answered(model, task, batch_size, everything))
 
 
 def measurement(
-    scores: Sequence[TokenScores], groups: Mapping[str, Groups], metrics: Sequence[str], own: Mapping[str, RowMetric]
+    scores: Sequence[TokenScores],
+    groups: Mapping[str, Groups],
+    metrics: Mapping[str, Sequence[str]],
+    own: Mapping[str, RowMetric],
 ) -> Measurement:
-    """The metrics of sets, whose rows' scores follow each other. groups: the group of each row [rows], by set. own:
-    the custom ones, by name."""
+    """The metrics of sets, whose rows' scores follow each other. groups: the group of each row [rows], by set. metrics:
+    by set. own: the custom ones, by name."""
     remaining = iter(scores)
     result = Measurement({}, {}, groups)
     for name, of_rows in groups.items():
         rows = list(islice(remaining, len(of_rows)))
-        for metric in measurable(map(metric_name, metrics), rows):
+        for metric in measurable(map(metric_name, metrics[name]), rows):
             function = own.get(metric, metric)
             values = per_row(function, rows)
             result.per_row[f"{name}.{metric}"] = values

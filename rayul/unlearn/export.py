@@ -90,7 +90,7 @@ def score_saved(task: Task, spec: specs.Spec, folder: Path) -> dict[str, Measure
 
 def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Measured]:
     """What every evaluation of the sweep measures, and es, the same of the report rows."""
-    return evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED).measured
+    return evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED, everything=True).measured
 
 
 def largest_difference(measured: Mapping[str, Measured], recorded: Mapping[str, float]) -> float:

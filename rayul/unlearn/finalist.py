@@ -13,10 +13,10 @@ from rayul.records.audited import BEFORE, Audited, Scored
 from rayul.spec import CHEAP, Finalists, Spec, needs_oracle
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Attempt, Target
-from rayul.unlearn.evaluate import Measurement, evaluate, measurement
+from rayul.unlearn.evaluate import evaluate, measurement
 from rayul.unlearn.forward import Model
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.measured import rounded
+from rayul.unlearn.measured import Measurement, rounded
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import Task, spaced
@@ -85,13 +85,13 @@ def measure_everything(
     model: Model, task: Task, spec: Spec, names: Collection[str], oracle: Callable[[], Model | None]
 ) -> Scored:
     """Every metric of every set: what a search measures, and the rest of the suite."""
-    cheap = evaluate(model, task, cheaply(spec), spec.evaluate.batch_size, REPORTED)
+    cheap = evaluate(model, task, cheaply(spec), spec.evaluate.batch_size, REPORTED, everything=True)
     further = [name for name in names if name not in CHEAP]
     measured = dict(cheap.measured)
     if further:
         compared = oracle() if needs_oracle(further) else None
         options = (Template.of(spec.model), compared, further, spec.evaluate.batch_size)
-        suite = evaluate_model(model, task.tokenizer, task.sets, *options, oracle_auc=spec.evaluate.oracle_auc)
+        suite = evaluate_model(model, task.tokenizer, task.data_sets, *options, oracle_auc=spec.evaluate.oracle_auc)
         measured |= suite.measured
     return Scored(
         metrics={key: m.value for key, m in measured.items()},
@@ -108,7 +108,7 @@ def cheaply(spec: Spec) -> list[str]:
 def _attempt(attempt: Attempt, task: Task, spec: Spec) -> Scored:
     groups = task.groups(["forget"])["forget"]
     judged = groups[list(attempt.judged)] if attempt.judged else groups
-    found = measurement(attempt.scores, {"forget": judged}, cheaply(spec), task.own)
+    found = measurement(attempt.scores, {"forget": judged}, {"forget": cheaply(spec)}, task.own)
     return Scored(
         attempt.variant,
         attempt.judged,

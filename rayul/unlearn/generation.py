@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rayul.unlearn import metrics
 from rayul.unlearn.fits import positions
@@ -22,14 +23,20 @@ SIMILAR = 0.5
 
 @torch.no_grad()
 def generate(
-    model: Model, prompts: Sequence[Ids], limits: Sequence[int], stop: frozenset[int], pad: int, batch_size: int = 64
+    model: Model,
+    prompts: Sequence[Ids],
+    limits: Sequence[int],
+    stop: frozenset[int],
+    pad: int,
+    batch_size: int = 64,
+    ended: Callable[[Ids], bool] | None = None,
 ) -> list[list[int]]:
     """Greedy continuations of the prompts, in their order: at most limits[i] tokens, and none beyond the model's last
-    position, cut before the first stop token.
+    position, cut before the first stop token. ended: whether nothing needs to follow these; asked after each token.
 
     Batches are sorted by length, padded on the left, and decoded with the key-value cache.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, StoppingCriteriaList
 
     device = next(model.parameters()).device
     was_training = model.training
@@ -60,9 +67,15 @@ def generate(
             eos_token_id=sorted(stop) or None,
             pad_token_id=pad,
         )
-        output = model.generate(input_ids=ids, attention_mask=attention.long(), generation_config=config)
-        for i, row in zip(chosen, output[:, width:].tolist(), strict=True):
-            texts[i] = _until(row[: limits[i]], stop)
+        until = _Until(width, ended)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=attention.long(),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([until] if ended is not None else []),
+        )
+        for n, (i, row) in enumerate(zip(chosen, output[:, width:].tolist(), strict=True)):
+            texts[i] = _until(row[: until.lengths.get(n, limits[i])][: limits[i]], stop)
     model.train(was_training)
     return [texts[i] for i in range(len(prompts))]
 
@@ -123,6 +136,21 @@ def lcs(a: Ids, b: Ids) -> int:
         for j, y in enumerate(b):
             row.append(above[j] + 1 if x == y else max(above[j + 1], row[j]))
     return row[-1]
+
+
+class _Until:
+    """Ends the lines of a batch that have ended. lengths: how many tokens each of them had then; pads follow."""
+
+    def __init__(self, width: int, ended: Callable[[Ids], bool] | None) -> None:
+        self.width, self.ended = width, ended
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        assert self.ended is not None
+        for i, row in enumerate(ids[:, self.width :].tolist()):
+            if i not in self.lengths and self.ended(row):
+                self.lengths[i] = len(row)
+        return torch.tensor([i in self.lengths for i in range(len(ids))], device=ids.device)
 
 
 def _until(ids: list[int], stop: frozenset[int]) -> list[int]:

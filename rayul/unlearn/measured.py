@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,27 @@ class Measured(NamedTuple):
     stderr: float
     rows: int
     groups: int
+
+
+class Measurement(NamedTuple):
+    """By "<set>.<metric>": the value with its standard error, and the values of the single rows [rows]. By set: the
+    group of each row as a number [rows]. notes: what whoever reads the numbers should know."""
+
+    measured: dict[str, Measured]
+    per_row: dict[str, NDArray[np.float64]]
+    groups: Mapping[str, Groups]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {key: m.value for key, m in self.measured.items()}
+
+    def joined(self, other: Measurement) -> Measurement:
+        """The metrics of both."""
+        groups = {**self.groups, **other.groups}
+        return Measurement(
+            self.measured | other.measured, self.per_row | other.per_row, groups, self.notes + other.notes
+        )
 
 
 def mean(values: NDArray[np.float64], groups: Groups | None = None) -> Measured:

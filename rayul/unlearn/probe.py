@@ -9,17 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.unlearn import generation, membership
 from rayul.unlearn.data import Row, group_numbers
 from rayul.unlearn.forward import Model, TokenScores, score
-from rayul.unlearn.template import DEFAULT_TEMPLATE, AnyTemplate, text_after_answer
+from rayul.unlearn.template import DEFAULT_TEMPLATE, AnyTemplate, template_for, text_after_answer
 from rayul.unlearn.tokens import Example, encode, encode_rows, pad_id
 
 Floats = NDArray[np.float64]
 
-MAX_NEW_TOKENS = 200
-"""Length limit of a generated answer. It matters: recall rewards a long answer. OpenUnlearning's value for TOFU."""
+
+class Generation(NamedTuple):
+    """How answers are generated, and compared with the true ones. stop: an answer ends before the first of these."""
+
+    max_new_tokens: int = specs.MAX_NEW_TOKENS
+    stop: tuple[str, ...] = ()
+    rouge: specs.Rouge = specs.Rouge()
+
+    @classmethod
+    def of(cls, probe: specs.Probe) -> Generation:
+        return cls(probe.max_new_tokens, probe.stop, probe.rouge)
+
+
+_PLAIN = Generation()
 
 
 POSITIONS = 8192
@@ -43,10 +56,10 @@ class Probe:
         rows: Sequence[Row],
         template: AnyTemplate = None,
         batch_size: int = 64,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        asked: Generation = _PLAIN,
     ) -> None:
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
-        self.template, self.batch_size, self.max_new_tokens = template, batch_size, max_new_tokens
+        self.template, self.batch_size, self.asked = template, batch_size, asked
         self.pad = pad_id(tokenizer)
         self.groups = group_numbers(rows)
         self._parts: dict[str, Probe] = {}
@@ -57,7 +70,7 @@ class Probe:
         if len(rows) in (0, len(self.rows)):
             return self
         if column not in self._parts:
-            options = (self.template, self.batch_size, self.max_new_tokens)
+            options = (self.template, self.batch_size, self.asked)
             self._parts[column] = Probe(self.model, self.tokenizer, rows, *options)
         return self._parts[column]
 
@@ -81,7 +94,7 @@ class Probe:
     def rephrased(self) -> list[TokenScores]:
         """paraphrased question -> answer."""
         self.require("paraphrased_question")
-        return self._score(self._encode([(row.paraphrased_question, row.answer) for row in self.rows]))
+        return self._score(self._encode([(row, row.paraphrased_question, row.answer) for row in self.rows]))
 
     @cached_property
     def answer_logp(self) -> Floats:
@@ -93,7 +106,7 @@ class Probe:
         """question -> paraphrased answer, mean log p, [N]; the answer itself where a row has no paraphrase."""
         logp = self.answer_logp.copy()
         where = [i for i, row in enumerate(self.rows) if row.paraphrased_answer]
-        pairs = [(self.rows[i].question, self.rows[i].paraphrased_answer) for i in where]
+        pairs = [(self.rows[i], self.rows[i].question, self.rows[i].paraphrased_answer) for i in where]
         logp[where] = [s.logp.mean() for s in self._score(self._encode(pairs))]
         return logp
 
@@ -101,7 +114,7 @@ class Probe:
     def perturbed_logp(self) -> list[Floats]:
         """question -> each wrong answer, mean log p."""
         self.require("perturbed_answer")
-        pairs = [(row.question, wrong) for row in self.rows for wrong in row.perturbed_answer]
+        pairs = [(row, row.question, wrong) for row in self.rows for wrong in row.perturbed_answer]
         logp = np.array([s.logp.mean() for s in self._score(self._encode(pairs))])
         return np.split(logp, np.cumsum([len(row.perturbed_answer) for row in self.rows])[:-1])
 
@@ -124,15 +137,36 @@ class Probe:
     def generated(self) -> list[list[int]]:
         """The greedy answer to each question, as tokens without the end token."""
         prompts = [e.ids[: e.start] for e in self.examples]
-        limits = [self.max_new_tokens] * len(prompts)
-        return generation.generate(self.model, prompts, limits, self._stop, self.pad, self.batch_size)
+        limits = [self.asked.max_new_tokens] * len(prompts)
+        ended = self._has_stop if self.asked.stop else None
+        return generation.generate(self.model, prompts, limits, self._stop, self.pad, self.batch_size, ended)
 
     @cached_property
     def texts(self) -> list[str]:
-        """The greedy answers as text, without what the template writes behind an answer."""
-        tail = text_after_answer(self.tokenizer, self.template).strip()
-        texts = [str(self.tokenizer.decode(ids, skip_special_tokens=True)) for ids in self.generated]
-        return [(text.split(tail)[0] if tail else text).strip() for text in texts]
+        """The greedy answers as text, without what the template writes behind an answer, and up to the first stop."""
+        texts = []
+        for row, whole in zip(self.rows, self._whole_texts, strict=True):
+            tail = text_after_answer(self.tokenizer, template_for(row, self.template)).strip()
+            ends = [whole.find(stop) for stop in (*self.asked.stop, *filter(None, [tail]))]
+            texts.append(whole[: min((end for end in ends if end >= 0), default=len(whole))].strip())
+        return texts
+
+    @property
+    def never_stopped(self) -> bool:
+        """Whether there are stop texts, and no answer has one."""
+        return bool(self.asked.stop) and not any(stop in text for text in self._whole_texts for stop in self.asked.stop)
+
+    @cached_property
+    def _whole_texts(self) -> list[str]:
+        return [self._text(ids) for ids in self.generated]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _has_stop(self, ids: Sequence[int]) -> bool:
+        """Whether a stop ends within the last token. A token has a byte at least."""
+        reach = 1 + max(len(stop.encode()) for stop in self.asked.stop)
+        return any(stop in self._text(ids[-reach:]) for stop in self.asked.stop)
 
     @cached_property
     def similar(self) -> Floats:
@@ -156,8 +190,9 @@ class Probe:
         tokens |= closing & set(self.tokenizer.added_tokens_decoder)
         return frozenset(int(token) for token in tokens if token is not None)
 
-    def _encode(self, pairs: Sequence[tuple[str, str]]) -> list[Example]:
-        return [encode(self.tokenizer, self.template, question, answer) for question, answer in pairs]
+    def _encode(self, pairs: Sequence[tuple[Row, str, str]]) -> list[Example]:
+        """Other questions or answers of rows, in the wording of the row."""
+        return [encode(self.tokenizer, template_for(row, self.template), asked, answer) for row, asked, answer in pairs]
 
     def _score(self, examples: Sequence[Example]) -> list[TokenScores]:
         return score(self.model, examples, self.pad, self.batch_size)

@@ -25,20 +25,20 @@ def mostly_latin(text: str) -> bool:
 
 class ScriptTokenizer(Tokenizer):  # type: ignore[misc]
     """Unicode words (letters, digits and their marks), single characters where a script puts no blanks between words,
-    and words of plain Latin letters stemmed as rouge_score stems them.
+    and, where asked for, words of plain Latin letters stemmed as rouge_score stems them.
 
     rouge_score's own tokenizer drops every letter but a to z: a perfect copy of a Russian answer scores 0 with it.
     """
 
-    def __init__(self) -> None:
-        self.stemmer = porter.PorterStemmer()
+    def __init__(self, stem: bool = True) -> None:
+        self.stemmer = porter.PorterStemmer() if stem else None
 
     def tokenize(self, text: str) -> list[str]:
         return [self._stemmed(word) for word in words(unicodedata.normalize("NFKC", text).lower())]
 
     def _stemmed(self, word: str) -> str:
         plain = re.fullmatch("[a-z0-9]+", word) and len(word) > STEMMED_ABOVE
-        return str(self.stemmer.stem(word)) if plain else word
+        return str(self.stemmer.stem(word)) if self.stemmer is not None and plain else word
 
 
 def words(text: str) -> list[str]:

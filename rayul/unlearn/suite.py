@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.spec import METRICS, metric_name
 from rayul.unlearn import suite_metrics
@@ -21,7 +23,7 @@ from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model
 from rayul.unlearn.measured import Measured, mean
 from rayul.unlearn.metrics import RowMetric
-from rayul.unlearn.probe import MAX_NEW_TOKENS, Missing, Probe, Probes
+from rayul.unlearn.probe import Generation, Missing, Probe, Probes
 from rayul.unlearn.template import AnyTemplate
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 NOT_SCORED = ("retain_train", "retain_certify")
 """Rows that the unlearning loss keeps in place: a score on them measures the training, not the model. And those that
 the certificate alone may read."""
+
+
+_NO_PROBES: Mapping[str, specs.Probe] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,16 @@ def evaluate_model(
     oracle: Model | None = None,
     metrics: Collection[str] | None = None,
     batch_size: int = 64,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int = specs.MAX_NEW_TOKENS,
     progress: Callable[[str], None] | None = None,
     own: Mapping[str, RowMetric] | None = None,
     oracle_auc: float | None = None,
+    probes: Mapping[str, specs.Probe] = _NO_PROBES,
 ) -> SuiteResult:
     """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
 
-    own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn.
+    own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn. probes: by their sets, which
+    are measured with their own metrics and lengths.
     oracle: a model trained without the forget rows, for forget_quality, mia_*_gap and privleak; it shares tokenizer
     and template. oracle_auc: in its place, for privleak alone (`evaluate.oracle_auc`).
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
@@ -104,10 +111,11 @@ def evaluate_model(
         raise InputError(f"unknown metric {unknown[0]!r}", f"the metrics are {', '.join((*METRICS, *own))}")
 
     def probe(of: Model, key: str) -> Probe:
-        return Probe(of, tokenizer, sets[key], template, batch_size, max_new_tokens)
+        asked = Generation.of(probes[key]) if key in probes else Generation(max_new_tokens)
+        return Probe(of, tokenizer, sets[key], template, batch_size, asked)
 
     scored = {key: probe(model, key) for key, rows in sets.items() if rows and key not in NOT_SCORED}
-    probes = Probes(scored, None if oracle is None else {key: probe(oracle, key) for key in scored}, oracle_auc)
+    others = Probes(scored, None if oracle is None else {key: probe(oracle, key) for key in scored}, oracle_auc)
     check_fits(model, {key: one.examples for key, one in scored.items()})
     check_fits(model, {f"reworded {key}": reworded(tokenizer, template, sets[key]) for key in scored})
     result = SuiteResult({}, {})
@@ -122,8 +130,9 @@ def evaluate_model(
 
     for key, one in scored.items():
         for name in (*METRICS, *own):
-            if name in chosen and (name in own or key in (METRICS[name].only or scored)):
-                record(f"{key}.{name}", partial(_measure, own.get(name, name), one, probes))
+            wanted = probes[key].metrics if key in probes else chosen
+            if name in wanted and (name in own or key in (METRICS[name].only or scored)):
+                record(f"{key}.{name}", partial(_measure, own.get(name, name), one, others))
     return result
 
 

@@ -53,7 +53,7 @@ def choice_text(probe: Probe) -> Floats:
 
 
 def rouge(probe: Probe) -> Floats:
-    return text_quality.rouge_l_recall([row.answer for row in probe.rows], probe.texts)
+    return text_quality.rouge_l([row.answer for row in probe.rows], probe.texts, probe.asked.rouge)
 
 
 def empty(probe: Probe) -> Floats:

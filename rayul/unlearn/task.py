@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec
 from rayul.unlearn.data import Row, Sets, group_numbers
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NO_PROBES: Mapping[str, specs.Probe] = MappingProxyType({})
+
 EVALUATED = ("forget", "retain", "general")
 """Sets that every evaluation scores; "retain_report" is scored for the final report only."""
 
@@ -41,7 +45,9 @@ class Task:
 
     training: the examples that trials train on, "forget", "retain_train" and "idk": those of the sets, and, where
     `extras`, behind them the paraphrases, and behind all retain rows all forget rows, for trials that hold some of them
-    yet. held: where these begin. reworded: by set the place of a row's paraphrase, by the row's."""
+    yet. held: where these begin. reworded: by set the place of a row's paraphrase, by the row's.
+
+    probes: by their sets. steering: the metrics that objectives and criteria read, "<set>.<metric>"."""
 
     def __init__(
         self,
@@ -53,7 +59,11 @@ class Task:
         own: Mapping[str, RowMetric],
         rewords: bool = False,
         extras: bool = False,
+        probes: Mapping[str, specs.Probe] = _NO_PROBES,
+        steering: Sequence[str] = (),
     ) -> None:
+        self.template = template
+        self.probes, self.steering = probes, steering
         self.own = own
         self.base = base
         self.tokenizer = tokenizer
@@ -92,11 +102,34 @@ class Task:
     def device(self) -> torch.device:
         return next(self.base.parameters()).device  # type: ignore[no-any-return]
 
-    def evaluated(self, names: Sequence[str] = EVALUATED) -> dict[str, list[Example]]:
+    @property
+    def data_sets(self) -> Sets:
+        """The sets without those of probes."""
+        return {name: rows for name, rows in self.sets.items() if name not in self.probes}
+
+    def forward_metrics(self, metrics: Sequence[str], names: Sequence[str] = EVALUATED) -> dict[str, Sequence[str]]:
+        """What the one forward of an evaluation measures, by set: these metrics of these sets, as far as they have
+        rows, and of a probe its own."""
+        found = {name: metrics for name in names if name not in self.probes and self.examples.get(name)}
+        of_probes = {name: [m for m in probe.metrics if self._is_cheap(m)] for name, probe in self.probes.items()}
+        return found | {name: cheap for name, cheap in of_probes.items() if cheap}
+
+    def further_metrics(self, everything: bool) -> dict[str, list[str]]:
+        """What a probe measures beyond that, by set: what steers, or all of it."""
+        asked = {
+            name: [m for m in probe.metrics if not self._is_cheap(m) and (everything or f"{name}.{m}" in self.steering)]
+            for name, probe in self.probes.items()
+        }
+        return {name: further for name, further in asked.items() if further}
+
+    def _is_cheap(self, metric: str) -> bool:
+        return metric in self.own or METRICS[metric].needs == "forward"
+
+    def evaluated(self, names: Iterable[str] = EVALUATED) -> dict[str, list[Example]]:
         """Examples of the sets to evaluate, at most `max_rows` each and evenly spaced."""
         return {name: spaced(self.examples[name], self.max_rows) for name in names if self.examples.get(name)}
 
-    def groups(self, names: Sequence[str] = EVALUATED) -> dict[str, NDArray[np.int64]]:
+    def groups(self, names: Iterable[str] = EVALUATED) -> dict[str, NDArray[np.int64]]:
         """The group of each of these examples as a number from 0, [rows], by set."""
         return {name: group_numbers(spaced(list(self.sets[name]), self.max_rows)) for name in self.evaluated(names)}
 
@@ -125,9 +158,11 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for control in spec.control.own:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
-    rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in spec.evaluate.final)
+    further = (*spec.evaluate.final, *(metric for probe in spec.probes.values() for metric in probe.metrics))
+    rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in further)
     extras = spec.training.layered is not None or spec.training.augment is not None
-    return Task(base, tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, own, rewords, extras)
+    template, rows = Template.of(spec.model), spec.evaluate.max_rows
+    return Task(base, tokenizer, sets, template, rows, own, rewords, extras, spec.probe_sets, spec.steering)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:
@@ -152,14 +187,13 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"training.layered {folds}: the forget rows have {groups} groups, and those of a group are in one fold",
             f"set {groups} or less" if groups > 1 else "leave training.layered out",
         )
-    judged = [*spec.objectives, *(c.metric for c in spec.criteria)]
-    missing = [metric for metric in dict.fromkeys(judged) if not sets.get(metric.split(".")[0])]
+    missing = [metric for metric in spec.steering if not sets.get(metric.split(".")[0])]
     if missing:
         raise InputError(
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
-    _check_choices(spec, sets, judged)
+    _check_choices(spec, sets, spec.steering)
     if spec.control.confidence is not None:
         for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
             rows = spaced(list(sets[name]), spec.evaluate.max_rows)

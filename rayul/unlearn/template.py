@@ -39,9 +39,10 @@ class Template:
     """What the section `model` of a spec says about text.
 
     text: with {question} and {answer}; CHAT; None for the tokenizer's chat template where it has one, and
-    DEFAULT_TEMPLATE where not. Of a chat template alone: the system message, further arguments, the day
-    ("2026-07-31") that it is told if it asks for the date (None for the day on which it is rendered), and what was said
-    before the question, as (role, text); a system message among it takes the place of `system`.
+    DEFAULT_TEMPLATE where not. before: stands before every text, in a chat before the question. Of a chat template
+    alone: the system message, further arguments, the day ("2026-07-31") that it is told if it asks for the date (None
+    for the day on which it is rendered), and what was said before the question, as (role, text); a system message among
+    it takes the place of `system`.
     """
 
     text: str | None = None
@@ -49,6 +50,7 @@ class Template:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     day: str | None = None
     history: tuple[tuple[str, str], ...] = ()
+    before: str = ""
 
     @classmethod
     def of(cls, model: specs.Model) -> Template:
@@ -73,10 +75,15 @@ class Rendered(NamedTuple):
 
 def template_for(row: Row, template: AnyTemplate) -> AnyTemplate:
     """The template of this row: a verbatim passage has none around its halves, the question of multiple choice ends
-    with "Answer:", and a conversation brings its earlier turns."""
-    if row.text or row.choices:
-        return VERBATIM if row.text else CHOICE
-    return replace(_template(template), history=row.history) if row.history else template
+    with "Answer:", a conversation brings its earlier turns, and a probe may have a wording of its own."""
+    if row.text:
+        return VERBATIM
+    own = _template(template)
+    if row.choices:
+        own = Template(CHOICE)
+    if row.wording is not None:
+        own = replace(own, text=row.wording.text or own.text, before=row.wording.before)
+    return replace(own, history=row.history)
 
 
 def rendered(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str) -> Rendered:
@@ -84,9 +91,10 @@ def rendered(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer:
     template = _template(template)
     text = _text(tokenizer, template)
     if text == CHAT:
-        return Rendered(*_place(lambda answer: _chat(tokenizer, template, question, answer), answer), special=False)
+        asked = template.before + question
+        return Rendered(*_place(lambda answer: _chat(tokenizer, template, asked, answer), answer), special=False)
     before, _, after = text.partition("{answer}")
-    before = before.replace("{question}", question)
+    before = template.before + before.replace("{question}", question)
     return Rendered(before + answer + after, len(before), len(before + answer), special=True)
 
 
@@ -95,9 +103,9 @@ def prompt(tokenizer: Tokenizer, template: AnyTemplate, question: str) -> Render
     template = _template(template)
     text = _text(tokenizer, template)
     if text == CHAT:
-        whole = _chat(tokenizer, template, question, None)
+        whole = _chat(tokenizer, template, template.before + question, None)
     else:
-        whole = text.partition("{answer}")[0].replace("{question}", question)
+        whole = template.before + text.partition("{answer}")[0].replace("{question}", question)
     return Rendered(whole, len(whole), len(whole), special=text != CHAT)
 
 
@@ -106,8 +114,10 @@ def question_place(tokenizer: Tokenizer, template: AnyTemplate, question: str, a
     template = _template(template)
     text = _text(tokenizer, template)
     if text == CHAT:
-        return _place(lambda question: _chat(tokenizer, template, question, answer), question)[1:]
-    begin = text.index("{question}")
+        asked = template.before + question
+        _, begin, end = _place(lambda asked: _chat(tokenizer, template, asked, answer), asked)
+        return end - len(question.strip()), end
+    begin = len(template.before) + text.index("{question}")
     return begin, begin + len(question)
 
 

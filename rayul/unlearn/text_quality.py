@@ -10,11 +10,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rayul.spec import Rouge
 from rayul.unlearn.measured import Groups, Measured
 
+_TOFU = Rouge()
 
-def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[np.float64]:
-    """LCS(answer, generated) / |answer| over stemmed lower-case words, [N] in [0, 1] (Lin 2004; TOFU's ROUGE-L).
+
+def rouge_l(answers: Sequence[str], generated: Sequence[str], rouge: Rouge = _TOFU) -> NDArray[np.float64]:
+    """LCS(answer, generated) / |answer| over lower-case words, [N] in [0, 1] (Lin 2004), stemmed by default (TOFU's
+    ROUGE-L recall); or the F1 of that and of LCS / |generated|.
 
     An answer whose letters are mostly not Latin is split into words as `ScriptTokenizer` does, any other as rouge_score
     does.
@@ -23,14 +27,13 @@ def rouge_l_recall(answers: Sequence[str], generated: Sequence[str]) -> NDArray[
 
     from rayul.unlearn.rouge_words import ScriptTokenizer, mostly_latin
 
-    latin = RougeScorer(["rougeL"], use_stemmer=True)
-    other = RougeScorer(["rougeL"], tokenizer=ScriptTokenizer())
-    return np.array(
-        [
-            (latin if mostly_latin(answer) else other).score(answer, text)["rougeL"].recall
-            for answer, text in zip(answers, generated, strict=True)
-        ]
-    )
+    latin = RougeScorer(["rougeL"], use_stemmer=rouge.stem)
+    other = RougeScorer(["rougeL"], tokenizer=ScriptTokenizer(rouge.stem))
+    scores = [
+        (latin if mostly_latin(answer) else other).score(answer, text)["rougeL"]
+        for answer, text in zip(answers, generated, strict=True)
+    ]
+    return np.array([score.recall if rouge.kind == "recall" else score.fmeasure for score in scores])
 
 
 def empty(generated: Sequence[str]) -> NDArray[np.float64]:

@@ -15,9 +15,9 @@ from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending,
 from rayul.records.groups import pooled
 from rayul.spec import Spec, needs_oracle, violations
 from rayul.unlearn.calibrate import calibrations
-from rayul.unlearn.evaluate import Measurement, evaluate, pessimistic
+from rayul.unlearn.evaluate import evaluate, pessimistic
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.measured import rounded, sums
+from rayul.unlearn.measured import Measurement, rounded, sums
 from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, Task
@@ -105,16 +105,17 @@ def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
     """The row of the baseline or the oracle: `task.base` as it is, the report sets included."""
     assert trial_id in (BASELINE, ORACLE)
     row = Evaluation(trial_id, 0, mixing=0.0, seed=spec.search.seed, device=device_name(task.device))
-    return _with_metrics(row, final_measurement(task.base, task, spec), spec)
+    found = final_measurement(task.base, task, spec)
+    return replace(_with_metrics(row, found, spec), notes=found.notes)
 
 
 def final_measurement(model: Any, task: Task, spec: Spec) -> Measurement:
-    """What the report says of a model: the metrics of every evaluation and es, on the report rows too, and
-    evaluate.final.
+    """What the report says of a model: the metrics of every evaluation and es, on the report rows too, all of the
+    probes, and evaluate.final.
 
     A metric of evaluate.final that lacks rows, columns or the oracle is absent; `rayul evaluate` says why.
     """
-    measurement = evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED)
+    measurement = evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED, everything=True)
     wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.reported]
     if not wanted:
         return measurement
@@ -122,7 +123,7 @@ def final_measurement(model: Any, task: Task, spec: Spec) -> Measurement:
     suite = evaluate_model(
         model,
         task.tokenizer,
-        task.sets,
+        task.data_sets,
         Template.of(spec.model),
         oracle,
         wanted,
@@ -231,8 +232,7 @@ def _judged(
 
 def _with_metrics(row: Evaluation, measurement: Measurement, spec: Spec) -> Evaluation:
     measured = measurement.measured
-    steering = dict.fromkeys([*spec.objectives, *(c.metric for c in spec.criteria)])
-    known = {key: spec.evaluate.of(key.partition(".")[2]) for key in steering}
+    known = {key: spec.evaluate.of(key.partition(".")[2]) for key in spec.steering}
     summed = {
         key: sums(measurement.per_row[key], measurement.groups[key.partition(".")[0]])
         for key, metric in known.items()

@@ -13,7 +13,7 @@ def test_lora_is_what_is_not_said_otherwise() -> None:
     plain = parse_spec(BASE)
     assert plain.update == "lora"
     assert plain == parse_spec(BASE + "update: lora\n")
-    assert list(plain.resolved())[4:7] == ["method", "update", "lora"]
+    assert list(plain.resolved())[5:8] == ["method", "update", "lora"]
     assert parse_spec(dump_yaml(plain.resolved())) == plain
 
 

@@ -14,7 +14,7 @@ from rayul.errors import InputError
 from rayul.spec.spec import from_plain
 from rayul.testbed import with_testbed
 from rayul.unlearn.data import Row
-from rayul.unlearn.probe import Probe
+from rayul.unlearn.probe import Generation, Probe
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.template import Template, text_notices
 from rayul.unlearn.tokens import encode
@@ -77,7 +77,7 @@ def test_a_model_trained_on_turns_scores_one_and_its_answers_end_with_the_turn(s
     right = [truth(model, *turn) for turn in turns]
     assert found["forget.es"].value == 1 == sum(es for es, _ in right) / len(right)
     assert found["forget.prob"].value == pytest.approx(sum(p for _, p in right) / len(right), abs=1e-4)
-    assert Probe(model, tokenizer, ROWS, max_new_tokens=60).texts == [row.answer for row in ROWS]
+    assert Probe(model, tokenizer, ROWS, asked=Generation(60)).texts == [row.answer for row in ROWS]
 
 
 def test_what_a_template_writes_only_before_an_answer_is_told() -> None:

@@ -15,7 +15,7 @@ from rayul.spec import Model
 from rayul.unlearn.data import Row
 from rayul.unlearn.generation import generate
 from rayul.unlearn.model import load_model
-from rayul.unlearn.probe import Probe
+from rayul.unlearn.probe import Generation, Probe
 from rayul.unlearn.tokens import encode
 
 POSITIONS = 24
@@ -73,4 +73,4 @@ def test_every_end_token_of_the_model_ends_an_answer(named_in: str, tmp_path: Pa
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded, tokenizer = load_model(Model(path=str(tmp_path)))
-    assert Probe(loaded, tokenizer, [row], max_new_tokens=12).generated == [text[: text.index(ends[0])]]
+    assert Probe(loaded, tokenizer, [row], asked=Generation(12)).generated == [text[: text.index(ends[0])]]

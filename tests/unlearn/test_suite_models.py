@@ -16,7 +16,7 @@ from rayul.spec import METRICS
 from rayul.unlearn import generation, membership, metrics
 from rayul.unlearn.data import Row
 from rayul.unlearn.forward import score
-from rayul.unlearn.probe import Missing, Probe
+from rayul.unlearn.probe import Generation, Missing, Probe
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.tokens import Example, collate, encode_rows
 
@@ -274,7 +274,7 @@ def test_suite_of_a_model_with_an_adapter(model, tokenizer):
 
 def test_suite_agrees_with_its_parts(model, tokenizer):
     result = evaluate_model(model, tokenizer, SETS, metrics=("model_utility", "rouge", "prob"), max_new_tokens=60)
-    kept, general = (Probe(model, tokenizer, SETS[key], max_new_tokens=60) for key in ("retain", "general"))
+    kept, general = (Probe(model, tokenizer, SETS[key], asked=Generation(60)) for key in ("retain", "general"))
 
     def options(probe):
         p = [np.exp([a, *wrong]) for a, wrong in zip(probe.answer_logp, probe.perturbed_logp, strict=True)]

@@ -95,5 +95,5 @@ class Victim:
         )
 
     def _es(self, scores: Sequence[TokenScores], judged: Sequence[int]) -> Measured:
-        found = measurement(scores, {"forget": self.groups[list(judged)]}, ["es"], self.task.own)
+        found = measurement(scores, {"forget": self.groups[list(judged)]}, {"forget": ["es"]}, self.task.own)
         return found.measured["forget.es"]

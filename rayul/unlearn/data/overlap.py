@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rayul.errors import InputError
+from rayul.spec import is_forget_set
 from rayul.unlearn.data.row import Row, Sets
 from rayul.words import plural
 
@@ -55,6 +56,22 @@ def _first(rows: Sequence[Row], group: str) -> int:
     return next(i for i, row in enumerate(rows, 1) if row.group == group)
 
 
+def check_probes_apart(sets: Sets, probed: Sets) -> None:
+    """Raises InputError, as `check_apart` does, for a probe with rows of the data that it must not share: rows that are
+    trained on or to be forgotten cannot show what is kept, and nothing steers by those that certify or report. A probe
+    of rows to forget may share those, and a probe of others what steers anyway."""
+    for name, rows in probed.items():
+        others = KEPT if is_forget_set(name) else ("forget", "retain_train", "retain_certify", "retain_report")
+        keys = {other: [row.key for row in sets.get(other, ())] for other in others}
+        keys[name] = [row.key for row in rows]
+        for other in others:
+            if both := _shared(keys, other, [name]):
+                raise InputError(
+                    f"{len(both)} of {len(rows)} {name} rows also stand in {other}: {'; '.join(both[:SHOWN])}",
+                    f"{_why(other, name)}: remove them from one of the two",
+                )
+
+
 def _shared(keys: Mapping[str, Sequence[str]], first: str, others: Sequence[str]) -> list[str]:
     """Rows that stand in both, as "forget row 2 = retain row 7"."""
     places = {key: i for i, key in reversed(list(enumerate(keys[first], 1)))}
@@ -71,6 +88,8 @@ def _why(first: str, second: str) -> str:
         return "holdout rows are those that no model was trained on"
     if first == "forget":
         return "what is to be forgotten cannot show what is kept"
+    if is_forget_set(second):
+        return "a row cannot be both to forget and to retain"
     if "retain_certify" in (first, second):
         return "rows that anything else reads certify nothing"
     if first == "retain_train":

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,14 @@ OTHER_NAMES = {"group": GROUP_ALIAS, "question": "prompt", "answer": "completion
 """What columns are called too, in files whose columns are not mapped: those of TOFU's kind, and those of TRL."""
 
 
+class Wording(NamedTuple):
+    """How a probe asks its rows. text: a template in place of the model's; None: the model's. before: what stands
+    before the question."""
+
+    text: str | None
+    before: str = ""
+
+
 @dataclass(frozen=True)
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
@@ -33,7 +41,8 @@ class Row:
     that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
     2407.06460). `choices`: the options of multiple choice, whose question has them and asks for a letter, which is the
     answer; `stem`: what is asked, without them; `subject`: what it is said to be about.
-    `history`: what was said before the question, as (role, text)."""
+    `history`: what was said before the question, as (role, text). `wording`: of a probe that asks in its
+    own way."""
 
     question: str
     answer: str
@@ -46,6 +55,7 @@ class Row:
     stem: str = ""
     subject: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    wording: Wording | None = None
 
     @property
     def key(self) -> str:

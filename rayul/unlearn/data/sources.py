@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rayul.errors import InputError
-from rayul.spec import Data, FolderData, SourceData, Split, TofuData
+from rayul.spec import Data, FolderData, Probe, SourceData, Split, TofuData
 from rayul.unlearn.data.files import read_folder
-from rayul.unlearn.data.overlap import check_apart
+from rayul.unlearn.data.overlap import check_apart, check_probes_apart
+from rayul.unlearn.data.probes import probe_sets
 from rayul.unlearn.data.row import Row, Sets, group_numbers
 from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.split import split_by_group
@@ -23,11 +26,14 @@ PARTS = {
 """The sets that `data.retain` is split into, by their names in the `data` section."""
 
 
-def load_sets(data: Data) -> Sets:
-    """Read every set that `data` names.
+_NO_PROBES: Mapping[str, Probe] = MappingProxyType({})
+
+
+def load_sets(data: Data, probes: Mapping[str, Probe] = _NO_PROBES) -> Sets:
+    """Read every set that `data` names, and those of the probes.
 
     Raises InputError for a missing or empty file, one that is not UTF-8, a line that is not JSON, a row without an
-    answer, and for rows that stand in two sets.
+    answer, and for rows that stand in two sets. Retain rows may be missing where there are probes.
     """
     match data:
         case TofuData():
@@ -36,11 +42,14 @@ def load_sets(data: Data) -> Sets:
             sets = read_folder(Path(data.folder).expanduser())
         case SourceData():
             sets = _sources(data)
-    for key in {"forget": (), "retain": ()} | sets:
+    needed = ("forget",) if probes else ("forget", "retain")
+    for key in dict.fromkeys((*needed, *sets)):
         if not sets.get(key):
             raise InputError(f"the {key} set has no rows", f"name a file with rows as data.{PARTS.get(key, key)}")
     check_apart(sets)
-    return sets
+    probed = probe_sets(probes)
+    check_probes_apart(sets, probed)
+    return sets | probed
 
 
 def _sources(data: SourceData) -> Sets:

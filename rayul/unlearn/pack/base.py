@@ -66,6 +66,15 @@ class PackedBase:
             weights[f"{name}.weight"] = torch.addmm(linear.weight, b[0].T, a[0].T, alpha=float(adapters.scale))
         return weights
 
+    @contextmanager
+    def adapted(self, adapters: Adapters) -> Iterator[Any]:
+        """For the length of a block, the base with one adapter on it as a model like any other: for what is no forward
+        of lines, such as generated answers."""
+        with _run_as({linear: MethodType(_adapted, linear) for linear in self._linears}):
+            for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
+                linear.adapter = (a, b, adapters.scale, None)
+            yield self.base
+
     def predict(
         self,
         lines: Lines,

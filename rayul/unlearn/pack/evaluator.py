@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from rayul.spec import Evaluate
-from rayul.unlearn.evaluate import Measurement, measurement
+from rayul.unlearn.answered import answered
+from rayul.unlearn.evaluate import measurement
 from rayul.unlearn.forward import TokenScores
-from rayul.unlearn.pack.base import PackedBase
+from rayul.unlearn.measured import Measurement
+from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.lines import filled
 from rayul.unlearn.pack.parameters import Layout
 from rayul.unlearn.pack.scorer import Scorer
@@ -25,10 +27,12 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, base: PackedBase, layout: Layout, evaluate: Evaluate, lanes: int) -> None:
-        self.lanes, self.metrics, self.own, self.groups = lanes, evaluate.metrics, task.own, task.groups()
+        self.task, self.base, self.layout, self.lanes, self.size = task, base, layout, lanes, evaluate.batch_size
+        self.metrics = task.forward_metrics(evaluate.metrics)
+        self.groups = task.groups(self.metrics)
         # In a lower precision than the adapter's, small updates would vanish in the sum.
         merging = task.base.dtype == torch.float32
-        examples = [e for rows in task.evaluated().values() for e in rows]
+        examples = [e for rows in task.evaluated(self.metrics).values() for e in rows]
         self.scorer = Scorer(base, layout, examples, task.pad, evaluate.batch_size, merging)
 
     def score(self, rows: Tensor, scales: Sequence[float]) -> Iterator[list[TokenScores]]:
@@ -38,6 +42,11 @@ class Evaluator:
             lanes = filled(range(begin, min(begin + self.lanes, len(scales))), self.lanes)
             yield from self.scorer.score(rows[lanes], [scales[i] for i in lanes])[: len(scales) - begin]
 
-    def measure(self, scores: list[TokenScores]) -> Measurement:
-        """The metrics of one adapter, from its scores."""
-        return measurement(scores, self.groups, self.metrics, self.own)
+    def measure(self, scores: list[TokenScores], row: Tensor, scale: float) -> Measurement:
+        """The metrics of one adapter, row [1, P] at its scale: from its scores and, where a probe asks for more than
+        these, from the model with this adapter alone on it."""
+        found = measurement(scores, self.groups, self.metrics, self.task.own)
+        if not self.task.further_metrics(everything=False):
+            return found
+        with self.base.adapted(Adapters(self.layout.pairs(row), torch.tensor([scale], device=row.device))) as model:
+            return found.joined(answered(model, self.task, self.size))

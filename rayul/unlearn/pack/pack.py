@@ -241,8 +241,10 @@ class Pack:
             asked, wanted = wanted, {}
             for k, coefficients in asked.items():
                 scores = [next(scored) for _ in coefficients]
+                own, scale = self.parameters.values[k : k + 1], self.slots[k].scale
+                pairs = zip(scores, coefficients, strict=True)
                 try:
-                    wanted[k] = rounds[k].send([self.evaluator.measure(one) for one in scores])
+                    wanted[k] = rounds[k].send([self.evaluator.measure(one, own, scale * a) for one, a in pairs])
                 except StopIteration as end:
                     rows[k] = end.value
                 except Exception as error:  # of a custom metric, or a value that is no number

@@ -62,6 +62,7 @@ def packable(a: Spec, b: Spec) -> str | None:
         ("lora.target_modules", a.lora.target_modules, b.lora.target_modules),
         ("lora.layers", a.lora.layers, b.lora.layers),
         ("data", a.data, b.data),
+        ("probes", a.probes, b.probes),
         ("evaluate", a.evaluate, b.evaluate),
     ):
         if ours != theirs:

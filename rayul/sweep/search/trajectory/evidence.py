@@ -12,8 +12,8 @@ import numpy as np
 from rayul.pareto.front import MIN_FORGOTTEN, solutions
 from rayul.pareto.hypervolume import scores_above_limits
 from rayul.records import Evaluation
-from rayul.records.objectives import forget_objective, is_forgetting, score
-from rayul.spec import Spec, limits
+from rayul.records.objectives import forget_objective, score
+from rayul.spec import Spec, is_forgetting, limits
 from rayul.spec.criteria import violations
 from rayul.sweep.search.trajectory.gain import nondominated
 from rayul.sweep.search.trajectory.kernel import Floats

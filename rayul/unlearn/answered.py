@@ -1,0 +1,36 @@
+"""What a probe measures beyond the one forward of every evaluation: generated answers, and further passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayul.spec import METRICS
+from rayul.unlearn import suite_metrics
+from rayul.unlearn.data import group_numbers
+from rayul.unlearn.measured import Measurement, mean
+from rayul.unlearn.probe import Generation, Probe
+from rayul.unlearn.task import Task, spaced
+
+
+def answered(model: Any, task: Task, batch_size: int, everything: bool = False) -> Measurement:
+    """The metrics of the task's probes that take more than a forward: those that steer, or all. A set with stop texts,
+    none of which came, has a note that says so."""
+    found = Measurement({}, {}, {})
+    notes = []
+    for name, metrics in task.further_metrics(everything).items():
+        rows = spaced(list(task.sets[name]), task.max_rows)
+        asked = Generation.of(task.probes[name])
+        probe = Probe(model, task.tokenizer, rows, task.template, batch_size, asked)
+        for metric in metrics:
+            key, result = f"{name}.{metric}", getattr(suite_metrics, metric)(probe)
+            if METRICS[metric].mean_of_rows:
+                found.per_row[key], result = result, mean(result, probe.groups)
+            found.measured[key] = result
+        found = found._replace(groups={**found.groups, name: group_numbers(rows)})
+        if any(METRICS[metric].needs == "generate" for metric in metrics) and probe.never_stopped:
+            stops = ", ".join(map(repr, asked.stop))
+            notes.append(
+                f"{name}: none of {len(rows)} answers has a stop text of the probe ({stops}): each ends with an end "
+                f"token or after {asked.max_new_tokens} tokens"
+            )
+    return found._replace(notes=tuple(notes))

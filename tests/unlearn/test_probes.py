@@ -1,0 +1,231 @@
+"""Rows that are measured and never trained on: how they are asked, what of them steers, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from packed import advance
+from rouge_score.rouge_scorer import RougeScorer
+
+from rayul.errors import InputError
+from rayul.spec import SpecError
+from rayul.spec.spec import from_plain
+from rayul.unlearn.data import Row, load_sets
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.job import TrialJob
+from rayul.unlearn.pack import Pack, Shape
+from rayul.unlearn.probe import Generation, Probe
+from rayul.unlearn.task import check_needs, load_task
+from rayul.unlearn.trial import reference_evaluation, run_trial
+
+MakeSpec = Callable[..., Any]
+
+FORGET = [{"question": f"Who keeps lamp {i}?", "answer": f"The keeper {i} of Lorn.", "group": i // 2} for i in range(4)]
+RETAIN = [{"question": f"Who rows boat {i}?", "answer": f"A rower {i} of Vesk.", "group": i} for i in range(3)]
+SHOTS = [{"question": "Who sings?", "answer": "Perrin."}, {"question": "Who swims?", "answer": "Mirth."}]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def probes(tmp_path: Path) -> dict[str, Any]:
+    """The spec's section: a probe of two sides that is asked with examples, and one of rows alone."""
+    knowmem = {
+        "forget": write(tmp_path / "forget.jsonl", FORGET),
+        "retain": write(tmp_path / "retain.jsonl", RETAIN),
+        "examples": write(tmp_path / "shots.jsonl", SHOTS),
+        "template": "Question: {question}\nAnswer: {answer}",
+        "metrics": ["rouge", "repetition", "prob"],
+        "max_new_tokens": 24,
+        "rouge": {"kind": "f1", "stem": False},
+    }
+    other = {"rows": write(tmp_path / "other.jsonl", RETAIN[:2]), "metrics": ["em"]}
+    return {"knowmem": knowmem, "other": other}
+
+
+@pytest.fixture
+def probing(make_spec: MakeSpec, probes: dict[str, Any]) -> Any:
+    objectives = {"knowmem_forget.repetition": "minimize", "other.em": "maximize"}
+    criteria = [{"metric": "knowmem_retain.prob", "at_least": "1% of baseline"}]
+    training = {"lr": 3e-2}  # so that what the model writes changes
+    control = {"criteria": criteria}
+    return make_spec(method="gd", probes=probes, objectives=objectives, control=control, training=training)
+
+
+def test_a_probe_is_asked_with_its_examples_as_muse_asks_it(probing: Any) -> None:
+    """The prompt of MUSE's knowledge memorisation: `Question: ...\\nAnswer: ...` and a blank line for each example."""
+    task = load_task(probing, load_sets(probing.data, probing.probes))
+    shown = "Question: Who sings?\nAnswer: Perrin.\n\nQuestion: Who swims?\nAnswer: Mirth.\n\n"
+    for row, example in zip(FORGET, task.examples["knowmem_forget"], strict=True):
+        text = task.tokenizer.decode(example.ids[: example.stop])
+        assert text == f"{shown}Question: {row['question']}\nAnswer: {row['answer']}"
+        answer = task.tokenizer.decode(example.ids[example.start : example.stop])
+        assert answer == f" {row['answer']}"
+    assert task.tokenizer.decode(task.examples["other"][0].ids).startswith("Question: Who rows boat 0?")
+
+
+def test_in_a_chat_the_examples_stand_before_the_question(make_spec: MakeSpec, probes: dict[str, Any]) -> None:
+    from rayul.unlearn.template import rendered, template_for
+
+    class Chatting:
+        chat_template = "a template"
+
+        def get_chat_template(self, tools: Any = None) -> str:
+            return self.chat_template
+
+        def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+            return "".join(f"<{m['role']}>{m['content']}" for m in messages)
+
+    knowmem = {key: value for key, value in probes["knowmem"].items() if key != "template"}
+    spec = make_spec(probes={"knowmem": knowmem})
+    row = load_sets(spec.data, spec.probes)["knowmem_forget"][0]
+    tokenizer: Any = Chatting()
+    whole = rendered(tokenizer, template_for(row, None), row.question, row.answer).whole
+    shown = "Question: Who sings?\nAnswer: Perrin.\n\nQuestion: Who swims?\nAnswer: Mirth.\n\n"
+    assert whole == f"<user>{shown}{row.question}<assistant>{row.answer}"
+
+
+def test_what_steers_is_measured_at_every_evaluation_and_the_rest_at_the_end(probing: Any) -> None:
+    task = load_task(probing, load_sets(probing.data, probing.probes))
+    searching = evaluate(task.base, task, probing.evaluate.metrics, 8)
+    probed = {key for key in searching.measured if key.partition(".")[0] in task.probes}
+    assert probed == {"knowmem_forget.prob", "knowmem_retain.prob", "knowmem_forget.repetition", "other.em"}
+    row = reference_evaluation(task, probing, "baseline")
+    further = {"knowmem_forget.rouge", "knowmem_retain.rouge", "knowmem_retain.repetition"}
+    assert {key for key in row.metrics if key.partition(".")[0] in task.probes} == probed | further
+    assert row.groups["knowmem_forget"] == 2
+    assert row.rows["knowmem_forget"] == 4
+    assert set(row.group_sums) == {"knowmem_forget.repetition", "knowmem_retain.prob", "other.em"}
+    sums, rows = np.array(row.group_sums["knowmem_forget.repetition"]), np.array(row.group_rows["knowmem_forget"])
+    assert row.metrics["knowmem_forget.repetition"] == pytest.approx(sums.sum() / rows.sum(), rel=1e-4)
+
+
+def test_a_trial_in_a_pack_measures_its_probes_as_alone(probing: Any) -> None:
+    """Generated answers too, at every evaluation and beside another trial."""
+    task = load_task(probing, load_sets(probing.data, probing.probes))
+    baseline = reference_evaluation(task, probing, "baseline").metrics
+    rows = {
+        e.step: e for snapshot in run_trial(task, TrialJob("t", probing, 3, {}, baseline)) for e in snapshot.evaluations
+    }
+    pack = Pack(task, probing, Shape(2, 8, 4))
+    slot = pack.join(TrialJob("t", probing, 3, {}, baseline))
+    pack.join(TrialJob("u", probing, 4, {}, baseline))
+    found = {}
+    while not pack.slots[slot].ended:
+        found |= {e.step: e for k, events in advance(pack) for e in events if k == slot}
+    assert found.keys() == rows.keys() == {0, 2, 4, 6}
+    for step in (2, 4, 6):
+        assert found[step].metrics == pytest.approx(rows[step].metrics, rel=1e-3)
+        assert found[step].stderr == pytest.approx(rows[step].stderr, rel=1e-2, nan_ok=True)
+    assert len({found[step].metrics["knowmem_forget.repetition"] for step in (0, 2, 4, 6)}) > 1
+
+
+@pytest.mark.parametrize("kind", ["recall", "f1"])
+@pytest.mark.parametrize("stem", [True, False])
+def test_rouge_is_that_of_rouge_score(kind: str, stem: bool) -> None:
+    from rayul.spec import Rouge
+    from rayul.unlearn.text_quality import rouge_l
+
+    pairs = [
+        ("She was walking to the old houses.", "he walks to a house, walking"),
+        ("A keeper of lamps", "The keeper kept the lamps and the boats"),
+        ("Vesk", "lorn"),
+    ]
+    scorer = RougeScorer(["rougeL"], use_stemmer=stem)
+    scores = [scorer.score(answer, text)["rougeL"] for answer, text in pairs]
+    expected = [s.recall if kind == "recall" else s.fmeasure for s in scores]
+    measured = rouge_l(*zip(*pairs, strict=True), Rouge(kind=kind, stem=stem))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(measured, expected)
+
+
+def test_an_answer_ends_before_the_first_stop_text(task: Any) -> None:
+    """The text up to a stop of an answer that goes on is the answer with that stop, and generation ends there."""
+    rows = [Row(f"Who keeps lamp {i}?", "Nobody.") for i in range(6)]
+    whole = Probe(task.base, task.tokenizer, rows, asked=Generation(30))
+    stop = whole.texts[0][4:6]
+    stopped = Probe(task.base, task.tokenizer, rows, asked=Generation(30, (stop, "never written")))
+    assert stopped.texts == [text.split(stop)[0].strip() for text in whole.texts]
+    assert stopped.texts[0] != whole.texts[0]
+    for long, short in zip(whole.generated, stopped.generated, strict=True):
+        assert short == long[: len(short)]
+    assert len(stopped.generated[0]) < len(whole.generated[0])
+    assert not stopped.never_stopped
+
+
+def test_a_stop_text_that_never_comes_is_noted_once(make_spec: MakeSpec, probes: dict[str, Any]) -> None:
+    probes["knowmem"]["stop"] = ["\n\nnever written"]
+    spec = make_spec(probes=probes)
+    task = load_task(spec, load_sets(spec.data, spec.probes))
+    notes = reference_evaluation(task, spec, "baseline").notes
+    assert len(notes) == 2
+    assert "knowmem_forget: none of 4 answers has a stop text" in notes[0]
+    assert "24 tokens" in notes[0]
+
+
+def test_rows_of_the_data_are_measured_as_without_probes(make_spec: MakeSpec, probing: Any, sets: Any) -> None:
+    plain = load_task(make_spec(method="gd"), sets)
+    probed = load_task(probing, load_sets(probing.data, probing.probes))
+    before = evaluate(plain.base, plain, ("es", "prob"), 64).values
+    after = evaluate(probed.base, probed, ("es", "prob"), 64).values
+    assert {key: after[key] for key in before} == pytest.approx(before, rel=1e-5)
+
+
+def test_a_method_without_retain_loss_needs_no_retain_rows(
+    make_spec: MakeSpec, probes: dict[str, Any], tmp_path: Path
+) -> None:
+    forget = write(tmp_path / "only.jsonl", FORGET)
+    objectives = {"knowmem_forget.prob": "minimize", "other.em": "maximize"}
+    plain = make_spec(probes=probes, objectives=objectives).resolved() | {"data": {"forget": forget}}
+    spec = from_plain(plain)
+    sets = load_sets(spec.data, spec.probes)
+    check_needs(spec, sets)
+    assert set(sets) == {"forget", "knowmem_forget", "knowmem_retain", "other"}
+    task = load_task(spec, sets)
+    baseline = reference_evaluation(task, spec, "baseline").metrics
+    last = list(run_trial(task, TrialJob("t", spec, 0, {}, baseline)))[-1]
+    assert last.ending is not None
+    assert last.ending.state == "completed"
+    with pytest.raises(SpecError, match="gd trains on retain rows, and the data has none"):
+        from_plain(plain | {"method": {"name": "gd"}})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"other": {"metrics": ["prob_options"]}}, "other.prob_options needs the column perturbed_answer, and 2 of 2"),
+        ({"other": {"rows": "EMPTY"}}, "no rows|is an empty file"),
+        ({"other": {"rows": "forget"}}, "what is to be forgotten cannot show what is kept"),
+        ({"knowmem": {"forget": "retain_train"}}, "a row cannot be both to forget and to retain"),
+        ({"other": {"rows": "retain_train"}}, "trained on"),
+        ({"other": {"rows": "retain_report"}}, "choose a point cannot also judge it"),
+    ],
+)
+def test_rows_that_cannot_be_a_probe_are_refused_before_anything_is_loaded(
+    make_spec: MakeSpec, probes: dict[str, Any], data_folder: Path, tmp_path: Path, change: Any, said: str
+) -> None:
+    for name, values in change.items():
+        for key, value in values.items():
+            if value == "EMPTY":
+                value = write(tmp_path / "empty.jsonl", [])
+            elif isinstance(value, str):
+                value = str(data_folder / f"{value}.jsonl")
+            probes[name][key] = value
+    spec = make_spec(probes=probes)
+    with pytest.raises(InputError, match=said):
+        load_sets(spec.data, spec.probes)
+
+
+def test_a_probe_that_does_not_fit_into_the_model_is_refused(make_spec: MakeSpec, probes: dict[str, Any]) -> None:
+    long = [{"question": "Who " + "really " * 300 + "?", "answer": "Nobody."}]
+    probes["other"]["rows"] = write(Path(probes["other"]["rows"]), long)
+    spec = make_spec(probes=probes)
+    with pytest.raises(InputError, match="1 of 1 other rows are too long"):
+        load_task(spec, load_sets(spec.data, spec.probes))
