@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rayul.records.recall import Counted, Recall, Sample
 from rayul.spec import Spec
 from rayul.unlearn.data import Row
-from rayul.unlearn.evaluate import Measurement, evaluate
-from rayul.unlearn.probe import Probe
+from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.measured import Measurement
+from rayul.unlearn.probe import Generation, Probe
 from rayul.unlearn.task import Task, spaced
 from rayul.unlearn.template import Template
 from rayul.unlearn.trial import REPORTED
@@ -54,11 +55,12 @@ class Recaller:
         return {name: spaced(rows, count) for name, rows in chosen.items() if rows and count}
 
     def _texts(self, model: Any, name: str) -> list[str]:
-        options = (Template.of(self.spec.model), self.spec.evaluate.batch_size, SAMPLE_TOKENS)
+        options = (Template.of(self.spec.model), self.spec.evaluate.batch_size, Generation(SAMPLE_TOKENS))
         return Probe(model, self.task.tokenizer, self._sampled[name], *options).texts
 
     def _counted(self, measurement: Measurement) -> dict[str, Counted]:
-        rows = {name: spaced(list(self.task.sets[name]), self.task.max_rows) for name in measurement.groups}
+        of_data = [name for name in measurement.groups if name not in self.task.probes]
+        rows = {name: spaced(list(self.task.sets[name]), self.task.max_rows) for name in of_data}
         return {name: counted(measurement.per_row[f"{name}.es"], rows[name]) for name in rows}
 
 
