@@ -41,7 +41,7 @@ from rayul.spec.metrics import (
 from rayul.spec.own_control import OwnControl
 from rayul.spec.packaged import PACKAGED, Packaged
 from rayul.spec.parameter import Parameter
-from rayul.spec.probes import MAX_NEW_TOKENS, Probe, Rouge
+from rayul.spec.probes import MAX_NEW_TOKENS, ProbeRows, Rouge
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
 from rayul.spec.shipped import shipped_specs, spec_file
@@ -91,7 +91,7 @@ __all__ = [
     "OwnControl",
     "Packaged",
     "Parameter",
-    "Probe",
+    "ProbeRows",
     "Problem",
     "Resources",
     "Rouge",

@@ -59,7 +59,7 @@ def _is_of_one_set(name: str) -> bool:
     return not METRICS[name].only and METRICS[name].needs != "oracle"
 
 
-class Probe(Section):
+class ProbeRows(Section):
     """Rows that are measured and never trained on, and how they are asked."""
 
     forget: Rows | None = None
@@ -94,7 +94,7 @@ class Probe(Section):
         return {**probe, "examples": sides}
 
     @model_validator(mode="after")
-    def _check_sides(self) -> Probe:
+    def _check_sides(self) -> ProbeRows:
         given = [side for side in SIDES if getattr(self, side) is not None]
         if not given or ("rows" in given and len(given) > 1):
             text = "has no rows" if not given else "has rows of its own beside those to forget and to retain"
@@ -122,7 +122,7 @@ def set_of(probe: str, side: str) -> str:
     return probe if side == "rows" else f"{probe}_{side}"
 
 
-def _check_probes(probes: dict[str, Probe]) -> dict[str, Probe]:
+def _check_probes(probes: dict[str, ProbeRows]) -> dict[str, ProbeRows]:
     problems: list[tuple[Loc, PydanticCustomError]] = []
     seen: dict[str, str] = {}
     for name, probe in probes.items():
@@ -143,7 +143,7 @@ def _check_probes(probes: dict[str, Probe]) -> dict[str, Probe]:
     return probes
 
 
-Probes = Annotated[dict[str, Probe], AfterValidator(_check_probes)]
+Probes = Annotated[dict[str, ProbeRows], AfterValidator(_check_probes)]
 
 
 def probe_metrics(data: Any) -> dict[str, tuple[str, ...]]:

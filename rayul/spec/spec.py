@@ -25,7 +25,7 @@ from rayul.spec.method import MethodChoice
 from rayul.spec.method_form import method_form
 from rayul.spec.metrics import OWN, PROBED, MetricKey, is_forgetting
 from rayul.spec.own_control import OwnControl
-from rayul.spec.probes import Probe, Probes, probe_metrics
+from rayul.spec.probes import ProbeRows, Probes, probe_metrics
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
 from rayul.spec.pruning import Pruning
 from rayul.spec.report import Reporting
@@ -227,7 +227,7 @@ class Spec(Section):
         return UPDATES[self.update]
 
     @property
-    def probe_sets(self) -> dict[str, Probe]:
+    def probe_sets(self) -> dict[str, ProbeRows]:
         """The sets that the probes are, each with its probe."""
         return {key: probe for name, probe in self.probes.items() for key, _, _ in probe.sources(name)}
 

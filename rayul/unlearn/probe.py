@@ -28,7 +28,7 @@ class Generation(NamedTuple):
     rouge: specs.Rouge = specs.Rouge()
 
     @classmethod
-    def of(cls, probe: specs.Probe) -> Generation:
+    def of(cls, probe: specs.ProbeRows) -> Generation:
         return cls(probe.max_new_tokens, probe.stop, probe.rouge)
 
 

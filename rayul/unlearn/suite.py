@@ -34,7 +34,7 @@ NOT_SCORED = ("retain_train", "retain_certify")
 the certificate alone may read."""
 
 
-_NO_PROBES: Mapping[str, specs.Probe] = MappingProxyType({})
+_NO_PROBES: Mapping[str, specs.ProbeRows] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def evaluate_model(
     progress: Callable[[str], None] | None = None,
     own: Mapping[str, RowMetric] | None = None,
     oracle_auc: float | None = None,
-    probes: Mapping[str, specs.Probe] = _NO_PROBES,
+    probes: Mapping[str, specs.ProbeRows] = _NO_PROBES,
 ) -> SuiteResult:
     """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
 

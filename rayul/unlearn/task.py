@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NO_PROBES: Mapping[str, specs.Probe] = MappingProxyType({})
+_NO_PROBES: Mapping[str, specs.ProbeRows] = MappingProxyType({})
 
 EVALUATED = ("forget", "retain", "general")
 """Sets that every evaluation scores; "retain_report" is scored for the final report only."""
@@ -59,7 +59,7 @@ class Task:
         own: Mapping[str, RowMetric],
         rewords: bool = False,
         extras: bool = False,
-        probes: Mapping[str, specs.Probe] = _NO_PROBES,
+        probes: Mapping[str, specs.ProbeRows] = _NO_PROBES,
         steering: Sequence[str] = (),
     ) -> None:
         self.template = template

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rayul.errors import InputError
-from rayul.spec import METRICS, Probe
+from rayul.spec import METRICS, ProbeRows
 from rayul.unlearn.data.row import Row, Sets, Wording
 from rayul.unlearn.data.source import read_source
 
@@ -14,7 +14,7 @@ EXAMPLE = "Question: {question}\nAnswer: {answer}"
 """Of an example before the questions, where the probe has no template of text."""
 
 
-def probe_sets(probes: Mapping[str, Probe]) -> Sets:
+def probe_sets(probes: Mapping[str, ProbeRows]) -> Sets:
     """The sets of the probes. Raises InputError for what cannot be read, a set without rows, and rows that lack the
     column of a metric."""
     sets: Sets = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rayul.errors import InputError
-from rayul.spec import Data, FolderData, Probe, SourceData, Split, TofuData
+from rayul.spec import Data, FolderData, ProbeRows, SourceData, Split, TofuData
 from rayul.unlearn.data.files import read_folder
 from rayul.unlearn.data.overlap import check_apart, check_probes_apart
 from rayul.unlearn.data.probes import probe_sets
@@ -26,10 +26,10 @@ PARTS = {
 """The sets that `data.retain` is split into, by their names in the `data` section."""
 
 
-_NO_PROBES: Mapping[str, Probe] = MappingProxyType({})
+_NO_PROBES: Mapping[str, ProbeRows] = MappingProxyType({})
 
 
-def load_sets(data: Data, probes: Mapping[str, Probe] = _NO_PROBES) -> Sets:
+def load_sets(data: Data, probes: Mapping[str, ProbeRows] = _NO_PROBES) -> Sets:
     """Read every set that `data` names, and those of the probes.
 
     Raises InputError for a missing or empty file, one that is not UTF-8, a line that is not JSON, a row without an
