@@ -25,6 +25,9 @@ from rayul.spec.yaml_text import unescaped
 Side = Literal["forget", "retain", "rows"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
+BESIDE_HOLDOUT = (*(name for name, m in METRICS.items() if m.only == ("forget",) and m.needs == "passes"), "privleak")
+"""Metrics of a probe's rows to forget beside its holdout rows: membership inference."""
+
 MAX_NEW_TOKENS = 200
 """Length limit of a generated answer. It matters: recall rewards a long answer. OpenUnlearning's value for TOFU."""
 
@@ -35,6 +38,15 @@ class Rouge(Section):
 
     kind: Literal["recall", "f1"] = "recall"
     stem: bool = True
+    tokens: int | None = Field(default=None, ge=1)
+    """Compare with the answer's first tokens only, this many; null for all."""
+
+
+def _check_question(text: str) -> str:
+    text = unescaped(text)
+    if "{question}" not in text:
+        raise refuse("has no {question}", 'for example "Please answer.\\nQuestion: {question}\\n"')
+    return text
 
 
 def _check_stop(text: str) -> str:
@@ -56,7 +68,8 @@ _METRICS = HasForm(lambda: one_of(filter(_is_of_one_set, METRICS), {"type": "str
 
 
 def _is_of_one_set(name: str) -> bool:
-    return not METRICS[name].only and METRICS[name].needs != "oracle"
+    """Whether a metric is of a probe's rows alone, or of them beside its holdout rows."""
+    return name in BESIDE_HOLDOUT or not (METRICS[name].only or METRICS[name].needs == "oracle")
 
 
 class ProbeRows(Section):
@@ -65,11 +78,17 @@ class ProbeRows(Section):
     forget: Rows | None = None
     retain: Rows | None = None
     rows: Rows | None = None
+    holdout: Rows | None = None
+    """Rows that no model was trained on, for membership metrics of the rows to forget."""
     metrics: tuple[Annotated[str, PlainValidator(_check_metric), _METRICS], ...] = Field(
         min_length=1, strict=False, examples=["[rouge]"]
     )
     template: Annotated[str, AfterValidator(check_template)] | None = None
     """In place of `model.template`."""
+    question: Annotated[str, AfterValidator(_check_question)] = "{question}"
+    """What stands in the place of the question: a text with {question} in it, such as an instruction."""
+    opening: Annotated[str, AfterValidator(unescaped)] = ""
+    """First words of the answer, which the model is given, such as "Answer: " in a chat."""
     examples: Annotated[
         dict[Side, Source], BeforeValidator(lambda v: v, json_schema_input_type=Source | str | dict[Side, Source | str])
     ] = Field(default_factory=dict)
@@ -99,7 +118,8 @@ class ProbeRows(Section):
         if not given or ("rows" in given and len(given) > 1):
             text = "has no rows" if not given else "has rows of its own beside those to forget and to retain"
             raise refuse(text, "give forget, retain or both; or rows, of which nothing is to be forgotten")
-        problems: list[tuple[Loc, PydanticCustomError]] = [
+        problems = list(self._membership())
+        problems += [
             (("examples", side), refuse("the probe has no such rows", f"give {side}, or leave these examples out"))
             for side in self.examples
             if side not in given
@@ -110,6 +130,15 @@ class ProbeRows(Section):
             raise refuse_all(problems)
         return self
 
+    def _membership(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
+        asked = [metric for metric in self.metrics if metric in BESIDE_HOLDOUT]
+        if asked and (self.forget is None or self.holdout is None):
+            text = f"{', '.join(asked)} compares rows to forget with holdout rows"
+            yield ("metrics",), refuse(text, "give both forget and holdout, or leave it out")
+        if self.holdout is not None and not asked:
+            hint = f"name one of {', '.join(BESIDE_HOLDOUT)} in its metrics, or leave the rows out"
+            yield ("holdout",), refuse("no metric of the probe reads these rows", hint)
+
     def sources(self, name: str) -> Iterator[tuple[str, Source, Source | None]]:
         """(set, its rows, its examples) of each set of the probe that has this name."""
         for side in SIDES:
@@ -117,9 +146,18 @@ class ProbeRows(Section):
             if source is not None:
                 yield set_of(name, side), source, self.examples.get(side)
 
+    def metrics_of(self, set_name: str) -> tuple[str, ...]:
+        """The metrics of one of its sets."""
+        return tuple(m for m in self.metrics if is_forget_set(set_name) or m not in BESIDE_HOLDOUT)
 
-def set_of(probe: str, side: str) -> str:
+
+def set_of(probe: str, side: Side | Literal["holdout"]) -> str:
     return probe if side == "rows" else f"{probe}_{side}"
+
+
+def holdout_of(forget_set: str) -> str:
+    """The set of the holdout rows beside those of this set."""
+    return f"{forget_set.removesuffix('_forget')}_holdout"
 
 
 def _check_probes(probes: dict[str, ProbeRows]) -> dict[str, ProbeRows]:

@@ -109,7 +109,7 @@ _CELLS = form(anyOf=[_CELL, {"type": "array", "items": _CELL, "minItems": 1}])
 class Source(Section):
     """One table of rows, and which of them. A plain text is its `path`.
 
-    The order is: `where` picks rows, `shuffle` puts them in another order, `limit` takes the first of them.
+    The order is: `where` and `unless` pick rows, `shuffle` puts them in another order, `limit` takes the first of them.
     """
 
     path: RowsPath = Field(examples=["forget.jsonl"])
@@ -125,6 +125,8 @@ class Source(Section):
         default_factory=dict, examples=["{subject: biology}"]
     )
     """Takes the rows whose columns (by the file's own names) hold this value, or one of a list of values."""
+    unless: dict[str, Annotated[tuple[Cell, ...], PlainValidator(_cells), _CELLS]] = Field(default_factory=dict)
+    """Leaves out the rows that hold one of these values in any of these columns."""
     shuffle: int | None = Field(default=None, ge=0)
     """A seed: rows in a random order, the same each time. null keeps the file's."""
     limit: int | None = Field(default=None, ge=1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayul.spec import METRICS
+from rayul.spec import METRICS, is_forget_set
+from rayul.spec.probes import holdout_of
 from rayul.unlearn import suite_metrics
-from rayul.unlearn.data import group_numbers
 from rayul.unlearn.measured import Measurement, mean
-from rayul.unlearn.probe import Generation, Probe
+from rayul.unlearn.probe import Generation, Probe, Probes
 from rayul.unlearn.task import Task, spaced
 
 
@@ -17,20 +17,27 @@ def answered(model: Any, task: Task, batch_size: int, everything: bool = False) 
     none of which came, has a note that says so."""
     found = Measurement({}, {}, {})
     notes = []
-    for name, metrics in task.further_metrics(everything).items():
+
+    def probe_of(name: str) -> Probe:
         rows = spaced(list(task.sets[name]), task.max_rows)
+        return Probe(model, task.tokenizer, rows, task.template, batch_size, asked)
+
+    for name, metrics in task.further_metrics(everything).items():
         asked = Generation.of(task.probes[name])
-        probe = Probe(model, task.tokenizer, rows, task.template, batch_size, asked)
+        probe, beside = probe_of(name), holdout_of(name)
+        holdout = {"holdout": probe_of(beside)} if is_forget_set(name) and beside in task.sets else {}
+        others = Probes(holdout, None, task.oracle_auc)
         for metric in metrics:
-            key, result = f"{name}.{metric}", getattr(suite_metrics, metric)(probe)
+            key, function = f"{name}.{metric}", getattr(suite_metrics, metric)
+            result = function(probe, others) if METRICS[metric].only else function(probe)
             if METRICS[metric].mean_of_rows:
                 found.per_row[key], result = result, mean(result, probe.groups)
             found.measured[key] = result
-        found = found._replace(groups={**found.groups, name: group_numbers(rows)})
+        found = found._replace(groups={**found.groups, name: probe.groups})
         if any(METRICS[metric].needs == "generate" for metric in metrics) and probe.never_stopped:
             stops = ", ".join(map(repr, asked.stop))
             notes.append(
-                f"{name}: none of {len(rows)} answers has a stop text of the probe ({stops}): each ends with an end "
-                f"token or after {asked.max_new_tokens} tokens"
+                f"{name}: none of {len(probe.rows)} answers has a stop text of the probe ({stops}): each ends with an "
+                f"end token or after {asked.max_new_tokens} tokens"
             )
     return found._replace(notes=tuple(notes))

@@ -152,6 +152,14 @@ class Probe:
         return texts
 
     @property
+    def references(self) -> list[str]:
+        """The true answers as `rouge` compares with them."""
+        first = self.asked.rouge.tokens
+        if first is None:
+            return [row.answer for row in self.rows]
+        return [self._text(e.ids[e.start : e.stop][:first]) for e in self.examples]
+
+    @property
     def never_stopped(self) -> bool:
         """Whether there are stop texts, and no answer has one."""
         return bool(self.asked.stop) and not any(stop in text for text in self._whole_texts for stop in self.asked.stop)

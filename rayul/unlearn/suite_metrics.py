@@ -53,7 +53,7 @@ def choice_text(probe: Probe) -> Floats:
 
 
 def rouge(probe: Probe) -> Floats:
-    return text_quality.rouge_l([row.answer for row in probe.rows], probe.texts, probe.asked.rouge)
+    return text_quality.rouge_l(probe.references, probe.texts, probe.asked.rouge)
 
 
 def empty(probe: Probe) -> Floats:

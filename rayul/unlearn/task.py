@@ -15,6 +15,7 @@ from torch import Tensor
 from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec
+from rayul.spec.probes import holdout_of
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
@@ -47,7 +48,8 @@ class Task:
     `extras`, behind them the paraphrases, and behind all retain rows all forget rows, for trials that hold some of them
     yet. held: where these begin. reworded: by set the place of a row's paraphrase, by the row's.
 
-    probes: by their sets. steering: the metrics that objectives and criteria read, "<set>.<metric>"."""
+    probes: by their sets. steering: the metrics that objectives and criteria read, "<set>.<metric>". oracle_auc: for
+    privleak of a probe."""
 
     def __init__(
         self,
@@ -61,7 +63,9 @@ class Task:
         extras: bool = False,
         probes: Mapping[str, specs.ProbeRows] = _NO_PROBES,
         steering: Sequence[str] = (),
+        oracle_auc: float | None = None,
     ) -> None:
+        self.oracle_auc = oracle_auc
         self.template = template
         self.probes, self.steering = probes, steering
         self.own = own
@@ -105,21 +109,24 @@ class Task:
     @property
     def data_sets(self) -> Sets:
         """The sets without those of probes."""
-        return {name: rows for name, rows in self.sets.items() if name not in self.probes}
+        holdout = [holdout_of(name) for name in self.probes]
+        return {name: rows for name, rows in self.sets.items() if name not in (*self.probes, *holdout)}
 
     def forward_metrics(self, metrics: Sequence[str], names: Sequence[str] = EVALUATED) -> dict[str, Sequence[str]]:
         """What the one forward of an evaluation measures, by set: these metrics of these sets, as far as they have
         rows, and of a probe its own."""
         found = {name: metrics for name in names if name not in self.probes and self.examples.get(name)}
-        of_probes = {name: [m for m in probe.metrics if self._is_cheap(m)] for name, probe in self.probes.items()}
-        return found | {name: cheap for name, cheap in of_probes.items() if cheap}
+        probed = {name: probe.metrics_of(name) for name, probe in self.probes.items()}
+        cheap = {name: [metric for metric in own if self._is_cheap(metric)] for name, own in probed.items()}
+        return found | {name: own for name, own in cheap.items() if own}
 
     def further_metrics(self, everything: bool) -> dict[str, list[str]]:
         """What a probe measures beyond that, by set: what steers, or all of it."""
         asked = {
-            name: [m for m in probe.metrics if not self._is_cheap(m) and (everything or f"{name}.{m}" in self.steering)]
-            for name, probe in self.probes.items()
+            name: [m for m in probe.metrics_of(name) if not self._is_cheap(m)] for name, probe in self.probes.items()
         }
+        if not everything:
+            asked = {name: [m for m in all_ if f"{name}.{m}" in self.steering] for name, all_ in asked.items()}
         return {name: further for name, further in asked.items() if further}
 
     def _is_cheap(self, metric: str) -> bool:
@@ -162,7 +169,8 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in further)
     extras = spec.training.layered is not None or spec.training.augment is not None
     template, rows = Template.of(spec.model), spec.evaluate.max_rows
-    return Task(base, tokenizer, sets, template, rows, own, rewords, extras, spec.probe_sets, spec.steering)
+    steering, auc = spec.steering, spec.evaluate.oracle_auc
+    return Task(base, tokenizer, sets, template, rows, own, rewords, extras, spec.probe_sets, steering, auc)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:

@@ -39,10 +39,11 @@ class Template:
     """What the section `model` of a spec says about text.
 
     text: with {question} and {answer}; CHAT; None for the tokenizer's chat template where it has one, and
-    DEFAULT_TEMPLATE where not. before: stands before every text, in a chat before the question. Of a chat template
-    alone: the system message, further arguments, the day ("2026-07-31") that it is told if it asks for the date (None
-    for the day on which it is rendered), and what was said before the question, as (role, text); a system message among
-    it takes the place of `system`.
+    DEFAULT_TEMPLATE where not. before: stands before every text, in a chat before the question. asked: stands in
+    the place of the question. opening: given first words of every answer. Of a chat template alone: the system
+    message, further arguments, the day ("2026-07-31") that it is told if it asks for the date (None for the day on
+    which it is rendered), and what was said before the question, as (role, text); a system message among it takes
+    the place of `system`.
     """
 
     text: str | None = None
@@ -51,6 +52,8 @@ class Template:
     day: str | None = None
     history: tuple[tuple[str, str], ...] = ()
     before: str = ""
+    asked: str = "{question}"
+    opening: str = ""
 
     @classmethod
     def of(cls, model: specs.Model) -> Template:
@@ -82,7 +85,8 @@ def template_for(row: Row, template: AnyTemplate) -> AnyTemplate:
     if row.choices:
         own = Template(CHOICE)
     if row.wording is not None:
-        own = replace(own, text=row.wording.text or own.text, before=row.wording.before)
+        text, before, asked, opening = row.wording
+        own = replace(own, text=text or own.text, before=before, asked=asked, opening=opening)
     return replace(own, history=row.history)
 
 
@@ -90,11 +94,13 @@ def rendered(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer:
     """The whole text of a row. Raises InputError for a chat template that is missing, or that does not render it."""
     template = _template(template)
     text = _text(tokenizer, template)
+    question, opening = template.asked.replace("{question}", question), template.opening
     if text == CHAT:
-        asked = template.before + question
-        return Rendered(*_place(lambda answer: _chat(tokenizer, template, asked, answer), answer), special=False)
+        asked, given = template.before + question, opening + answer
+        whole, begin, end = _place(lambda answer: _chat(tokenizer, template, asked, answer), given)
+        return Rendered(whole, begin + len(opening), end, special=False)
     before, _, after = text.partition("{answer}")
-    before = template.before + before.replace("{question}", question)
+    before = template.before + before.replace("{question}", question) + opening
     return Rendered(before + answer + after, len(before), len(before + answer), special=True)
 
 

@@ -13,14 +13,17 @@ from packed import advance
 from rouge_score.rouge_scorer import RougeScorer
 
 from rayul.errors import InputError
-from rayul.spec import SpecError
+from rayul.spec import Rouge, SpecError
 from rayul.spec.spec import from_plain
 from rayul.unlearn.data import Row, load_sets
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.probe import Generation, Probe
+from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import check_needs, load_task
+from rayul.unlearn.template import rendered, template_for
+from rayul.unlearn.text_quality import rouge_l
 from rayul.unlearn.trial import reference_evaluation, run_trial
 
 MakeSpec = Callable[..., Any]
@@ -28,6 +31,16 @@ MakeSpec = Callable[..., Any]
 FORGET = [{"question": f"Who keeps lamp {i}?", "answer": f"The keeper {i} of Lorn.", "group": i // 2} for i in range(4)]
 RETAIN = [{"question": f"Who rows boat {i}?", "answer": f"A rower {i} of Vesk.", "group": i} for i in range(3)]
 SHOTS = [{"question": "Who sings?", "answer": "Perrin."}, {"question": "Who swims?", "answer": "Mirth."}]
+
+
+class Chatting:
+    chat_template = "a template"
+
+    def get_chat_template(self, tools: Any = None) -> str:
+        return self.chat_template
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        return "".join(f"<{m['role']}>{m['content']}" for m in messages)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -73,17 +86,6 @@ def test_a_probe_is_asked_with_its_examples_as_muse_asks_it(probing: Any) -> Non
 
 
 def test_in_a_chat_the_examples_stand_before_the_question(make_spec: MakeSpec, probes: dict[str, Any]) -> None:
-    from rayul.unlearn.template import rendered, template_for
-
-    class Chatting:
-        chat_template = "a template"
-
-        def get_chat_template(self, tools: Any = None) -> str:
-            return self.chat_template
-
-        def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
-            return "".join(f"<{m['role']}>{m['content']}" for m in messages)
-
     knowmem = {key: value for key, value in probes["knowmem"].items() if key != "template"}
     spec = make_spec(probes={"knowmem": knowmem})
     row = load_sets(spec.data, spec.probes)["knowmem_forget"][0]
@@ -91,6 +93,68 @@ def test_in_a_chat_the_examples_stand_before_the_question(make_spec: MakeSpec, p
     whole = rendered(tokenizer, template_for(row, None), row.question, row.answer).whole
     shown = "Question: Who sings?\nAnswer: Perrin.\n\nQuestion: Who swims?\nAnswer: Mirth.\n\n"
     assert whole == f"<user>{shown}{row.question}<assistant>{row.answer}"
+
+
+def test_in_a_chat_an_answer_may_be_opened_for_the_model(make_spec: MakeSpec, probes: dict[str, Any]) -> None:
+    """RWKU's question answering: the instruction is the user's, and the model's turn begins with "Answer:"."""
+    asked = {"question": "Please briefly answer the following question.\nQuestion: {question}\n", "opening": "Answer: "}
+    spec = make_spec(probes={"other": probes["other"] | asked | {"template": "chat"}})
+    row = load_sets(spec.data, spec.probes)["other"][0]
+    tokenizer: Any = Chatting()
+    text = rendered(tokenizer, template_for(row, None), row.question, row.answer)
+    prompt = f"<user>Please briefly answer the following question.\nQuestion: {row.question}\n<assistant>Answer: "
+    assert text.whole == f"{prompt}{row.answer}"
+    assert (text.whole[: text.begin], text.whole[text.begin : text.end]) == (prompt, row.answer)
+
+
+def test_rouge_may_compare_with_the_first_tokens_of_an_answer(task: Any) -> None:
+    """As MUSE's verbatim memorisation does: the rest of a long passage is more than the model was let write."""
+    rows = [Row("Who keeps the lamp?", "the of a keeper and of the lamp of Lorn and so on")]
+    probe = Probe(task.base, task.tokenizer, rows, asked=Generation(rouge=Rouge(tokens=5)))
+    example = probe.examples[0]
+    assert probe.references == [task.tokenizer.decode(example.ids[example.start : example.start + 5])]
+    assert rows[0].answer.startswith(probe.references[0].strip())
+
+
+def test_privleak_of_a_probe_is_that_of_the_suite(make_spec: MakeSpec, probes: dict[str, Any], tmp_path: Path) -> None:
+    """Its rows to forget and holdout rows in place of those of the data."""
+    passages = [{"text": f"The keeper {i} of lamp {i} sings of {'boats ' * (i % 3)}and nets."} for i in range(8)]
+    members, others = write(tmp_path / "m.jsonl", passages[:4]), write(tmp_path / "h.jsonl", passages[4:])
+    leak = {"forget": members, "holdout": others, "metrics": ["privleak", "mia_min_k"]}
+    spec = make_spec(probes=probes | {"leak": leak}, evaluate={"oracle_auc": 0.4772})
+    sets = load_sets(spec.data, spec.probes)
+    task = load_task(spec, sets)
+    found = evaluate(task.base, task, ("es",), 8, everything=True).values
+    suite = evaluate_model(
+        task.base,
+        task.tokenizer,
+        {"forget": sets["leak_forget"], "holdout": sets["leak_holdout"]},
+        metrics=["privleak", "mia_min_k"],
+        oracle_auc=0.4772,
+    )
+    assert {"leak_forget.privleak", "leak_forget.mia_min_k"} <= found.keys()
+    for name in ("privleak", "mia_min_k"):
+        assert found[f"leak_forget.{name}"] == pytest.approx(suite.measured[f"forget.{name}"].value, rel=1e-6)
+    assert not [key for key in found if key.startswith("leak_holdout")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": ["privleak"]}, "compares rows to forget with holdout rows"),
+        ({"metrics": ["mia_loss_gap"]}, "mia_loss_gap compares the rows of `data` with the oracle"),
+        ({"holdout": "HOLDOUT"}, "no metric of the probe reads these rows"),
+        ({"holdout": "HOLDOUT", "metrics": ["privleak"]}, "privleak is compared with an oracle"),
+        ({"question": "Please answer."}, "has no {question}"),
+        ({"stop": [""]}, "every text has that in it"),
+    ],
+)
+def test_what_a_probe_cannot_be_is_said_in_one_sentence(
+    make_spec: MakeSpec, probes: dict[str, Any], change: dict[str, Any], said: str
+) -> None:
+    change = {key: probes["other"]["rows"] if value == "HOLDOUT" else value for key, value in change.items()}
+    with pytest.raises(SpecError, match=said):
+        make_spec(probes=probes | {"knowmem": probes["knowmem"] | change})
 
 
 def test_what_steers_is_measured_at_every_evaluation_and_the_rest_at_the_end(probing: Any) -> None:
@@ -131,9 +195,6 @@ def test_a_trial_in_a_pack_measures_its_probes_as_alone(probing: Any) -> None:
 @pytest.mark.parametrize("kind", ["recall", "f1"])
 @pytest.mark.parametrize("stem", [True, False])
 def test_rouge_is_that_of_rouge_score(kind: str, stem: bool) -> None:
-    from rayul.spec import Rouge
-    from rayul.unlearn.text_quality import rouge_l
-
     pairs = [
         ("She was walking to the old houses.", "he walks to a house, walking"),
         ("A keeper of lamps", "The keeper kept the lamps and the boats"),

@@ -71,6 +71,16 @@ def test_where_takes_one_value_or_one_of_several(tmp_path: Path) -> None:
     assert asked(read_source(source(path, where={"subject": "art"}, limit=2))) == [0, 3]
 
 
+def test_unless_leaves_rows_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", RECORDS)
+    assert asked(read_source(source(path, unless={"subject": ["art", "war"]}))) == [1, 4, 7, 10]
+    assert asked(read_source(source(path, unless={"subject": "art"}, where={"year": 2000}))) == [2, 4, 8, 10]
+    with pytest.raises(InputError, match=r"unless\.topic: there is no column 'topic'"):
+        read_source(source(path, unless={"topic": "art"}))
+    with pytest.raises(InputError, match="no row has subject 'art' and has no subject 'art'"):
+        read_source(source(path, where={"subject": "art"}, unless={"subject": "art"}))
+
+
 def test_where_reads_numbers_and_truth_as_tables_write_them(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("question,answer,n,ok\na,b,7,True\nc,d,8,False\ne,f,,\n")
     for wanted in ({"n": 7}, {"n": "7"}, {"ok": True}, {"ok": "true"}):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rayul.errors import InputError
 from rayul.spec import METRICS, ProbeRows
+from rayul.spec.probes import set_of
 from rayul.unlearn.data.row import Row, Sets, Wording
 from rayul.unlearn.data.source import read_source
 
@@ -23,12 +24,16 @@ def probe_sets(probes: Mapping[str, ProbeRows]) -> Sets:
             rows = read_source(source)
             if not rows:
                 raise InputError(f"{key} has no rows", f"see {source.path}, which probes.{name} names")
-            _check_columns(key, rows, probe.metrics)
+            _check_columns(key, rows, probe.metrics_of(key))
             before = "" if examples is None else _shown(read_source(examples), probe.template)
-            if probe.template is not None or before:
-                rows = [replace(row, wording=Wording(probe.template, before)) for row in rows]
-            sets[key] = tuple(rows)
+            sets[key] = _worded(rows, Wording(probe.template, before, probe.question, probe.opening))
+        if probe.holdout is not None:
+            sets[set_of(name, "holdout")] = _worded(read_source(probe.holdout), Wording(probe.template))
     return sets
+
+
+def _worded(rows: Sequence[Row], wording: Wording) -> tuple[Row, ...]:
+    return tuple(rows) if wording == Wording() else tuple(replace(row, wording=wording) for row in rows)
 
 
 def _shown(examples: Sequence[Row], template: str | None) -> str:

@@ -27,10 +27,12 @@ OTHER_NAMES = {"group": GROUP_ALIAS, "question": "prompt", "answer": "completion
 
 class Wording(NamedTuple):
     """How a probe asks its rows. text: a template in place of the model's; None: the model's. before: what stands
-    before the question."""
+    before the question. asked: what stands in its place. opening: first words of the answer, which are given."""
 
-    text: str | None
+    text: str | None = None
     before: str = ""
+    asked: str = "{question}"
+    opening: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,18 @@ def read_source(source: Source, columns: Mapping[Any, str | None] | None = None)
     not the columns that `columns` and `where` name; where `where` chooses nothing; and for a row that `row_of` refuses.
     """
     places = ((place, an_object(record, place)) for place, record in _records(source))
-    needs_all = bool(source.where) or source.shuffle is not None
+    needs_all = bool(source.where or source.unless) or source.shuffle is not None
     records = list(places if needs_all else islice(places, source.limit))
     if not records:
         raise InputError(f"{source.path} has no rows", "name a file with rows")
     _check_columns(source, records)
     records = [(place, record) for place, record in records if _is_asked(record, source)]
     if not records:
-        asked = " and ".join(f"{column} {_either(wanted)}" for column, wanted in source.where.items())
+        asked = [f"has {column} {_either(wanted)}" for column, wanted in source.where.items()]
+        asked += [f"has no {column} {_either(wanted)}" for column, wanted in source.unless.items()]
         raise InputError(
-            f"{source.path}: where: no row has {asked}", "check the values: they are compared letter by letter"
+            f"{source.path}: where: no row {' and '.join(asked)}",
+            "check the values: they are compared letter by letter",
         )
     if source.shuffle is not None:
         random.Random(source.shuffle).shuffle(records)
@@ -55,7 +57,7 @@ def _records(source: Source) -> Iterator[tuple[str, Any]]:
 def _check_columns(source: Source, records: Records) -> None:
     found = dict.fromkeys(name for _, record in records for name in record)
     asked = {f"columns.{ours}": theirs for ours, theirs in source.columns.items() if theirs is not None}
-    asked |= {f"where.{name}": name for name in source.where}
+    asked |= {f"where.{name}": name for name in source.where} | {f"unless.{name}": name for name in source.unless}
     for key, name in asked.items():
         if name not in found:
             there = ", ".join(map(str, found))
@@ -66,10 +68,13 @@ def _check_columns(source: Source, records: Records) -> None:
 
 
 def _is_asked(record: Mapping[str, Any], source: Source) -> bool:
-    return all(
-        record.get(column) is not None and _text(record[column]) in map(_text, wanted)
-        for column, wanted in source.where.items()
+    return all(_holds(record, *one) for one in source.where.items()) and not any(
+        _holds(record, *one) for one in source.unless.items()
     )
+
+
+def _holds(record: Mapping[str, Any], column: str, values: Sequence[Any]) -> bool:
+    return record.get(column) is not None and _text(record[column]) in map(_text, values)
 
 
 def _text(cell: Any) -> str:
