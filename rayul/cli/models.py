@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ def evaluate(
     ],
     oracle: Annotated[str | None, typer.Option(help="A model trained without the forget rows.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option(help="Tasks of lm-evaluation-harness, separated by commas, such as mmlu,wmdp_bio.")
+    ] = None,
     template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
     trust_remote_code: TrustRemoteCode = False,
@@ -48,6 +52,7 @@ def evaluate(
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={source}"]
     overrides += [f"oracle={json.dumps({'path': oracle} | shared)}"] if oracle else []
     overrides += [f"evaluate.final=[{metrics}]"] if metrics else []
+    overrides += [f"evaluate.lm_eval=[{lm_eval}]"] if lm_eval else []
     overrides += set_ or []
     spec = parse_spec("name: evaluate\nmethod: ga\ntraining: {lr: 1e-3}", overrides, source="rayul evaluate")
     console = PlainConsole(stderr=True)
@@ -56,6 +61,7 @@ def evaluate(
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed
         from rayul.unlearn.data import load_sets, read_rows
+        from rayul.unlearn.harness import check_tasks, harness_metrics
         from rayul.unlearn.model import load_model
         from rayul.unlearn.own import own_metrics
         from rayul.unlearn.suite import evaluate_model
@@ -64,6 +70,7 @@ def evaluate(
 
     with ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
+    check_tasks(spec.evaluate.lm_eval)
     own = own_metrics(spec.evaluate)
     found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data, spec.probes)
     if single and not found["forget"]:
@@ -85,6 +92,8 @@ def evaluate(
             own=own,
             oracle_auc=spec.evaluate.oracle_auc,
         )
+    tasks = harness_metrics(loaded, tokenizer, spec.evaluate.lm_eval, spec.evaluate.batch_size)
+    result = replace(result, measured=result.measured | tasks.measured, notes=tasks.notes)
     PlainConsole().print(result.table())
     if output is not None:
         with writing(output, _OTHER_OUTPUT):

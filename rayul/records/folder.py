@@ -52,6 +52,7 @@ class Adapter:
     report_metrics: dict[str, float] = field(default_factory=dict)
     report_stderr: dict[str, float] = field(default_factory=dict)
     verified: bool = False
+    report_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ class _Note:
     report_metrics: Numbers = field(default_factory=dict)
     report_stderr: Numbers = field(default_factory=dict)
     verified: Flag = False
+    report_notes: tuple[str, ...] = ()
 
 
 _NOTE = TypeAdapter(_Note)
@@ -248,4 +250,4 @@ def read_note(adapter: Path) -> tuple[Key, Adapter]:
     except (ValueError, OSError) as error:
         raise RayulError(f"{adapter / NOTE}: not a note about this adapter: {why(error)}", REPAIR) from error
     path = f"{ADAPTERS}/{adapter.name}"
-    return evaluation.key, Adapter(path, note.report_metrics, note.report_stderr, note.verified)
+    return evaluation.key, Adapter(path, note.report_metrics, note.report_stderr, note.verified, note.report_notes)

@@ -57,7 +57,9 @@ def code_of(spec: Spec) -> list[Code]:
     ]
     models = [model for model in (spec.model, spec.oracle) if model is not None and model.trust_remote_code]
     named = [Code(f"code that comes with {_shown(m.path)} (trust_remote_code)", _model_hash(m)) for m in models]
-    return list(dict.fromkeys([*own, *named]))
+    folders = dict.fromkeys(task.include_path for task in spec.evaluate.lm_eval if task.include_path is not None)
+    tasks = [Code(f"tasks in {_shown(path)} (evaluate.lm_eval)", _folder_hash(path)) for path in folders]
+    return list(dict.fromkeys([*own, *named, *tasks]))
 
 
 def receivers_of(spec: Spec) -> list[Code]:
@@ -145,6 +147,16 @@ def _model_hash(model: Model) -> str:
     for part in _model_parts(model.path, ADAPTER_DEPTH):
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(repr(model.revision).encode())
+    return digest.hexdigest()
+
+
+def _folder_hash(path: str) -> str:
+    """Of all files of a folder of tasks: any of them may name, or be, code."""
+    folder, digest = Path(path).expanduser(), sha256(path.encode())
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            for part in (str(file.relative_to(folder)).encode(), file.read_bytes()):
+                digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
 
 

@@ -90,6 +90,7 @@ def model_card(
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
+        notes=results.adapters[e.key].report_notes if e.key in results.adapters else (),
         oracle=results.oracle is not None,
         held_out=held_out(results, row),
         basis=evidence(results.baseline.rows | e.rows, results.baseline.groups | e.groups),

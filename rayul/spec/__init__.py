@@ -22,6 +22,7 @@ from rayul.spec.data import TESTBED, TESTBED_GROUPS, Data, FolderData, SourceDat
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.gradients import GRADIENTS
+from rayul.spec.harness import HarnessTask
 from rayul.spec.heaviest import heaviest
 from rayul.spec.limits import Limit
 from rayul.spec.load import load_spec, parse_spec
@@ -81,6 +82,7 @@ __all__ = [
     "Finalists",
     "Float",
     "FolderData",
+    "HarnessTask",
     "Int",
     "Limit",
     "Lora",

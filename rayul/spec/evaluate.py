@@ -10,6 +10,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.custom import custom_metric, is_custom, source_of, split, with_code
 from rayul.spec.forms import OWN_FUNCTION, named
+from rayul.spec.harness import AnyHarnessTask
 from rayul.spec.metrics import CHEAP, METRICS, STEERING, Metric, check_cheap_metric, check_metric
 from rayul.spec.problems import refuse
 from rayul.spec.section import Section
@@ -64,6 +65,9 @@ class Evaluate(Section):
         default=(), strict=False
     )
     """At the end, of the baseline, the oracle and every exported point, on all sets: as costly as they are."""
+    lm_eval: tuple[AnyHarnessTask, ...] = Field(default=(), strict=False)
+    """Tasks of lm-evaluation-harness at the end, of the same models as `final`: [mmlu, wmdp_bio, {task: my_task,
+    include_path: ./tasks}]. Needs the extra `lm-eval`."""
     oracle_auc: float | None = Field(default=None, gt=0, le=1)
     """For privleak, in place of an oracle: its AUC as MUSE counts it (0.4772 for News, 0.5393 for Books)."""
     batch_size: int = Field(default=64, ge=1)

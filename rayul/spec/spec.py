@@ -248,6 +248,10 @@ class Spec(Section):
         """A line for each code from outside that a sweep runs, and for more trials than there are settings."""
         models = [model for model in (self.model, self.oracle) if model is not None and model.trust_remote_code]
         code = notices(self.code) + [f"code that comes with {m.path} will run (trust_remote_code)" for m in models]
+        tasks = [task for task in self.evaluate.lm_eval if task.include_path is not None]
+        code += [
+            f"the task folder {task.include_path} may hold code, which will run (evaluate.lm_eval)" for task in tasks
+        ]
         return code + list(self._few_cells())
 
     def _few_cells(self) -> Iterator[str]:

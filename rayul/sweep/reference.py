@@ -138,6 +138,7 @@ def verified(
             "evaluation": json.loads(to_json(point)),
             "report_metrics": {k: m.value for k, m in report.items()},
             "report_stderr": {k: m.stderr for k, m in report.items()},
+            "report_notes": list(measurement.notes),
             "verified": worst <= TOLERANCE,
             "largest_difference": worst,
         }

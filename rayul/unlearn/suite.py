@@ -39,13 +39,16 @@ _NO_PROBES: Mapping[str, specs.ProbeRows] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """measured: by "<set>.<metric>"; skipped: why a key could not be measured."""
+    """measured: by "<set>.<metric>"; skipped: why a key could not be measured; notes: what is to be known of the
+    numbers."""
 
     measured: dict[str, Measured]
     skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Strict JSON: {"measured": {key: {"value", "stderr", "rows", "groups"}}, "skipped": {key: reason}}.
+        """Strict JSON: {"measured": {key: {"value", "stderr", "rows", "groups"}}, "skipped": {key: reason},
+        "notes": [...]}.
 
         NaN and infinities are the strings "nan", "inf", "-inf", as in the journal.
         """
@@ -53,7 +56,8 @@ class SuiteResult:
             key: {name: v if math.isfinite(v) else str(v) for name, v in m._asdict().items()}
             for key, m in self.measured.items()
         }
-        return json.dumps({"measured": measured, "skipped": self.skipped}, indent=2, allow_nan=False)
+        found = {"measured": measured, "skipped": self.skipped, "notes": self.notes}
+        return json.dumps(found, indent=2, allow_nan=False)
 
     def table(self) -> Table:
         """A row a metric, a column a set, "value ± standard error"; what was skipped is a dash, explained below."""
@@ -64,7 +68,8 @@ class SuiteResult:
         reasons: dict[str, list[str]] = {}
         for key, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(key)
-        table = Table(caption="\n".join(f"- {', '.join(k)}: {reason}" for reason, k in reasons.items()) or None)
+        below = [*self.notes, *(f"- {', '.join(k)}: {reason}" for reason, k in reasons.items())]
+        table = Table(caption="\n".join(below) or None)
         table.add_column("metric")
         for key in sets:
             table.add_column(key, justify="right")

@@ -19,6 +19,7 @@ from rayul.spec.probes import holdout_of
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
+from rayul.unlearn.harness import check_tasks
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_function, own_metrics
@@ -202,6 +203,7 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             "add them to the data, or choose a metric of another set",
         )
     _check_choices(spec, sets, spec.steering)
+    check_tasks(spec.evaluate.lm_eval)
     if spec.control.confidence is not None:
         for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
             rows = spaced(list(sets[name]), spec.evaluate.max_rows)

@@ -16,6 +16,7 @@ from rayul.records.groups import pooled
 from rayul.spec import Spec, needs_oracle, violations
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import evaluate, pessimistic
+from rayul.unlearn.harness import harness_metrics
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.measured import Measurement, rounded, sums
 from rayul.unlearn.model import load_model
@@ -111,10 +112,16 @@ def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
 
 def final_measurement(model: Any, task: Task, spec: Spec) -> Measurement:
     """What the report says of a model: the metrics of every evaluation and es, on the report rows too, all of the
-    probes, and evaluate.final.
+    probes, evaluate.final and evaluate.lm_eval.
 
     A metric of evaluate.final that lacks rows, columns or the oracle is absent; `rayul evaluate` says why.
     """
+    measurement = _with_suite(model, task, spec)
+    found = harness_metrics(model, task.tokenizer, spec.evaluate.lm_eval, spec.evaluate.batch_size)
+    return measurement._replace(measured=measurement.measured | found.measured, notes=measurement.notes + found.notes)
+
+
+def _with_suite(model: Any, task: Task, spec: Spec) -> Measurement:
     measurement = evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED, everything=True)
     wanted = [name for name in spec.evaluate.final if name not in spec.evaluate.reported]
     if not wanted:
