@@ -49,7 +49,8 @@ LETTERS = (
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory, rows: tuple[Row, ...]) -> Path:  # noqa: F811
-    """The questions with four options of test_choices.py, as `letters` and, without options, as `texts`."""
+    """The questions with four options of test_choices.py, as `letters` and, without options, as `texts`; and `broken`,
+    whose rows are missing."""
     folder = tmp_path_factory.mktemp("tasks")
     file = folder / "rows.json"
     four = [row for row in rows if len(row.choices) == 4]
@@ -59,6 +60,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, rows: tuple[Row, ...]) -> Pa
     texts = {"prompt": "Question: {{question.strip()}}\\nAnswer:", "choices": "choices", "metric": "acc_norm"}
     for name, kind in (("letters", letters), ("texts", texts)):
         (folder / f"{name}.yaml").write_text(TASK.format(name=f"made_up_{name}", file=file, **kind))
+    (folder / "broken.yaml").write_text(TASK.format(name="made_up_broken", file=folder / "nowhere.json", **texts))
     return folder
 
 
@@ -105,16 +107,12 @@ def test_it_is_recorded_of_the_baseline_and_draws_nothing(
 
 
 @installed
-def test_what_cannot_be_run_is_refused_by_name(tasks: Path, known: Any, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(InputError, match="has no task made_up_numbers"):
+def test_what_cannot_be_run_is_refused_by_name(tasks: Path, known: Any) -> None:  # noqa: F811
+    with pytest.raises(InputError, match="has no task made_up_numbers") as caught:
         harness.check_tasks([HarnessTask(task="made_up_numbers", include_path=str(tasks))])
-    with pytest.raises(InputError, match="has no task made_up_letters") as caught:
-        harness.check_tasks([HarnessTask(task="made_up_letters")])
     assert "include_path" in caught.value.hint
-    broken = {"prompt": "{{question}}", "choices": "choices", "metric": "acc"}
-    (tmp_path / "broken.yaml").write_text(TASK.format(name="made_up_broken", file=tmp_path / "nowhere.json", **broken))
     with pytest.raises(InputError, match="made_up_broken cannot be run") as caught:
-        harness.harness_metrics(*known, [HarnessTask(task="made_up_broken", include_path=str(tmp_path))], 8)
+        harness.harness_metrics(*known, [HarnessTask(task="made_up_broken", include_path=str(tasks))], 8)
     assert "lm-eval run" in caught.value.hint
 
 
