@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from rayul.spec.data import find, missing, wants_files
 from rayul.spec.problems import refuse, show
 from rayul.spec.section import Section
+from rayul.spec.source import find, missing, wants_files
 
 
 class HarnessTask(Section):
