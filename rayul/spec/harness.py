@@ -46,4 +46,4 @@ def _named(value: Any) -> Any:
     return {"task": value} if isinstance(value, str) else value
 
 
-AnyHarnessTask = Annotated[HarnessTask, BeforeValidator(_named)]
+AnyHarnessTask = Annotated[HarnessTask, BeforeValidator(_named, json_schema_input_type=HarnessTask | str)]
