@@ -111,13 +111,8 @@ def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
 
 
 def final_measurement(model: Any, task: Task, spec: Spec) -> Measurement:
-<<<<<<< HEAD
     """What the report says of a model: the metrics of every evaluation and es, on the report rows too, all of the
     probes, evaluate.final and evaluate.lm_eval.
-=======
-    """What the report says of a model: the metrics of every evaluation and es, on the report rows too,
-    evaluate.final and evaluate.lm_eval.
->>>>>>> d25b57b (The published schema again)
 
     A metric of evaluate.final that lacks rows, columns or the oracle is absent; `rayul evaluate` says why.
     """
