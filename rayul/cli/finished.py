@@ -23,6 +23,10 @@ def report(
     figures: Annotated[
         str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=0, help="Maximum number of recorded rows of each set to show; 0 for none, default: all."),
+    ] = None,
 ) -> None:
     """(Re)make tables and report of a sweep from its records alone."""
     from rayul.records.storage import local
@@ -30,7 +34,7 @@ def report(
 
     formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
     with local(folder, write=True) as place:
-        summary = summarise(place, formats)
+        summary = summarise(place, formats, samples)
     show("\n".join(front_lines(summary)))
     show(summary.report)
     if formats:

@@ -28,13 +28,18 @@ def sweep(
         typer.Option("--resume-if-any", help="Continue where there is one, else begin: for jobs that are requeued."),
     ] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rows of each set to show before and after, in place of report.samples."),
+    ] = None,
     trust: Trust = False,
     set_: Overrides = None,
 ) -> None:
     """Run a sweep: baseline, trials under control, Pareto front, adapters, report."""
     from rayul.spec import load_spec
 
-    overrides = list(set_ or ())
+    sampled = [f"report.samples={samples}"] if samples is not None else []
+    overrides = [*(set_ or ()), *sampled]
     overrides += [f"search.trials={trials}"] if trials is not None else []
     overrides += [f"name={name}"] if name is not None else []
     spec = load_spec(file, overrides)
@@ -48,7 +53,7 @@ def sweep(
         from rayul.sweep.stop import Interrupted
 
     folder = joined(results, spec.name)
-    again = _again(trials, results, name, set_)
+    again = _again(trials, results, name, [*(set_ or ()), *sampled])
     command = f"rayul sweep {shlex.quote(str(file))}"  # it is pasted into a shell
     try:
         with ProgressBar(console) as bar, last_words(ENDED + f"{command} --resume-if-any{again}"):

@@ -11,12 +11,14 @@ import jinja2
 from rayul.pareto.held_out import on_report
 from rayul.records import Evaluation, adapter_name
 from rayul.records.folder import SweepRecords
+from rayul.records.recall import recall_of
 from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
+from rayul.report.recalled import Recalled, recalled_lines, sets_of
 from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
 from rayul.spec.source import find, looks_local
-from rayul.words import measured
+from rayul.words import measured, percent
 
 ASSETS = Path(__file__).parent / "assets"
 METHOD_SECTIONS = ("method", "update", *UPDATES, "training", "control")
@@ -78,8 +80,10 @@ def model_card(
         trim_blocks=True,
     )
     environment.globals["certificate_value"] = value
+    environment.filters["percent"] = percent
     environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
     trial = spec.at(e.params).resolved()
+    recall = recall_of(results.folder, e)
     return environment.get_template("card.md.j2").render(
         title=Path(address).name,
         e=e,
@@ -89,6 +93,8 @@ def model_card(
         licence=None if (packaged := PACKAGED.get(spec.model.path)) is None else packaged.licence,
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
+        recalled=[] if recall is None else sets_of(recall),
+        recalled_lines=[] if recall is None else recalled_lines(Recalled("", e, sets_of(recall), ()), names=False),
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
         notes=results.adapters[e.key].report_notes if e.key in results.adapters else (),
         oracle=results.oracle is not None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rayul.errors import InputError
+from rayul.pareto.best import best_of
 from rayul.pareto.front import forgotten, front, non_dominated, values
 from rayul.pareto.hypervolume import hypervolume_history
 from rayul.records import SPEC, Evaluation, Key
@@ -19,6 +20,7 @@ from rayul.records.folder import SweepRecords, load_records
 from rayul.records.objectives import Floats, Objectives
 from rayul.report.axes import Axis, axes
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
+from rayul.report.recalled import Recalled, recalled
 from rayul.spec import Limit, Spec, dump_yaml, is_forgetting, load_spec
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -30,7 +32,8 @@ class Entry:
     """One sweep of a comparison, on the common objectives, limits and baseline.
 
     judged: its evaluations, infeasible where they break a common limit. ahead: the points of its front that no
-    other sweep beats. best: the largest fraction forgotten on its front, NaN without one.
+    other sweep beats. best: the largest fraction forgotten on its front, NaN without one. recalled: what its best
+    certified point, and its best point, still recall.
     """
 
     label: str
@@ -41,6 +44,7 @@ class Entry:
     ahead: frozenset[Key]
     best: float
     history: list[tuple[int, float]]
+    recalled: list[Recalled]
 
     @property
     def hypervolume(self) -> float:
@@ -169,6 +173,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
             ahead=frozenset(e.key for e, unbeaten in zip(points, mask, strict=True) if unbeaten),
             best=float(forgotten(points, common.baseline, objectives).max()) if points else np.nan,
             history=hypervolume_history(rows, common.baseline, objectives, common.limit_values),
+            recalled=recalled(sweep, best_of(points, sweep)),
         )
         for label, sweep, spec, rows, points, mask in zip(names, sweeps, specs, judged, fronts, joint, strict=True)
     ]

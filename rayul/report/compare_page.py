@@ -15,7 +15,7 @@ from rayul.pareto.attainment import attainment, outline
 from rayul.records import Evaluation
 from rayul.report.axes import Axis, escape, limit_shapes, short
 from rayul.report.compare import Comparison
-from rayul.report.compare_text import headline, merged_front, sentences
+from rayul.report.compare_text import headline, merged_front, recalled_table, sentences
 from rayul.report.page import embed, plotly_js
 from rayul.words import duration, measured, percent
 
@@ -44,6 +44,7 @@ def write_comparison(c: Comparison, path: Path) -> None:
         states=[e.results.states for e in c.entries],
         seconds=[sum(last.train_seconds for last in e.results.endings.values()) for e in c.entries],
         points=merged_front(c),
+        recalled=recalled_table(c),
         colours=COLOURS,
         isnan=math.isnan,
         css=Markup(css),

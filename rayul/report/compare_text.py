@@ -10,6 +10,7 @@ import numpy as np
 from rayul.pareto.front import forgotten
 from rayul.records import Evaluation
 from rayul.report.compare import Comparison, Level
+from rayul.report.recalled import TITLES
 from rayul.words import measured, percent
 
 FRONT_ROWS = 12
@@ -70,6 +71,22 @@ def _spells(c: Comparison) -> list[str]:
     ]
 
 
+def recalled_table(c: Comparison) -> list[list[str]]:
+    """Head, and per sweep and point how many rows of each set come back word for word, and the worst group; empty
+    where nothing was measured by group."""
+    shown = [(e.label, one) for e in c.entries for one in e.recalled]
+    names = dict.fromkeys(found.set for _, one in shown for found in one.sets)
+    head = ["sweep", "point", *(TITLES.get(name, name) for name in names), "most left of"]
+    rows = []
+    for label, one in shown:
+        by_set = {found.set: found for found in one.sets}
+        worst = by_set["forget"].worst if "forget" in by_set else None
+        cells = [f"{by_set[n].whole.verbatim_after} of {by_set[n].whole.rows}" if n in by_set else "–" for n in names]
+        left = "–" if worst is None else f"{worst.name}: {worst.verbatim_after} of {worst.rows}"
+        rows.append([label, f"{one.what} ({one.e.trial_id})", *cells, left])
+    return [head, *rows] if rows else []
+
+
 def comparison_lines(c: Comparison) -> list[str]:
     """The comparison for a terminal or a log file."""
     lines = [headline(c), *sentences(c), *(f"note: {note}" for note in c.notes), ""]
@@ -84,6 +101,8 @@ def comparison_lines(c: Comparison) -> list[str]:
         lines += ["", f"{c.axes[1].title}, at least this much forgotten (* ahead, ~ ahead within a standard error)"]
         head = ["sweep", *(f"{level.forgotten:.0%}" for level in c.levels)]
         lines += aligned([head, *([e.label, *(_mark(c, i, k) for k in c.levels)] for i, e in enumerate(c.entries))])
+    if table := recalled_table(c):
+        lines += ["", "rows that still come back word for word, by set", *aligned(table, left=True)]
     points = merged_front(c)
     if points:
         lines += ["", "the fronts together, most forgotten first (* no other beats it)"]

@@ -22,6 +22,7 @@ from rayul.report.charts import payload
 from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
+from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, with_samples
 from rayul.report.summary import Summary
 from rayul.words import measured, percent
 
@@ -31,8 +32,11 @@ MAX_TABLE_ROWS = 200
 """Rows of the front in the page; the Parquet file has them all."""
 
 
-def write_report(results: SweepRecords, summary: Summary, audit: AuditSection | None = None) -> None:
-    """Render and write report.html into the results folder."""
+def write_report(
+    results: SweepRecords, summary: Summary, audit: AuditSection | None = None, samples: int | None = None
+) -> None:
+    """Render and write report.html into the results folder. samples: maximum number of recorded rows to show, per set;
+    None for all."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -57,6 +61,11 @@ def write_report(results: SweepRecords, summary: Summary, audit: AuditSection | 
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
         unseen=results.with_report(summary.best) if summary.best else None,
+        recalled=[with_samples(one, samples) for one in summary.recalled],
+        recalled_lines=recalled_lines,
+        titles=TITLES,
+        most_groups=MOST_GROUPS,
+        folder=results.folder,
         attacked=section(results),
         audit=audit,
         origin=origin(results),

@@ -16,6 +16,7 @@ from rayul.records.objectives import Objectives, forget_objective
 from rayul.report.certified import certified_lines
 from rayul.report.check import Check
 from rayul.report.health import health_checks
+from rayul.report.recalled import Recalled, recalled
 from rayul.spec import Limit
 
 
@@ -28,7 +29,8 @@ class Summary:
     forgot most; where no limit protects utility, the one that spans the largest volume alone. best_forgotten: its
     fraction of the baseline, NaN without a forget objective. certified: what holds a certificate, in sentences, the
     best first; or that nothing does, and why; empty before the certify rows are read. hypervolume: in [0, 1]; history:
-    its growth, as (evaluations so far, hypervolume). targets: the best at each share of control.tau, where it is a
+    its growth, as (evaluations so far, hypervolume). recalled: what the best certified point and `best` still recall,
+    by group, as far as they were measured again. targets: the best at each share of control.tau, where it is a
     list. checks: the health checks, worst first.
     """
 
@@ -44,6 +46,7 @@ class Summary:
     best: Evaluation | None
     best_forgotten: float
     certified: list[str]
+    recalled: list[Recalled]
     hypervolume: float
     history: list[tuple[int, float]]
     targets: list[BestAtTarget]
@@ -81,6 +84,7 @@ def summary_of(results: SweepRecords) -> Summary:
         best=best,
         best_forgotten=float(forgotten([best], results.baseline, results.objectives)[0]) if best else math.nan,
         certified=certified_lines(results),
+        recalled=recalled(results, best),
         hypervolume=history[-1][1],
         history=history,
         targets=best_at_targets(results),

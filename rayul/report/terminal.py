@@ -6,6 +6,7 @@ import textwrap
 
 from rayul.pareto.front import forgotten
 from rayul.pareto.targets import BestAtTarget
+from rayul.report.recalled import recalled_lines
 from rayul.report.summary import Summary
 from rayul.words import measured, number, percent
 
@@ -13,16 +14,17 @@ WIDTH = 80
 
 
 def front_lines(summary: Summary, count: int = 10) -> list[str]:
-    """What is certified, and the front as an aligned plain-text table for a terminal or a log file, at most `count`
-    rows.
+    """What is certified, what the answer still recalls, and the front as an aligned plain-text table for a terminal or
+    a log file, at most `count` rows.
 
     When nothing is feasible: the trials nearest to it, with their total violation.
     """
     table = _table(summary, count)
-    if not summary.certified:
-        return table
-    told = [line for sentence in summary.certified for line in textwrap.wrap(sentence, WIDTH)]
-    return [*told, "", "The search's own front, as it read on the select rows:", *table]
+    still = [line for one in summary.recalled[:1] for line in recalled_lines(one)]
+    said = [line for sentence in [*summary.certified, *still] for line in textwrap.wrap(sentence, WIDTH)]
+    if summary.certified:
+        table.insert(0, "The search's own front, as it read on the select rows:")
+    return [*said, "", *table] if said else table
 
 
 def _table(summary: Summary, count: int) -> list[str]:

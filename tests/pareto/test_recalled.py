@@ -1,0 +1,97 @@
+"""What still comes back, by group and in words: on the page, in the terminal, on the card, in the comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic import sweep, write_folder
+
+from rayul.pareto.best import best_of
+from rayul.pareto.front import front_of
+from rayul.records import adapter_folder
+from rayul.records.folder import load_records
+from rayul.records.recall import Counted, Recall, Sample, write_recall
+from rayul.report import front_lines, summarise
+from rayul.report.card import Forgotten, model_card
+from rayul.report.compare import load_comparison
+from rayul.report.compare_page import write_comparison
+from rayul.report.compare_text import comparison_lines
+from rayul.report.recalled import recalled_lines
+from rayul.report.results import load_results
+from rayul.spec import load_spec
+
+SECRET = "the row <b>nobody</b> may see"
+BEFORE = {
+    "forget": Counted(("Ada", "Ben", ""), (10, 5, 2), (1.0, 0.9, 0.5), (10, 4, 1)),
+    "retain": Counted(("Cy", "Di"), (10, 10), (1.0, 0.95), (10, 9)),
+    "general": Counted(("",), (60,), (0.9,), (50,)),
+}
+AFTER = {
+    "forget": Counted(("Ada", "Ben", ""), (10, 5, 2), (0.2, 0.8, 0.0), (0, 3, 0)),
+    "retain": Counted(("Cy", "Di"), (10, 10), (0.9, 0.3), (8, 2)),
+    "general": Counted(("",), (60,), (0.8,), (39,)),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = write_folder(tmp_path / "s", sweep(8, seed=3))
+    results = load_records(place)
+    best = best_of(front_of(results), results)
+    assert best is not None
+    where = adapter_folder(place, best)
+    where.mkdir(parents=True)
+    write_recall(where, Recall(BEFORE, AFTER, (Sample("forget", "Ada", "Who?", SECRET, SECRET, "nobody"),)))
+    return place
+
+
+def test_the_lines_count_rows_and_name_the_worst(folder: Path) -> None:
+    (one,) = summarise(folder).recalled
+    assert recalled_lines(one) == [
+        "3 of the 17 rows to forget still come back word for word (15 did before); most is left of Ben: 3 of 5 "
+        "(before: 4). 1 of 2 groups still has such a row.",
+        "Of 20 rows to keep, read by the search, 10 come back word for word (19 did before); most is lost of Di: 2 of "
+        "10 (before: 9).",
+        "Of 60 rows of general knowledge, 39 come back word for word (50 did before).",
+    ]
+    whole = {found.set: found.whole for found in one.sets}
+    assert whole["forget"].es_before == pytest.approx((10 * 1.0 + 5 * 0.9 + 2 * 0.5) / 17)
+    assert whole["forget"].es_after == pytest.approx((10 * 0.2 + 5 * 0.8) / 17)
+    assert "3 of the 17 rows" in " ".join(front_lines(summarise(folder))).replace("\n", " ")
+
+
+def test_the_page_shows_groups_and_escapes_rows(folder: Path) -> None:
+    text = summarise(folder).report.read_text()
+    assert '<th scope="row">Ben</th><td>5</td><td>4</td><td>3</td><td>90.0%</td><td>80.0%</td>' in text
+    assert text.index(">Ben</th>") < text.index(">Ada</th>"), "of rows to forget, most left comes first"
+    assert SECRET not in text
+    assert "the row &lt;b&gt;nobody&lt;/b&gt; may see" in text
+    assert "may see" not in summarise(folder, samples=0).report.read_text()
+
+
+def test_the_card_has_numbers_and_no_names(folder: Path) -> None:
+    results = load_records(folder)
+    best = load_results(folder).best()
+    options = {"address": "x", "after": {}, "difference": 0.0, "adapter": True, "merged": False}
+    card = model_card(results, load_spec(folder / "spec.yaml"), best, Forgotten("people", 17, "0" * 64), **options)
+    assert "3 of the 17 rows to forget still come back word for word" in card
+    assert "| to forget | 17 | 15 | 3 | 91.2% | 35.3% |" in card
+    for private in ("Ben", "Ada", "Di:", "nobody", "Who?"):
+        assert private not in card
+
+
+def test_the_comparison_counts_them_per_sweep(folder: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "other", sweep(6, seed=4))
+    c = load_comparison([folder, other])
+    lines = "\n".join(comparison_lines(c))
+    assert "3 of 17" in lines
+    assert "Ben: 3 of 5" in lines
+    write_comparison(c, tmp_path / "c.html")
+    assert "Ben: 3 of 5" in (tmp_path / "c.html").read_text()
+
+
+def test_a_folder_without_them_reads_as_before(tmp_path: Path) -> None:
+    summary = summarise(write_folder(tmp_path / "old", sweep(8, seed=3)))
+    assert summary.recalled == []
+    assert 'id="recalled"' not in summary.report.read_text()
