@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import NamedTuple
 
 from rayul.records import Evaluation
@@ -90,8 +91,8 @@ def _set(name: str, before: Counted, after: Counted) -> RecalledSet:
     columns = zip(after.groups, after.rows, before.es, after.es, before.verbatim, after.verbatim, strict=True)
     groups = [Change(*row) for row in columns]
     rows = sum(after.rows)
-    es = [sum(g.rows * value for g, value in zip(groups, one.es, strict=True)) / rows for one in (before, after)]
-    whole = Change("", rows, *es, before.verbatim_count, after.verbatim_count)
+    was, is_ = (sum(map(mul, one.rows, one.es)) / rows for one in (before, after))
+    whole = Change("", rows, was, is_, before.verbatim_count, after.verbatim_count)
     named = [group for group in groups if group.name]
     named.sort(key=lambda group: _badness(name, group), reverse=True)
     return RecalledSet(name, TITLES.get(name, name), whole, named)
