@@ -60,7 +60,8 @@ def evaluate(
         console.print(line, soft_wrap=True)
     with console.status("loading torch") if console.is_terminal else nullcontext():
         from rayul.testbed import with_testbed
-        from rayul.unlearn.data import load_sets, read_rows
+        from rayul.unlearn.chunks import load_rows
+        from rayul.unlearn.data import read_rows
         from rayul.unlearn.harness import check_tasks, harness_metrics
         from rayul.unlearn.model import load_model
         from rayul.unlearn.own import own_metrics
@@ -72,7 +73,7 @@ def evaluate(
         spec = with_testbed(spec, bar.update)
     check_tasks(spec.evaluate.lm_eval)
     own = own_metrics(spec.evaluate)
-    found = {"forget": read_rows(Path(data).expanduser())} if single else load_sets(spec.data, spec.probes)
+    found = {"forget": read_rows(Path(data).expanduser())} if single else load_rows(spec)
     if single and not found["forget"]:
         raise InputError(f"{data} has no rows", "name a file with rows as --data")
     sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in found.items()}

@@ -52,15 +52,16 @@ def make_plan(
     from rayul.sweep.search.samplers import check_sampler
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
+    from rayul.unlearn.chunks import load_rows
     from rayul.unlearn.cost import boundary, rendered
-    from rayul.unlearn.data import group_numbers, load_sets
+    from rayul.unlearn.data import group_numbers
     from rayul.unlearn.model import load_tokenizer
     from rayul.unlearn.task import check_needs
     from rayul.unlearn.template import Template, text_notices
 
     check_installed(spec.tracking)
     ready = with_testbed(spec, testbed_progress)
-    sets = load_sets(ready.data, ready.probes)
+    sets = load_rows(ready)
     check_needs(ready, sets)
     kept = kept_in(sets)
     check_certifiable(ready, kept.groups)

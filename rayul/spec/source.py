@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.forms import form
-from rayul.spec.problems import expected, refuse, show
+from rayul.spec.problems import expected, refuse, refuse_all, show
 from rayul.spec.section import Section
 
 TEXT_FILES = (".jsonl", ".json", ".csv", ".tsv")
@@ -131,6 +131,20 @@ class Source(Section):
     """A seed: rows in a random order, the same each time. null keeps the file's."""
     limit: int | None = Field(default=None, ge=1)
     """Maximum number of rows."""
+    chunk: int | None = Field(default=None, ge=8)
+    """Cuts texts into rows of this many tokens, each document by itself, and trains on all tokens; metrics ask for the
+    second half of a chunk after its first. null trains on and measures the second half of each text as it is."""
+    stride: int | None = Field(default=None, ge=1)
+    """Tokens from the beginning of a chunk to that of the next; null for chunks that do not overlap."""
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> Source:
+        if self.stride is not None and self.chunk is None:
+            raise refuse_all([(("stride",), refuse("has no meaning without chunk", "add chunk, the tokens of each"))])
+        if self.stride is not None and self.chunk is not None and self.stride > self.chunk:
+            text = f"{self.stride} is more than chunk, {self.chunk}: the text between two chunks would be left out"
+            raise refuse_all([(("stride",), refuse(text, "at most chunk"))])
+        return self
 
 
 def _source(value: Any) -> Any:

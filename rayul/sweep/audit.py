@@ -44,7 +44,8 @@ from rayul.sweep.result import AuditResult
 from rayul.sweep.same_text import checked_tokens
 from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, group_numbers, load_sets
+from rayul.unlearn.chunks import load_rows
+from rayul.unlearn.data import Sets, group_numbers
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
@@ -77,7 +78,7 @@ def audit_sweep(
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
         ready = with_testbed(written, testbed_progress, results.manifest.date)
-        sets = load_sets(ready.data, ready.probes)
+        sets = load_rows(ready)
         checked_rows(sets, results.manifest)
         checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
         with connected(address, warn) as remote:

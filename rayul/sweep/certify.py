@@ -44,7 +44,8 @@ from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
 from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, group_numbers, load_sets
+from rayul.unlearn.chunks import load_rows
+from rayul.unlearn.data import Sets, group_numbers
 from rayul.unlearn.model import load_model, load_tokenizer
 from rayul.unlearn.update.saved import save_scaled
 from rayul.words import plural
@@ -78,7 +79,7 @@ def certify_sweep(
         check_trusted(asked, folder, trusted=trust)
         wanted = asked.certify or Certify()
         spec = with_testbed(asked, testbed_progress, results.manifest.date)
-        sets = load_sets(spec.data, spec.probes)
+        sets = load_rows(spec)
         rows = checked_rows(sets, results.manifest)
         latest = results.certificates.latest
         reads = latest is None or results.certificates.begun is not None or again

@@ -25,7 +25,7 @@ from rayul.spec import TESTBED, load_spec
 from rayul.sweep.folder import checked_rows
 from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import load_sets
+from rayul.unlearn.chunks import load_rows
 from rayul.unlearn.export import (
     MERGED,
     TOLERANCE,
@@ -82,7 +82,7 @@ def export(
     if merge and not adapter:
         raise InputError(f"{source.name} is a whole model, so there is nothing to merge", "leave --merge out")
     spec = with_testbed(written, testbed_progress, results.manifest.date)
-    sets = load_sets(spec.data, spec.probes)
+    sets = load_rows(spec)
     forget = checked_rows(sets, results.manifest)["forget"]
     checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
     # Before the model is loaded: a running sweep drops what leaves its front.

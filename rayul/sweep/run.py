@@ -72,7 +72,8 @@ from rayul.sweep.stop import CTRL_C, Interrupted, StopSignal
 from rayul.sweep.tracking import trackers
 from rayul.sweep.trainable import UnlearningTrial
 from rayul.testbed import with_testbed
-from rayul.unlearn.data import Sets, load_sets
+from rayul.unlearn.chunks import load_rows
+from rayul.unlearn.data import Sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
 from rayul.unlearn.template import Template, text_notices
@@ -143,7 +144,7 @@ def _run(
     recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
     check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists(), sends=True)
     ready = with_testbed(asked, testbed_progress, recorded.date)
-    sets = load_sets(ready.data, ready.probes)
+    sets = load_rows(ready)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
     if not resumes:  # a sweep that has begun goes on, and says at its end why nothing is certified

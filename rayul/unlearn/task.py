@@ -17,7 +17,7 @@ from rayul.errors import InputError
 from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec
 from rayul.spec.probes import holdout_of
 from rayul.unlearn.data import Row, Sets, group_numbers
-from rayul.unlearn.fits import check_fits, reworded
+from rayul.unlearn.fits import check_chunks, check_fits, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.harness import check_tasks
 from rayul.unlearn.metrics import RowMetric
@@ -25,7 +25,7 @@ from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_function, own_metrics
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.template import AnyTemplate, Template, template_for
-from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id
+from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id, to_train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -80,7 +80,8 @@ class Task:
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
-        self.training = {name: list(self.examples.get(name, ())) for name in TRAINED}
+        self.training = {name: to_train(sets.get(name, ()), self.examples.get(name, ())) for name in TRAINED[:2]}
+        self.training["idk"] = list(self.examples["idk"])
         self.reworded: dict[str, dict[int, int]] = {name: {} for name in TRAINED}
         self.held = len(self.training["retain_train"])
         if extras:
@@ -166,6 +167,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for control in spec.control.own:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
+    check_chunks(base, spec.data)
     further = (*spec.evaluate.final, *(metric for probe in spec.probes.values() for metric in probe.metrics))
     rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in further)
     extras = spec.training.layered is not None or spec.training.augment is not None
@@ -201,6 +203,11 @@ def check_needs(spec: Spec, sets: Sets) -> None:
         raise InputError(
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
+        )
+    if "latent" in spec.method.gradients and any(row.chunk for row in sets["forget"]):
+        raise InputError(
+            "method.gradient latent adds to the hidden states of questions, and chunks have none",
+            "choose another method.gradient, or leave data.forget.chunk out",
         )
     _check_choices(spec, sets, spec.steering)
     check_tasks(spec.evaluate.lm_eval)

@@ -85,6 +85,8 @@ def encode_rows(tokenizer: Tokenizer, template: AnyTemplate, rows: Sequence[Row]
 
 
 def _encode_row(tokenizer: Tokenizer, template: AnyTemplate, row: Row) -> Example:
+    if row.chunk is not None:
+        return Example(row.chunk.ids, row.chunk.start, len(row.chunk.ids))
     example = encode(tokenizer, template, row.question, row.answer)
     if not row.choices:
         return example
@@ -98,6 +100,11 @@ def _encode_row(tokenizer: Tokenizer, template: AnyTemplate, row: Row) -> Exampl
             "measure choice_text, which compares the options' texts, or use another tokenizer",
         )
     return example._replace(options=options)
+
+
+def to_train(rows: Sequence[Row], examples: Sequence[Example]) -> list[Example]:
+    """The examples of rows with what training asks for: of a chunk all tokens that have one before them."""
+    return [e if row.chunk is None else e._replace(start=1) for row, e in zip(rows, examples, strict=True)]
 
 
 def encode_sets(

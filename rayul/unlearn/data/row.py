@@ -35,6 +35,14 @@ class Wording(NamedTuple):
     opening: str = ""
 
 
+class Chunk(NamedTuple):
+    """A piece of a document as tokens. start: the token that its second half, which is measured, begins with; all
+    tokens are trained on."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
 @dataclass(frozen=True)
 class Row:
     """One question and its answer. `perturbed_answer`: wrong answers in the words of the paraphrased one (TOFU).
@@ -43,8 +51,9 @@ class Row:
     that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
     2407.06460). `choices`: the options of multiple choice, whose question has them and asks for a letter, which is the
     answer; `stem`: what is asked, without them; `subject`: what it is said to be about.
-    `history`: what was said before the question, as (role, text). `wording`: of a probe that asks in its
-    own way."""
+    `history`: what was said before the question, as (role, text). `wording`: of a probe that asks in its own way.
+    `window`: of a document that is to be cut, the tokens of a chunk and those between the beginnings of two; `chunk`:
+    of a piece of one."""
 
     question: str
     answer: str
@@ -58,6 +67,8 @@ class Row:
     subject: str = ""
     history: tuple[tuple[str, str], ...] = ()
     wording: Wording | None = None
+    window: tuple[int, int] | None = None
+    chunk: Chunk | None = None
 
     @property
     def key(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def read_source(source: Source, columns: Mapping[Any, str | None] | None = None)
     if source.shuffle is not None:
         random.Random(source.shuffle).shuffle(records)
     mapping = {**(columns or {}), **source.columns}
-    return [row_of(record, place, mapping) for place, record in records[: source.limit]]
+    return [_windowed(row_of(record, place, mapping), source, place) for place, record in records[: source.limit]]
 
 
 def _records(source: Source) -> Iterator[tuple[str, Any]]:
@@ -82,6 +83,17 @@ def _text(cell: Any) -> str:
     true and "True"."""
     text = str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
     return text.lower() if text in ("True", "False") else text
+
+
+def _windowed(row: Row, source: Source, place: str) -> Row:
+    if source.chunk is None:
+        return row
+    if not row.text:
+        raise InputError(
+            f"{place}: chunk is for texts, and this row has a question and an answer",
+            "name the column of the text as columns.text, or leave chunk out",
+        )
+    return replace(row, window=(source.chunk, source.stride or source.chunk))
 
 
 def _either(wanted: Sequence[Any]) -> str:
