@@ -13,7 +13,7 @@ import pytest
 from yaml_comments import bare_keys
 
 from rayul.errors import InputError
-from rayul.plan.starter import starter_spec
+from rayul.plan.starter import grouping_columns, starter_spec
 from rayul.spec import load_spec
 from rayul.unlearn.data import load_sets
 
@@ -105,6 +105,23 @@ def test_a_group_column_keeps_its_rows_together(write: Callable[..., Path]) -> N
     assert "q, a, customer_id" in caught.value.hint
     with pytest.raises(InputError, match=r"1 group has rows in forget and in retain"):
         spec_of(write("f.jsonl", 6, "q", "a", customer_id=3), Path("r.jsonl"), group="customer_id")
+
+
+def test_a_column_that_may_group_rows_is_pointed_out(write: Callable[..., Path]) -> None:
+    def columns(**more: Any) -> list[str]:
+        asked = [
+            {"q": f"q {i}?", "a": "yes", "id": i, "customer_id": i // 3, "one": 1, "of": [i % 2]} for i in range(12)
+        ]
+        lines = [line | more for line in asked]
+        Path("r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return grouping_columns(write("f.jsonl", 6, "q", "a", id=3, customer_id=99, one=1, of=[1]), Path("r.jsonl"))
+
+    assert columns() == ["customer_id"]
+    assert columns(author="x") == [], "there is a group"
+    argv = [sys.executable, "-m", "rayul", "init", "--forget", "f.jsonl", "--retain", "r.jsonl", "--model", "m"]
+    columns()
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stderr
+    assert "repeat this with --group customer_id" in said.replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", ["ga", "gd"])

@@ -58,7 +58,7 @@ def test_a_group_in_two_sets_is_refused_with_both_places(tmp_path: Path, first: 
         load_sets(data_with_one_group_in(tmp_path, first, second))
     names = [name.replace("retain_select", "retain") for name in (first, second)]
     assert f"1 group has rows in {names[0]} and in {names[1]}" in caught.value.message
-    assert f"{names[0]} row 3 and {names[1]} row 3" in caught.value.message
+    assert f"{names[0]} row 3 ({tmp_path}/{first}.jsonl:3) and {names[1]} row 3" in caught.value.message
     assert "same" not in caught.value.message, "the name of a group may be a person's"
     assert "columns.group" in caught.value.hint
 
@@ -111,8 +111,8 @@ def test_near_copies_are_found_with_the_similarity_that_the_definition_gives() -
     assert pair.similarity == pytest.approx(expected)
     assert 0.6 < expected < 1
     lines = said(forget=forget, retain_train=retain)
-    assert "1 of 40 forget rows say nearly the same as a row of another set (retain_train 1)" in lines
-    assert f"forget row 7 and retain_train row 21 ({expected:.0%})" in lines
+    assert "1 of 40 forget rows says nearly the same as a row of another set (retain_train 1)" in lines
+    assert f"forget row 7 and retain_train row 21 share {expected:.0%} of their runs of three words" in lines
     assert forget[6].question not in lines
 
 
@@ -171,7 +171,8 @@ def test_validate_reads_the_rows_whether_or_not_a_certificate_is_asked_for(tmp_p
     done = validate(spec_in(tmp_path, forget=[{"question": retain[3]["question"], "answer": "no"}], retain=retain))
     assert done.returncode == 0, done.stderr
     assert "the forget set has 1 row" in done.stdout
-    assert "say nearly the same" in done.stdout
+    assert f"forget row 1 ({tmp_path}/forget.jsonl:1) and " in done.stdout
+    assert f" ({tmp_path}/retain.jsonl:4) share " in done.stdout, "where it is in the file, not in the part of a split"
     assert retain[3]["question"] not in done.stdout
     done = validate(spec_in(tmp_path, forget=[{"question": "q", "answer": 3}], retain=retain))
     assert done.returncode == 2

@@ -65,7 +65,7 @@ def init(
     out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
 ) -> None:
     """Write a commented spec to start from: for your own rows, or a copy of a shipped one."""
-    from rayul.plan.starter import copied_spec, starter_spec
+    from rayul.plan.starter import copied_spec, grouping_columns, starter_spec
 
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
@@ -83,6 +83,12 @@ def init(
         )
     else:
         text = starter_spec(out.stem, forget, retain, model, group)
+        if group is None and (columns := grouping_columns(forget, retain)):
+            show(
+                f"No group column: every row counts as independent. If {' or '.join(columns)} says whom or what a row "
+                f"is about, repeat this with --group {shlex.quote(columns[0])}.",
+                error=True,
+            )
     with writing(out, "choose another place with --out"):
         out.write_text(text, encoding="utf-8")
     if from_ is None and model is None:

@@ -69,15 +69,19 @@ def _copies(sets: Sets) -> Iterator[str]:
 
 def _alike(sets: Sets) -> Iterator[str]:
     from rayul.unlearn.data import nearly_same
-    from rayul.unlearn.data.overlap import APART
+    from rayul.unlearn.data.overlap import APART, place_of
 
     pairs = nearly_same(sets, [name for name in APART if name != "forget"])
     if pairs:
         of = ", ".join(f"{name} {count}" for name, count in Counter(pair.set_name for pair in pairs).items())
         closest = sorted(pairs, key=lambda pair: -pair.similarity)[:SHOWN]
-        shown = "; ".join(f"forget row {p.forget} and {p.set_name} row {p.row} ({p.similarity:.0%})" for p in closest)
+        shown = "; ".join(
+            f"{place_of(sets, 'forget', pair.forget)} and {place_of(sets, pair.set_name, pair.row)} "
+            f"share {pair.similarity:.0%} of their runs of three words"
+            for pair in closest
+        )
+        count = f"{len(pairs)} of {plural(len(sets['forget']), 'forget row')}"
         yield (
-            f"{len(pairs)} of {plural(len(sets['forget']), 'forget row')} say nearly the same as a row of another set "
-            f"({of}): {shown} of their runs of three words are shared. Where that set is to be kept, remove its row: "
-            "a model cannot forget one and keep the other"
+            f"{count} {'says' if len(pairs) == 1 else 'say'} nearly the same as a row of another set ({of}): {shown}. "
+            "Where that set is to be kept, remove its row: a model cannot forget one and keep the other"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rayul.plan.certificate import CertifyRows, kept_in
 from rayul.spec import GROUP_ALIAS, LEAST_GROUPS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec, shipped_specs
 from rayul.spec.json_schema import EDITOR_LINE
 from rayul.spec.shipped import way_to_shipped
-from rayul.unlearn.data import column_names, load_sets
+from rayul.unlearn.data import column_names, load_sets, read_records
 from rayul.words import plural
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -66,6 +67,21 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
     )
     parse_spec(text, source="rayul init")
     return text
+
+
+def grouping_columns(forget: Path, retain: Path) -> list[str]:
+    """Columns of both files that may say which rows belong together, where `starter_spec` finds no group: they have no
+    other use, and hold a text or number that several rows of the retain file share."""
+    columns = [_mapped(path, column_names(path)) for path in (forget, retain)]
+    if any("group" in mapped for mapped in columns):
+        return []
+    used = {theirs for mapped in columns for theirs in mapped.values()}
+    found: dict[str, Counter[object]] = {name: Counter() for name in column_names(forget) if name not in used}
+    for _, record in read_records(retain):
+        for name, values in found.items():
+            if isinstance(record.get(name), str | int):
+                values[record[name]] += 1
+    return [name for name, values in found.items() if 1 < len(values) < values.total()]
 
 
 def copied_spec(name: str, out: Path) -> str:

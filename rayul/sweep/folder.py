@@ -142,7 +142,7 @@ LATER_FIELDS = ("choices", "stem", "subject", "history", "wording", "window", "c
 def _text(row: Any) -> str:
     # As the first folders' hashes were written: "author" is what `group` was called, and later columns were not there.
     plain = {"author" if name == "group" else name: value for name, value in asdict(row).items()}
-    plain = {name: value for name, value in plain.items() if value or name not in LATER_FIELDS}
+    plain = {k: value for k, value in plain.items() if k != "place" and (value or k not in LATER_FIELDS)}
     return json.dumps(plain, sort_keys=True, ensure_ascii=False)
 
 

@@ -14,7 +14,7 @@
 
 from rayul.unlearn.data.alike import nearly_same
 from rayul.unlearn.data.choices import LETTERS
-from rayul.unlearn.data.files import FILES, column_names, read_folder, read_rows, write_rows
+from rayul.unlearn.data.files import FILES, column_names, read_folder, read_records, read_rows, write_rows
 from rayul.unlearn.data.row import Chunk, Row, Sets, group_numbers
 from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.sources import load_sets
@@ -31,6 +31,7 @@ __all__ = [
     "load_sets",
     "nearly_same",
     "read_folder",
+    "read_records",
     "read_rows",
     "read_source",
     "split_by_group",

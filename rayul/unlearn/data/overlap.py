@@ -8,7 +8,7 @@ from itertools import combinations
 
 from rayul.errors import InputError
 from rayul.spec import is_forget_set
-from rayul.unlearn.data.row import Row, Sets
+from rayul.unlearn.data.row import Sets
 from rayul.words import plural
 
 KEPT = ("retain_train", "retain", "retain_certify", "retain_report")
@@ -43,7 +43,7 @@ def check_apart(sets: Sets) -> None:
     for first, second in combinations(WHOLE, 2):
         both = [group for group in groups[first] if group in groups[second]]
         if both:
-            places = [f"{first} row {_first(sets[first], g)} and {second} row {_first(sets[second], g)}" for g in both]
+            places = [" and ".join(_first(sets, name, group) for name in (first, second)) for group in both]
             count = f"{plural(len(both), 'group')} {'has' if len(both) == 1 else 'have'}"
             raise InputError(
                 f"{count} rows in {first} and in {second}: {'; '.join(places[:SHOWN])}",
@@ -52,8 +52,14 @@ def check_apart(sets: Sets) -> None:
             )
 
 
-def _first(rows: Sequence[Row], group: str) -> int:
-    return next(i for i, row in enumerate(rows, 1) if row.group == group)
+def place_of(sets: Sets, name: str, number: int) -> str:
+    """A row of a set, counted from 1, and the file and line that it comes from, where they are known."""
+    place = sets[name][number - 1].place
+    return f"{name} row {number} ({place})" if place else f"{name} row {number}"
+
+
+def _first(sets: Sets, name: str, group: str) -> str:
+    return place_of(sets, name, next(i for i, row in enumerate(sets[name], 1) if row.group == group))
 
 
 def check_probes_apart(sets: Sets, probed: Sets) -> None:

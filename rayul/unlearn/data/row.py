@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ class Row:
     answer; `stem`: what is asked, without them; `subject`: what it is said to be about.
     `history`: what was said before the question, as (role, text). `wording`: of a probe that asks in its own way.
     `window`: of a document that is to be cut, the tokens of a chunk and those between the beginnings of two; `chunk`:
-    of a piece of one."""
+    of a piece of one. `place`: the file and line that it was read from, for messages: it is no part of the row."""
 
     question: str
     answer: str
@@ -69,6 +69,7 @@ class Row:
     wording: Wording | None = None
     window: tuple[int, int] | None = None
     chunk: Chunk | None = None
+    place: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -125,7 +126,13 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
     if not _missing(values["choices"]):
         asked = multiple_choice(values, place, called)
         return Row(
-            asked.prompt, asked.letter, group=group, choices=asked.choices, stem=asked.stem, subject=asked.subject
+            asked.prompt,
+            asked.letter,
+            group=group,
+            choices=asked.choices,
+            stem=asked.stem,
+            subject=asked.subject,
+            place=place,
         )
     history: tuple[tuple[str, str], ...] = ()
     messages, column = _messages(values, called)
@@ -148,7 +155,7 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
             f"{place}: {called['perturbed_answer']!r} holds something else than texts",
             "a list of wrong answers, none of them empty or null",
         )
-    return Row(**texts, perturbed_answer=perturbed, group=group, history=history)
+    return Row(**texts, perturbed_answer=perturbed, group=group, history=history, place=place)
 
 
 def an_object(record: Any, place: str) -> dict[str, Any]:
@@ -244,4 +251,4 @@ def _passage(text: str, group: str, place: str) -> Row:
     if not cuts:
         raise InputError(f"{place}: a text of one word has nothing to continue", "remove the row")
     cut = min(cuts, key=lambda at: abs(at - len(text) / 2))
-    return Row(text[:cut], text[cut:], group=group, text=text)
+    return Row(text[:cut], text[cut:], group=group, text=text, place=place)
