@@ -62,24 +62,44 @@ def init(
             "--from", metavar="NAME", help="Copy a shipped spec, such as ga, instead.", autocompletion=spec_names
         ),
     ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(metavar="EXPORT", help="A certified export: the next request to forget, on that model."),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, help="With --after: how much es of the earlier rows may come back.")
+    ] = 0.05,
     out: Annotated[Path, typer.Option(help="The spec to write.")] = Path("spec.yaml"),
 ) -> None:
-    """Write a commented spec to start from: for your own rows, or a copy of a shipped one."""
+    """Write a commented spec to start from: for your own rows, a copy of a shipped one, or the next request."""
+    from rayul.plan.next_request import next_request
     from rayul.plan.starter import copied_spec, grouping_columns, starter_spec
 
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
     if from_ is not None:
-        if any(flag is not None for flag in (forget, retain, model, group)):
+        if any(flag is not None for flag in (forget, retain, model, group, after)):
             raise InputError(
                 "--from copies a spec as it is, with its own rows and model",
                 "give --from alone and change data and model in the copy, or leave --from out",
             )
         text = copied_spec(from_, out)
+    elif after is not None:
+        if forget is None or model is not None or group is not None:
+            raise InputError(
+                "--after EXPORT takes --forget, and model and columns from that export",
+                "give --after EXPORT --forget FILE, and --retain FILE for rows to keep of new groups",
+            )
+        made = next_request(after, forget, out, retain, margin)
+        with writing(made.data, "choose another place with --out"):
+            made.write()
+        text = made.text
+        for line in made.said:
+            show(line, error=True)
     elif forget is None or retain is None:
         raise InputError(
             f"{'--forget' if forget is None else '--retain'} is missing",
-            "give --forget and --retain for your own rows, or --from ga to copy a shipped spec",
+            "give --forget and --retain for your own rows, --from ga to copy a shipped spec, or --after EXPORT",
         )
     else:
         text = starter_spec(out.stem, forget, retain, model, group)
@@ -91,7 +111,7 @@ def init(
             )
     with writing(out, "choose another place with --out"):
         out.write_text(text, encoding="utf-8")
-    if from_ is None and model is None:
+    if from_ is None and after is None and model is None:
         show("Set model.path: the default testbed was not trained on your rows.", error=True)
     show(f"{out}\nnext: rayul plan {shlex.quote(str(out))}")
 

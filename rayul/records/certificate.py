@@ -120,7 +120,8 @@ class Reading:
     date: ISO 8601. alpha: the confidence that it spent, for all of its dials together. groups: of the certify rows;
     named: whether the rows say which belong together (else each is taken as independent). rows, sha256: of the certify
     rows. limits: those that were tested, as people write them; others: limits on rows that have no certify set, which
-    the certified adapters keep on the rows of the search only. finished: whether the rows have been scored.
+    the certified adapters keep on the rows of the search only. finished: whether the rows have been scored. earlier:
+    the certified requests that the model went through before, the first first, a sentence each.
     """
 
     date: Annotated[str, AfterValidator(_date)]
@@ -133,6 +134,7 @@ class Reading:
     others: tuple[Text, ...] = ()
     dials: Annotated[tuple[Dial, ...], Field(min_length=1, validate_default=True)] = ()
     finished: Flag = False
+    earlier: tuple[Text, ...] = ()
 
     @property
     def level(self) -> float:

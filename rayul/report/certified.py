@@ -131,6 +131,8 @@ def certified_lines(results: SweepRecords) -> list[str]:
         points = "; ".join(f"forgets {percent(one.forgotten)}, {place(one)}" for one in alike)
         lines.append(f"Certified for the same limits: {points}.")
     lines += [f"Also {sentence(one)}" for one in others if one not in alike]
+    if best.reading.earlier:
+        lines.append(f"It follows on {plural(len(best.reading.earlier), 'certified request')} before it.")
     failed = [dial for dial in latest.dials if dial.certified is None]
     if failed:
         names = ", ".join(f"{dial.trial_id} at step {dial.step}" for dial in failed)

@@ -19,6 +19,7 @@ from rayul.spec.criteria import (
 )
 from rayul.spec.custom import is_custom, notices, source_hash
 from rayul.spec.data import TESTBED, TESTBED_GROUPS, Data, FolderData, SourceData, Split, TofuData
+from rayul.spec.earlier import Earlier
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
 from rayul.spec.gradients import GRADIENTS
@@ -78,6 +79,7 @@ __all__ = [
     "Criterion",
     "Data",
     "Distribution",
+    "Earlier",
     "Evaluate",
     "Finalists",
     "Float",

@@ -93,11 +93,14 @@ class Split(Section):
     report: float = Field(default=0.1, gt=0, lt=1)
     """retain_report: what the final report and the audit measure, and no decision uses."""
 
+    reserve: float = Field(default=0, ge=0, lt=1)
+    """Read by nothing now: for the certificates of later requests (`rayul init --after`)."""
+
     @model_validator(mode="after")
     def _check_sum(self) -> Split:
-        total = self.train + self.select + self.certify + self.report
+        total = self.train + self.select + self.certify + self.report + self.reserve
         if abs(total - 1) > 1e-6:
-            raise refuse(f"the shares add up to {total:g}", "give all four, so that they add up to 1")
+            raise refuse(f"the shares add up to {total:g}", "give all, so that they add up to 1")
         return self
 
 

@@ -16,6 +16,7 @@ from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
 from rayul.spec.custom import CODE, notices, source_hash
 from rayul.spec.data import AnyData, SourceData
+from rayul.spec.earlier import Earlier
 from rayul.spec.evaluate import Evaluate, own_metric_names
 from rayul.spec.explain import explain
 from rayul.spec.finalists import AnyFinalists
@@ -87,6 +88,8 @@ class Spec(Section):
     """At the end of the sweep; without it, `rayul audit` does the same later."""
     report: Reporting = Reporting()
     tracking: Tracking = Tracking()
+    earlier: tuple[Earlier, ...] = Field(default=(), strict=False)
+    """Certified requests that the model has been through before; the certificate of this one names them."""
 
     @model_validator(mode="before")
     @classmethod

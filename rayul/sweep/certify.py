@@ -216,5 +216,6 @@ def _frozen(spec: Spec, sets: Sets, rows: RowSet, points: Sequence[Evaluation], 
         sha256=rows.sha256,
         limits=tuple(map(str, tested)),
         others=tuple(map(str, others)),
+        earlier=tuple(map(str, spec.earlier)),
         dials=tuple(Dial(e.trial_id, e.step, e.mixing, tuple(dial().tolist())) for e in points),
     )

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -18,14 +19,17 @@ from rayul.files import folder_mode, share_folder
 from rayul.pareto.choose import adapter_path
 from rayul.records import SPEC, Evaluation, holds_model, to_json
 from rayul.records.folder import SweepRecords
+from rayul.records.request import REQUEST, Request, group_hash, rows_hash, write_request
 from rayul.records.trusted import check_trusted
 from rayul.report.card import Forgotten, model_card, set_name
-from rayul.report.certified import certified, certified_path
-from rayul.spec import TESTBED, load_spec
+from rayul.report.certified import Certified, certified, certified_path, sentence
+from rayul.spec import TESTBED, Earlier, Spec, load_spec
+from rayul.spec.source import find
 from rayul.sweep.folder import checked_rows
 from rayul.sweep.same_text import checked_tokens
 from rayul.testbed import with_testbed
 from rayul.unlearn.chunks import load_rows
+from rayul.unlearn.data import Sets
 from rayul.unlearn.export import (
     MERGED,
     TOLERANCE,
@@ -120,11 +124,42 @@ def export(
             (staging / "README.md").write_text(card, encoding="utf-8")
             record = json.dumps(json.loads(to_json(e)), indent=1)
             (staging / "evaluation.json").write_text(record + "\n", encoding="utf-8")
+            if holds is not None:
+                write_request(staging, _request(results, spec, sets, holds))
             share_folder(staging, folder_mode())
             staging.rename(out)
         except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
             raise unwritable(out, error) from error
     return difference
+
+
+def _request(results: SweepRecords, spec: Spec, sets: Sets, holds: Certified) -> Request:
+    """What the next request has to know. spec: with the testbed's folders in place of its name."""
+    e, reading, forget = holds.e, holds.reading, results.manifest.data["forget"]
+    own = Earlier(
+        name=spec.name, date=reading.date, rows=forget.rows, sha256=forget.sha256, certificate=sentence(holds)
+    )
+    gone = [name for name in ("forget", "before_forget") if f"{name}.es" in e.metrics]
+    rows = sum(e.rows[name] for name in gone)
+    return Request(
+        spec=spec.resolved() | {"data": _absolute(spec.resolved()["data"])},
+        earlier=tuple(one.model_dump() for one in (*spec.earlier, own)),
+        forgotten=sum(e.rows[name] * e.metrics[f"{name}.es"] for name in gone) / rows if rows else None,
+        groups=reading.groups,
+        seen=tuple(sorted({group_hash(row.group, row.key) for found in sets.values() for row in found})),
+        rows=rows_hash(row.key for row in sets["forget"]),
+    )
+
+
+def _absolute(plain: Any) -> Any:
+    """The section `data` with full paths: the next request may be written from another folder."""
+    if not isinstance(plain, dict):
+        return plain
+    made = {key: _absolute(value) for key, value in plain.items()}
+    for key in ("path", "folder", "tofu"):
+        if isinstance(path := made.get(key), str) and (place := find(path)) is not None:
+            made[key] = str(place.absolute())
+    return made
 
 
 @contextmanager
@@ -192,7 +227,14 @@ def push(folder: Path, repo_id: str, endpoint: str | None = None) -> str:
     api = HfApi(endpoint=endpoint)
     try:
         api.create_repo(repo_id, private=True, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"rayul export {folder.name}"))
+        return str(
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                ignore_patterns=[REQUEST],
+                commit_message=f"rayul export {folder.name}",
+            )
+        )
     except Exception as error:  # refused, no token, no network: a dozen types of three libraries
         why = " ".join(str(error).split()) or type(error).__name__
         raise RayulError(

@@ -73,7 +73,7 @@ class Sweep:
 
     def __init__(self, folder: Path, spec: Spec) -> None:
         self.spec, self.folder = spec, folder
-        self.sets = load_sets(spec.data)
+        self.sets = load_sets(spec.data, spec.probes)
         self.task = load_task(spec, self.sets)
         self.rows = checked_rows(self.sets, Manifest())
         write_manifest(folder, Manifest(data=self.rows))

@@ -17,7 +17,7 @@ from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_records, read_rows, write_rows
 from rayul.unlearn.data.row import Chunk, Row, Sets, group_numbers
 from rayul.unlearn.data.source import read_source
-from rayul.unlearn.data.sources import load_sets
+from rayul.unlearn.data.sources import load_sets, reserved
 from rayul.unlearn.data.split import split_by_group
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "read_records",
     "read_rows",
     "read_source",
+    "reserved",
     "split_by_group",
     "write_rows",
 ]

@@ -26,6 +26,9 @@ PARTS = {
 """The sets that `data.retain` is split into, by their names in the `data` section."""
 
 
+RESERVE = "reserve"
+"""The part of `data.retain` that is in no set."""
+
 _NO_PROBES: Mapping[str, ProbeRows] = MappingProxyType({})
 
 
@@ -60,13 +63,23 @@ def _sources(data: SourceData) -> Sets:
             sets[key] = tuple(read_source(source, data.columns))
     if data.retain is None:
         return sets
-    return sets | _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)
+    parts = _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)
+    return sets | {key: rows for key, rows in parts.items() if key != RESERVE}
+
+
+def reserved(data: Data) -> tuple[Row, ...]:
+    """The share of data.retain that no set has, kept for later requests."""
+    if not isinstance(data, SourceData) or data.retain is None or not data.split.reserve:
+        return ()
+    return _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)[RESERVE]
 
 
 def _parts(rows: list[Row], split: Split, seed: int | None) -> Sets:
     """The parts of data.retain. With a seed, and where some are certify rows, groups are dealt in a random order (the
     same for the same groups): a certificate speaks of groups like those that it read, and a file may be sorted."""
-    of_each = zip(PARTS, (split.train, split.select, split.certify, split.report), strict=True)
+    of_each = zip(
+        (*PARTS, RESERVE), (split.train, split.select, split.certify, split.report, split.reserve), strict=True
+    )
     shares = {key: share for key, share in of_each if share}
     shuffled = seed is not None or "retain_certify" in shares
     parts = split_by_group(rows, list(shares.values()), shuffled, "" if seed is None else str(seed))
@@ -74,6 +87,6 @@ def _parts(rows: list[Row], split: Split, seed: int | None) -> Sets:
         count = plural(len(set(group_numbers(rows))), "group")
         raise InputError(
             f"data.retain: {plural(len(rows), 'row')} of {count} cannot be split into {len(shares)} parts",
-            f"give more groups, or name {', '.join(f'data.{PARTS[key]}' for key in shares)} yourself",
+            f"give more groups, or name {', '.join(f'data.{PARTS[key]}' for key in shares if key in PARTS)} yourself",
         )
     return {key: tuple(part) for key, part in zip(shares, parts, strict=True)}
