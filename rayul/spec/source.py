@@ -137,8 +137,14 @@ class Source(Section):
     stride: int | None = Field(default=None, ge=1)
     """Tokens from the beginning of a chunk to that of the next; null for chunks that do not overlap."""
 
+    pack: bool = False
+    """Joins the texts before they are cut, with the end token between them, so that every chunk but the last is full:
+    for `forget` and `retain_train`. A chunk then holds several documents, and attends to all of them."""
+
     @model_validator(mode="after")
-    def _check_stride(self) -> Source:
+    def _check_window(self) -> Source:
+        if self.pack and self.chunk is None:
+            raise refuse_all([(("pack",), refuse("has no meaning without chunk", "add chunk, the tokens of each"))])
         if self.stride is not None and self.chunk is None:
             raise refuse_all([(("stride",), refuse("has no meaning without chunk", "add chunk, the tokens of each"))])
         if self.stride is not None and self.chunk is not None and self.stride > self.chunk:

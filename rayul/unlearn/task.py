@@ -204,6 +204,11 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
+    if folds and any(row.chunk and not row.group for row in sets["forget"]):
+        raise InputError(
+            "training.layered forgets group by group, and packed chunks hold several",
+            "leave data.forget.pack out, or training.layered",
+        )
     if "latent" in spec.method.gradients and any(row.chunk for row in sets["forget"]):
         raise InputError(
             "method.gradient latent adds to the hidden states of questions, and chunks have none",

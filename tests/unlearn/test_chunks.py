@@ -15,8 +15,8 @@ from tokenizers_by_kind import KINDS
 
 from rayul.errors import InputError
 from rayul.spec import SourceData, SpecError, parse_spec
-from rayul.unlearn.chunks import chunks, load_rows
-from rayul.unlearn.data import Row, group_numbers, load_sets
+from rayul.unlearn.chunks import chunks, load_rows, packed
+from rayul.unlearn.data import Row, Window, group_numbers, load_sets
 from rayul.unlearn.forward import score
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
@@ -30,7 +30,7 @@ MakeSpec = Callable[..., Any]
 
 def document(text: str = TEXT, size: int = 16, stride: int | None = None, group: str = "") -> Row:
     half = len(text) // 2
-    return Row(text[:half], text[half:], group=group, text=text, window=(size, stride or size))
+    return Row(text[:half], text[half:], group=group, text=text, window=Window(size, stride or size))
 
 
 def independent(tokenizer: Any, text: str, size: int, stride: int | None = None) -> list[list[int]]:
@@ -97,18 +97,54 @@ def test_a_tokenizer_without_places_is_refused() -> None:
         list(chunks(document(), KINDS["no fast tokenizer"]()))
 
 
+# --- packed documents ---------------------------------------------------------------------------------------------
+
+EXACT = [kind for kind in FAST if kind.startswith("byte-level")]
+"""Kinds that encode a text alike wherever it stands."""
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_packed_documents_are_their_tokens_with_end_tokens_between(kind: str) -> None:
+    tokenizer = KINDS[kind]()
+    texts = [TEXT[: 90 * (i + 1)] for i in range(4)]
+    window = Window(20, 20, True)
+    rows = [replace(document(text, group=f"g{i}"), window=window) for i, text in enumerate(texts)]
+    whole: list[int] = []
+    for i, text in enumerate(texts):
+        whole += [tokenizer.eos_token_id] * (i > 0) + tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
+    room = 20 - len(bos)
+    found = [row for one in packed(rows, tokenizer) for row in chunks(one, tokenizer)]
+    expected = [[*bos, *whole[i : i + room]] for i in range(0, len(whole), room)]
+    assert [list(row.chunk.ids) for row in found if row.chunk] == [ids for ids in expected if len(ids) > len(bos) + 1]
+    assert {len(row.chunk.ids) for row in found[:-1] if row.chunk} == {20}
+    assert {row.group for row in found} == {""}, "each is a group of its own: it is of no one document"
+
+
+def test_without_pack_documents_stay_apart() -> None:
+    rows = [document("One " + TEXT), document("Two " + TEXT)]
+    assert packed(rows, KINDS["byte-level"]()) == rows
+
+
+def test_a_tokenizer_without_an_end_token_cannot_pack() -> None:
+    tokenizer = KINDS["byte-level"]()
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="pack writes an end token between texts, and the tokenizer has none"):
+        packed([replace(document(), window=Window(16, 16, True))], tokenizer)
+
+
 # --- a spec with chunks -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def corpus(tmp_path: Path, make_spec: MakeSpec) -> Callable[..., Any]:
-    """corpus(chunk=..., stride=..., method=..., ...) -> a spec on documents."""
+    """corpus(chunk=..., stride=..., pack=..., method=..., ...) -> a spec on documents."""
 
-    def make(chunk: int | None = 24, stride: int | None = None, **sections: Any) -> Any:
+    def make(chunk: int | None = 24, stride: int | None = None, pack: tuple[str, ...] = (), **sections: Any) -> Any:
         def write(name: str, count: int) -> dict[str, Any]:
             texts = [f"The {name} {i}: " + TEXT[20 * i : 20 * i + 150] for i in range(count)]
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-            return {"path": str(tmp_path / f"{name}.jsonl"), "chunk": chunk, "stride": stride}
+            return {"path": str(tmp_path / f"{name}.jsonl"), "chunk": chunk, "stride": stride, "pack": name in pack}
 
         split = {"certify": 0.0, "report": 0.3}
         data = {
@@ -152,9 +188,12 @@ def test_training_asks_for_all_tokens_and_metrics_for_the_second_half(corpus: Ca
     assert encode_rows(task.tokenizer, None, sets["forget"]) == task.examples["forget"]
 
 
+@pytest.mark.parametrize("joined", [(), ("forget",)], ids=["documents", "joined"])
 @pytest.mark.parametrize("method", ["ga", "npo", "gd", "po", "rmu"])
-def test_a_packed_trial_on_chunks_equals_the_trial_alone(method: str, corpus: Callable[..., Any]) -> None:
-    spec = corpus(method=method, lora={"r": 4}, training=TWENTY)
+def test_a_packed_trial_on_chunks_equals_the_trial_alone(
+    method: str, joined: tuple[str, ...], corpus: Callable[..., Any]
+) -> None:
+    spec = corpus(pack=joined, method=method, lora={"r": 4}, training=TWENTY)
     task = load_task(spec, load_rows(spec))
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2, group=None, compiled=False))
     slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
@@ -175,6 +214,20 @@ def test_a_chunk_longer_than_the_model_reads_is_refused_however_short_the_texts(
     assert isinstance(load_task(corpus(chunk=256), load_rows(corpus(chunk=256))), Task)
 
 
+@pytest.mark.parametrize("name", ["retain", "general"])
+def test_rows_that_judge_are_not_packed(corpus: Callable[..., Any], name: str) -> None:
+    with pytest.raises(InputError, match=f"pack: a packed chunk holds several documents, and {name} rows are judged"):
+        load_rows(corpus(pack=(name,)))
+
+
+def test_layers_are_not_of_packed_documents(corpus: Callable[..., Any]) -> None:
+    training = {"lr": 1e-3, "steps": 6, "evaluate_every": 2, "batch_size": 2, "layered": 2}
+    spec = corpus(pack=("forget",), method="gd", training=training)
+    with pytest.raises(InputError, match="layered forgets group by group, and packed chunks hold several"):
+        load_task(spec, load_rows(spec))
+    assert load_task(corpus(method="gd", training=training), load_rows(corpus()))
+
+
 def test_rows_of_questions_are_not_cut(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_text('{"question": "Who?", "answer": "Ada"}\n')
     path = {"path": str(tmp_path / "f.jsonl"), "chunk": 16}
@@ -185,6 +238,7 @@ def test_rows_of_questions_are_not_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ("pack: true", "data.forget.pack: has no meaning without chunk"),
         ("stride: 4", "data.forget.stride: has no meaning without chunk"),
         ("chunk: 8, stride: 9", "data.forget.stride: 9 is more than chunk, 8"),
         ("chunk: 4", "data.forget.chunk: must be at least 8"),

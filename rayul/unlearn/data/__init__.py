@@ -15,7 +15,7 @@
 from rayul.unlearn.data.alike import nearly_same
 from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_records, read_rows, write_rows
-from rayul.unlearn.data.row import Chunk, Row, Sets, group_numbers
+from rayul.unlearn.data.row import Chunk, Row, Sets, Window, group_numbers
 from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.sources import load_sets, reserved
 from rayul.unlearn.data.split import split_by_group
@@ -26,6 +26,7 @@ __all__ = [
     "Chunk",
     "Row",
     "Sets",
+    "Window",
     "column_names",
     "group_numbers",
     "load_sets",

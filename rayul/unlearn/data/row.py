@@ -35,6 +35,15 @@ class Wording(NamedTuple):
     opening: str = ""
 
 
+class Window(NamedTuple):
+    """How a document is cut: the tokens of a chunk, those between the beginnings of two chunks, and whether it is
+    joined with the other documents of its set before."""
+
+    size: int
+    stride: int
+    pack: bool = False
+
+
 class Chunk(NamedTuple):
     """A piece of a document as tokens. start: the token that its second half, which is measured, begins with; all
     tokens are trained on."""
@@ -52,8 +61,8 @@ class Row:
     2407.06460). `choices`: the options of multiple choice, whose question has them and asks for a letter, which is the
     answer; `stem`: what is asked, without them; `subject`: what it is said to be about.
     `history`: what was said before the question, as (role, text). `wording`: of a probe that asks in its own way.
-    `window`: of a document that is to be cut, the tokens of a chunk and those between the beginnings of two; `chunk`:
-    of a piece of one. `place`: the file and line that it was read from, for messages: it is no part of the row."""
+    `window`: of a document that is to be cut; `chunk`: of a piece of one. `place`: the file and line that it was read
+    from, for messages: it is no part of the row."""
 
     question: str
     answer: str
@@ -67,7 +76,7 @@ class Row:
     subject: str = ""
     history: tuple[tuple[str, str], ...] = ()
     wording: Wording | None = None
-    window: tuple[int, int] | None = None
+    window: Window | None = None
     chunk: Chunk | None = None
     place: str = field(default="", compare=False)
 

@@ -13,7 +13,7 @@ from rayul.errors import InputError
 from rayul.spec import Source
 from rayul.unlearn.data.files import has_shards, read_records
 from rayul.unlearn.data.hub import load_dataset
-from rayul.unlearn.data.row import Row, an_object, row_of
+from rayul.unlearn.data.row import Row, Window, an_object, row_of
 from rayul.words import plural
 
 Records = Sequence[tuple[str, dict[str, Any]]]
@@ -93,7 +93,7 @@ def _windowed(row: Row, source: Source, place: str) -> Row:
             f"{place}: chunk is for texts, and this row has a question and an answer",
             "name the column of the text as columns.text, or leave chunk out",
         )
-    return replace(row, window=(source.chunk, source.stride or source.chunk))
+    return replace(row, window=Window(source.chunk, source.stride or source.chunk, source.pack))
 
 
 def _either(wanted: Sequence[Any]) -> str:

@@ -52,7 +52,17 @@ def load_sets(data: Data, probes: Mapping[str, ProbeRows] = _NO_PROBES) -> Sets:
     check_apart(sets)
     probed = probe_sets(probes)
     check_probes_apart(sets, probed)
+    _check_packed(sets | probed)
     return sets | probed
+
+
+def _check_packed(sets: Sets) -> None:
+    for name, rows in sets.items():
+        if name not in ("forget", "retain_train") and any(row.window and row.window.pack for row in rows):
+            raise InputError(
+                f"pack: a packed chunk holds several documents, and {name} rows are judged document by document",
+                "leave pack out; of the retain rows, data.retain_train may have it where its parts are named",
+            )
 
 
 def _sources(data: SourceData) -> Sets:
