@@ -43,6 +43,12 @@ class MethodChoice:
         """The gradient rules that may be chosen."""
         return rules_of(self.parameters)
 
+    @property
+    def retaining(self) -> list[str]:
+        """Those of the methods that train on retain rows; none of rayul's own does with a retain_weight of 0."""
+        off = self.parameters.get("retain_weight") == 0
+        return [name for name in self.names if "retain" in self.of(name).needs and (is_custom(name) or not off)]
+
     def of(self, name: str) -> Method:
         """The method behind one of `names`."""
         return _method(name, self.code)

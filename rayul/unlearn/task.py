@@ -179,8 +179,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 def check_needs(spec: Spec, sets: Sets) -> None:
     """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
     where those of one group alone would have to show how sure a criterion is."""
-    needing = [name for name in spec.method.names if "retain" in spec.method.of(name).needs]
-    needing = needing or [f"with gradient: {rule}" for rule in spec.method.gradients if GRADIENTS[rule].retain]
+    needing = spec.method.retaining or [f"with gradient: {rule}" for rule in spec.method.gradients if GRADIENTS[rule].retain]
     if needing and not sets.get("retain_train"):
         raise InputError(
             f"method {', '.join(needing)} trains on retain rows, and the data has none",
