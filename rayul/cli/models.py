@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,15 +24,25 @@ _OTHER_OUTPUT = "choose another file with --output"
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a PEFT adapter, a Hub id or testbed.")],
     data: Annotated[
-        str, typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), or a spec's `data` section.")
-    ],
+        str | None,
+        typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), or a spec's `data` section."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --data: muse-news, muse-books, wmdp-bio, wmdp-cyber or rwku, by its own numbers.",
+            metavar="NAME",
+        ),
+    ] = None,
     oracle: Annotated[str | None, typer.Option(help="A model trained without the forget rows.")] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
     lm_eval: Annotated[
         str | None, typer.Option(help="Tasks of lm-evaluation-harness, separated by commas, such as mmlu,wmdp_bio.")
     ] = None,
     template: Annotated[str | None, typer.Option(help='"chat", or a text with {question} and {answer}.')] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 (default), bfloat16, float16 or auto; a benchmark has its own.")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
@@ -39,14 +50,23 @@ def evaluate(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Of the model, e.g. model.system="Be brief."')
     ] = None,
 ) -> None:
-    """Score a model or adapter that you already have, with the full metric suite."""
+    """Score a model or adapter that you already have, with the full metric suite or as a published benchmark does."""
     from rayul.records.text_note import noted_text
     from rayul.spec import parse_spec
 
+    if (data is None) == (benchmark is None):
+        raise InputError("which rows?", "give one of --data ROWS and --benchmark NAME")
     if output is not None and (output.is_dir() or not (os.access(output, os.W_OK) or takes_files(output.parent))):
         raise InputError(f"cannot write {output}: no file that can be written", _OTHER_OUTPUT)
     text = noted_text(Path(model)) if template is None else {"template": template}
-    shared = {"dtype": dtype, "trust_remote_code": trust_remote_code} | text
+    if benchmark is not None:
+        own = {"path": model, "trust_remote_code": trust_remote_code} | text | ({"dtype": dtype} if dtype else {})
+        if oracle or metrics or lm_eval:
+            raise InputError("a benchmark has its own metrics", "leave --oracle, --metrics and --lm-eval out")
+        _print_benchmark(benchmark, own, set_ or [], max_rows, output)
+        return
+    assert data is not None
+    shared = {"dtype": dtype or "float32", "trust_remote_code": trust_remote_code} | text
     single = Path(data).expanduser().is_file()
     source = json.dumps(str(Path(data).expanduser().absolute().parent)) if single else data  # a file is read below
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={source}"]
@@ -95,6 +115,32 @@ def evaluate(
         )
     tasks = harness_metrics(loaded, tokenizer, spec.evaluate.lm_eval, spec.evaluate.batch_size)
     result = replace(result, measured=result.measured | tasks.measured, notes=tasks.notes)
+    PlainConsole().print(result.table())
+    if output is not None:
+        with writing(output, _OTHER_OUTPUT):
+            output.write_text(result.to_json() + "\n", encoding="utf-8")
+        show(output)
+
+
+def _print_benchmark(
+    name: str, model: Mapping[str, Any], overrides: Sequence[str], max_rows: int | None, output: Path | None
+) -> None:
+    from rayul.spec import load_spec, shipped_specs
+    from rayul.spec.benchmarks import BENCHMARKS
+    from rayul.spec.problems import did_you_mean
+
+    if name not in BENCHMARKS:
+        raise InputError(f"no benchmark {name!r}", did_you_mean(name, BENCHMARKS))
+    own = [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
+    spec = load_spec(shipped_specs()[name], [*own, *overrides])
+    console = PlainConsole(stderr=True)
+    with console.status("loading torch") if console.is_terminal else nullcontext():
+        from rayul.testbed import with_testbed
+        from rayul.unlearn.benchmark import measure_benchmark
+    with ProgressBar(console) as bar:
+        spec = with_testbed(spec, bar.update)
+    with console.status("measuring") as status:
+        result = measure_benchmark(spec, BENCHMARKS[name], max_rows, lambda key: status.update(f"measuring {key}"))
     PlainConsole().print(result.table())
     if output is not None:
         with writing(output, _OTHER_OUTPUT):

@@ -140,11 +140,10 @@ class Spec(Section):
         if absent and not self.probes:
             hint = "give retain, which is split by group, or each of its parts; or say what is kept with probes"
             yield ("data",), refuse(f"{', '.join(absent)} missing", hint)
-        elif self.data.retain is None and self.data.retain_train is None:
-            if self.method.retaining:
-                text = f"{', '.join(self.method.retaining)} trains on retain rows, and the data has none"
-                hint = "name them as data.retain or data.retain_train, set method.retain_weight: 0, or choose ga"
-                yield ("data",), refuse(text, hint)
+        elif self.method.retaining and self.data.retain is None and self.data.retain_train is None:
+            text = f"{', '.join(self.method.retaining)} trains on retain rows, and the data has none"
+            hint = "name them as data.retain or data.retain_train, set method.retain_weight: 0, or choose ga"
+            yield ("data",), refuse(text, hint)
 
     def _uncompared(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         for name, probe in self.probes.items():

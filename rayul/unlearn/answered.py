@@ -34,10 +34,6 @@ def answered(model: Any, task: Task, batch_size: int, everything: bool = False) 
                 found.per_row[key], result = result, mean(result, probe.groups)
             found.measured[key] = result
         found = found._replace(groups={**found.groups, name: probe.groups})
-        if any(METRICS[metric].needs == "generate" for metric in metrics) and probe.never_stopped:
-            stops = ", ".join(map(repr, asked.stop))
-            notes.append(
-                f"{name}: none of {len(probe.rows)} answers has a stop text of the probe ({stops}): each ends with an "
-                f"end token or after {asked.max_new_tokens} tokens"
-            )
+        if probe.stop_note is not None:
+            notes.append(f"{name}: {probe.stop_note}")
     return found._replace(notes=tuple(notes))

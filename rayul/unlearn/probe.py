@@ -160,9 +160,16 @@ class Probe:
         return [self._text(e.ids[e.start : e.stop][:first]) for e in self.examples]
 
     @property
-    def never_stopped(self) -> bool:
-        """Whether there are stop texts, and no answer has one."""
-        return bool(self.asked.stop) and not any(stop in text for text in self._whole_texts for stop in self.asked.stop)
+    def stop_note(self) -> str | None:
+        """That there are stop texts and none came in any answer, where answers were generated."""
+        stops = self.asked.stop
+        if "generated" not in vars(self) or not stops or any(stop in t for t in self._whole_texts for stop in stops):
+            return None
+        shown = ", ".join(map(repr, stops))
+        return (
+            f"none of {len(self.rows)} answers has a stop text of the probe ({shown}): each ends with an end token or "
+            f"after {self.asked.max_new_tokens} tokens"
+        )
 
     @cached_property
     def _whole_texts(self) -> list[str]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.spec import METRICS, metric_name
+from rayul.spec import METRICS, is_forget_set, metric_name
+from rayul.spec.probes import holdout_of
 from rayul.unlearn import suite_metrics
 from rayul.unlearn.data import Sets
 from rayul.unlearn.evaluate import measure
@@ -133,12 +134,18 @@ def evaluate_model(
         except Missing as missing:
             result.skipped[key] = missing.message
 
+    beside = {key: holdout_of(key) for key in probes if is_forget_set(key)}
     for key, one in scored.items():
+        if key in beside.values():
+            continue
+        wanted = probes[key].metrics_of(key) if key in probes else chosen
+        holdout = beside.get(key, "")
+        compared = Probes({"holdout": scored[holdout]}, None, oracle_auc) if holdout in scored else others
         for name in (*METRICS, *own):
-            wanted = probes[key].metrics if key in probes else chosen
-            if name in wanted and (name in own or key in (METRICS[name].only or scored)):
-                record(f"{key}.{name}", partial(_measure, own.get(name, name), one, others))
-    return result
+            if name in wanted and (name in own or key in probes or key in (METRICS[name].only or scored)):
+                record(f"{key}.{name}", partial(_measure, own.get(name, name), one, compared))
+    notes = tuple(f"{key}: {one.stop_note}" for key, one in scored.items() if one.stop_note is not None)
+    return replace(result, notes=notes)
 
 
 def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:

@@ -179,7 +179,8 @@ def load_task(spec: Spec, sets: Sets) -> Task:
 def check_needs(spec: Spec, sets: Sets) -> None:
     """Raises InputError where rows are missing that the method trains on, or that criteria and objectives judge, and
     where those of one group alone would have to show how sure a criterion is."""
-    needing = spec.method.retaining or [f"with gradient: {rule}" for rule in spec.method.gradients if GRADIENTS[rule].retain]
+    by_rule = [f"with gradient: {rule}" for rule in spec.method.gradients if GRADIENTS[rule].retain]
+    needing = spec.method.retaining or by_rule
     if needing and not sets.get("retain_train"):
         raise InputError(
             f"method {', '.join(needing)} trains on retain rows, and the data has none",

@@ -15,6 +15,7 @@
 from rayul.unlearn.data.alike import nearly_same
 from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_records, read_rows, write_rows
+from rayul.unlearn.data.probes import probe_sets
 from rayul.unlearn.data.row import Chunk, Row, Sets, Window, group_numbers
 from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.sources import load_sets, reserved
@@ -31,6 +32,7 @@ __all__ = [
     "group_numbers",
     "load_sets",
     "nearly_same",
+    "probe_sets",
     "read_folder",
     "read_records",
     "read_rows",
