@@ -150,6 +150,10 @@ def test_it_takes_functions_of_ones_own(
     assert problems(json.loads(json.dumps(spec.resolved()))) == []
 
 
+NAMES_OF_ONES_OWN = re.compile(r"^probes\.\w+$|\.(where|unless)\.\w+$|^objectives\.(\w+_(forget|retain)|mmlu)\.")
+"""Keys that a user chooses: of probes, and of columns."""
+
+
 def misspelt(document: Any) -> Iterator[tuple[str, Any]]:
     """The document with one key misspelt, for each of its keys."""
     if isinstance(document, dict):
@@ -166,7 +170,7 @@ def misspelt(document: Any) -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_it_refuses_every_misspelt_key_of_every_shipped_spec(file: Path) -> None:
     document = data(file.read_text())
-    found = dict(misspelt(document))
+    found = {key: broken for key, broken in misspelt(document) if not NAMES_OF_ONES_OWN.search(key)}
     assert len(found) > 15
     assert [name for name, broken in found.items() if VALIDATOR.is_valid(broken)] == []
 
