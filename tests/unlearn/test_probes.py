@@ -218,7 +218,7 @@ def test_an_answer_ends_before_the_first_stop_text(task: Any) -> None:
     for long, short in zip(whole.generated, stopped.generated, strict=True):
         assert short == long[: len(short)]
     assert len(stopped.generated[0]) < len(whole.generated[0])
-    assert not stopped.never_stopped
+    assert stopped.stop_note is None
 
 
 def test_a_stop_text_that_never_comes_is_noted_once(make_spec: MakeSpec, probes: dict[str, Any]) -> None:
