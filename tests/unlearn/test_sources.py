@@ -129,6 +129,17 @@ def test_a_source_may_name_its_columns_otherwise_than_the_others_do(tmp_path: Pa
     assert sum(map(len, sets.values())) == 13
 
 
+def test_a_group_column_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    """Rows of a person would count as independent, and stand in training and judging sets at once."""
+    forget = write(tmp_path / "f.jsonl", [{"question": "Who?", "answer": "Ada"}])
+    retain = write(tmp_path / "r.jsonl", [{"question": f"q {i}", "answer": "a", "person": i // 4} for i in range(40)])
+    data = {"forget": str(forget), "retain": str(retain), "columns": {"group": "persn"}}
+    with pytest.raises(InputError, match=r"data\.columns\.group: no row of any file has a value in the column 'persn'"):
+        load_sets(SourceData.model_validate(data))
+    sets = load_sets(SourceData.model_validate(data | {"columns": {"group": "person"}}))
+    assert len({row.group for rows in sets.values() for row in rows}) == 11
+
+
 def test_a_folder_of_shards_is_one_table(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()

@@ -191,7 +191,7 @@ def _json(text: str, place: str) -> Any:
         what = "too large"
         if isinstance(error, json.JSONDecodeError):
             place = place if error.lineno == 1 else f"{place}:{error.lineno}"
-            what = f"{error.msg} at column {error.colno}"
+            what = f"{error.msg.removesuffix(' starting at')} at column {error.colno}"
         raise InputError(
             f"{place}: not JSON: {what}", 'one JSON object per line: {"question": ..., "answer": ...}'
         ) from None

@@ -71,10 +71,16 @@ def _sources(data: SourceData) -> Sets:
         source = getattr(data, PARTS.get(key, key))
         if source is not None:
             sets[key] = tuple(read_source(source, data.columns))
-    if data.retain is None:
-        return sets
-    parts = _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)
-    return sets | {key: rows for key, rows in parts.items() if key != RESERVE}
+    if data.retain is not None:
+        parts = _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)
+        sets |= {key: rows for key, rows in parts.items() if key != RESERVE}
+    group = data.columns.get("group")
+    if group is not None and not any(row.group for rows in sets.values() for row in rows):
+        raise InputError(
+            f"data.columns.group: no row of any file has a value in the column {group!r}",
+            "correct the name, or leave it out: every row then counts as independent",
+        )
+    return sets
 
 
 def reserved(data: Data) -> tuple[Row, ...]:
