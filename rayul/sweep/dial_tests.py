@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from rayul.pareto.certificate import bets, e_values, least_groups, lower_bounds, margins, t_p_values, walk
 from rayul.records.certificate import Dial, Margin, Walked
 from rayul.spec import Limit, Spec
+from rayul.unlearn.answered import answered
 from rayul.unlearn.evaluate import measurement
-from rayul.unlearn.forward import TokenScores, score
+from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.group_means import Values, group_means, group_names
 from rayul.unlearn.task import Task
+
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 SELECT, CERTIFY = "retain", "retain_certify"
 
@@ -37,17 +41,31 @@ class DialTests:
         self, task: Task, spec: Spec, limits: Sequence[Sequence[Limit]], level: float, baseline: Mapping[str, float]
     ) -> None:
         self.task, self.metrics, self.level, self.baseline = task, spec.evaluate.metrics, level, baseline
+        self.batch_size = spec.evaluate.batch_size
         split = [certifiable(one) for one in limits]
         self.groups = len(group_names(task, CERTIFY))
         free = any(self._enough_groups(tested) for tested, _ in split)
         self.whole = (CERTIFY, SELECT) if free else (CERTIFY,)
         self.names = {name: group_names(task, name) for name in self.whole}
-        self.others = task.evaluated(sorted({limit.metric.split(".")[0] for _, others in split for limit in others}))
+        keys = {limit.metric for _, others in split for limit in others}
+        limited = {key.split(".")[0] for key in keys}
+        forward = task.forward_metrics(self.metrics)
+        self.other_metrics = {name: metrics for name, metrics in forward.items() if name in limited}
+        self.others = task.evaluated(self.other_metrics)
+        further = {f"{name}.{one}" for name, own in task.further_metrics(everything=False).items() for one in own}
+        self.generates = bool(keys & further)
+        """Whether a limit is on a metric of a probe that takes more than a forward: it needs the model itself."""
         whole = [e for name in self.whole for e in task.examples[name]]
         self.examples = whole + [e for examples in self.others.values() for e in examples]
         self.before = self._means(score(task.base, whole, task.pad, spec.evaluate.batch_size))
 
-    def walked(self, limits: Sequence[Limit], scale: float, scores: Sequence[TokenScores]) -> Walked:
+    def further(self, model: Model) -> dict[str, float]:
+        """What a model measures beyond its scores."""
+        return answered(model, self.task, self.batch_size).values if self.generates else {}
+
+    def walked(
+        self, limits: Sequence[Limit], scale: float, scores: Sequence[TokenScores], further: Mapping[str, float]
+    ) -> Walked:
         """A coefficient that was scored, tested against the limits of its dial."""
         tested, others = certifiable(limits)
         values = self._means(scores)
@@ -59,7 +77,7 @@ class DialTests:
             p_values.append(float(t_p_values(d)[0]))
             e_found.append(self._e_value(limit, values, d) if free else None)
             told.append(_margin(limit, d, self.before[key], self.level))
-        if others and not self._keeps(others, scores):
+        if others and not self._keeps(others, scores, further):
             return Walked(scale, 1.0, tuple(told))
         e = None if None in e_found else min(value for value in e_found if value is not None)
         return Walked(scale, max(p_values), tuple(told), e)
@@ -77,10 +95,10 @@ class DialTests:
         by_set = {name: list(islice(remaining, len(self.task.examples[name]))) for name in self.whole}
         return group_means(by_set, self.task, self.metrics)
 
-    def _keeps(self, limits: Sequence[Limit], scores: Sequence[TokenScores]) -> bool:
+    def _keeps(self, limits: Sequence[Limit], scores: Sequence[TokenScores], further: Mapping[str, float]) -> bool:
         own = scores[len(self.examples) - sum(map(len, self.others.values())) :]
-        metrics = {name: of for name, of in self.task.forward_metrics(self.metrics).items() if name in self.others}
-        values = measurement(own, self.task.groups(self.others), metrics, self.task.own).values
+        groups = self.task.groups(self.others)
+        values = measurement(own, groups, self.other_metrics, self.task.own).values | dict(further)
         return all(limit.keeps(values[limit.metric], self.baseline) for limit in limits)
 
     def _e_value(self, limit: Limit, values: Values, d: NDArray[np.float64]) -> float | None:
@@ -109,10 +127,10 @@ class DialWalk:
         """The coefficients that come next, `count` of them at most."""
         return self.dial.scales[len(self.walked) :][:count]
 
-    def add(self, scores: Sequence[TokenScores]) -> None:
-        """The scores of the next coefficient."""
+    def add(self, scores: Sequence[TokenScores], further: Mapping[str, float] = _NOTHING) -> None:
+        """The scores of the next coefficient, and what else its model measures (`DialTests.further`)."""
         (scale,) = self.next(1)
-        self.walked.append(self.tests.walked(self.limits, scale, scores))
+        self.walked.append(self.tests.walked(self.limits, scale, scores, further))
 
     @property
     def passed(self) -> int:

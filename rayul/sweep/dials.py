@@ -51,7 +51,7 @@ def walk_dials(
     limits = [known_limits(spec.at(point.params).criteria) for point in points]
     tests = DialTests(task, spec, limits, reading.level, baseline)
     walks = [DialWalk(dial, one, tests) for dial, one in zip(reading.dials, limits, strict=True)]
-    if _share_forwards(spec):
+    if _share_forwards(spec) and not tests.generates:
         walk_together(task, walks, places, batch)
     recaller = Recaller(task, spec)  # before an adapter is loaded
     found = []
@@ -63,7 +63,7 @@ def walk_dials(
             while not walk.ended:
                 (scale,) = walk.next(1)
                 with at(scale) as model:
-                    walk.add(score(model, tests.examples, task.pad, batch))
+                    walk.add(score(model, tests.examples, task.pad, batch), tests.further(model))
             one = Found(walk.found())
             if walk.passed:
                 with at(one.dial.scales[walk.passed - 1]) as model:

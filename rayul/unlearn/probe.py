@@ -161,15 +161,15 @@ class Probe:
 
     @property
     def stop_note(self) -> str | None:
-        """That there are stop texts and none came in any answer, where answers were generated."""
+        """That there are stop texts and none came, while answers went on to their limit."""
         stops = self.asked.stop
         if "generated" not in vars(self) or not stops or any(stop in t for t in self._whole_texts for stop in stops):
             return None
-        shown = ", ".join(map(repr, stops))
-        return (
-            f"none of {len(self.rows)} answers has a stop text of the probe ({shown}): each ends with an end token or "
-            f"after {self.asked.max_new_tokens} tokens"
-        )
+        shown, limit = ", ".join(map(repr, stops)), self.asked.max_new_tokens
+        cut = sum(len(ids) == limit for ids in self.generated)
+        if not cut:
+            return None
+        return f"none of {len(self.rows)} answers has a stop text ({shown}), and {cut} go on to {limit} tokens"
 
     @cached_property
     def _whole_texts(self) -> list[str]:

@@ -378,6 +378,23 @@ def test_dials_walked_in_shared_forwards_are_those_walked_one_at_a_time(
     assert all(walk.ended for walk in walks), "they were not walked together"
 
 
+@pytest.mark.parametrize(("side", "keeps"), [({"at_most": 1.0}, True), ({"at_least": 1.0}, False)])
+def test_a_limit_on_generated_answers_to_a_probe_is_checked_at_every_coefficient(
+    made: Callable[..., Sweep], tmp_path: Path, side: dict[str, float], keeps: bool
+) -> None:
+    """Shared forwards have no answers, so the dials are walked one at a time. repetition is at most 1, and never 1."""
+    write_rows(tmp_path / "probe.jsonl", rows_of(("Ivo Xal",)))
+    probe = {"rows": str(tmp_path / "probe.jsonl"), "metrics": ["repetition"], "max_new_tokens": 8}
+    criteria = [LIMIT, {"metric": "other.repetition", **side}]
+    sweep = made(probes={"other": probe}, control={"criteria": criteria})
+    reading, points = ranks(sweep)
+    before = load_records(sweep.folder).baseline.metrics
+    dials = [one for one, _ in walk_dials(sweep.spec, sweep.sets, sweep.measurer.disk, reading, points, before)]
+    assert any(dial.passed for dial in dials) is keeps
+    assert keeps or all([one.p_value for one in dial.walked] == [1.0] for dial in dials)
+    assert all("other.repetition" in dial.certified.metrics for dial in dials if dial.certified is not None)
+
+
 def asked_of(sweep: Sweep, reading: Reading, baseline: Mapping[str, float]) -> DialTests:
     limits = [known_limits(sweep.spec.criteria)] * len(reading.dials)
     return DialTests(sweep.task, sweep.spec, limits, reading.level, baseline)

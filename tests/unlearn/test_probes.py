@@ -231,6 +231,18 @@ def test_a_stop_text_that_never_comes_is_noted_once(make_spec: MakeSpec, probes:
     assert "24 tokens" in notes[0]
 
 
+def test_a_stop_text_is_not_missed_where_answers_end_by_themselves(task: Any) -> None:
+    rows = [Row("Who keeps the lamp?", "Nobody.")]
+    long = Probe(task.base, task.tokenizer, rows, asked=Generation(6, ("never written",)))
+    assert long.stop_note is None, "nothing was generated"
+    last = long.generated[0][3]
+    assert long.stop_note == "none of 1 answers has a stop text ('never written'), and 1 go on to 6 tokens"
+    task.base.generation_config.eos_token_id = last
+    short = Probe(task.base, task.tokenizer, rows, asked=Generation(6, ("never written",)))
+    assert len(short.generated[0]) < 6
+    assert short.stop_note is None
+
+
 def test_rows_of_the_data_are_measured_as_without_probes(make_spec: MakeSpec, probing: Any, sets: Any) -> None:
     plain = load_task(make_spec(method="gd"), sets)
     probed = load_task(probing, load_sets(probing.data, probing.probes))
