@@ -10,11 +10,8 @@ import numpy.typing as npt
 
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.records.objectives import Direction, Floats, Objectives, forget_objective, score
+from rayul.records.objectives import MIN_FORGOTTEN, Direction, Floats, Objectives, forget_objective, score
 from rayul.spec import Limit
-
-MIN_FORGOTTEN = 0.05
-"""An evaluation that forgets less is the baseline in all but name, not a solution (DESIGN section 5)."""
 
 
 def non_dominated(points: npt.ArrayLike, directions: Sequence[Direction]) -> npt.NDArray[np.bool_]:

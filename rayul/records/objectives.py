@@ -14,6 +14,9 @@ Direction = Literal["minimize", "maximize"]
 Objectives = Mapping[str, Direction]
 """Direction by metric key "<set>.<metric>", in the order of the spec."""
 
+MIN_FORGOTTEN = 0.05
+"""An evaluation that forgets less is the baseline in all but name, not a solution (DESIGN section 5)."""
+
 Floats = npt.NDArray[np.float64]
 
 

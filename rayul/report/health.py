@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rayul.pareto.best import best_of_trials
-from rayul.pareto.front import MIN_FORGOTTEN, solutions
+from rayul.pareto.front import solutions
 from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
+from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check
 from rayul.report.health_trials import (
     calibration,

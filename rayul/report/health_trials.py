@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rayul.pareto.front import MIN_FORGOTTEN, solutions
+from rayul.pareto.front import solutions
 from rayul.pareto.held_out import HeldOut, held_out
 from rayul.records import FAILED, PRUNED, RUNNING, UNSTEADY, Evaluation
 from rayul.records.folder import SweepRecords
+from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check, Verdict
 from rayul.spec import Choice, Float, Int
 from rayul.words import plural

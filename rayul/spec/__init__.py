@@ -39,6 +39,7 @@ from rayul.spec.metrics import (
     is_forget_set,
     is_forgetting,
     needs_oracle,
+    plainly,
 )
 from rayul.spec.own_control import OwnControl
 from rayul.spec.packaged import PACKAGED, Packaged
@@ -126,6 +127,7 @@ __all__ = [
     "needs_oracle",
     "notices",
     "parse_spec",
+    "plainly",
     "shipped_specs",
     "source_hash",
     "spec_file",

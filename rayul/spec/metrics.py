@@ -48,10 +48,24 @@ class Metric:
         return "lower" if self.direction_on_utility == "higher" else "higher"
 
 
+ATTACKED = {
+    "relearned": "forget rows after a few steps of fine-tuning on a tenth of them, the others judged",
+    "quantised": "forget rows with the weights rounded to 8 and to 4 bits, the worse of the two",
+}
+"""What the forget rows are called where an evaluation measures them under an attack; see
+`rayul/unlearn/attacks/steering.py`."""
+
+
 def is_forget_set(name: str) -> bool:
-    """Whether the rows of a set are to be forgotten: `forget`, and those of a probe. Those of any other are to be
-    kept."""
-    return name == "forget" or name.endswith("_forget")
+    """Whether the rows of a set are to be forgotten: `forget`, also under an attack, and those of a probe. Those of any
+    other are to be kept."""
+    return name == "forget" or name in ATTACKED or name.endswith("_forget")
+
+
+def plainly(key: str) -> str:
+    """A metric's key without an attack: forget.es of relearned.es, any other as it is."""
+    name, dot, metric = key.partition(".")
+    return f"forget{dot}{metric}" if name in ATTACKED else key
 
 
 def is_forgetting(key: str) -> bool:
@@ -183,7 +197,7 @@ _WHY_NOT = {
 SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
 """The sets of the data that criteria and objectives may read."""
 
-RESERVED = (*SETS, "retain_train", "idk", "real_authors", "world_facts")
+RESERVED = (*SETS, *ATTACKED, "retain_train", "idk", "real_authors", "world_facts")
 """Names that no set of a probe may have."""
 
 
@@ -204,13 +218,14 @@ def check_metric_key(key: Any, info: ValidationInfo) -> str:
         raise refuse(f"{key} cannot steer the search: {_WHY_NOT[set_name]}", f"use retain.{metric or 'es'}")
     context = info.context or {}
     cheap, probed = (*STEERING, *context.get(OWN, ())), context.get(PROBED, {})
-    if (set_name in SEARCH_SETS and metric in cheap) or metric in probed.get(set_name, ()):
+    if (set_name in (*SEARCH_SETS, *ATTACKED) and metric in cheap) or metric in probed.get(set_name, ()):
         return key
     if set_name in probed and metric in (*METRICS, *cheap):
         raise refuse(f"{key} is not measured", f"add {metric} to the metrics of the probe")
     if set_name in SEARCH_SETS and metric in METRICS:
         raise refuse(f"{key} cannot steer the search: it needs more than one forward pass", _ONLY_CHEAP)
-    known = [f"{s}.{m}" for s, metrics in (dict.fromkeys(SEARCH_SETS, cheap) | probed).items() for m in metrics]
+    sets = dict.fromkeys((*SEARCH_SETS, *ATTACKED), cheap) | probed
+    known = [f"{s}.{m}" for s, metrics in sets.items() for m in metrics]
     raise refuse(f"unknown metric {show(key)}", did_you_mean(key, known))
 
 

@@ -24,7 +24,7 @@ from rayul.spec.forms import HasForm, named
 from rayul.spec.gradients import GRADIENT, OWNER, modern_params
 from rayul.spec.method import MethodChoice
 from rayul.spec.method_form import method_form
-from rayul.spec.metrics import OWN, PROBED, MetricKey, is_forgetting
+from rayul.spec.metrics import ATTACKED, OWN, PROBED, MetricKey, is_forgetting
 from rayul.spec.own_control import OwnControl
 from rayul.spec.probes import ProbeRows, Probes, probe_metrics
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
@@ -244,6 +244,12 @@ class Spec(Section):
     def steering(self) -> tuple[str, ...]:
         """The metrics of objectives and criteria, "<set>.<metric>"."""
         return tuple(dict.fromkeys([*self.objectives, *(c.metric for c in self.criteria)]))
+
+    @property
+    def under_attack(self) -> dict[str, tuple[str, ...]]:
+        """By attack that steers, the metrics that are measured under it."""
+        pairs = [key.partition(".")[::2] for key in self.steering]
+        return {name: found for name in ATTACKED if (found := tuple(metric for s, metric in pairs if s == name))}
 
     @property
     def notices(self) -> list[str]:

@@ -125,7 +125,9 @@ class _PlainLines:
             last = self.progress.last.get(record.trial_id)
             where = " before its first evaluation"
             if last is not None:
-                values = " ".join(f"{m} {last.metrics[m]:.3f}" for m in self.progress.spec.objectives)
+                values = " ".join(
+                    f"{m} {last.metrics[m]:.3f}" for m in self.progress.spec.objectives if m in last.metrics
+                )
                 where = f" {'after' if record.state == FAILED else 'at'} step {last.step} ({values})"
             reason = f": {record.reason}" if record.reason else ""
             self._print(f"trial {record.trial_id} {record.state}{where}{reason}")

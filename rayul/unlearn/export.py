@@ -16,6 +16,7 @@ import torch
 from rayul import spec as specs
 from rayul.files import write_json
 from rayul.records.text_note import NOTE, text_note
+from rayul.spec import plainly
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.model import load_model
@@ -95,9 +96,12 @@ def measure_reported(task: Task, spec: specs.Spec, model: Any) -> dict[str, Meas
 
 def largest_difference(measured: Mapping[str, Measured], recorded: Mapping[str, float]) -> float:
     """The largest difference of a recorded metric to the measured one: absolute, relative where the record exceeds 1.
-    Infinite where only one of them is finite, or the measured one is missing."""
+    Infinite where only one of them is finite, or the measured one is missing. Metrics under attack are of the trial
+    while it trained, and are not measured again."""
     worst = 0.0
     for key, value in recorded.items():
+        if plainly(key) != key:
+            continue
         now = measured[key].value if key in measured else math.nan
         if now == value:  # a perplexity may overflow both times
             continue

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec
+from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec, plainly
 from rayul.spec.probes import holdout_of
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_chunks, check_fits, reworded
@@ -198,7 +198,7 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"training.layered {folds}: the forget rows have {groups} groups, and those of a group are in one fold",
             f"set {groups} or less" if groups > 1 else "leave training.layered out",
         )
-    missing = [metric for metric in spec.steering if not sets.get(metric.split(".")[0])]
+    missing = [metric for metric in spec.steering if not sets.get(plainly(metric).split(".")[0])]
     if missing:
         raise InputError(
             f"{', '.join(missing)}: the data has no such rows",
@@ -217,7 +217,7 @@ def check_needs(spec: Spec, sets: Sets) -> None:
     _check_choices(spec, sets, spec.steering)
     check_tasks(spec.evaluate.lm_eval)
     if spec.control.confidence is not None:
-        for name in dict.fromkeys(c.metric.split(".")[0] for c in spec.criteria):
+        for name in dict.fromkeys(plainly(c.metric).split(".")[0] for c in spec.criteria):
             rows = spaced(list(sets[name]), spec.evaluate.max_rows)
             if len({row.group or i for i, row in enumerate(rows)}) < 2:
                 raise InputError(
@@ -239,7 +239,7 @@ def _check_choices(spec: Spec, sets: Sets, judged: Sequence[str]) -> None:
             )
     asking = [metric for metric in spec.evaluate.metrics if metric in METRICS and METRICS[metric].column == CHOICES]
     for key in judged:
-        name, _, metric = key.partition(".")
+        name, _, metric = plainly(key).partition(".")
         if metric in asking and not having[name]:
             raise InputError(f"{key}: the {name} rows have no choices", "choose another metric, or rows with choices")
     if asking and not any(having.get(name) for name in EVALUATED):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,10 @@ import torch
 
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending, Evaluation
 from rayul.records.groups import pooled
-from rayul.spec import Spec, needs_oracle, violations
+from rayul.records.objectives import MIN_FORGOTTEN, score
+from rayul.spec import Spec, is_forgetting, needs_oracle, plainly, violations
+from rayul.unlearn.attacks.relearn import LORA
+from rayul.unlearn.attacks.steering import Trained, under_attack
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import evaluate, pessimistic
 from rayul.unlearn.harness import harness_metrics
@@ -25,6 +28,7 @@ from rayul.unlearn.task import EVALUATED, Task
 from rayul.unlearn.template import Template
 from rayul.unlearn.train import Diverged, train
 from rayul.unlearn.update import Update, attach
+from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 
 REPORTED = (*EVALUATED, "retain_report")
 
@@ -107,6 +111,12 @@ def reference_evaluation(task: Task, spec: Spec, trial_id: str) -> Evaluation:
     assert trial_id in (BASELINE, ORACLE)
     row = Evaluation(trial_id, 0, mixing=0.0, seed=spec.search.seed, device=device_name(task.device))
     found = final_measurement(task.base, task, spec)
+    if spec.under_attack:
+        update = LoraUpdate(attach_lora(task.base, LORA, spec.search.seed))
+        try:
+            found = found.joined(under_attack(_trained(update), task, spec, spec.search.seed))
+        finally:
+            update.detach()
     return replace(_with_metrics(row, found, spec), notes=found.notes)
 
 
@@ -157,41 +167,67 @@ def failure(row: Evaluation, error: Exception) -> Ending:
     return row.ended(FAILED, kind, f"{kind}: {error}")
 
 
+class Wanted(NamedTuple):
+    """Mixing coefficients to measure: the metrics of every evaluation, or what `spec.under_attack` asks for."""
+
+    mixings: Sequence[float]
+    under_attack: bool = False
+
+
 def evaluation_rows(
     task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]
-) -> Generator[Sequence[float], Sequence[Measurement], list[Evaluation]]:
+) -> Generator[Wanted, Sequence[Measurement], list[Evaluation]]:
     """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last (where
     control.tau is a list, that of its smallest share).
 
-    Yields the mixing coefficients to measure and is sent their measurements, so that who has the model may measure
-    several at once.
+    Yields what to measure and is sent the measurements, so that who has the model may measure several at once. Attacks
+    are tried on rows that may come onto the front: the one at mixing 1, or the calibrated ones, where they keep all
+    limits and have forgotten something. Others have no metrics under attack, and are judged by the plain ones.
     """
     rows: dict[float, Evaluation] = {}
+    found: dict[float, Measurement] = {}
     targets = [spec.criteria_at(tau) for tau in spec.targets] or [spec.criteria]
     rounds = calibrations(len(targets))
     wanted = next(rounds)
     while True:
         beyond = []
-        for a, measurement in zip(wanted, (yield wanted), strict=True):
+        for a, measurement in zip(wanted, (yield Wanted(wanted)), strict=True):
             bad = [key for key, value in measurement.values.items() if math.isnan(value)]
             if bad:
                 raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
-            judged_by = _criteria_values(measurement, spec)
+            found[a], judged_by = measurement, _criteria_values(measurement, spec)
             rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement, spec), spec, judged_by, baseline)
             broken = [violations(criteria, judged_by, baseline).values() for criteria in targets]
             beyond.append([sum(max(0.0, v) for v in of_target) for of_target in broken])
         if not spec.control.mixing:
-            return list(rows.values())
+            break
         try:
             wanted = rounds.send(beyond)
         except StopIteration as end:
-            found = end.value[-1]
+            calibrated = end.value
             break
-    if found.mixing in rows:
-        best = rows.pop(found.mixing)
+    may_win = [c.mixing for c in calibrated] if spec.control.mixing else list(rows)
+    attacked = [a for a in dict.fromkeys(may_win) if a in rows and _may_win(rows[a], spec, baseline)]
+    if spec.under_attack and attacked:
+        for a, measurement in zip(attacked, (yield Wanted(attacked, under_attack=True)), strict=True):
+            whole = found[a].joined(measurement)
+            judged_by = _criteria_values(whole, spec)
+            rows[a] = _judged(_with_metrics(replace(row, mixing=a), whole, spec), spec, judged_by, baseline)
+    if not spec.control.mixing:
+        return list(rows.values())
+    last = calibrated[-1]
+    if last.mixing in rows:
+        best = rows.pop(last.mixing)
     else:  # nothing of the update may be kept: the baseline, which satisfies any criterion by definition
         best = replace(first_row(replace(row, mixing=0.0), spec, baseline), feasible=True)
-    return [*rows.values(), best if found.monotone else replace(best, notes=(*best.notes, UNSTEADY))]
+    return [*rows.values(), best if last.monotone else replace(best, notes=(*best.notes, UNSTEADY))]
+
+
+def _may_win(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> bool:
+    """Whether an evaluation may come onto the front, as far as its plain metrics tell."""
+    forgets = [(plainly(key), direction) for key, direction in spec.objectives.items() if is_forgetting(key)]
+    gone = [float(score(key, direction, row.metrics[key], baseline[key])) for key, direction in forgets]
+    return row.feasible and all(share >= MIN_FORGOTTEN or math.isnan(share) for share in gone)
 
 
 def _evaluated(
@@ -201,9 +237,12 @@ def _evaluated(
     wanted = next(rounds)
     while True:
         measurements = []
-        for a in wanted:
+        for a in wanted.mixings:
             with update.mixed(a):
-                measurements.append(evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
+                if wanted.under_attack:
+                    measurements.append(under_attack(_trained(update), task, spec, row.seed))
+                else:
+                    measurements.append(evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
         try:
             wanted = rounds.send(measurements)
         except StopIteration as end:
@@ -211,12 +250,18 @@ def _evaluated(
             return rows
 
 
+def _trained(update: Update) -> Trained:
+    return Trained(lambda: nullcontext(update.model), update.parameters, update.unadapted)
+
+
 def _criteria_values(measurement: Measurement, spec: Spec) -> dict[str, float]:
     """What the criteria judge: the means, or with control.confidence their pessimistic bounds."""
-    values = measurement.values
-    if spec.control.confidence is not None:
-        for c in spec.criteria:
-            bounds = pessimistic(measurement.measured[c.metric], spec.control.confidence)
+    values, measured = measurement.values, measurement.measured
+    for c in spec.criteria:
+        of = c.metric if c.metric in measured else plainly(c.metric)
+        values[c.metric] = values[of]
+        if spec.control.confidence is not None:
+            bounds = pessimistic(measured[of], spec.control.confidence)
             values[c.metric] = bounds.low if c.limit.at_least else bounds.high
     return values
 
@@ -243,7 +288,7 @@ def _with_metrics(row: Evaluation, measurement: Measurement, spec: Spec) -> Eval
     summed = {
         key: sums(measurement.per_row[key], measurement.groups[key.partition(".")[0]])
         for key, metric in known.items()
-        if metric is not None and metric.mean_of_rows
+        if metric is not None and metric.mean_of_rows and key in measurement.per_row
     }
     return replace(
         row,

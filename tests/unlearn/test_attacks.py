@@ -15,7 +15,7 @@ from rayul.unlearn.attacks.fine_tune import fine_tune
 from rayul.unlearn.attacks.jailbreak import OPENINGS, PREFIXES, ROLES, opened
 from rayul.unlearn.attacks.logit_lens import final_norm, lens_scores
 from rayul.unlearn.attacks.noise import asked_span, noised
-from rayul.unlearn.attacks.quantise import quantised, rounded
+from rayul.unlearn.attacks.quantise import ROUNDINGS, quantised, rounded
 from rayul.unlearn.attacks.relearn import LEARNING_RATES, STEPS
 from rayul.unlearn.attacks.table import ATTACKS
 from rayul.unlearn.attacks.target import Target
@@ -146,7 +146,7 @@ def test_rounding_is_off_by_half_a_step_at_most_and_has_few_levels(bits: int, gr
 def test_quantising_leaves_the_head_and_comes_off_again(target: Target) -> None:
     before = weights(target.model)
     head = target.model.lm_head.weight.clone()
-    with quantised(target.model, 4):
+    with quantised(target.model, ROUNDINGS["4-bit, a scale a row"]):
         assert torch.equal(target.model.lm_head.weight, head)
         assert not torch.equal(target.model.model.layers[0].mlp.up_proj.weight, before[4])
         changed = [not torch.equal(a, b) for a, b in zip(before, weights(target.model), strict=True)]
@@ -174,7 +174,10 @@ def test_an_update_within_the_rounding_step_is_undone_by_quantisation(target: Ta
         return max(float(np.abs(a.logp - b.logp).max()) for a, b in pairs)
 
     before = apart()
-    with quantised(moved, 4), quantised(target.model, 4):
+    with (
+        quantised(moved, ROUNDINGS["4-bit, a scale a row"]),
+        quantised(target.model, ROUNDINGS["4-bit, a scale a row"]),
+    ):
         assert apart() < before / 1000
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayul.records import Evaluation
 from rayul.spec import Control, Criterion, Spec
-from rayul.sweep.pruning.history import History, Rule, Stop
+from rayul.sweep.pruning.history import History, Rule, Stop, value
 
 
 def rule(spec: Spec) -> Rule | None:
@@ -26,11 +26,11 @@ def verdict(history: History, trial_id: str, step: int) -> Stop | None:
             broken = s > criterion.grace and not _violation(criterion, rows[-1], history, spec.control) <= 0
             streak = streak + 1 if broken else 0
         if streak >= criterion.patience:
-            value = steps[step][-1].metrics[criterion.metric]
+            found = value(steps[step][-1], criterion.metric)
             sign = "<" if criterion.limit.at_least else ">"
             origin = f" ({criterion.limit.to_yaml()})" if criterion.limit.relative else ""
             times = f", for {streak} evaluations" if streak > 1 else ""
-            reason = f"{criterion.metric} {value:.4g} {sign} {limit:.4g}{origin} at step {step}{times}"
+            reason = f"{criterion.metric} {found:.4g} {sign} {limit:.4g}{origin} at step {step}{times}"
             return Stop(criterion.metric, reason)
     return None
 
@@ -40,4 +40,4 @@ def _violation(criterion: Criterion, row: Evaluation, history: History, control:
     limit with patience), but with control.confidence only it knows the bound that was judged."""
     if control.confidence is not None:
         return row.violation[criterion.metric]
-    return criterion.limit.violation(row.metrics[criterion.metric], history.baseline)
+    return criterion.limit.violation(value(row, criterion.metric), history.baseline)

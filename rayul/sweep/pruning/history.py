@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from rayul.records import Evaluation
-from rayul.spec import Spec
+from rayul.spec import Spec, plainly
 
 
 class History:
@@ -43,6 +43,12 @@ class History:
             first = next(iter(self.trials[trial_id].values()))[0]
             self._specs[trial_id] = self.spec.at(first.params)
         return self._specs[trial_id]
+
+
+def value(row: Evaluation, metric: str) -> float:
+    """A metric of an evaluation; one under attack that was not measured, since the evaluation could not win, is told
+    without the attack."""
+    return row.metrics[metric] if metric in row.metrics else row.metrics[plainly(metric)]
 
 
 class Stop(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from rayul.records import Evaluation
 from rayul.spec import Criterion, Spec, violations
-from rayul.sweep.pruning.history import History, Rule, Stop
+from rayul.sweep.pruning.history import History, Rule, Stop, value
 
 STALL = 4
 """Evaluations without a better calibrated value before a mixing trial is stopped."""
@@ -30,8 +30,8 @@ def verdict(history: History, trial_id: str, step: int) -> Stop | None:
         kept = [row for row in rows if row.feasible and s]
         # Of several targets each has its own best: a trial that gets on at one of them has not stalled.
         by_target = [[row for row in kept if _keeps(row, criteria, history.baseline)] for criteria in targets] or [kept]
-        values = [min((sign * row.metrics[metric] for row in of), default=float("inf")) for of in by_target]
-        if any(value < known - 1e-9 for value, known in zip(values, best, strict=True)):
+        values = [min((sign * value(row, metric) for row in of), default=float("inf")) for of in by_target]
+        if any(now < known - 1e-9 for now, known in zip(values, best, strict=True)):
             best = [min(pair) for pair in zip(values, best, strict=True)]
             since, at = 0, s
         elif s and any(row.mixing == 1 and not row.feasible for row in rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from rayul.pareto.front import solutions
 from rayul.pareto.hypervolume import unit_scores
 from rayul.records import Ending, Evaluation
-from rayul.spec import Spec, limits
+from rayul.spec import Spec, limits, plainly
 
 HUGE = 1e9
 """Stands for infinity (the perplexity of a ruined model), which no study takes."""
@@ -58,7 +59,8 @@ def outcome(rows: Sequence[Evaluation], spec: Spec, baseline: Evaluation) -> Out
 
     Step 0 is never told: as the baseline it would look like a perfect keeper of utility.
     """
-    measured = [row for row in rows if row.step > 0 and _is_measured(row, spec)]
+    measured = [row for row in (_with_return(row, spec, baseline) for row in rows) if _is_measured(row, spec)]
+    measured = [row for row in measured if row.step > 0]
     if not measured:
         return None
     tell = spec.search.tell
@@ -81,6 +83,13 @@ def _told(row: Evaluation, spec: Spec, solved: bool = True) -> Outcome:
     violations = {metric: min(v, HUGE) for metric, v in row.violation.items()}
     constraints = {metric: min(v, 0.0) if solved else v for metric, v in violations.items()}
     return Outcome(values, violations, constraints, row.step, row.mixing)
+
+
+def _with_return(row: Evaluation, spec: Spec, baseline: Evaluation) -> Evaluation:
+    """With the baseline's value of an objective under attack that was not measured, since the evaluation could not win:
+    as if all had come back."""
+    missing = {m: baseline.metrics[m] for m in spec.objectives if plainly(m) != m and m not in row.metrics}
+    return replace(row, metrics=row.metrics | missing) if missing and row.metrics else row
 
 
 def _is_measured(row: Evaluation, spec: Spec) -> bool:

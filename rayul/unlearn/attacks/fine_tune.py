@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from rayul.spec import Training
 from rayul.unlearn.forward import Model, forward, token_logp
@@ -13,13 +14,17 @@ from rayul.unlearn.optimisers import learning_rate, optimisers
 from rayul.unlearn.tokens import Example, batches, collate
 
 
-def fine_tune(model: Model, examples: Sequence[Example], pad: int, training: Training) -> Iterator[int]:
-    """Train the parameters of `model` that require gradients; yields after each step, counted from 1.
+def fine_tune(
+    model: Model, examples: Sequence[Example], pad: int, training: Training, parameters: Sequence[Tensor] | None = None
+) -> Iterator[int]:
+    """Train these parameters, by default those of `model` that require gradients; yields after each step, counted
+    from 1.
 
     training: its lr, optimizer, schedule, steps, batch_size, weight_decay and max_grad_norm count.
     """
     device = next(model.parameters()).device
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    if parameters is None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
     steppers = optimisers(training, parameters)
     order = batches(len(examples), training.batch_size, torch.Generator().manual_seed(0))
     for step in range(1, training.steps + 1):

@@ -66,6 +66,11 @@ class PackedBase:
             weights[f"{name}.weight"] = torch.addmm(linear.weight, b[0].T, a[0].T, alpha=float(adapters.scale))
         return weights
 
+    def added(self, adapters: Adapters) -> dict[Any, Tensor]:
+        """What one adapter adds to the weights of each linear module, s (A B)^T."""
+        pairs = zip(self._linears, adapters.pairs, strict=True)
+        return {linear: (float(adapters.scale) * (a[0] @ b[0]).T).detach() for linear, (a, b) in pairs}
+
     @contextmanager
     def adapted(self, adapters: Adapters) -> Iterator[Any]:
         """For the length of a block, the base with one adapter on it as a model like any other: for what is no forward

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rayul.spec import Evaluate
+from rayul.spec import Evaluate, Spec
 from rayul.unlearn.answered import answered
+from rayul.unlearn.attacks.steering import Trained, under_attack
 from rayul.unlearn.evaluate import measurement
 from rayul.unlearn.forward import TokenScores
 from rayul.unlearn.measured import Measurement
@@ -41,6 +44,19 @@ class Evaluator:
         for begin in range(0, len(scales), self.lanes):
             lanes = filled(range(begin, min(begin + self.lanes, len(scales))), self.lanes)
             yield from self.scorer.score(rows[lanes], [scales[i] for i in lanes])[: len(scales) - begin]
+
+    def under_attack(self, row: Tensor, scale: float, spec: Spec, seed: int) -> Measurement:
+        """What the trial's spec asks for under attacks, of one adapter, row [1, P] at its scale. The row stays as it
+        is."""
+        leaves = [t.detach().clone().requires_grad_() for pair in self.layout.pairs(row) for t in pair]
+        adapters = Adapters(list(zip(leaves[::2], leaves[1::2], strict=True)), torch.tensor([scale], device=row.device))
+
+        @contextmanager
+        def unadapted() -> Iterator[tuple[Any, Mapping[Any, Tensor]]]:
+            yield self.task.base, self.base.added(adapters)
+
+        trained = Trained(lambda: self.base.adapted(adapters), leaves, unadapted)
+        return under_attack(trained, self.task, spec, seed)
 
     def measure(self, scores: list[TokenScores], row: Tensor, scale: float) -> Measurement:
         """The metrics of one adapter, row [1, P] at its scale: from its scores and, where a probe asks for more than

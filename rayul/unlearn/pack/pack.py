@@ -235,16 +235,20 @@ class Pack:
                 rounds[k] = evaluation_rows(self.task, slot.spec, row, baseline)
                 wanted[k] = next(rounds[k])
         while wanted:
-            items = [(k, a) for k, coefficients in wanted.items() for a in coefficients]
+            items = [(k, a) for k, one in wanted.items() if not one.under_attack for a in one.mixings]
             values = self.parameters.values[[k for k, _ in items]]
             scored = self.evaluator.score(values, [self.slots[k].scale * a for k, a in items])
             asked, wanted = wanted, {}
-            for k, coefficients in asked.items():
-                scores = [next(scored) for _ in coefficients]
-                own, scale = self.parameters.values[k : k + 1], self.slots[k].scale
-                pairs = zip(scores, coefficients, strict=True)
+            for k, one in asked.items():
+                own, slot = self.parameters.values[k : k + 1], self.slots[k]
+                scales = [slot.scale * a for a in one.mixings]
+                scores = [] if one.under_attack else [next(scored) for _ in scales]
                 try:
-                    wanted[k] = rounds[k].send([self.evaluator.measure(one, own, scale * a) for one, a in pairs])
+                    if one.under_attack:
+                        found = [self.evaluator.under_attack(own, scale, slot.spec, slot.job.seed) for scale in scales]
+                    else:
+                        found = [self.evaluator.measure(s, own, a) for s, a in zip(scores, scales, strict=True)]
+                    wanted[k] = rounds[k].send(found)
                 except StopIteration as end:
                     rows[k] = end.value
                 except Exception as error:  # of a custom metric, or a value that is no number

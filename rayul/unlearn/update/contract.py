@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,11 @@ class Update(Protocol):
 
     def mixed(self, a: float) -> AbstractContextManager[None]:
         """Within the block `model` is (1 - a) * baseline + a * unlearned; afterwards it is what it was, to the bit."""
+        ...
+
+    def unadapted(self) -> AbstractContextManager[tuple[Any, Mapping[Any, Tensor]]]:
+        """For the block, a model that runs without an adapter, and what is to be added to the weights of its linear
+        modules for it to be the unlearned one."""
         ...
 
     def project_into_ball(self, radius: float, norm: str) -> None:

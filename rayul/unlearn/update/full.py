@@ -9,7 +9,7 @@ baseline's rows are computed in bfloat16.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,9 @@ class FullUpdate:
     def mixed(self, a: float) -> AbstractContextManager[None]:
         """For a < 1 in further memory of the size of the weights, which a step needs for their gradient."""
         return lerped(self.model, self.base, a)
+
+    def unadapted(self) -> AbstractContextManager[tuple[Any, Mapping[Any, Tensor]]]:
+        return nullcontext((self.model, {}))
 
     @torch.no_grad()
     def project_into_ball(self, radius: float, norm: str) -> None:

@@ -57,6 +57,15 @@ class LoraUpdate:
             for name in layer.active_adapters:
                 project_pair(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], radius, norm)
 
+    @contextmanager
+    def unadapted(self) -> Iterator[tuple[Any, Mapping[Any, Tensor]]]:
+        added = {}
+        for layer in lora_layers(self.model):
+            (name,) = layer.active_adapters
+            added[layer.get_base_layer()] = layer.get_delta_weight(name).detach()
+        with self.model.disable_adapter():
+            yield self.model, added
+
     def save(self, mixing: float, folder: Path) -> None:
         # Into B, since `lora_alpha` is an integer and cannot carry it.
         state = {k: v * mixing if "lora_B" in k else v for k, v in self.model.state_dict().items() if "lora_" in k}

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rayul.pareto.front import MIN_FORGOTTEN, solutions
+from rayul.pareto.front import solutions
 from rayul.pareto.hypervolume import scores_above_limits
 from rayul.records import Evaluation
-from rayul.records.objectives import forget_objective, score
+from rayul.records.objectives import MIN_FORGOTTEN, forget_objective, score
 from rayul.spec import Spec, is_forgetting, limits
 from rayul.spec.criteria import violations
 from rayul.sweep.search.trajectory.gain import nondominated
