@@ -250,7 +250,7 @@ _ONLY_CHEAP = (
     "a probe's metrics may steer whatever they cost"
 )
 
-STEERING_KEYS = tuple(f"{name}.{metric}" for name in SEARCH_SETS for metric in STEERING)
+STEERING_KEYS = tuple(f"{name}.{metric}" for name in (*SEARCH_SETS, *ATTACKED) for metric in STEERING)
 """Every key that criteria and objectives may name without a metric of one's own."""
 
 OWN_METRICS: Form = {
