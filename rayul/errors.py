@@ -7,6 +7,8 @@ class RayulError(Exception):
     """Something that stops a command. `message` names the value and the place, `hint` the way out."""
 
     exit_code = 1
+    code = "failed"
+    """The kind of error, for programs (`--json`)."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -37,3 +39,4 @@ class InputError(RayulError):
     """Bad input: a spec, a file, a row or a flag. Raised before anything is spent."""
 
     exit_code = 2
+    code = "input"

@@ -14,6 +14,7 @@ import typer
 
 from rayul import __version__
 from rayul.cli.app import app
+from rayul.cli.machine import is_for_a_program, run_for_a_program
 from rayul.console import show
 from rayul.errors import RayulError
 
@@ -47,12 +48,14 @@ def _stop(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C and SIGTERM."""
+    """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C and SIGTERM (docs/scripting.md)."""
     codecs.register_error("rayul", _in_plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rayul")
     signal.signal(signal.SIGTERM, _stop)
+    if is_for_a_program(sys.argv[1:]):
+        sys.exit(run_for_a_program(lambda: app(standalone_mode=False)))
     try:
         app()
     except RayulError as error:

@@ -51,3 +51,9 @@ ResultsOf = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the code that the results folder carries, from now on without asking.")
 ]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, errors included, and nothing else (docs/scripting.md).")
+]
+Document = object
+"""What a command with --json returns: one of rayul/cli/documents.py, else None. (Typer evaluates the annotations, and
+these classes are imported when they are needed.)"""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rayul.cli.app import ResultsOf, Trust, app
+from rayul.cli.app import AsJson, Document, ResultsOf, Trust, app
 from rayul.cli.output import ProgressBar, writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
@@ -27,7 +27,8 @@ def report(
         int | None,
         typer.Option(min=0, help="Maximum number of recorded rows of each set to show; 0 for none, default: all."),
     ] = None,
-) -> None:
+    json_: AsJson = False,
+) -> Document:
     """(Re)make tables and report of a sweep from its records alone."""
     from rayul.records.storage import local
     from rayul.report import front_lines, summarise
@@ -35,10 +36,16 @@ def report(
     formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
     with local(folder, write=True) as place:
         summary = summarise(place, formats, samples)
+        if json_:
+            from rayul.cli.documents import ReportDocument
+            from rayul.records.folder import load_records
+
+            return ReportDocument.of(summary, load_records(place), bool(formats))
     show("\n".join(front_lines(summary)))
     show(summary.report)
     if formats:
         show(summary.folder / "figures")
+    return None
 
 
 @app.command()
@@ -127,7 +134,8 @@ def certify(
     points: Annotated[int | None, typer.Option(min=1, help="How many certified points to attack.")] = None,
     trust: Trust = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
-) -> None:
+    json_: AsJson = False,
+) -> Document:
     """Certify points of the front on rows that nothing has read, where the sweep has not; then attack what is
     certified: what brings back how much of what was forgotten."""
     from rayul.records import SPEC
@@ -154,9 +162,15 @@ def certify(
             testbed_progress=bar.update,
             trust=trust,
         )
+    results = load_records(summary.folder)
+    if json_:
+        from rayul.cli.documents import CertifyDocument
+
+        return CertifyDocument.of(summary, results)
     show("\n".join(summary.certified))
-    show("\n".join(attacked_lines(load_records(summary.folder))))
+    show("\n".join(attacked_lines(results)))
     show(summary.report)
+    return None
 
 
 @app.command()
@@ -212,7 +226,8 @@ def audit(
 def compare(
     folders: Annotated[list[str], typer.Argument(metavar="DIR/NAME...", help="The results folders of sweeps.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
-) -> None:
+    json_: AsJson = False,
+) -> Document:
     """Compare sweeps: their fronts on one scale, who is ahead where, what the seeds decide, settings that differ."""
     from rayul.records.storage import local
     from rayul.report.compare import load_comparison
@@ -223,5 +238,10 @@ def compare(
         comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
     with writing(out, "choose another file with --out"):
         write_comparison(comparison, out)
+    if json_:
+        from rayul.cli.documents import CompareDocument
+
+        return CompareDocument.of(comparison, out)
     show("\n".join(comparison_lines(comparison)))
     show(out)
+    return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayul.cli.app import Overrides, SpecFile, SpecFiles, Trust, app, spec_names
+from rayul.cli.app import AsJson, Document, Overrides, SpecFile, SpecFiles, Trust, app, spec_names
 from rayul.cli.output import ProgressBar, writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
@@ -18,28 +18,35 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def validate(files: SpecFiles, set_: Overrides = None) -> None:
+def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) -> Document:
     """Check specs: every problem of every file, with its line, before anything is spent."""
+    from rayul.cli.documents import ValidateDocument, ValidSpec
     from rayul.plan.certificate import certifiable
     from rayul.plan.rows import local_sets, row_lines
-    from rayul.spec import load_spec
+    from rayul.spec import Problem, SpecError, load_spec
     from rayul.words import plural
 
-    problems = []
+    problems: list[Problem] = []
+    valid = []
     for file in files:
         try:
             spec = load_spec(file, set_ or ())
             sets = local_sets(spec)
             lines = [*spec.notices, *certifiable(spec, sets), *row_lines(sets or {})]
-        except InputError as error:
-            problems.append(str(error))
+        except SpecError as error:
+            problems += error.problems
+        except InputError as error:  # of its rows
+            problems.append(Problem(str(file), "", error.message, error.hint))
         else:
-            searched = f"{plural(len(spec.space), 'hyper-parameter')} searched"
-            show(f"{file}: ok ({searched}, {plural(spec.search.trials, 'trial')})")
-            for line in lines:
-                show(f"{file}: {line}")
+            valid.append(ValidSpec.of(file, spec, lines))
+            if not json_:
+                searched = f"{plural(len(spec.space), 'hyper-parameter')} searched"
+                show(f"{file}: ok ({searched}, {plural(spec.search.trials, 'trial')})")
+                for line in lines:
+                    show(f"{file}: {line}")
     if problems:
-        raise InputError("\n".join(problems))
+        raise SpecError(problems)
+    return ValidateDocument(specs=valid) if json_ else None
 
 
 @app.command()
@@ -118,14 +125,22 @@ def init(
 
 @app.command()
 def schema(
+    of: Annotated[
+        str,
+        typer.Argument(metavar="[WHAT]", help="spec, or what a command prints with --json: plan, status, error, ..."),
+    ] = "spec",
     out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
 ) -> None:
-    """Print the JSON Schema of a spec, for editors that complete and check YAML, and for programs that write specs."""
+    """Print the JSON Schema of a spec, for editors that complete and check YAML, or of what a command prints."""
     import json
 
+    from rayul.cli.documents import DOCUMENTS, document_schema
     from rayul.spec.json_schema import spec_schema
 
-    text = json.dumps(spec_schema(), indent=1, ensure_ascii=False, allow_nan=False)
+    if of != "spec" and of not in DOCUMENTS:
+        raise InputError(f"no schema of {of}", f"one of spec, {', '.join(DOCUMENTS)}")
+    made = spec_schema() if of == "spec" else document_schema(of)
+    text = json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False)
     if out is None:
         show(text)
         return
@@ -141,8 +156,9 @@ def plan(
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
     show_forget: Annotated[bool, typer.Option("--show-forget", help="Also print samples of the forget set.")] = False,
     trust: Trust = False,
+    json_: AsJson = False,
     set_: Overrides = None,
-) -> None:
+) -> Document:
     """Know before you spend: the space, the rows, what it will cost, what looks wrong. Writes nothing."""
     from rayul.plan import make_plan, plan_text
     from rayul.spec import load_spec
@@ -160,7 +176,12 @@ def plan(
             say=lambda line: console.print(f"{line} ...", style="dim"),
             warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
         )
+    if json_:
+        from rayul.cli.documents import PlanDocument
+
+        return PlanDocument.of(planned)
     show(plan_text(planned))
+    return None
 
 
 def check_code(file: Path, spec: Spec, trust: bool, sends: bool = False) -> None:

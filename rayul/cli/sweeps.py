@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rayul.cli.app import Overrides, ResultsOf, SpecFile, Trust, app
+from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, SpecFile, Trust, app
 from rayul.cli.output import ProgressBar
 from rayul.cli.specs import check_code
 from rayul.console import PlainConsole, show
@@ -84,8 +84,9 @@ def sweep(
 
 
 @app.command()
-def status(folder: ResultsOf) -> None:
+def status(folder: ResultsOf, json_: AsJson = False) -> Document:
     """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
+    from rayul.cli.documents import StatusDocument
     from rayul.records import JOURNAL
     from rayul.records.storage import is_url, local, owned
     from rayul.report.status import read_status, status_lines
@@ -94,9 +95,15 @@ def status(folder: ResultsOf) -> None:
     with local(folder) as place:
         held = is_held(place) or (is_url(folder) and owned(folder))
         if held and not (place / JOURNAL).exists():
+            if json_:
+                return StatusDocument.starting(place.absolute().name)
             show(f"{place.absolute().name}: starting, the reference models are being measured")
-            return
-        show("\n".join(status_lines(read_status(place, held))))
+            return None
+        found = read_status(place, held)
+    if json_:
+        return StatusDocument.of(found)
+    show("\n".join(status_lines(found)))
+    return None
 
 
 @app.command()

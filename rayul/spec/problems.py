@@ -33,6 +33,8 @@ class Problem:
 class SpecError(InputError):
     """All problems of one spec; `str()` is one `file:line: key: problem` each, followed by its hint."""
 
+    code = "spec"
+
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))

@@ -1,0 +1,507 @@
+"""What `--json` prints: one document per command, with stable keys (docs/scripting.md lists them).
+
+A key is never removed or given another meaning within a format; new keys may come. Numbers that are not finite are
+"nan", "inf" or "-inf", as in the records; null means that there is no such value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
+
+from rayul.errors import RayulError
+from rayul.files import plain
+from rayul.spec import Limit, Spec, SpecError
+
+if TYPE_CHECKING:  # `rayul validate` needs neither records nor numpy
+    from rayul.plan import Plan
+    from rayul.records import Evaluation
+    from rayul.records.folder import SweepRecords
+    from rayul.report import Summary
+    from rayul.report.compare import Comparison
+    from rayul.report.status import Status
+
+Value = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]})]
+Values = dict[str, Value]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def plain(self) -> dict[str, Any]:
+        """For strict JSON."""
+        data: dict[str, Any] = plain(self.model_dump(by_alias=True))
+        return data
+
+
+class SpecProblem(Part):
+    place: str
+    """File and line, or the flag, such as "ga.yaml:12"."""
+    key: str
+    """Dotted, such as "training.lr"; empty for the file as a whole."""
+    message: str
+    hint: str
+
+
+class ErrorDocument(Part):
+    """Printed by every command in place of its own document, with an exit code above 0."""
+
+    format: Literal["rayul.error/1"] = "rayul.error/1"
+    code: Literal["usage", "spec", "input", "failed", "interrupted", "internal"]
+    """usage: no such command or flag. spec: mistakes in a spec, listed in `problems`. input: any other bad input.
+    failed: input was fine, and something went wrong. interrupted: by Ctrl-C or SIGTERM. internal: a bug."""
+    message: str
+    """What is wrong, with the value and the place."""
+    hint: str = ""
+    """The way out; may be empty."""
+    exit_code: int
+    """1, 2 or 130, the same as the command's."""
+    problems: list[SpecProblem] = []
+    """Of code `spec`: every problem of every file."""
+
+    @classmethod
+    def of(cls, error: RayulError) -> ErrorDocument:
+        found = error.problems if isinstance(error, SpecError) else ()
+        problems = [SpecProblem(place=p.place, key=p.key, message=p.text, hint=p.hint) for p in found]
+        code: Any = error.code
+        return cls(code=code, message=error.message, hint=error.hint, exit_code=error.exit_code, problems=problems)
+
+
+class ValidSpec(Part):
+    file: str
+    """As it was given."""
+    name: str
+    """Of the results folder."""
+    searched: list[str]
+    """The searched hyper-parameters, such as "training.lr"."""
+    trials: int
+    notes: list[str]
+    """What is worth knowing, in sentences: code that would run, what can be certified."""
+
+    @classmethod
+    def of(cls, file: Path, spec: Spec, notes: Iterable[str]) -> ValidSpec:
+        return cls(file=str(file), name=spec.name, searched=[*spec.space], trials=spec.search.trials, notes=[*notes])
+
+
+class ValidateDocument(Part):
+    """Every spec is valid. Else an error document of code `spec` has the problems of all."""
+
+    format: Literal["rayul.validate/1"] = "rayul.validate/1"
+    specs: list[ValidSpec]
+
+
+class PlanDocument(Part):
+    """What a sweep would cost. Upper bounds: every trial is taken to cost what the most expensive one does."""
+
+    format: Literal["rayul.plan/1"] = "rayul.plan/1"
+    name: str
+    trials: int
+    searched: list[str]
+    """The searched hyper-parameters."""
+    combinations: int
+    """Number of combinations of the discrete values."""
+    continuous: list[str]
+    """The searched hyper-parameters that are continuous."""
+    rows: dict[str, int]
+    """Number of rows by set."""
+    groups: dict[str, int]
+    """Number of groups by set."""
+    device: str
+    """What the cost was measured on."""
+    step_seconds: Value
+    evaluation_seconds: Value
+    trial_seconds: Value
+    """A trial that runs to its last step, its device to itself."""
+    sweep_seconds: Value
+    """All trials, side by side as there is room, without pruning."""
+    device_hours: Value
+    device_unit: Literal["GPU", "core"]
+    trials_at_a_time: int
+    memory_bytes: int
+    """Peak of a trial, with its model."""
+    device_memory_bytes: int
+    disk_bytes: int
+    """At most."""
+    disk_free_bytes: int
+    share_saved_by_pruning: Value | None
+    """Share of the steps that pruning saved in earlier sweeps of this space; null where there are none."""
+    baseline: Values
+    """Metrics of the model before unlearning, by "<set>.<metric>"."""
+    certificate: list[str]
+    """What a certificate will be able to show, in sentences."""
+    warnings: list[str]
+    """What looks wrong, in sentences; empty where nothing does."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanDocument:
+        return cls(
+            name=plan.spec.name,
+            trials=plan.trials,
+            searched=[*plan.spec.space],
+            combinations=plan.combinations,
+            continuous=[*plan.continuous],
+            rows=plan.rows,
+            groups=plan.groups,
+            device=plan.cost.device,
+            step_seconds=plan.cost.step,
+            evaluation_seconds=plan.cost.evaluation,
+            trial_seconds=plan.trial_seconds,
+            sweep_seconds=plan.seconds(),
+            device_hours=plan.device_hours(),
+            device_unit="GPU" if plan.on_gpu else "core",
+            trials_at_a_time=plan.slots,
+            memory_bytes=plan.cost.memory,
+            device_memory_bytes=plan.cost.device_memory,
+            disk_bytes=plan.disk,
+            disk_free_bytes=plan.disk_free,
+            share_saved_by_pruning=None if plan.saved is None else plan.saved.share,
+            baseline={key: measured.value for key, measured in plan.cost.baseline.items()},
+            certificate=[*plan.certificate],
+            warnings=[*plan.warnings],
+        )
+
+
+class Point(Part):
+    trial: str
+    step: int
+    mixing: Value
+    """The share of the unlearning that is applied, from 0 to 1."""
+    forgotten: Value | None
+    """Fraction of the forget objective that is gone; null without one."""
+    params: dict[str, Any]
+    """The searched hyper-parameters."""
+    metrics: Values
+    """By "<set>.<metric>"."""
+    stderr: Values
+    """Standard errors of the metrics, clustered by group."""
+
+    @classmethod
+    def of(cls, e: Evaluation, results: SweepRecords) -> Point:
+        from rayul.pareto.front import forgotten
+
+        gone = float(forgotten([e], results.baseline, results.objectives)[0])
+        return cls(
+            trial=e.trial_id,
+            step=e.step,
+            mixing=e.mixing,
+            forgotten=None if math.isnan(gone) else gone,
+            params=dict(e.params),
+            metrics=dict(e.metrics),
+            stderr=dict(e.stderr),
+        )
+
+
+class LimitPart(Part):
+    metric: str
+    bound: Literal["at_least", "at_most"]
+    value: Value
+    """In the metric's own unit, on the rows that the search read."""
+
+    @classmethod
+    def of(cls, limit: Limit) -> LimitPart:
+        return cls(metric=limit.metric, bound=limit.key, value=limit.value)
+
+
+class CheckPart(Part):
+    question: str
+    verdict: Literal["good", "warning", "problem"]
+    answer: str
+
+
+class TargetPart(Part):
+    share: Value
+    """Share of the baseline's utility that has to be kept."""
+    best: Point | None
+    """The point of the front that forgets most and keeps it."""
+
+
+class CertifiedPart(Part):
+    """A point that passed the test on groups that nothing had read."""
+
+    point: Point
+    """Its metrics are on the certify rows."""
+    scale: Value
+    """Share of the front's point that is applied."""
+    confidence: Value
+    """That all certified points of this reading keep the limits on new groups."""
+    groups: int
+    """Number of groups that it was tested on."""
+    date: str
+    """Of the reading, ISO 8601."""
+
+
+class Found(Part):
+    name: str
+    folder: str
+    """The results folder."""
+    report: str
+    """The page, in the results folder."""
+    objectives: dict[str, Literal["minimize", "maximize"]]
+    limits: list[LimitPart]
+    trials: dict[str, int]
+    """Number of trials by state: completed, pruned, failed, running."""
+    baseline: Values
+    """Metrics of the model before unlearning, by "<set>.<metric>"."""
+    oracle: Values | None
+    """Metrics of the model trained without the forget rows, where there is one."""
+    hypervolume: Value
+    """Of the front, in [0, 1]."""
+    front: list[Point]
+    """The points within the limits that no other one beats, best in the first objective first."""
+    best: Point | None
+    """The point of the front that forgot most; where no limit protects utility, the one of the largest volume alone."""
+    targets: list[TargetPart]
+    """The best at each share of control.tau, where it is a list; else empty."""
+    certified: list[CertifiedPart]
+    """What holds a certificate, what forgot most first."""
+    checks: list[CheckPart]
+    """The health checks, worst first."""
+
+
+def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
+    from rayul.report.certified import certified
+
+    return {
+        "name": summary.name,
+        "folder": str(summary.folder),
+        "report": str(summary.report),
+        "objectives": dict(summary.objectives),
+        "limits": [LimitPart.of(limit) for limit in summary.limits],
+        "trials": summary.states,
+        "baseline": dict(summary.baseline.metrics),
+        "oracle": None if summary.oracle is None else dict(summary.oracle.metrics),
+        "hypervolume": summary.hypervolume,
+        "front": [Point.of(e, results) for e in summary.front],
+        "best": None if summary.best is None else Point.of(summary.best, results),
+        "targets": [
+            TargetPart(share=one.share, best=None if one.best is None else Point.of(one.best, results))
+            for one in summary.targets
+        ],
+        "certified": [
+            CertifiedPart(
+                point=Point.of(one.e, results),
+                scale=one.at.scale,
+                confidence=one.confidence,
+                groups=one.reading.groups,
+                date=one.reading.date,
+            )
+            for one in certified(results)
+        ],
+        "checks": [CheckPart(question=c.title, verdict=c.verdict, answer=c.sentence) for c in summary.checks],
+    }
+
+
+class ReportDocument(Found):
+    """What a sweep found. The report and its tables have been written again."""
+
+    format: Literal["rayul.report/1"] = "rayul.report/1"
+    figures: str | None
+    """Folder of the figures, where some were asked for."""
+
+    @classmethod
+    def of(cls, summary: Summary, results: SweepRecords, figures: bool) -> ReportDocument:
+        return cls(**_found(summary, results), figures=str(summary.folder / "figures") if figures else None)
+
+
+class CertifyDocument(Found):
+    """What a sweep found, after its points have been certified."""
+
+    format: Literal["rayul.certify/1"] = "rayul.certify/1"
+    sentences: list[str]
+    """What is certified, or why nothing is, in words."""
+
+    @classmethod
+    def of(cls, summary: Summary, results: SweepRecords) -> CertifyDocument:
+        return cls(**_found(summary, results), sentences=summary.certified)
+
+
+class StatusDocument(Part):
+    """How far a sweep is."""
+
+    format: Literal["rayul.status/1"] = "rayul.status/1"
+    name: str
+    phase: Literal["starting", "running", "finishing", "stopped", "finished"]
+    """starting: the reference models are being measured, and all other values are null or empty. stopped: trials are
+    left, and `rayul sweep --resume` goes on."""
+    stopped: str
+    """Why the last run ended early, where it did."""
+    asked: int | None
+    """Number of trials in all."""
+    ended: int
+    """Number of trials that have ended."""
+    trials: dict[str, int]
+    """Number of trials by state: completed, pruned, failed, running."""
+    evaluations: int
+    seconds_since_last: Value | None
+    """Seconds since the last evaluation."""
+    seconds_per_trial: Value | None
+    """Between the ends of the latest trials; null before the second."""
+    seconds_left: Value | None
+    """Of a running sweep, as far as it is known."""
+    pruned_by: dict[str, int]
+    """Number of pruned trials by the limit or rule that stopped them."""
+    failed: dict[str, int]
+    """Number of failed trials by reason."""
+    hypervolume: Value | None
+    front: list[Point]
+    """So far."""
+
+    @classmethod
+    def of(cls, status: Status) -> StatusDocument:
+        from rayul.report.status import failed, pruned_by
+
+        left = status.total > status.ended
+        phase: Any = ("running" if left else "finishing") if status.held else "stopped" if left else "finished"
+        return cls(
+            name=status.results.name,
+            phase=phase,
+            stopped=status.stopped,
+            asked=status.total,
+            ended=status.ended,
+            trials=status.summary.states,
+            evaluations=sum(map(len, status.results.trials.values())),
+            seconds_since_last=status.silent,
+            seconds_per_trial=status.seconds_per_trial,
+            seconds_left=status.seconds_left,
+            pruned_by=dict(pruned_by(status.results)),
+            failed=dict(failed(status.results)),
+            hypervolume=status.summary.hypervolume,
+            front=[Point.of(e, status.results) for e in status.summary.front],
+        )
+
+    @classmethod
+    def starting(cls, name: str) -> StatusDocument:
+        return cls(
+            name=name,
+            phase="starting",
+            stopped="",
+            asked=None,
+            ended=0,
+            trials={},
+            evaluations=0,
+            seconds_since_last=None,
+            seconds_per_trial=None,
+            seconds_left=None,
+            pruned_by={},
+            failed={},
+            hypervolume=None,
+            front=[],
+        )
+
+
+class ComparedSweep(Part):
+    label: str
+    """Names the sweep in this document."""
+    folder: str
+    trials: int
+    hypervolume: Value
+    """On the common limits and baseline."""
+    forgotten: Value | None
+    """The largest fraction forgotten on its front; null without one."""
+    points: int
+    """Of its front."""
+    points_ahead: int
+    """Points of its front that no other sweep beats."""
+
+
+class ComparedLevel(Part):
+    forgotten: Value
+    """While forgetting at least this fraction ..."""
+    kept: dict[str, Value | None]
+    """... the best utility of each sweep, as a share of the baseline; null where its front does not get that far."""
+    winner: str
+    """Label of the best."""
+    clear: bool
+    """Whether it is ahead of the second by more than one standard error of the difference."""
+
+
+class CompareDocument(Part):
+    """Several sweeps on one scale."""
+
+    format: Literal["rayul.compare/1"] = "rayul.compare/1"
+    page: str
+    """The page that was written."""
+    objectives: dict[str, Literal["minimize", "maximize"]]
+    """Those that all sweeps have."""
+    limits: list[LimitPart]
+    """The tighter one where sweeps differ."""
+    sweeps: list[ComparedSweep]
+    covers: dict[str, dict[str, Value | None]]
+    """By label and label: the share of the second's front that the first equals or beats; null for an empty front."""
+    levels: list[ComparedLevel]
+    settings: dict[str, dict[str, str]]
+    """By key and label: the settings that differ."""
+    same_but_for_seed: list[list[str]]
+    """Labels of sweeps that differ in their seed alone."""
+    notes: list[str]
+    """What is not the same everywhere, and what was done about it."""
+
+    @classmethod
+    def of(cls, comparison: Comparison, page: Path) -> CompareDocument:
+        labels = [entry.label for entry in comparison.entries]
+        return cls(
+            page=str(page),
+            objectives=dict(comparison.objectives),
+            limits=[LimitPart.of(limit) for limit in comparison.common.limits],
+            sweeps=[
+                ComparedSweep(
+                    label=entry.label,
+                    folder=str(entry.results.folder),
+                    trials=len(entry.results.trials),
+                    hypervolume=entry.hypervolume,
+                    forgotten=_known(entry.best),
+                    points=len(entry.front),
+                    points_ahead=len(entry.ahead),
+                )
+                for entry in comparison.entries
+            ],
+            covers={label: _by_label(labels, row) for label, row in zip(labels, comparison.coverage, strict=True)},
+            levels=[
+                ComparedLevel(
+                    forgotten=level.forgotten,
+                    kept=_by_label(labels, level.kept),
+                    winner=labels[level.winner],
+                    clear=bool(level.clear),
+                )
+                for level in comparison.levels
+            ],
+            settings={key: dict(zip(labels, row, strict=True)) for key, row in comparison.settings},
+            same_but_for_seed=[[labels[i] for i in group] for group in comparison.seeds],
+            notes=[*comparison.notes],
+        )
+
+
+def _by_label(labels: Iterable[str], numbers: Iterable[float]) -> dict[str, float | None]:
+    return {label: _known(float(number)) for label, number in zip(labels, numbers, strict=True)}
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
+
+
+DOCUMENTS: dict[str, type[Part]] = {
+    "validate": ValidateDocument,
+    "plan": PlanDocument,
+    "status": StatusDocument,
+    "report": ReportDocument,
+    "compare": CompareDocument,
+    "certify": CertifyDocument,
+    "error": ErrorDocument,
+}
+"""By command; and what every command prints in place of it where it fails."""
+
+
+def document_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of a document. It takes unknown keys: a later version may add some."""
+
+    def opened(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: opened(v) for k, v in value.items() if not (k == "additionalProperties" and v is False)}
+        return [opened(child) for child in value] if isinstance(value, list) else value
+
+    made: dict[str, Any] = opened(DOCUMENTS[name].model_json_schema(mode="serialization"))
+    return made
