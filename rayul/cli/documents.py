@@ -326,7 +326,7 @@ class StatusDocument(Part):
     name: str
     phase: Literal["starting", "running", "finishing", "stopped", "finished"]
     """starting: the reference models are being measured, and all other values are null or empty. stopped: trials are
-    left, and `rayul sweep --resume` goes on."""
+    left, and `--resume` goes on."""
     stopped: str
     """Why the last run ended early, where it did."""
     asked: int | None
