@@ -21,7 +21,7 @@ from pages import ROOT, code
 
 import rayul.cli
 from rayul.cli import app
-from rayul.cli.documents import DOCUMENTS, Part, document_schema
+from rayul.cli.documents import DOCUMENTS, Printed, document_schema
 from rayul.cli.machine import is_for_a_program
 from rayul.errors import InputError, RayulError
 
@@ -232,7 +232,7 @@ def test_every_key_of_every_document_is_on_the_page() -> None:
     for name, document in named.items():
         found = parts.get(name) or parts.get(name.capitalize())
         assert found == set(document.model_fields), name
-    of_parts = [set(cls.model_fields) for cls in Part.__subclasses__() if "format" not in cls.model_fields]
+    of_parts = [set(cls.model_fields) for cls in Printed.__subclasses__() if "format" not in cls.model_fields]
     for keys in of_parts:
         assert keys in parts.values() or keys < set(DOCUMENTS["report"].model_fields), keys
 

@@ -29,7 +29,7 @@ Value = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": 
 Values = dict[str, Value]
 
 
-class Part(BaseModel):
+class Printed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     def plain(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Part(BaseModel):
         return data
 
 
-class SpecProblem(Part):
+class SpecProblem(Printed):
     place: str
     """File and line, or the flag, such as "ga.yaml:12"."""
     key: str
@@ -47,7 +47,7 @@ class SpecProblem(Part):
     hint: str
 
 
-class ErrorDocument(Part):
+class ErrorDocument(Printed):
     """Printed by every command in place of its own document, with an exit code above 0."""
 
     format: Literal["rayul.error/1"] = "rayul.error/1"
@@ -71,7 +71,7 @@ class ErrorDocument(Part):
         return cls(code=code, message=error.message, hint=error.hint, exit_code=error.exit_code, problems=problems)
 
 
-class ValidSpec(Part):
+class ValidSpec(Printed):
     file: str
     """As it was given."""
     name: str
@@ -87,14 +87,14 @@ class ValidSpec(Part):
         return cls(file=str(file), name=spec.name, searched=[*spec.space], trials=spec.search.trials, notes=[*notes])
 
 
-class ValidateDocument(Part):
+class ValidateDocument(Printed):
     """Every spec is valid. Else an error document of code `spec` has the problems of all."""
 
     format: Literal["rayul.validate/1"] = "rayul.validate/1"
     specs: list[ValidSpec]
 
 
-class PlanDocument(Part):
+class PlanDocument(Printed):
     """What a sweep would cost. Upper bounds: every trial is taken to cost what the most expensive one does."""
 
     format: Literal["rayul.plan/1"] = "rayul.plan/1"
@@ -165,7 +165,7 @@ class PlanDocument(Part):
         )
 
 
-class Point(Part):
+class PointPart(Printed):
     trial: str
     step: int
     mixing: Value
@@ -180,7 +180,7 @@ class Point(Part):
     """Standard errors of the metrics, clustered by group."""
 
     @classmethod
-    def of(cls, e: Evaluation, results: SweepRecords) -> Point:
+    def of(cls, e: Evaluation, results: SweepRecords) -> PointPart:
         from rayul.pareto.front import forgotten
 
         gone = float(forgotten([e], results.baseline, results.objectives)[0])
@@ -195,7 +195,7 @@ class Point(Part):
         )
 
 
-class LimitPart(Part):
+class LimitPart(Printed):
     metric: str
     bound: Literal["at_least", "at_most"]
     value: Value
@@ -206,23 +206,23 @@ class LimitPart(Part):
         return cls(metric=limit.metric, bound=limit.key, value=limit.value)
 
 
-class CheckPart(Part):
+class CheckPart(Printed):
     question: str
     verdict: Literal["good", "warning", "problem"]
     answer: str
 
 
-class TargetPart(Part):
+class TargetPart(Printed):
     share: Value
     """Share of the baseline's utility that has to be kept."""
-    best: Point | None
+    best: PointPart | None
     """The point of the front that forgets most and keeps it."""
 
 
-class CertifiedPart(Part):
+class CertifiedPart(Printed):
     """A point that passed the test on groups that nothing had read."""
 
-    point: Point
+    point: PointPart
     """Its metrics are on the certify rows."""
     scale: Value
     """Share of the front's point that is applied."""
@@ -234,7 +234,7 @@ class CertifiedPart(Part):
     """Of the reading, ISO 8601."""
 
 
-class Found(Part):
+class SweepFound(Printed):
     name: str
     folder: str
     """The results folder."""
@@ -250,9 +250,9 @@ class Found(Part):
     """Metrics of the model trained without the forget rows, where there is one."""
     hypervolume: Value
     """Of the front, in [0, 1]."""
-    front: list[Point]
+    front: list[PointPart]
     """The points within the limits that no other one beats, best in the first objective first."""
-    best: Point | None
+    best: PointPart | None
     """The point of the front that forgot most; where no limit protects utility, the one of the largest volume alone."""
     targets: list[TargetPart]
     """The best at each share of control.tau, where it is a list; else empty."""
@@ -275,15 +275,15 @@ def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
         "baseline": dict(summary.baseline.metrics),
         "oracle": None if summary.oracle is None else dict(summary.oracle.metrics),
         "hypervolume": summary.hypervolume,
-        "front": [Point.of(e, results) for e in summary.front],
-        "best": None if summary.best is None else Point.of(summary.best, results),
+        "front": [PointPart.of(e, results) for e in summary.front],
+        "best": None if summary.best is None else PointPart.of(summary.best, results),
         "targets": [
-            TargetPart(share=one.share, best=None if one.best is None else Point.of(one.best, results))
+            TargetPart(share=one.share, best=None if one.best is None else PointPart.of(one.best, results))
             for one in summary.targets
         ],
         "certified": [
             CertifiedPart(
-                point=Point.of(one.e, results),
+                point=PointPart.of(one.e, results),
                 scale=one.at.scale,
                 confidence=one.confidence,
                 groups=one.reading.groups,
@@ -295,7 +295,7 @@ def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
     }
 
 
-class ReportDocument(Found):
+class ReportDocument(SweepFound):
     """What a sweep found. The report and its tables have been written again."""
 
     format: Literal["rayul.report/1"] = "rayul.report/1"
@@ -307,7 +307,7 @@ class ReportDocument(Found):
         return cls(**_found(summary, results), figures=str(summary.folder / "figures") if figures else None)
 
 
-class CertifyDocument(Found):
+class CertifyDocument(SweepFound):
     """What a sweep found, after its points have been certified."""
 
     format: Literal["rayul.certify/1"] = "rayul.certify/1"
@@ -319,7 +319,7 @@ class CertifyDocument(Found):
         return cls(**_found(summary, results), sentences=summary.certified)
 
 
-class StatusDocument(Part):
+class StatusDocument(Printed):
     """How far a sweep is."""
 
     format: Literal["rayul.status/1"] = "rayul.status/1"
@@ -347,7 +347,7 @@ class StatusDocument(Part):
     failed: dict[str, int]
     """Number of failed trials by reason."""
     hypervolume: Value | None
-    front: list[Point]
+    front: list[PointPart]
     """So far."""
 
     @classmethod
@@ -370,7 +370,7 @@ class StatusDocument(Part):
             pruned_by=dict(pruned_by(status.results)),
             failed=dict(failed(status.results)),
             hypervolume=status.summary.hypervolume,
-            front=[Point.of(e, status.results) for e in status.summary.front],
+            front=[PointPart.of(e, status.results) for e in status.summary.front],
         )
 
     @classmethod
@@ -393,7 +393,7 @@ class StatusDocument(Part):
         )
 
 
-class ComparedSweep(Part):
+class ComparedSweep(Printed):
     label: str
     """Names the sweep in this document."""
     folder: str
@@ -408,7 +408,7 @@ class ComparedSweep(Part):
     """Points of its front that no other sweep beats."""
 
 
-class ComparedLevel(Part):
+class ComparedLevel(Printed):
     forgotten: Value
     """While forgetting at least this fraction ..."""
     kept: dict[str, Value | None]
@@ -419,7 +419,7 @@ class ComparedLevel(Part):
     """Whether it is ahead of the second by more than one standard error of the difference."""
 
 
-class CompareDocument(Part):
+class CompareDocument(Printed):
     """Several sweeps on one scale."""
 
     format: Literal["rayul.compare/1"] = "rayul.compare/1"
@@ -483,7 +483,7 @@ def _known(number: float) -> float | None:
     return None if math.isnan(number) else float(number)
 
 
-DOCUMENTS: dict[str, type[Part]] = {
+DOCUMENTS: dict[str, type[Printed]] = {
     "validate": ValidateDocument,
     "plan": PlanDocument,
     "status": StatusDocument,

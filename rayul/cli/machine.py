@@ -36,7 +36,7 @@ def run_for_a_program(command: Callable[[], Any]) -> int:
 
 def _outcome(command: Callable[[], Any]) -> tuple[dict[str, Any] | None, int]:
     """The document, None for a command that has none (--help), and the exit code."""
-    from rayul.cli.documents import ErrorDocument, Part
+    from rayul.cli.documents import ErrorDocument, Printed
 
     try:
         result = command()
@@ -55,7 +55,7 @@ def _outcome(command: Callable[[], Any]) -> tuple[dict[str, Any] | None, int]:
         result = ErrorDocument(code="interrupted", message="stopped by Ctrl-C or SIGTERM", exit_code=130)
     if isinstance(result, ErrorDocument):
         return result.plain(), result.exit_code
-    return (result.plain(), 0) if isinstance(result, Part) else (None, int(result or 0))
+    return (result.plain(), 0) if isinstance(result, Printed) else (None, int(result or 0))
 
 
 @contextmanager
