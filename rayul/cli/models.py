@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -155,16 +156,32 @@ def write_testbed_folder(
         list[Path] | None,
         typer.Option(help="Train on these rows instead: a folder of TOFU, a data folder, or JSONL/Parquet files."),
     ] = None,
-    authors: Annotated[int | None, typer.Option(help="Number of TOFU's 200 authors to use.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Fine-tune this pretrained model: smollm2, gemma3-270m, a folder or a Hub id.")
+    ] = None,
+    authors: Annotated[
+        int | None, typer.Option(help="Number of TOFU's 200 authors, or with --base alone of 84 invented ones, to use.")
+    ] = None,
     forget: Annotated[str, typer.Option(help="TOFU's forget split.")] = "forget10",
     allow_unmemorised: Annotated[
         bool, typer.Option("--allow-unmemorised", help="Keep a target that did not memorise the rows to forget.")
     ] = False,
+    method: Annotated[str, typer.Option(help="With --base: full trains all weights, lora an adapter.")] = "full",
+    lr: Annotated[float | None, typer.Option(min=0.0, help="With --base: the learning rate.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help='Of the base, e.g. model.system="Be brief." (with --base)'),
+    ] = None,
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
+    console = PlainConsole(stderr=True)
+    if base is not None:
+        _testbed_on_base(folder, base, data or [], authors, forget, allow_unmemorised, method, lr, set_ or [], console)
+        return
     from rayul.testbed import write_testbed, write_testbed_from_data
 
-    console = PlainConsole(stderr=True)
+    if method != "full" or lr is not None or set_:
+        raise InputError("--method, --lr and --set are about a pretrained model", "name one with --base")
     with ProgressBar(console) as bar, writing(folder, "name another folder"):
         if data:
             write_testbed_from_data(
@@ -173,3 +190,34 @@ def write_testbed_folder(
         else:
             write_testbed(folder, bar.update)
     show(folder)
+
+
+def _testbed_on_base(
+    folder: Path,
+    base: str,
+    data: list[Path],
+    authors: int | None,
+    forget: str,
+    allow_unmemorised: bool,
+    method: str,
+    lr: float | None,
+    overrides: list[str],
+    console: PlainConsole,
+) -> None:
+    from rayul.spec import parse_spec
+
+    if method not in ("full", "lora"):
+        raise InputError(f"--method {method}: unknown", "write full or lora")
+    named = [f"model={json.dumps({'path': base})}", *overrides]
+    spec = parse_spec("name: testbed\ndata: testbed\nmethod: ga\ntraining: {lr: 1e-3}", named, source="rayul testbed")
+    from rayul.testbed.finetune import FineTuning
+    from rayul.testbed.on_base import ALL_AUTHORS, LEARNING_RATES, invented, table, write_testbed_on_base
+    from rayul.testbed.write import MEMORISED, read_sets
+
+    sets = read_sets(data, authors, forget) if data else invented(ALL_AUTHORS if authors is None else authors)
+    recipe = FineTuning(lr=lr or LEARNING_RATES[method], method="lora" if method == "lora" else "full")
+    memorised = 0.0 if allow_unmemorised else MEMORISED
+    with ProgressBar(console) as bar, writing(folder, "name another folder"):
+        summary = write_testbed_on_base(folder, spec.model, sets, recipe, bar.update, memorised)
+    show(table(summary))
+    show(f"{folder}\nnext: rayul sweep {shlex.quote(str(folder / 'spec.yaml'))}")

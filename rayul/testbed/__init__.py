@@ -5,4 +5,11 @@ from rayul.testbed.cache import ensure_testbed
 from rayul.testbed.resolve import with_testbed
 from rayul.testbed.write import write_testbed, write_testbed_from_data
 
-__all__ = ["build", "ensure_testbed", "with_testbed", "write_testbed", "write_testbed_from_data"]
+__all__ = [
+    "build",
+    "ensure_testbed",
+    "with_testbed",
+    "write_testbed",
+    "write_testbed_from_data",
+    "write_testbed_on_base",
+]

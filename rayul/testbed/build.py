@@ -8,29 +8,21 @@ testbed.json                                            sizes, recipe, versions,
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rayul.cache import PARTIAL
 from rayul.errors import RayulError
 from rayul.files import folder_mode, share_folder
+from rayul.testbed.processes import Progress, Share, train_roles
 from rayul.testbed.train import RECIPE, ROLES, Recipe, train_tokenizer, write_recipe
 from rayul.unlearn.data import FILES, Sets, write_rows
 
-Progress = Callable[[str, float], None]
-"""Called with what is happening and how much of it is done, in [0, 1]."""
-
 SUMMARY = "testbed.json"
-
-PARTIAL = ".partial"
-"""Suffix of a folder that is still being built."""
 
 
 def build(
@@ -54,7 +46,7 @@ def build(
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=PARTIAL, dir=folder.parent))
     try:
         summary = _build(sets, partial, recipe, progress or (lambda message, done: None))
-        _check_memorised(summary, memorised)
+        check_memorised(summary, memorised)
         share_folder(partial, folder_mode())
         partial.rename(folder)
     finally:
@@ -62,7 +54,8 @@ def build(
     return summary
 
 
-def _check_memorised(summary: dict[str, Any], wanted: float) -> None:
+def check_memorised(summary: dict[str, Any], wanted: float) -> None:
+    """Raises RayulError where the target has not memorised this share of the rows to forget."""
     target, oracle = (summary["memorised"][role] for role in ("model", "oracle"))
     reached = target["es"]["forget"]
     if not reached >= wanted:
@@ -81,7 +74,7 @@ def _build(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict
     tokenizer = train_tokenizer((row for rows in sets.values() for row in rows), recipe.vocab_size)
     for role in ROLES:
         tokenizer.save_pretrained(folder / role)
-    memorised = _train(folder, recipe, progress)
+    memorised = train_roles(folder, "rayul.testbed.train", _share(recipe), progress)
     (folder / RECIPE).unlink()
     summary = {
         "rows": {key: len(rows) for key, rows in sets.items()},
@@ -93,56 +86,6 @@ def _build(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict
     return summary
 
 
-def _train(folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
-    """Run the two training processes to their end; returns the last event of each."""
-    reader, writer = os.pipe()
-    logs = {role: folder / f"{role}.log" for role in ROLES}
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    # The child must import this very rayul, installed or not.
-    package_root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    try:
-        for role, log in logs.items():
-            with open(log, "wb") as errors:
-                processes[role] = subprocess.Popen(
-                    [sys.executable, "-m", "rayul.testbed.train", str(folder), role],
-                    stdin=subprocess.DEVNULL,
-                    stdout=writer,
-                    stderr=errors,
-                    env=environment,
-                )
-        os.close(writer)  # so that reading ends when both have ended
-        with os.fdopen(reader, encoding="utf-8") as events:
-            results = dict(_follow(events, recipe, progress))
-        for role, process in processes.items():
-            if process.wait() != 0 or role not in results:
-                lines = logs[role].read_text(errors="replace").strip().splitlines() or ["no message"]
-                raise RayulError(f"training the {role} of {folder} failed: {lines[-1]}")
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    for log in logs.values():
-        log.unlink()
-    return {role: results[role] for role in ROLES}
-
-
-def _follow(events: Iterator[str], recipe: Recipe, progress: Progress) -> Iterator[tuple[str, Any]]:
-    """Turn the event lines of both processes into progress; yields (role, result) as each ends."""
-    done = dict.fromkeys(ROLES, 0.0)
-    strength = dict.fromkeys(ROLES, 0.0)
-    for line in events:
-        event = json.loads(line)
-        role = event["role"]
-        if "done" in event:
-            done[role] = 1.0
-            yield role, event["done"]
-        else:
-            strength[role] = event["es"]
-            # How long it takes is known only by how much is memorised; the rest is the falling learning rate.
-            share = max(min(1.0, event["es"] / recipe.memorised) * 0.85, event["epoch"] / recipe.max_epochs)
-            done[role] = max(done[role], min(share, 0.99))
-        memorised = ", ".join(f"{name} {strength[name]:.0%}" for name in ROLES)
-        progress(f"training target and oracle, memorised: {memorised}", sum(done.values()) / len(done))
+def _share(recipe: Recipe) -> Share:
+    """How long it takes is known only by how much is memorised; the rest is the falling learning rate."""
+    return lambda event: max(min(1.0, event["es"] / recipe.memorised) * 0.85, event["epoch"] / recipe.max_epochs)

@@ -10,7 +10,8 @@ from pathlib import Path
 from rayul.cache import cache_folder, made_once
 from rayul.errors import RayulError
 from rayul.testbed.authors import generate
-from rayul.testbed.build import Progress, build
+from rayul.testbed.build import build
+from rayul.testbed.processes import Progress
 from rayul.testbed.train import Recipe
 from rayul.unlearn import template, tokens
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rayul.spec import TESTBED, FolderData, Model, Spec
 from rayul.spec.source import find
-from rayul.testbed.build import Progress
 from rayul.testbed.cache import ensure_testbed
+from rayul.testbed.processes import Progress
 from rayul.unlearn.gguf import plain_model
 
 

@@ -119,8 +119,8 @@ def memorise(
     others. `report(epoch, extraction strength)` is called after each.
     """
     rng = random.Random(recipe.seed)
-    asked = [_whole(encode(tokenizer, None, row.question, row.answer)) for row in rows]
-    paraphrase = {row: _whole(encode(tokenizer, None, row.paraphrased_question, row.answer)) for row in rephrased}
+    asked = [whole(encode(tokenizer, None, row.question, row.answer)) for row in rows]
+    paraphrase = {row: whole(encode(tokenizer, None, row.paraphrased_question, row.answer)) for row in rephrased}
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
     step, end, falls_at = 0, recipe.max_epochs, recipe.memorised
@@ -130,8 +130,8 @@ def memorise(
             paraphrase[row] if row in paraphrase and rng.random() < 0.5 else example
             for row, example in zip(rows, asked, strict=True)
         ]
-        strengths: list[float] = []
-        for chosen in _batches(examples, recipe.batch_size, rng):
+        found: list[float] = []
+        for chosen in batches(examples, recipe.batch_size, rng):
             left = end - step / steps_per_epoch
             rate = min(1.0, (step + 1) / recipe.warmup_steps, left / recipe.decay_epochs)
             for group in optimizer.param_groups:
@@ -143,8 +143,8 @@ def memorise(
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            strengths += _strengths(answers)
-        strength = sum(strengths) / len(strengths)
+            found += strengths(answers, [example.stop - example.start - 1 for example in chosen])
+        strength = sum(found) / len(found)
         report(epoch, strength)
         if epoch == end and strength >= recipe.enough:
             break
@@ -155,12 +155,12 @@ def memorise(
     return epoch
 
 
-def _whole(example: Example) -> Example:
+def whole(example: Example) -> Example:
     """The end token joins the answer, so that it is learned and generation stops."""
     return example._replace(stop=len(example.ids))
 
 
-def _batches(examples: Sequence[Example], size: int, rng: random.Random) -> list[list[Example]]:
+def batches(examples: Sequence[Example], size: int, rng: random.Random) -> list[list[Example]]:
     """Batches of examples of about one length, so that little of a step is padding; in a random order."""
     ordered = sorted(examples, key=lambda example: len(example.ids) + rng.random())
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
@@ -168,10 +168,11 @@ def _batches(examples: Sequence[Example], size: int, rng: random.Random) -> list
     return batches
 
 
-def _strengths(answers: Answers) -> list[float]:
-    """Extraction strength per row of a training batch; its last token is the end token, which does not count."""
-    match = (answers.logits.argmax(-1) == answers.labels).numpy()
-    rows = (row[mask][:-1] for row, mask in zip(match, answers.mask.numpy(), strict=True))
+def strengths(answers: Answers, lengths: Sequence[int]) -> list[float]:
+    """Extraction strength per row of a training batch. lengths: tokens of each answer, without those that close it."""
+    match = (answers.logits.argmax(-1) == answers.labels).cpu().numpy()
+    pairs = zip(match, answers.mask.cpu().numpy(), lengths, strict=True)
+    rows = [row[mask][:length] for row, mask, length in pairs]
     return [metrics.es(TokenScores(np.zeros(len(row)), row)) for row in rows]
 
 

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from rayul.cache import PARTIAL
 from rayul.errors import InputError
 from rayul.spec import FolderData, TofuData
-from rayul.testbed.build import PARTIAL, Progress, build
+from rayul.testbed.build import build
 from rayul.testbed.cache import ensure_testbed
+from rayul.testbed.processes import Progress
 from rayul.testbed.train import TRAINED, Recipe
 from rayul.unlearn.data import FILES, Row, Sets, group_numbers, load_sets, read_rows, split_by_group
 from rayul.words import plural
