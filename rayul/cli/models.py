@@ -210,12 +210,12 @@ def _testbed_on_base(
         raise InputError(f"--method {method}: unknown", "write full or lora")
     named = [f"model={json.dumps({'path': base})}", *overrides]
     spec = parse_spec("name: testbed\ndata: testbed\nmethod: ga\ntraining: {lr: 1e-3}", named, source="rayul testbed")
-    from rayul.testbed.finetune import FineTuning
+    from rayul.testbed.finetune import TuningRecipe
     from rayul.testbed.on_base import ALL_AUTHORS, LEARNING_RATES, invented, table, write_testbed_on_base
     from rayul.testbed.write import MEMORISED, read_sets
 
     sets = read_sets(data, authors, forget) if data else invented(ALL_AUTHORS if authors is None else authors)
-    recipe = FineTuning(lr=lr or LEARNING_RATES[method], method="lora" if method == "lora" else "full")
+    recipe = TuningRecipe(lr=lr or LEARNING_RATES[method], method="lora" if method == "lora" else "full")
     memorised = 0.0 if allow_unmemorised else MEMORISED
     with ProgressBar(console) as bar, writing(folder, "name another folder"):
         summary = write_testbed_on_base(folder, spec.model, sets, recipe, bar.update, memorised)

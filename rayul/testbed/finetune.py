@@ -50,7 +50,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class TuningRecipe:
     """How a model is trained on the rows. lr: of AdamW, constant after the warm-up; tried on 135M parameters: 1e-4 for
     all weights, 1e-3 for an adapter."""
 
@@ -72,7 +72,7 @@ def fine_tune(
     model: Any,
     examples: Sequence[Example],
     pad: int,
-    recipe: FineTuning,
+    recipe: TuningRecipe,
     checkpoint: Path,
     report: Callable[[int, int, float], None],
 ) -> int:
@@ -126,7 +126,7 @@ def _restore(checkpoint: Path, parameters: Sequence[Any], optimizer: Any) -> tup
     return state["epoch"], state["step"], state["strength"]
 
 
-def trainable(model: Any, recipe: FineTuning) -> Any:
+def trainable(model: Any, recipe: TuningRecipe) -> Any:
     """The model with gradients for all of its weights, or with a new adapter that has them."""
     if recipe.method == "full":
         return model.requires_grad_(True)
@@ -145,7 +145,7 @@ def measured(
     return {key: {metric: measure(metric, rows).value for metric in METRICS} for key, rows in scores.items()}
 
 
-def write_recipe(folder: Path, recipe: FineTuning) -> None:
+def write_recipe(folder: Path, recipe: TuningRecipe) -> None:
     write_json(folder / RECIPE, asdict(recipe))
 
 
@@ -162,7 +162,7 @@ def main(folder: Path, role: str) -> None:
         return
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     started = time.monotonic()
-    recipe = FineTuning(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+    recipe = TuningRecipe(**json.loads((folder / RECIPE).read_text(encoding="utf-8")))
     base = specs.Model.model_validate(recipe.model)
     sets: Sets = read_folder(folder)
     loaded, tokenizer = load_model(base.model_copy(update={"dtype": "float32", "quantize": None}))
@@ -194,7 +194,7 @@ def main(folder: Path, role: str) -> None:
     say(done=done)
 
 
-def share(recipe: FineTuning, strength: float, epochs: float) -> float:
+def share(recipe: TuningRecipe, strength: float, epochs: float) -> float:
     """How much of the training is done: how long it takes is known only by how much is memorised."""
     return max(0.95 * min(1.0, strength / recipe.enough), epochs / recipe.max_epochs)
 

@@ -22,7 +22,7 @@ from rayul import spec as specs
 from rayul.errors import InputError
 from rayul.testbed.authors import generate
 from rayul.testbed.build import SUMMARY, check_memorised
-from rayul.testbed.finetune import FineTuning, finished, write_recipe
+from rayul.testbed.finetune import TuningRecipe, finished, write_recipe
 from rayul.testbed.general import general_rows
 from rayul.testbed.processes import Progress, train_roles
 from rayul.testbed.resolve import dated
@@ -68,7 +68,7 @@ def write_testbed_on_base(
     folder: Path,
     base: specs.Model,
     sets: Sets,
-    recipe: FineTuning,
+    recipe: TuningRecipe,
     progress: Progress | None = None,
     memorised: float = 0.0,
 ) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def write_testbed_on_base(
     plain = plain_model(base, report)
     told = base.model_dump(mode="json", exclude_defaults=True)  # a package or a file by its name, not its folder
     encode_sets(load_tokenizer(plain), Template.of(plain), sets)  # what cannot be read is refused before it is built
-    recipe = FineTuning(**asdict(recipe) | {"model": plain.model_dump(mode="json", exclude_defaults=True)})
+    recipe = TuningRecipe(**asdict(recipe) | {"model": plain.model_dump(mode="json", exclude_defaults=True)})
     with workplace(folder, _made_of(sets, recipe)) as partial:
         for key, rows in sets.items():
             write_rows(partial / FILES[key], rows)
@@ -122,7 +122,7 @@ def write_testbed_on_base(
     return summary
 
 
-def _made_of(sets: Sets, recipe: FineTuning) -> str:
+def _made_of(sets: Sets, recipe: TuningRecipe) -> str:
     rows = {key: [repr(row) for row in part] for key, part in sets.items()}
     trained = asdict(recipe) | {"model": {key: value for key, value in recipe.model.items() if key != "date"}}
     text = json.dumps([rows, trained, version("torch"), version("transformers")], sort_keys=True)

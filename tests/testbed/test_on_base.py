@@ -24,7 +24,7 @@ from rayul import spec as specs
 from rayul.errors import InputError, RayulError
 from rayul.spec import PACKAGED, load_spec
 from rayul.testbed import on_base
-from rayul.testbed.finetune import FineTuning, fine_tune, trainable
+from rayul.testbed.finetune import TuningRecipe, fine_tune, trainable
 from rayul.testbed.on_base import invented, write_testbed_on_base
 from rayul.testbed.workplace import workplace
 from rayul.unlearn import metrics
@@ -115,7 +115,7 @@ def test_going_on_from_a_checkpoint_gives_the_weights_of_an_undisturbed_training
     method: Any, tiny_folder: Path, tmp_path: Path, sets: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("rayul.testbed.finetune.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    recipe = FineTuning(lr=1e-3, method=method, batch_size=4, max_epochs=4)
+    recipe = TuningRecipe(lr=1e-3, method=method, batch_size=4, max_epochs=4)
 
     class Killed(Exception):
         pass
@@ -170,7 +170,7 @@ def test_what_was_not_memorised_is_an_error_and_its_training_is_kept(
     tmp_path: Path, tiny_folder: Path, monkeypatch: Any
 ) -> None:
     base = specs.Model(path=str(tiny_folder))
-    recipe = FineTuning(lr=1e-5, max_epochs=1)
+    recipe = TuningRecipe(lr=1e-5, max_epochs=1)
     with pytest.raises(RayulError, match="memorised 0% of the rows to forget after 1 epochs"):
         write_testbed_on_base(tmp_path / "out", base, invented(12), recipe, memorised=0.9)
     assert not (tmp_path / "out").exists()
