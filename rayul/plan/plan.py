@@ -15,7 +15,7 @@ from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning, spread_seen
 from rayul.plan.rows import row_lines
 from rayul.plan.warnings import warnings
-from rayul.spec import Spec, check_certifiable, heaviest
+from rayul.spec import Spec, check_certifiable, heaviest, is_forget_set
 
 SAMPLES = 3
 
@@ -68,8 +68,9 @@ def make_plan(
     check_sampler(ready)
     tokenizer, template = load_tokenizer(ready.model), Template.of(ready.model)
     notices = tuple(text_notices(tokenizer, template))
-    hidden = {"retain_certify"} if show_forget else {"forget", "retain_certify"}
+    hidden = {"retain_certify", *(key for key in sets if is_forget_set(key) and not show_forget)}
     shown = {key: rows for key, rows in sets.items() if key not in hidden}
+    example = "forget" if show_forget else "retain" if "retain" in shown else next(iter(shown), None)
     probed = heaviest(ready)
     with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
         packing = choose_packing(ready, sets, disk, None)
@@ -86,7 +87,7 @@ def make_plan(
         rows={key: len(rows) for key, rows in sets.items()},
         groups={key: len(set(group_numbers(rows))) for key, rows in sets.items()},
         samples={key: rendered(tokenizer, template, _spread(rows)) for key, rows in shown.items()},
-        boundary=boundary(tokenizer, template, sets["forget" if show_forget else "retain"][0]),
+        boundary="" if example is None else boundary(tokenizer, template, sets[example][0]),
         text_notices=notices,
         row_notices=tuple(row_lines(sets)),
         probed=probed,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
-from rayul.spec import dump_yaml
+from rayul.spec import METRICS, dump_yaml, is_forget_set
 from rayul.words import plural
 
 _WIDTH = 100
@@ -54,15 +54,17 @@ def _rows(plan: Plan) -> Iterator[str]:
         groups = plan.groups.get(key)
         where = "" if groups is None else f" in {groups:,} groups" if groups < count else ", each taken as independent"
         if key not in plan.samples:
-            why = "samples with --show-forget" if key == "forget" else "read by the certificate alone"
+            why = "samples with --show-forget" if is_forget_set(key) else "read by the certificate alone"
             yield f"  {key:15}{count:>6,} rows{where} ({why})"
             continue
         yield f"  {key:15}{count:>6,} rows{where}, {min(SAMPLES, count)} of them:"
         for sample in plan.samples[key]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
-    yield "  Tokens of a row: prompt | answer, which alone is scored | what closes it"
-    yield textwrap.fill(plan.boundary, _WIDTH, initial_indent="    ", subsequent_indent="    ", break_long_words=False)
+    if plan.boundary:
+        yield "  Tokens of a row: prompt | answer, which alone is scored | what closes it"
+        wrapped = textwrap.wrap(plan.boundary, _WIDTH - 4, break_long_words=False)
+        yield textwrap.indent("\n".join(wrapped), "    ")
 
 
 def _certificate(plan: Plan) -> Iterator[str]:
@@ -77,12 +79,26 @@ def _adapters(plan: Plan) -> Iterator[str]:
         yield from _item(key, f"{listed or 'nothing'}; parameters in brackets")
 
 
+def _evaluated(plan: Plan) -> Iterator[str]:
+    """What an evaluation measures: the rows in its forwards, and what of the probes takes more and yet steers."""
+    probes = plan.spec.probe_sets
+    yield "forget, retain and general rows" if not probes else "rows of the data and of probes"
+    further = [key for key in plan.spec.steering if key.partition(".")[0] in probes and _takes_more(key)]
+    if further:
+        yield f"and beyond one forward pass {', '.join(further)}"
+
+
+def _takes_more(key: str) -> bool:
+    metric = METRICS.get(key.partition(".")[2])
+    return metric is not None and metric.needs != "forward"
+
+
 def _cost(plan: Plan) -> Iterator[str]:
     cost, allocation = plan.cost, plan.allocation
     unit = "GPU-hours" if plan.on_gpu else "core-hours"
     yield from _item("measured", f"on {cost.device}, at the largest settings ({settings(plan.probed) or 'no search'})")
     yield from _item("step", _seconds(cost.step))
-    yield from _item("evaluation", f"{_seconds(cost.evaluation)} (forget, retain and general rows)")
+    yield from _item("evaluation", f"{_seconds(cost.evaluation)} ({', '.join(_evaluated(plan))})")
     often = f"{plan.measurements} evaluations" + (" with calibration" if plan.spec.control.mixing else "")
     yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, its device to itself")
     yield from _item(
