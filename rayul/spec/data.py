@@ -93,7 +93,7 @@ class Split(Section):
     report: float = Field(default=0.1, gt=0, lt=1)
     """retain_report: what the final report and the audit measure, and no decision uses."""
 
-    reserve: float = Field(default=0, ge=0, lt=1)
+    reserve: float = Field(default=0.0, ge=0, lt=1)
     """Read by nothing now: for the certificates of later requests (`rayul init --after`)."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rayul.spec import FolderData, SourceData, SpecError, TofuData, parse_spec
+from rayul.spec import FolderData, SourceData, SpecError, TofuData, difference, dump_yaml, parse_spec
 
 
 def parse(data: str) -> object:
@@ -75,6 +75,14 @@ def test_sources(tmp_path: Path) -> None:
 )
 def test_messages(data: str, expected: str) -> None:
     assert expected in message(data)
+
+
+def test_what_is_written_into_results_is_the_same_spec_again() -> None:
+    """Or no sweep on rows of one's own could be resumed."""
+    text = "name: x\nmodel: testbed\nmethod: ga\ntraining: {lr: 1}\ndata: {forget: a/b, retain: a/b}"
+    spec = parse_spec(text, check_files=False)
+    again = parse_spec(dump_yaml(spec.resolved()), check_files=False)
+    assert difference(spec, again) == []
 
 
 def test_a_criterion_on_general_needs_general_rows() -> None:
