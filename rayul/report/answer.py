@@ -12,6 +12,9 @@ from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
 from rayul.report.certified import certified, kept_limits
 from rayul.report.evidence import evidence
+from rayul.report.gone import ES, forgotten_es, gone
+from rayul.report.heading import VERDICTS, audited, unfinished
+from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
 from rayul.words import duration, measured, number, percent, plural
 
@@ -25,14 +28,23 @@ def by_rule(endings: Iterable[Ending]) -> list[list[Ending]]:
 
 
 def headline(results: SweepRecords, summary: Summary) -> str:
-    """The answer in one line: what is certified, where the certify rows have been read."""
+    """The answer in one line: what is certified, where the certify rows have been read; with what an audit of the point
+    found, and in front of it where the sweep is not over."""
+    said = _found(results, summary)
+    open_ = unfinished(results)
+    audit = audited(results, answer_point(results, summary.best))
+    return (f"{open_}. So far: " if open_ else "") + said + (f" {VERDICTS[audit[0]]}." if audit else "")
+
+
+def _found(results: SweepRecords, summary: Summary) -> str:
     if results.certificates.latest is not None:
-        found = certified(results)
-        if not found:
+        held = certified(results)
+        if not held:
             return "Nothing is certified."
-        best = found[0]
-        gone = f"{best.forgotten:.0%} forgotten, certified" if math.isfinite(best.forgotten) else "Certified"
-        return f"{gone}: {kept_limits(best.at)} on new {best.units}."
+        best = held[0]
+        known = math.isfinite(best.forgotten)
+        found = f"{gone(results, best.e, best.forgotten, 0)}, certified" if known else "Certified"
+        return f"{found}: {kept_limits(best.at)} on new {best.units}."
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."
@@ -43,10 +55,11 @@ def headline(results: SweepRecords, summary: Summary) -> str:
         return "Nothing was forgotten yet."
     if not math.isfinite(summary.best_forgotten):
         return f"{plural(len(summary.front), 'setting')} on the front."
+    found = gone(results, summary.best, summary.best_forgotten, 0)
     if any(h.breaks for h in held_out(results, summary.best)):
-        return f"{summary.best_forgotten:.0%} forgotten, but the limit does not hold on unseen rows."
+        return f"{found}, but the limit does not hold on unseen rows."
     limits = "within the limits" if summary.limits else "with no limit on utility"
-    return f"{summary.best_forgotten:.0%} forgotten {limits}."
+    return f"{found} {limits}."
 
 
 def caution(results: SweepRecords, summary: Summary) -> list[str]:
@@ -64,16 +77,16 @@ def caution(results: SweepRecords, summary: Summary) -> list[str]:
         for h in broken
     ]
     sentences.append(
-        "The best of many evaluations looks better than it is on the rows that chose it (the winner's curse): "
-        "believe the lower number."
+        "These are the same weights on other rows. What the difference comes from was not measured: believe the lower "
+        "number."
     )
-    gone = forgotten(summary.front, summary.baseline, summary.objectives)
-    safe = [(f, e) for f, e in zip(gone.tolist(), summary.front, strict=True) if keeps_there(results, e)]
+    shares = forgotten(summary.front, summary.baseline, summary.objectives)
+    safe = [(f, e) for f, e in zip(shares.tolist(), summary.front, strict=True) if keeps_there(results, e)]
     if safe:
         fraction, e = max(safe, key=lambda pair: pair[0])
         sentences.append(
             f"The front's strongest point that keeps the limit on both sets is trial {e.trial_id} at step {e.step}, "
-            f"with {percent(fraction)} forgotten."
+            f"with {gone(results, e, fraction)}."
         )
     else:
         sentences.append("No exported point of the front keeps the limit on both sets.")
@@ -83,7 +96,9 @@ def caution(results: SweepRecords, summary: Summary) -> list[str]:
 def answer(results: SweepRecords, summary: Summary) -> list[str]:
     """The answer in sentences: what is certified, and what the search's best is, at which cost, against baseline and
     oracle, and how sure that is."""
-    return [*summary.certified, *_searched(results, summary)]
+    audit = audited(results, answer_point(results, summary.best))
+    told = [f"The audit: {audit[1]}."] if audit else []
+    return [*summary.certified, *told, *_searched(results, summary)]
 
 
 def _searched(results: SweepRecords, summary: Summary) -> list[str]:
@@ -156,7 +171,8 @@ def _no_answer(results: SweepRecords, summary: Summary) -> list[str]:
 
 
 def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, str]]:
-    """(label, value, note, mark) of the few numbers worth a large font; the mark "broken" where a limit is."""
+    """(label, value, note, mark) of the few numbers worth a large font; the mark "broken" where a limit is,
+    "lost" where a tenth is gone of what has none."""
     cost = sum(e.train_seconds for e in results.endings.values())
     states = ", ".join(f"{count:,} {state}" for state, count in summary.states.items() if count)
     shown = [
@@ -177,4 +193,11 @@ def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, 
     ]
     broken = any(h.breaks for h in held_out(results, best) if h.metric == kept.metric)
     marks = ["", "broken" if broken else ""]
-    return [(*tile, mark) for tile, mark in zip(first, marks, strict=False)] + shown
+    point = answer_point(results, best) or best
+    own = forgotten_es(results, point)
+    es = [(f"Forgotten: {ES}", percent(own), "1 − value / baseline, at the answer's point", "")] if own == own else []
+    beside = [
+        (f"Kept: {one.metric}", percent(one.kept), "of the baseline; no limit protects it", "lost" if one.lost else "")
+        for one in side_effects(results, point)
+    ]
+    return es + [(*tile, mark) for tile, mark in zip(first, marks, strict=False)] + beside + shown

@@ -13,6 +13,7 @@ from rayul.audit.verdict import remarks, sentence, standing
 from rayul.records import BASELINE, ORACLE
 from rayul.records.audited import REFUSAL
 from rayul.records.folder import SweepRecords
+from rayul.report.gone import heading_of
 
 WORDS = {
     "stands": "stands",
@@ -71,7 +72,7 @@ def section(audit: Audit, judged: list[Judged]) -> AuditSection:
         confidence=audit.confidence,
         verdicts=[(standing(one), WORDS[standing(one)], sentence(audit, one)) for one in judged],
         remarks=remarks(audit, judged),
-        honest=[row for one in judged for row in _honest(one)],
+        honest=[row for one in judged for row in _honest(one, audit.metric)],
         models=[*controls, *(one.finalist.name for one in judged)],
         attacks=[
             (
@@ -87,10 +88,10 @@ def section(audit: Audit, judged: list[Judged]) -> AuditSection:
     )
 
 
-def _honest(one: Judged) -> list[tuple[str, str, str, str, str, str, str]]:
+def _honest(one: Judged, metric: str) -> list[tuple[str, str, str, str, str, str, str]]:
     """Per row: finalist, what, as searched, fresh seeds, unread rows, limit, mark."""
     name = one.finalist.name
-    rows = [(name, "forgotten", f"{one.searched:.1%}", _percent(one.forgotten), "", "", "")]
+    rows = [(name, heading_of(metric), f"{one.searched:.1%}", _percent(one.forgotten), "", "", "")]
     for kept in one.kept:
         relative, at = kept.limit.relative, kept.limit.at
         show = _percent if relative else _plain

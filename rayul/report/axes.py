@@ -14,6 +14,7 @@ from rayul.pareto.front import values
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Direction, Floats, forget_objective, score
+from rayul.report.gone import ES
 from rayul.spec import Limit, is_forgetting
 
 
@@ -33,11 +34,16 @@ class Axis:
     @property
     def title(self) -> str:
         ratio = f"baseline / {self.metric}" if self.turned else f"{self.metric} / baseline"
-        return f"Forgotten: 1 − {ratio}" if is_forgetting(self.metric) else f"Kept: {ratio}"
+        return f"{self.short}: 1 − {ratio}" if self.forgets else f"Kept: {ratio}"
 
     @property
     def short(self) -> str:
-        return "Forgotten" if is_forgetting(self.metric) else "Kept"
+        """ "Forgotten" is said of forget.es alone."""
+        return "Kept" if not self.forgets else "Forgotten" if self.metric == ES else f"{self.metric} gone"
+
+    @property
+    def forgets(self) -> bool:
+        return is_forgetting(self.metric)
 
     def of(self, evaluations: Sequence[Evaluation]) -> Floats:
         return score(self.metric, self.direction, values(evaluations, [self.metric])[:, 0], self.baseline)

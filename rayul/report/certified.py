@@ -15,18 +15,21 @@ from rayul.pareto.power import Spread, needed_groups
 from rayul.records import Evaluation, holds_model
 from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, Walked, certified_folder
 from rayul.records.folder import SweepRecords
+from rayul.report.gone import gone
 from rayul.spec import Limit
 from rayul.words import percent, plural
 
 
 class Certified(NamedTuple):
-    """A dial that passed, and its evaluation. forgotten: share of the baseline, NaN without a forget objective."""
+    """A dial that passed, and its evaluation. forgotten: share of the baseline, NaN without a forget objective.
+    gone: that in words."""
 
     reading: Reading
     dial: Dial
     e: Evaluation
     at: Walked
     forgotten: float
+    gone: str
 
     @property
     def units(self) -> str:
@@ -41,9 +44,10 @@ class Certified(NamedTuple):
 def certified(results: SweepRecords) -> list[Certified]:
     """Everything that holds a certificate, what forgot most first."""
     found = [
-        Certified(reading, dial, e, at, float(forgotten([e], results.baseline, results.objectives)[0]))
+        Certified(reading, dial, e, at, share, gone(results, e, share))
         for reading, dial in results.certificates.certified
         if (e := dial.certified) is not None and (at := dial.last) is not None
+        for share in forgotten([e], results.baseline, results.objectives).tolist()
     ]
     return sorted(found, key=lambda one: -one.forgotten if math.isfinite(one.forgotten) else math.inf)
 
@@ -81,7 +85,7 @@ def sentence(one: Certified) -> str:
     """What is certified of a point, with which confidence, and what it forgets."""
     return (
         f"certified: {kept_limits(one.at)} on new {one.units} ({100 * one.confidence:g}% confidence, "
-        f"{one.reading.groups} {one.units}); forgets {percent(one.forgotten)}, {place(one)}."
+        f"{one.reading.groups} {one.units}); {one.gone}, {place(one)}."
     )
 
 
@@ -128,7 +132,7 @@ def certified_lines(results: SweepRecords) -> list[str]:
     lines[1:1] = [assumption(best), *equal_groups(best)]
     alike = [one for one in others if (one.reading, kept_limits(one.at)) == (best.reading, kept_limits(best.at))]
     if alike:
-        points = "; ".join(f"forgets {percent(one.forgotten)}, {place(one)}" for one in alike)
+        points = "; ".join(f"{one.gone}, {place(one)}" for one in alike)
         lines.append(f"Certified for the same limits: {points}.")
     lines += [f"Also {sentence(one)}" for one in others if one not in alike]
     if best.reading.earlier:
@@ -145,12 +149,12 @@ def searched(results: SweepRecords) -> list[str]:
     best = best_of(front_of(results), results)
     if best is None:
         return []
-    gone = float(forgotten([best], results.baseline, results.objectives)[0])
+    found = gone(results, best, float(forgotten([best], results.baseline, results.objectives)[0]))
     lines = []
     for h in held_out(results, best)[:1]:
         holds = "" if h.breaks is None else ", and does not hold" if h.breaks else ", and holds so far"
         lines.append(
-            f"The search's own best read {percent(gone)} forgotten at {percent(h.select)} of {h.metric}{holds}: "
+            f"The search's own best read {found} at {percent(h.select)} of {h.metric}{holds}: "
             f"{percent(h.report)} on unread rows."
         )
     return lines

@@ -45,6 +45,7 @@ def write_comparison(c: Comparison, path: Path) -> None:
         seconds=[sum(last.train_seconds for last in e.results.endings.values()) for e in c.entries],
         points=merged_front(c),
         recalled=recalled_table(c),
+        gone=c.axes[0].short if c.axes else "Forgotten",
         colours=COLOURS,
         isnan=math.isnan,
         css=Markup(css),

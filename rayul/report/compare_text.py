@@ -9,7 +9,9 @@ import numpy as np
 
 from rayul.pareto.front import forgotten
 from rayul.records import Evaluation
+from rayul.records.objectives import forget_objective
 from rayul.report.compare import Comparison, Level
+from rayul.report.gone import heading_of
 from rayul.report.recalled import TITLES
 from rayul.words import measured, percent
 
@@ -90,7 +92,16 @@ def recalled_table(c: Comparison) -> list[list[str]]:
 def comparison_lines(c: Comparison) -> list[str]:
     """The comparison for a terminal or a log file."""
     lines = [headline(c), *sentences(c), *(f"note: {note}" for note in c.notes), ""]
-    head = ["sweep", "trials", "pruned", "failed", "front", "unbeaten", "forgotten", "hypervolume"]
+    head = [
+        "sweep",
+        "trials",
+        "pruned",
+        "failed",
+        "front",
+        "unbeaten",
+        heading_of(forget_objective(c.objectives)),
+        "hypervolume",
+    ]
     rows = []
     for e in c.entries:
         states = e.results.states
@@ -106,7 +117,7 @@ def comparison_lines(c: Comparison) -> list[str]:
     points = merged_front(c)
     if points:
         lines += ["", "the fronts together, most forgotten first (* no other beats it)"]
-        head = ["sweep", "trial", "step", "forgotten", *c.objectives]
+        head = ["sweep", "trial", "step", heading_of(forget_objective(c.objectives)), *c.objectives]
         body = [
             [("* " if ahead else "  ") + c.entries[i].label, e.trial_id, str(e.step), percent(gone)]
             + [measured(e, metric) for metric in c.objectives]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rayul.pareto.best import best_of_trials
-from rayul.pareto.front import solutions
+from rayul.pareto.best import best_of, best_of_trials
+from rayul.pareto.front import MIN_FORGOTTEN, solutions
 from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
@@ -23,6 +23,7 @@ from rayul.report.health_trials import (
     pruning,
     report_rows,
 )
+from rayul.report.side_effects import side_effect_checks
 from rayul.words import plural
 
 
@@ -36,6 +37,7 @@ def health_checks(results: SweepRecords, front: Sequence[Evaluation]) -> list[Ch
         *_margin(results, front),
         *_runner_up(results, front),
         *report_rows(results, front),
+        *side_effect_checks(results, best_of(front, results)),
         *exported(results, front),
         *pruning(results),
         *calibration(results),

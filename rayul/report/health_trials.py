@@ -11,7 +11,7 @@ from typing import Any
 
 from rayul.pareto.front import solutions
 from rayul.pareto.held_out import HeldOut, held_out
-from rayul.records import FAILED, PRUNED, RUNNING, UNSTEADY, Evaluation
+from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, UNSTEADY, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check, Verdict
@@ -159,13 +159,16 @@ def failures(results: SweepRecords) -> Iterator[Check]:
         return
     failed, running = states.count(FAILED), states.count(RUNNING)
     verdict: Verdict = "problem" if failed > len(states) / 2 else "warning" if failed or running else "good"
-    sentence = f"{failed:,} of {plural(len(states), 'trial')} failed."
+    sentence = (
+        f"{failed:,} of {plural(len(states), 'trial')} failed; {states.count(PRUNED):,} were stopped by a limit or rule, "
+        f"and {states.count(COMPLETED):,} ran to the end."
+    )
     reasons = Counter(e.reason for e in results.endings.values() if e.state == FAILED)
     if reasons:
         sentence += f" The most frequent reason: {reasons.most_common(1)[0][0]}."
     if running:
         sentence += f" {plural(running, 'trial')} did not finish: the sweep is running, or --resume goes on with it."
-    yield Check("Did every trial run to its end?", verdict, sentence)
+    yield Check("Did any trial fail?", verdict, sentence)
 
 
 def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
@@ -204,8 +207,7 @@ def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[
                 verdict,
                 f"It holds for {kept} of {points}."
                 + (
-                    " The front was chosen on retain-select, where the best of many looks better than it is: prefer "
-                    "points that keep the limit on both sets."
+                    " These are the same weights on other rows: prefer points that keep the limit on both sets."
                     if broken
                     else ""
                 ),

@@ -12,6 +12,7 @@ from rayul.pareto.held_out import held_out
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
+from rayul.report.gone import ES
 from rayul.report.importance import last_of
 from rayul.spec import dump_yaml
 from rayul.words import measured, number, percent
@@ -38,6 +39,8 @@ def listing(results: SweepRecords, shown: Sequence[Evaluation], states: bool = F
     params = [name for name in params if any(name in e.params for e in shown)]
     broken = any(not e.feasible for e in shown)
     limited = [limit.metric for limit in results.limits if limit.metric not in results.objectives]
+    beside = [ES] if ES in results.baseline.metrics and any(ES in e.metrics for e in shown) else []
+    limited += [metric for metric in beside if metric not in (*results.objectives, *limited)]
     chosen = axes(results) or ()
     short = [name.removesuffix(".name").rpartition(".")[2] for name in params]
     kinds = {n: "number" if all(isinstance(e.params.get(n, 0), int | float) for e in shown) else "text" for n in params}

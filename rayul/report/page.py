@@ -12,18 +12,22 @@ from markupsafe import Markup
 
 from rayul.errors import RayulError
 from rayul.files import write_text
-from rayul.records import FAILED, PRUNED
+from rayul.records import FAILED, PRUNED, SPEC
 from rayul.records.folder import SweepRecords
 from rayul.report.answer import answer, by_rule, caution, headline, tiles
 from rayul.report.attacked import section
 from rayul.report.audit_section import AuditSection
 from rayul.report.axes import axes
 from rayul.report.charts import payload
+from rayul.report.fell import ADVICE, fell_lines
+from rayul.report.gone import heading_of
+from rayul.report.heading import subject
 from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
 from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, with_samples
 from rayul.report.summary import Summary
+from rayul.spec import load_spec
 from rayul.words import measured, percent
 
 ASSETS = Path(__file__).parent / "assets"
@@ -50,7 +54,12 @@ def write_report(
         summary=summary,
         results=results,
         headline=headline(results, summary),
+        subject=subject(results, load_spec(results.folder / SPEC, check_files=False)),
         answer=answer(results, summary),
+        fell=summary.fell,
+        fell_lines=fell_lines,
+        advice=ADVICE,
+        gone_heading=heading_of(summary.forget_metric),
         caution=caution(results, summary),
         tiles=tiles(results, summary),
         table=listing(results, listed[:MAX_TABLE_ROWS]),

@@ -15,6 +15,7 @@ from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Objectives, forget_objective
 from rayul.report.certified import certified_lines
 from rayul.report.check import Check
+from rayul.report.fell import Fell, fell
 from rayul.report.health import health_checks
 from rayul.report.recalled import Recalled, recalled
 from rayul.spec import Limit
@@ -31,7 +32,7 @@ class Summary:
     best first; or that nothing does, and why; empty before the certify rows are read. hypervolume: in [0, 1]; history:
     its growth, as (evaluations so far, hypervolume). recalled: what the best certified point and `best` still recall,
     by group, as far as they were measured again. targets: the best at each share of control.tau, where it is a
-    list. checks: the health checks, worst first.
+    list. fell: where the trials ended up. checks: the health checks, worst first.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Summary:
     hypervolume: float
     history: list[tuple[int, float]]
     targets: list[BestAtTarget]
+    fell: Fell | None
     checks: list[Check]
 
     @property
@@ -88,5 +90,6 @@ def summary_of(results: SweepRecords) -> Summary:
         hypervolume=history[-1][1],
         history=history,
         targets=best_at_targets(results),
+        fell=fell(results),
         checks=health_checks(results, points),
     )

@@ -6,6 +6,8 @@ import textwrap
 
 from rayul.pareto.front import forgotten
 from rayul.pareto.targets import BestAtTarget
+from rayul.report.fell import fell_lines
+from rayul.report.gone import ES, heading_of
 from rayul.report.recalled import recalled_lines
 from rayul.report.summary import Summary
 from rayul.words import measured, number, percent
@@ -21,10 +23,11 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
     """
     table = _table(summary, count)
     still = [line for one in summary.recalled[:1] for line in recalled_lines(one)]
+    where = ["", *(line for sentence in fell_lines(summary.fell) for line in textwrap.wrap(sentence, WIDTH))]
     said = [line for sentence in [*summary.certified, *still] for line in textwrap.wrap(sentence, WIDTH)]
     if summary.certified:
         table.insert(0, "The search's own front, as it read on the select rows:")
-    return [*said, "", *table] if said else table
+    return [*said, *([""] if said else []), *table, *(where if summary.fell else [])]
 
 
 def _table(summary: Summary, count: int) -> list[str]:
@@ -33,12 +36,22 @@ def _table(summary: Summary, count: int) -> list[str]:
         return ["no evaluation after step 0 yet"]
     shown = listed[:count]
     gone = forgotten(shown, summary.baseline, summary.objectives)
-    head = ["trial", "step", "forgotten", *summary.objectives, *([] if summary.front else ["violation"])]
+    metric = summary.forget_metric
+    es = metric not in (None, ES) and all(ES in e.metrics for e in [summary.baseline, *shown])
+    head = [
+        "trial",
+        "step",
+        heading_of(metric),
+        *summary.objectives,
+        *([ES] if es else []),
+        *([] if summary.front else ["violation"]),
+    ]
     if any(e.mixing != 1 for e in shown):
         head.insert(2, "mixing")
     body = []
     for e, fraction in zip(shown, gone.tolist(), strict=True):
         row = [e.trial_id, str(e.step), percent(fraction), *(measured(e, metric) for metric in summary.objectives)]
+        row += [measured(e, ES)] if es else []
         if "mixing" in head:
             row.insert(2, f"{e.mixing:g}")
         body.append(row if summary.front else [*row, number(e.total_violation)])
@@ -54,13 +67,13 @@ def _table(summary: Summary, count: int) -> list[str]:
         )
     if len(listed) > count:
         lines.append(f"... and {len(listed) - count} more in {summary.folder / 'pareto.csv'}")
-    return lines + [_target_line(target) for target in summary.targets]
+    return lines + [_target_line(target, heading_of(metric)) for target in summary.targets]
 
 
-def _target_line(target: BestAtTarget) -> str:
+def _target_line(target: BestAtTarget, gone: str) -> str:
     if target.best is None:
         return f"{percent(target.share)} kept: nothing was found"
     e = target.best
-    return f"{percent(target.share)} kept: {percent(target.forgotten)} forgotten by {e.trial_id} at step {e.step}" + (
+    return f"{percent(target.share)} kept: {percent(target.forgotten)} {gone} by {e.trial_id} at step {e.step}" + (
         f", mixed at {e.mixing:g}" if e.mixing != 1 else ""
     )

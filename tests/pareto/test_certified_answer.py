@@ -66,7 +66,7 @@ def test_the_best_certified_point_is_the_answer_everywhere(folder: Path) -> None
     results = results_with(folder, reading(passed("0001", 10, 0.6), passed("0002", 14, 0.49), FAILED))
     summary = summary_of(results)
     said = (
-        "Certified: keeps at least 90% of retain.es on new groups (90% confidence, 20 groups); forgets 50.0%, "
+        "Certified: keeps at least 90% of retain.es on new groups (90% confidence, 20 groups); 50.0% forgotten, "
         "scale 0.70 of trial 0002 at step 30."
     )
     assert answer(results, summary)[0] == said

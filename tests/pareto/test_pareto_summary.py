@@ -317,7 +317,7 @@ def test_health_checks_see_what_they_are_for(tmp_path: Path) -> None:
     assert "1 of 1 pruned trial" in titles(early, "warning")["Did pruning fire before anything was forgotten?"]
 
     failed = [baseline(), *ends(ok, FAILED)]
-    assert "1 of 1 trial failed" in titles(failed, "problem")["Did every trial run to its end?"]
+    assert "1 of 1 trial failed" in titles(failed, "problem")["Did any trial fail?"]
 
     folder = write_folder(tmp_path / "r", [baseline(BASE | {"retain_report.es": 0.95}), ok])
     export(folder, ok, verified=False, report=0.6)

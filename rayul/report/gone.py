@@ -1,0 +1,41 @@
+"""How much is gone, in words of one meaning: "forgotten" is 1 - forget.es / baseline, whatever the search went by."""
+
+from __future__ import annotations
+
+import math
+
+from rayul.records import Evaluation
+from rayul.records.folder import SweepRecords
+from rayul.records.objectives import forget_objective
+
+ES = "forget.es"
+
+
+def forgotten_es(results: SweepRecords, e: Evaluation) -> float:
+    """1 - forget.es / baseline; NaN where it was not measured, of the point or of the baseline."""
+    value, base = results.with_report(e).metrics.get(ES, math.nan), results.baseline.metrics.get(ES, math.nan)
+    return 1 - value / base if base > 0 else math.nan
+
+
+def gone(results: SweepRecords, e: Evaluation, share: float, decimals: int = 1) -> str:
+    """ "48.4% forgotten"; where the search goes by another metric also what it brought about in that: "65.2% forgotten,
+    forget.prob down 81.0%". share: of the forget objective that is gone, 1 - value / baseline."""
+
+    def shown(fraction: float) -> str:
+        return f"{fraction:.{decimals}%}"
+
+    metric = forget_objective(results.objectives)
+    if metric is None or not math.isfinite(share):
+        return "–"
+    if metric == ES:
+        return f"{shown(share)} forgotten"
+    es = forgotten_es(results, e)
+    first = [f"{shown(es)} forgotten"] if math.isfinite(es) else []
+    turned = results.objectives[metric] == "maximize"
+    own = f"{metric} up (1 − baseline / value {shown(share)})" if turned else f"{metric} down {shown(share)}"
+    return ", ".join([*first, own])
+
+
+def heading_of(metric: str | None) -> str:
+    """Over a column of shares of the forget objective that are gone."""
+    return "forgotten" if metric in (None, ES) else f"{metric} gone"
