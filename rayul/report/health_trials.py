@@ -160,8 +160,8 @@ def failures(results: SweepRecords) -> Iterator[Check]:
     failed, running = states.count(FAILED), states.count(RUNNING)
     verdict: Verdict = "problem" if failed > len(states) / 2 else "warning" if failed or running else "good"
     sentence = (
-        f"{failed:,} of {plural(len(states), 'trial')} failed; {states.count(PRUNED):,} were stopped by a limit or rule, "
-        f"and {states.count(COMPLETED):,} ran to the end."
+        f"{failed:,} of {plural(len(states), 'trial')} failed; {states.count(PRUNED):,} were stopped by a limit or "
+        f"rule, and {states.count(COMPLETED):,} ran to the end."
     )
     reasons = Counter(e.reason for e in results.endings.values() if e.state == FAILED)
     if reasons:
