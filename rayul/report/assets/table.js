@@ -38,7 +38,7 @@ const everyTrial = () => {
     element("td", { class: "actions" },
       element("button", { type: "button", class: "copy", "data-yaml": yaml, "aria-label": `Copy the settings of trial ${trial} as YAML` }, "Copy"),
       ...(figures.front ? [" ", element("button", { type: "button", class: "follow", "data-trial": trial,
-        "aria-label": `Highlight trial ${trial} in the charts` }, "Follow")] : [])))));
+        "aria-label": `Follow trial ${trial} in the charts` }, "Follow")] : [])))));
   return { head, body };
 };
 let trialRows = null;
