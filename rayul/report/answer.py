@@ -13,9 +13,10 @@ from rayul.report.axes import axes
 from rayul.report.certified import certified, kept_limits
 from rayul.report.evidence import evidence
 from rayul.report.gone import ES, forgotten_es, gone
-from rayul.report.heading import VERDICTS, audited, unfinished
+from rayul.report.heading import unfinished
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
+from rayul.report.verdict_of import VERDICTS, audited
 from rayul.words import duration, measured, number, percent, plural
 
 

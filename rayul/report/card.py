@@ -16,6 +16,7 @@ from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.report.recalled import Recalled, recalled_lines, sets_of
+from rayul.report.verdict_of import VERDICTS, audited
 from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
 from rayul.spec.source import find, looks_local
 from rayul.words import measured, percent
@@ -106,6 +107,8 @@ def model_card(
         certificate=certificate,
         certified=None if certificate is None else sentence(certificate),
         attacked=told_of(results, adapter_name(e)),
+        audit=audited(results, e),
+        verdicts=VERDICTS,
         equal_groups=[] if certificate is None else equal_groups(certificate),
         settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),

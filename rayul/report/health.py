@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rayul.pareto.best import best_of, best_of_trials
-from rayul.pareto.front import MIN_FORGOTTEN, solutions
+from rayul.pareto.front import solutions
 from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN

@@ -13,7 +13,9 @@ from rayul.records import COMPLETED, PRUNED, Evaluation, Record
 from rayul.records.folder import load_records
 from rayul.report import front_lines, summarise, summary_of
 from rayul.report.answer import headline, tiles
+from rayul.report.card import Forgotten, model_card
 from rayul.report.fell import BOTH, NEITHER, ONLY, PART, fell, fell_lines
+from rayul.spec import load_spec
 
 PROB = SPEC.replace("forget.es: minimize, retain.es: maximize", "forget.prob: minimize, retain.es: maximize")
 
@@ -91,6 +93,10 @@ def test_an_audit_of_the_point_changes_the_heading(tmp_path: Path, rows: dict[st
     assert summary.best is not None
     assert NAME.startswith(summary.best.trial_id)
     assert words in said(folder)
+    options = {"address": "x", "after": {}, "difference": 0.0, "adapter": True, "merged": False}
+    chosen = ["method.name=gd", "method.retain_weight=1.0", "lora.r=8", "training.lr=1e-3"]
+    of = (load_spec(folder / "spec.yaml", chosen, check_files=False), summary.best, Forgotten("people", 8, "0" * 64))
+    assert f"## Audit\n\n{words.rstrip('.')}" in model_card(load_records(folder), *of, **options)
 
 
 ENDS = {BOTH: (0.1, 0.2), NEITHER: (0.95, 0.95), ONLY: (0.2, 0.93), PART: (0.6, 0.7)}
