@@ -1,8 +1,8 @@
 """Models that people unlearn, by the features of their published configurations in tiny random copies: a trial in a
 pack is the trial alone, and its adapter scores the same saved, loaded as a model, and merged into the base.
 
-What was tried at which size is in docs/spec.md; logits and packs of many more architectures are in test_architectures.py and
-test_pack_architectures.py.
+What was tried at which size is in docs/spec.md; logits and packs of many more architectures are in
+test_architectures.py and test_pack_architectures.py.
 """
 
 from __future__ import annotations
