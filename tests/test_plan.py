@@ -414,3 +414,46 @@ def test_the_page_shows_where_an_answer_begins_and_what_a_chat_template_does(
     assert tokens in " ".join(page.split())
     assert "Warnings (1)" in page
     assert "the chat template is told the date" in page
+
+
+def test_what_was_not_measured_is_said(make_plan: Callable[..., Plan]) -> None:
+    half = {"forget.es": Measured(0.9, 0.01, 100, 100)}
+    rows = {"forget": 20, "retain": 80}
+    plan = make_plan(
+        control=NINETY, rows=rows, cost={"baseline": half, "timed": ((2, 16), (8, 100)), "evaluation": 50.0}
+    )
+    page = " ".join(plan_text(plan).split())
+    assert "step 2 s, extrapolated from 2 of 16 rows" in page
+    assert "evaluation 50 s (" in page
+    assert "), extrapolated from 8 of 100 rows" in page
+    assert "baseline forget.es 0.9; retain rows not measured: that takes 40 s" in page
+    (warning,) = [w for w in plan.warnings if "took too long" in w]
+    assert warning.startswith("retain.es of the model before unlearning took too long to measure here")
+    assert "extrapolated" not in plan_text(make_plan())
+
+
+def test_what_comes_besides_the_trials_is_counted(make_plan: Callable[..., Plan]) -> None:
+    cost = {"load": 5.0, "final": 7.0, "certify": 1.0}
+    assert make_plan(search={"trials": 64}, cost=cost).ending_seconds == 5 + (1 + 10) * 7
+    certified = make_plan(search={"trials": 64}, certify={"points": 3}, cost=cost)
+    assert certified.ending_seconds == 5 + (1 + 10 + 3) * 7 + 3 * 20 * 1
+    assert make_plan(search={"trials": 2}, cost=cost).ending_seconds == 5 + (1 + 2) * 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_plan_that_is_stopped_says_so_in_one_line(make_spec: Callable[..., Any], tmp_path: Path, number: str) -> None:
+    import signal
+
+    (tmp_path / "spec.yaml").write_text(dump_yaml(make_spec().resolved()))
+    argv = [sys.executable, "-m", "rayul", "plan", "spec.yaml"]
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "starting a process that measures" in line:
+                break
+        process.send_signal(getattr(signal, number))
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert [line for line in err.splitlines() if line and "%" not in line] == ["stopped: nothing was written"]

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayul.plan.history import Saved
-from rayul.spec import Spec
+from rayul.spec import Spec, known_limits
 
 if TYPE_CHECKING:  # `rayul --help` imports this module, and neither torch nor Ray
     from rayul.sweep.cluster import Allocation
     from rayul.unlearn.cost import Cost
+
+FRONT = 10
+"""Points of a front, about: those of the sweeps in results/ have 2 to 10."""
 
 _ROW_BYTES = 1500
 """Of one evaluation in the journal, in the tables and in the report together, as measured on the testbed."""
@@ -60,6 +63,13 @@ class Estimate:
         return min(asked.trials, self.combinations) if asked.traits.grid else asked.trials
 
     @property
+    def steering(self) -> list[str]:
+        """The metrics that objectives and known limits read, as "<set>.<metric>"."""
+        return list(
+            dict.fromkeys([*self.spec.objectives, *(limit.metric for limit in known_limits(self.spec.criteria))])
+        )
+
+    @property
     def measurements(self) -> int:
         """Passes over the evaluated rows in one trial, at the most: calibration tries several mixings a time."""
         from rayul.unlearn.calibrate import BISECTIONS, GRID
@@ -95,6 +105,19 @@ class Estimate:
     def retraining_seconds(self) -> float:
         """All of them, without the attacks on them."""
         return self._wall(self.retrained, self.trial_seconds)
+
+    @property
+    def ending_seconds(self) -> float:
+        """What comes before the trials and after them, on one device: the references, the points of the front that are
+        loaded and measured again, and the walk of each certified point along its dial."""
+        from rayul.pareto.certificate import DIAL
+
+        points = min(FRONT, self.trials)
+        references = 1 + (self.spec.oracle is not None)
+        certified = 0 if self.spec.certify is None else min(self.spec.certify.points, points)
+        return (
+            self.cost.load + (references + points + certified) * self.cost.final + certified * DIAL * self.cost.certify
+        )
 
     @property
     def at_once_on_a_device(self) -> int:

@@ -19,6 +19,9 @@ from rayul.spec import Spec, check_certifiable, heaviest, is_forget_set
 
 SAMPLES = 3
 
+MEASURED_FROM = 0.3
+"""Share of a plan's time that is over when a trial's cost begins to be measured."""
+
 
 @dataclass(frozen=True)
 class Plan(Estimate):
@@ -36,15 +39,15 @@ def make_plan(
     address: str | None = None,
     show_forget: bool = False,
     testbed_progress: Callable[[str, float], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str, float], None] = lambda part, done: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Measure and count. The probe runs where trials would: on this machine, or on the cluster at `address`.
 
-    `say` hears of each part that takes its time, `warn` of a cluster that everyone may use. Raises InputError and
-    RayulError as a sweep would at its start.
+    `say` hears of each part that takes its time, and how much of all is done, `warn` of a cluster that everyone may
+    use. Raises InputError and RayulError as a sweep would at its start.
     """
-    say("loading ray and torch")
+    say("loading Ray and torch", 0.0)
     from rayul.sweep.cluster import allocate, connected
     from rayul.sweep.driver_disk import served
     from rayul.sweep.packs.packing import choose_packing
@@ -73,10 +76,17 @@ def make_plan(
     example = "forget" if show_forget else "retain" if "retain" in shown else next(iter(shown), None)
     probed = heaviest(ready)
     with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
+        say("choosing how many trials share a device", MEASURED_FROM / 2)
         packing = choose_packing(ready, sets, disk, None)
         allocation = allocate(ready.resources, packing.slots)
-        say("measuring three steps and two evaluations")
-        cost = measure_trial_cost(ready.at(probed), sets, allocation, disk)
+        say("starting a process that measures", MEASURED_FROM)
+        cost = measure_trial_cost(
+            ready.at(probed),
+            sets,
+            allocation,
+            disk,
+            lambda part, done: say(part, MEASURED_FROM + (1 - MEASURED_FROM) * done),
+        )
     combinations, continuous = spec.size
     baseline = {key: measured.value for key, measured in cost.baseline.items()}
     return Plan(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from rayul.plan.estimate import FRONT
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
 from rayul.spec import METRICS, dump_yaml, is_forget_set
@@ -97,8 +98,11 @@ def _cost(plan: Plan) -> Iterator[str]:
     cost, allocation = plan.cost, plan.allocation
     unit = "GPU-hours" if plan.on_gpu else "core-hours"
     yield from _item("measured", f"on {cost.device}, at the largest settings ({settings(plan.probed) or 'no search'})")
-    yield from _item("step", _seconds(cost.step))
-    yield from _item("evaluation", f"{_seconds(cost.evaluation)} ({', '.join(_evaluated(plan))})")
+    steps, rows = cost.timed
+    yield from _item("step", _seconds(cost.step) + _extrapolated(*steps))
+    scored = ", ".join(_evaluated(plan))
+    yield from _item("evaluation", f"{_seconds(cost.evaluation)} ({scored}){_extrapolated(*rows)}")
+    yield from _item("baseline", _baseline(plan))
     often = f"{plan.measurements} evaluations" + (" with calibration" if plan.spec.control.mixing else "")
     yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, its device to itself")
     yield from _item(
@@ -125,6 +129,12 @@ def _cost(plan: Plan) -> Iterator[str]:
             f"{_seconds(plan.seconds(share_saved))}, {plan.device_hours(share_saved):.3g} {unit} with the pruning of "
             f"{plural(sweeps, 'earlier sweep')} ({share_saved:.0%} of the steps of {trials} trials saved)",
         )
+    yield from _item(
+        "besides",
+        f"{_seconds(plan.ending_seconds)}: the references, about {min(FRONT, plan.trials)} points measured again"
+        + (", the certificate" if plan.spec.certify is not None else "")
+        + (", and the answers that evaluate.final generates" if plan.spec.evaluate.final else ""),
+    )
     if plan.retrained:
         yield from _item(
             "finalists",
@@ -137,6 +147,20 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"{_bytes(cost.saved)}); {_bytes(plan.disk_free)} are free",
     )
     yield "  Upper bounds: every trial is taken to cost what the most expensive one does."
+
+
+def _extrapolated(timed: int, of: int) -> str:
+    return "" if timed == of else f", extrapolated from {timed} of {of:,} rows"
+
+
+def _baseline(plan: Plan) -> str:
+    """The metrics that limits and objectives read, as far as they were measured."""
+    known, rows = plan.cost.baseline, plan.rows
+    found = [f"{key} {known[key].value:.3g}" for key in plan.steering if key in known]
+    lost = {key.partition(".")[0] for key in plan.steering if key not in known}
+    takes = _seconds(sum(rows[name] for name in lost) * plan.cost.evaluation / plan.cost.timed[1][1])
+    left = [f"{', '.join(sorted(lost))} rows not measured: that takes {takes}"] if lost else []
+    return "; ".join([", ".join(found)] * bool(found) + left)
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

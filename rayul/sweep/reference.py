@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
 
+from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
 from rayul.records.certificate import Reading
@@ -18,7 +19,7 @@ from rayul.spec import Spec
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.losses import fetch
-from rayul.unlearn.cost import Cost, measure_cost
+from rayul.unlearn.cost import Cost, Progress, measuring
 from rayul.unlearn.data import Sets
 from rayul.unlearn.export import TOLERANCE, largest_difference
 from rayul.unlearn.recall import Recaller
@@ -72,20 +73,37 @@ class ProcessMeasurer:
         return _process(self.allocation, function, self.spec, self.sets, self.disk, *arguments)
 
 
-def measure_trial_cost(spec: Spec, sets: Sets, allocation: Allocation, disk: DriverDisk) -> Cost:
-    """What a trial of a spec without a search costs where trials will run."""
-    cost: Cost = fetch(_process(allocation, _cost, spec, sets, disk, allocation.pack > 1))
-    return cost
+def measure_trial_cost(
+    spec: Spec,
+    sets: Sets,
+    allocation: Allocation,
+    disk: DriverDisk,
+    say: Callable[[str, float], None] = lambda part, done: None,
+) -> Cost:
+    """What a trial of a spec without a search costs where trials will run. say: hears what is measured, and how much of
+    all is done."""
+    arguments = (allocation.threads, spec, sets, disk, allocation.pack > 1)
+    for part in _share(allocation, _cost, num_returns="streaming").remote(*arguments):
+        found = fetch(part)
+        if isinstance(found, Cost):
+            return found
+        say(*found)
+    raise RayulError("the process that measured a trial ended without an answer", "run the command again")
 
 
-def _cost(spec: Spec, sets: Sets, disk: DriverDisk, packed: bool) -> Cost:
-    return measure_cost(disk.with_models(spec), sets, packed)
+def _cost(threads: int, spec: Spec, sets: Sets, disk: DriverDisk, packed: bool) -> Iterator[Progress | Cost]:
+    torch.set_num_threads(threads)
+    yield (yield from measuring(disk.with_models(spec), sets, packed))
 
 
 def _process(allocation: Allocation, function: Callable[..., Any], *arguments: Any) -> Any:
     """A reference to what the function returns in a process with a trial's share of the device."""
-    task = ray.remote(num_cpus=allocation.cpu, num_gpus=allocation.gpu, max_retries=2)(_with_threads)
-    return task.remote(allocation.threads, function, *arguments)
+    return _share(allocation, _with_threads).remote(allocation.threads, function, *arguments)
+
+
+def _share(allocation: Allocation, function: Callable[..., Any], **options: Any) -> Any:
+    """The function as a task of Ray's with a trial's share of the device."""
+    return ray.remote(num_cpus=allocation.cpu, num_gpus=allocation.gpu, max_retries=2, **options)(function)
 
 
 def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,14 +1,10 @@
-"""What a trial costs here: three steps and two evaluations, measured. The one part of a plan that needs torch."""
+"""What a trial costs here, measured in well under a minute whatever the size of the model. The one part of a plan that
+needs torch."""
 
 from __future__ import annotations
 
-import os
-import resource
-import sys
 import time
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from statistics import median
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,31 +13,40 @@ from torch import Tensor
 from rayul.errors import RayulError
 from rayul.spec import Spec
 from rayul.unlearn.data import Row, Sets
-from rayul.unlearn.evaluate import evaluate
+from rayul.unlearn.fits import reworded
 from rayul.unlearn.measured import Measured
+from rayul.unlearn.order import needs
 from rayul.unlearn.pack.parameters import pack_targets
+from rayul.unlearn.peak import all_memory, peak_memory
+from rayul.unlearn.stopwatch import time_answer, time_evaluation, time_step
 from rayul.unlearn.task import Task, load_task
-from rayul.unlearn.template import AnyTemplate
+from rayul.unlearn.template import AnyTemplate, Template
 from rayul.unlearn.tokens import Example, encode_rows
-from rayul.unlearn.train import evaluation_steps, train
-from rayul.unlearn.trial import device_name
+from rayul.unlearn.train import evaluation_steps
+from rayul.unlearn.trial import REPORTED, device_name
 from rayul.unlearn.update import attach
 from rayul.unlearn.update.modules import Modules, adapted_modules, untouched_weights
 
-STEPS = 3
-
 SHOWN = 4
 """Tokens on each side of a boundary."""
+
+Progress = tuple[str, float]
+"""What is being measured, and how much of all is done, in [0, 1]."""
 
 
 class Cost(NamedTuple):
     """Of one trial that has its device, or its cores, to itself. Seconds and bytes.
 
-    load: reading model and rows, once a process. start: a fresh update. steps, evaluations: of a whole trial.
-    memory: its peak, the model included. device_memory: of the GPU, or the machine. base: the weights before
-    unlearning. trained: the weights that train. saved: one saved point of the front. baseline: metrics before
-    unlearning, by "<set>.<metric>". adapted, untouched: modules with an adapter, and weight matrices without one, where
+    load: reading model and rows, once a process, and scoring the training rows where the method compares with the model
+    before unlearning. start: a fresh update. steps, evaluations: of a whole trial. memory: its peak, the model
+    included. device_memory: of the GPU, or the machine. base: the weights before unlearning. trained: the weights that
+    train. saved: one saved point of the front. baseline: metrics before unlearning, by "<set>.<metric>", of the sets
+    that there was time to measure. adapted, untouched: modules with an adapter, and weight matrices without one, where
     adapters are trained.
+
+    final: what is measured of a model at the end, the report rows included, with the answers of evaluate.final.
+    certify: scoring the certify rows once. timed: rows of a step and of an evaluation that were run, each with the
+    number that there are: where it is smaller, the rest is extrapolated.
     """
 
     device: str
@@ -59,13 +64,27 @@ class Cost(NamedTuple):
     baseline: dict[str, Measured]
     adapted: Sequence[Modules] = ()
     untouched: Sequence[Modules] = ()
+    final: float = 0.0
+    certify: float = 0.0
+    timed: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
 
 
 def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
+    """What `measuring` finds."""
+    probe = measuring(spec, sets, packed)
+    while True:
+        try:
+            next(probe)
+        except StopIteration as end:
+            cost: Cost = end.value
+            return cost
+
+
+def measuring(spec: Spec, sets: Sets, packed: bool = False) -> Generator[Progress, None, Cost]:
     """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory, and
     InputError for a model that cannot be adapted as the spec asks. packed: in packs, as trials will be."""
     try:
-        return _measure(spec, sets, packed)
+        return (yield from _measuring(spec, sets, packed))
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise RayulError(
             "a trial does not fit into memory at the largest settings of the space",
@@ -75,7 +94,8 @@ def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
         ) from None
 
 
-def _measure(spec: Spec, sets: Sets, packed: bool) -> Cost:
+def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None, Cost]:
+    yield "loading the model", 0.1
     begin = time.perf_counter()
     task = load_task(spec, sets)
     load = time.perf_counter() - begin
@@ -84,43 +104,52 @@ def _measure(spec: Spec, sets: Sets, packed: bool) -> Cost:
     begin = time.perf_counter()
     update = attach(task, spec, seed=0)
     start = time.perf_counter() - begin
-    # A fresh update changes nothing: this is the baseline, and it warms the device up.
-    baseline = evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size).measured
-    short = spec.training.model_copy(update={"steps": STEPS, "evaluate_every": 1})
-    moments = []
-    for _ in train(update, task, spec.model_copy(update={"training": short}), seed=0):
-        _wait(task)
-        moments.append(time.perf_counter())
-    begin = time.perf_counter()
-    evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size)
-    evaluation = time.perf_counter() - begin
-    # The first step also scores the reference and fills caches: a trial of many steps hardly sees it.
-    step = median(b - a for a, b in pairwise(moments[1:]))
+    yield "timing an evaluation", 0.3
+    evaluated = time_evaluation(update.model, task, spec)
+    a_row = evaluated.seconds / evaluated.of
+    asked = [metric for name in spec.evaluate.final if (metric := spec.evaluate.of(name)) is not None]
+    yield "timing an answer", 0.6
+    answer = time_answer(update.model, task, spec) if any(m.needs == "generate" for m in asked) else 0.0
+    yield "timing a step", 0.7
+    stepped = time_step(update, task, spec, sets)
+    reported = sum(len(rows) for rows in task.evaluated(REPORTED).values())
+    final = reported * a_row
+    if asked:
+        final += sum(len(sets.get(name, ())) for name in REPORTED) * (a_row + answer)
+    if any(m.column or m.needs in ("passes", "oracle") for m in asked):
+        template = Template.of(spec.model)
+        final += a_row * sum(len(reworded(task.tokenizer, template, sets.get(name, ()))) for name in REPORTED)
     trained = _bytes(update.parameters)
     adapter = spec.update_kind.adapter
     saved = trained if adapter else _bytes(update.model.parameters())
-    memory, device_memory = _memory(task)
     adapted = adapted_modules(update.model) if adapter else []
     untouched = untouched_weights(update.model) if adapter else []
     update.detach()
     stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
     return Cost(
         device=device_name(task.device),
-        load=load,
+        load=load + (_trained_rows(task) * a_row if needs(spec, "reference") else 0.0),
         start=start,
-        step=step,
-        evaluation=evaluation,
+        step=stepped.seconds,
+        evaluation=evaluated.seconds,
         steps=spec.training.steps,
         evaluations=len(stops) - 1,  # step 0 takes the baseline's values
-        memory=memory,
-        device_memory=device_memory,
+        memory=max(stepped.memory, peak_memory(task.device)),
+        device_memory=all_memory(task.device),
         base=_bytes(task.base.parameters()),
         trained=trained,
         saved=saved,
-        baseline=baseline,
+        baseline=evaluated.baseline,
         adapted=adapted,
         untouched=untouched,
+        final=final,
+        certify=len(sets.get("retain_certify", ())) * a_row,
+        timed=((stepped.rows, stepped.of), (evaluated.rows, evaluated.of)),
     )
+
+
+def _trained_rows(task: Task) -> int:
+    return sum(len(rows) for rows in task.training.values())
 
 
 def rendered(tokenizer: Any, template: AnyTemplate, rows: Any) -> list[str]:
@@ -140,17 +169,3 @@ def boundary(tokenizer: Any, template: AnyTemplate, row: Row) -> str:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _wait(task: Task) -> None:
-    if task.device.type == "cuda":
-        torch.cuda.synchronize(task.device)
-
-
-def _memory(task: Task) -> tuple[int, int]:
-    """(peak of this process, all there is): of the GPU where the model is on one, else of the machine."""
-    if task.device.type == "cuda":
-        return torch.cuda.max_memory_reserved(task.device), torch.cuda.get_device_properties(task.device).total_memory
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return peak, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

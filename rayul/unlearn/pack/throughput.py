@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
 
 from rayul.spec import Spec, heaviest
 from rayul.unlearn.data import Sets
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack.pack import Pack
 from rayul.unlearn.pack.packable import Shape
+from rayul.unlearn.peak import all_memory, peak_memory
+from rayul.unlearn.stopwatch import few_rows, wait
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import is_out_of_memory
 
 TURNS = 3
+SECONDS = 15.0
+"""That may be spent: where a turn takes long it is the only one, and a larger pack that would take longer is left out.
+Rows that fill a device for so long by themselves gain little by company."""
 ENOUGH = 0.8
 """Share of a device's memory that a pack may take by this measurement: evaluations come on top."""
 
@@ -34,14 +36,19 @@ class Throughput(NamedTuple):
 def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
     """Of packs of these sizes, smallest first, at the most expensive settings of the space, none compiled (each size
     would take its minute). Ends early, with none at all if need be, where the next size would not fit into `memory`
-    bytes (on a GPU its own memory counts)."""
-    task = load_task(spec, sets)
+    bytes (on a GPU its own memory counts), or take too long."""
     trial = spec.at(heaviest(spec))
+    task = few_rows(load_task(spec, sets), sets, trial, trial.training.batch_size)
     if task.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(task.device).total_memory
+        memory = all_memory(task.device)
+    on_cpu = task.device.type == "cpu"
     found: list[Throughput] = []
+    begin = time.perf_counter()
     for slots in sizes:
         if found and found[-1].memory * slots / found[-1].slots > ENOUGH * memory:
+            break
+        spent = time.perf_counter() - begin
+        if found and spent + _rows_of_a_turn(Shape.of(spec, slots, cpu=on_cpu), trial) / found[-1].rows > SECONDS:
             break
         try:
             found.append(_measured(task, spec, trial, slots))
@@ -56,20 +63,23 @@ def _measured(task: Task, spec: Spec, trial: Spec, slots: int) -> Throughput:
     pack = Pack(task, spec, Shape.of(spec, slots, cpu=task.device.type == "cpu")._replace(compiled=False))
     for seed in range(slots):
         pack.join(TrialJob(str(seed), trial, seed, {}, {}))
-    pack.step(pack.slots)  # reference values, caches
-    _wait(task)
+    seconds, turns = _turns(pack, 1), 1  # with reference values and caches
+    if TURNS * seconds < SECONDS / 2:
+        seconds, turns = _turns(pack, TURNS), TURNS
+    return Throughput(slots, turns * _rows_of_a_turn(pack.shape, trial) / seconds, peak_memory(task.device))
+
+
+def _rows_of_a_turn(shape: Shape, trial: Spec) -> int:
+    """Forget rows of all slots: in groups a turn is of whole micro-batches, else of as many rows as a place has."""
+    part = trial.training.micro_batch_size or trial.training.batch_size
+    return int(shape.slots * (part if shape.group else min(part, shape.rows)))
+
+
+def _turns(pack: Pack, count: int) -> float:
+    """Seconds of so many turns of all slots."""
+    wait(pack.task.device)
     begin = time.perf_counter()
-    for _ in range(TURNS):
+    for _ in range(count):
         pack.step(pack.slots)
-    _wait(task)
-    seconds = time.perf_counter() - begin
-    if task.device.type == "cuda":
-        memory = torch.cuda.max_memory_reserved(task.device)
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Throughput(slots, TURNS * slots * pack.shape.rows / seconds, memory)
-
-
-def _wait(task: Task) -> None:
-    if task.device.type == "cuda":
-        torch.cuda.synchronize(task.device)
+    wait(pack.task.device)
+    return time.perf_counter() - begin
