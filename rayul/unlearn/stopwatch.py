@@ -9,15 +9,15 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from rayul.spec import Spec
+from rayul.unlearn.answered import answered
 from rayul.unlearn.data import Row, Sets
-from rayul.unlearn.evaluate import evaluate, measurement
+from rayul.unlearn.evaluate import measurement
 from rayul.unlearn.extrapolate import at_size
 from rayul.unlearn.forward import Model, score
 from rayul.unlearn.generation import generate
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.peak import peak_memory, reset_peak
 from rayul.unlearn.task import Task
-from rayul.unlearn.template import Template
 from rayul.unlearn.train import train
 from rayul.unlearn.update import Update
 
@@ -42,8 +42,8 @@ class Evaluated(NamedTuple):
 
 def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
     """An evaluation of an untrained update, which changes nothing: the baseline's."""
-    size, metrics = spec.evaluate.batch_size, spec.evaluate.metrics
-    sets = task.evaluated()
+    size, asked = spec.evaluate.batch_size, task.forward_metrics(spec.evaluate.metrics)
+    sets, groups = task.evaluated(asked), task.groups(asked)
     examples = [e for rows in sets.values() for e in rows]
     by_length = sorted(examples, key=lambda e: len(e.ids))
     baseline: dict[str, Measured] = {}
@@ -54,17 +54,24 @@ def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
         scores = score(model, chosen, task.pad, size)
         seconds = time.perf_counter() - begin
         if count == len(examples):
-            baseline.update(measurement(scores, task.groups(), metrics, task.own).measured)
+            baseline.update(measurement(scores, groups, asked, task.own).measured)
         return [seconds]
 
     found = at_size(run, len(examples), EVALUATION, [0.0])
     (seconds,) = found.numbers
     left = BASELINE
-    for name in () if baseline else ("retain", "forget", "general"):
-        share = seconds * len(sets.get(name, ())) / len(examples)
-        if share and share <= left:
-            baseline |= evaluate(model, task, metrics, size, (name,)).measured
+    for name in () if baseline else asked:
+        share = seconds * len(sets[name]) / len(examples)
+        if share <= left:
+            scores = score(model, sets[name], task.pad, size)
+            baseline |= measurement(scores, {name: groups[name]}, asked, task.own).measured
             left -= share
+    generating = sum(len(task.sets[name]) for name in task.further_metrics(everything=False))
+    if generating:  # probes that steer by what the model answers
+        takes = generating * time_answer(model, task, spec)
+        seconds += takes
+        if takes <= left:
+            baseline |= answered(model, task, size).measured
     return Evaluated(seconds, found.rows, len(examples), baseline)
 
 
@@ -130,7 +137,7 @@ def few_rows(task: Task, sets: Sets, spec: Spec, count: int) -> Task:
         lengths: Mapping[int, int] = {i: len(e.ids) for i, e in enumerate(task.examples.get(name, ()))}
         few[name] = [sets[name][i] for i in _spaced(sorted(lengths, key=lengths.__getitem__), count)]
     sets = {name: tuple(rows) for name, rows in few.items() if rows}
-    return Task(task.base, task.tokenizer, sets, Template.of(spec.model), spec.evaluate.max_rows, task.own)
+    return Task(task.base, task.tokenizer, sets, task.template, spec.evaluate.max_rows, task.own)
 
 
 def _spaced(items: Sequence[T], count: int) -> list[T]:
