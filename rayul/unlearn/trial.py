@@ -208,7 +208,7 @@ def evaluation_rows(
             break
     may_win = [c.mixing for c in calibrated] if spec.control.mixing else list(rows)
     attacked = [a for a in dict.fromkeys(may_win) if a in rows and _may_win(rows[a], spec, baseline)]
-    if spec.under_attack and attacked:
+    if attacked:
         for a, measurement in zip(attacked, (yield Wanted(attacked, under_attack=True)), strict=True):
             whole = found[a].joined(measurement)
             judged_by = _criteria_values(whole, spec)
@@ -224,10 +224,12 @@ def evaluation_rows(
 
 
 def _may_win(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> bool:
-    """Whether an evaluation may come onto the front, as far as its plain metrics tell."""
+    """Whether an evaluation is to be attacked: it may come onto the front, as far as its plain metrics tell."""
+    if not spec.under_attack or not row.feasible:
+        return False
     forgets = [(plainly(key), direction) for key, direction in spec.objectives.items() if is_forgetting(key)]
     gone = [float(score(key, direction, row.metrics[key], baseline[key])) for key, direction in forgets]
-    return row.feasible and all(share >= MIN_FORGOTTEN or math.isnan(share) for share in gone)
+    return all(share >= MIN_FORGOTTEN or math.isnan(share) for share in gone)
 
 
 def _evaluated(
