@@ -37,6 +37,13 @@ def test_it_says_what_to_aim_for_and_how_many_groups_would_do() -> None:
     alone = " ".join(certificate_lines(spec_of(more="certify: {points: 1}"), TWENTY, {}))
     assert "aim for 94.7%" in alone
     assert "1 point sharing 90% confidence" in alone
+    objectives = "objectives: {forget.es: minimize, retain.es: maximize}"
+    targets = spec_of(limit="", more=f"control: {{tau: [0.9, 0.95]}}\n{objectives}")
+    said = " ".join(certificate_lines(targets, TWENTY, {}))
+    for share in (0.9, 0.95):
+        aim = needed_share(share, 20, 0.1 / 2)
+        assert f"aim for {100 * aim:.3g}% of retain.es to certify {100 * share:g}%" in said
+    assert said.count("2 points sharing 90% confidence") == 2
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 
 from rayul.errors import InputError
 from rayul.pareto.choose import named, scores_for_knee, within
-from rayul.pareto.front import front_of, keeps_all
+from rayul.pareto.front import front_of
+from rayul.pareto.targets import target_of
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.spec import Finalists
@@ -35,14 +36,6 @@ def finalists(results: SweepRecords, wanted: Finalists) -> list[Evaluation]:
     for e in kept:
         first_of_trial.setdefault(e.trial_id, e)
     return list(first_of_trial.values())[: wanted.n]
-
-
-def target_of(results: SweepRecords, e: Evaluation) -> float | None:
-    """Of several utility targets (control.tau) the largest that a point keeps; None without such."""
-    for share, limits in results.targets:
-        if keeps_all(limits, e, results.baseline):
-            return share
-    return None
 
 
 def recalibrates(results: SweepRecords, e: Evaluation) -> bool:

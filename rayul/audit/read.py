@@ -106,7 +106,7 @@ def read_audit(results: SweepRecords) -> Audit | None:
                     name,
                     found[key],
                     point.recalibrated,
-                    dict(results.targets).get(point.target, results.limits) if point.target else results.limits,
+                    results.limits_at(point.target),
                     tuple(row for row in mine if row.scored),
                     tuple(row.reason for row in mine if not row.scored),
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from rayul.pareto.targets import limits_of
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Direction, score
@@ -39,7 +40,8 @@ class HeldOut:
 
     twin: the metric's name on retain-report. select, report: fraction of the baseline that is kept, on the scale of
     `score`; *_error: its standard error (NaN where none was recorded). value, stderr: the metric itself on
-    retain-report. breaks: whether a limit of this metric would not be kept on retain-report; None where there is none.
+    retain-report. breaks: whether a limit of this metric, of several targets
+    the point's own, would not be kept on retain-report; None where there is none.
     """
 
     metric: str
@@ -66,12 +68,13 @@ def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
     if adapter is None:
         return []
     found = []
-    for metric in dict.fromkeys([*results.objectives, *(limit.metric for limit in results.limits)]):
+    judged = limits_of(results, e)
+    for metric in dict.fromkeys([*results.objectives, *(limit.metric for limit in judged)]):
         twin = twin_of(metric)
         value = adapter.report_metrics.get(twin, math.nan) if twin else math.nan
         if twin is None or not math.isfinite(value) or metric not in e.metrics:
             continue
-        limits = [limit for limit in results.limits if limit.metric == metric]
+        limits = [limit for limit in judged if limit.metric == metric]
         direction = results.objectives.get(metric) or limits[0].direction
         base = results.baseline.metrics.get(metric, math.nan)
         select, select_error = _kept(metric, direction, e.metrics[metric], e.stderr.get(metric, math.nan), base)

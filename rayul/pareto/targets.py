@@ -1,4 +1,4 @@
-"""The whole trade-off of a sweep with several utility targets (control.tau): the best at each of them."""
+"""A sweep with several utility targets (control.tau): the best at each of them, and the target of each point."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from rayul.pareto.front import forgotten, front_of, keeps_all
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
+from rayul.spec import Limit
 
 
 class BestAtTarget(NamedTuple):
@@ -36,3 +37,13 @@ def best_at_targets(results: SweepRecords) -> list[BestAtTarget]:
         else:
             found.append(BestAtTarget(share, None, float("nan")))
     return found
+
+
+def target_of(results: SweepRecords, e: Evaluation) -> float | None:
+    """The largest target that a point keeps; None where it keeps none, or control.tau is no list."""
+    return next((share for share, limits in results.targets if keeps_all(limits, e, results.baseline)), None)
+
+
+def limits_of(results: SweepRecords, e: Evaluation) -> tuple[Limit, ...]:
+    """The limits that a point is judged by: those of the largest target that it keeps, else those of the sweep."""
+    return results.limits_at(target_of(results, e))

@@ -77,7 +77,9 @@ def certificate_lines(
     asked = spec.certify
     if asked is None:
         return
-    limits = [limit for limit in known_limits(spec.criteria) if limit.metric.startswith("retain.")]
+    every = [spec.criteria_at(tau) for tau in spec.targets] or [spec.criteria]
+    known = dict.fromkeys(limit for criteria in every for limit in known_limits(criteria))
+    limits = [limit for limit in known if limit.metric.startswith("retain.")]
     if not limits:
         yield "no limit on retain rows is set, so there is nothing to certify"
     for limit in limits:
@@ -86,17 +88,18 @@ def certificate_lines(
         if share is None or metric is None or not metric.bounded:
             yield f"what it takes to certify {limit} is not known: how groups spread in it has to be seen first"
             continue
-        known = seen(limit.metric, share)
-        spread, alpha, halfway = known or PRIOR, (1 - asked.confidence) / asked.points, (1 + share) / 2
+        measured = seen(limit.metric, share)
+        spread, alpha = measured or PRIOR, (1 - asked.confidence) / spec.certified_points
+        halfway = (1 + share) / 2
         aim, enough = needed_share(share, kept.groups, alpha, spread), needed_groups(halfway, share, alpha, spread)
         yield (
             f"{plural(kept.groups, 'group')}: aim for {_percent(aim)} of {limit.metric} to certify {_percent(share)}; "
             f"{enough:,} groups would do for a point that keeps {_percent(halfway)}"
         )
         yield (
-            f"(to pass with {POWER:.0%} power, {plural(asked.points, 'point')} sharing {asked.confidence:.0%} "
+            f"(to pass with {POWER:.0%} power, {plural(spec.certified_points, 'point')} sharing {asked.confidence:.0%} "
             f"confidence; groups spread by {spread.sd:.2g} at {_percent(spread.at)}, "
-            f"{'as seen in earlier sweeps' if known else 'a prior until rows are seen'})"
+            f"{'as seen in earlier sweeps' if measured else 'a prior until rows are seen'})"
         )
     if kept.rows and not kept.grouped:
         yield "no row names a group (data.columns.group): this assumes that rows are independent"

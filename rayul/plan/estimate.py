@@ -114,7 +114,7 @@ class Estimate:
 
         points = min(FRONT, self.trials)
         references = 1 + (self.spec.oracle is not None)
-        certified = 0 if self.spec.certify is None else min(self.spec.certify.points, points)
+        certified = min(self.spec.certified_points, points)
         return (
             self.cost.load + (references + points + certified) * self.cost.final + certified * DIAL * self.cost.certify
         )

@@ -77,7 +77,8 @@ class Walked:
 class Dial:
     """The mixing coefficients of one adapter of the front, frozen, and how far they were passed.
 
-    trial_id, step, mixing: of the adapter. scales: times `mixing`, ascending. walked: from the first coefficient to the
+    trial_id, step, mixing: of the adapter. target: of several utility targets (control.tau) the one whose limits are
+    tested; None for those of the sweep. scales: times `mixing`, ascending. walked: from the first coefficient to the
     first that failed both tests. passed: how many passed the t test before it failed; passed_free: the e-value, which
     assumes nothing of the distribution. certified: the evaluation of the last that passed the t test.
     """
@@ -90,6 +91,7 @@ class Dial:
     passed: Count = 0
     passed_free: Count = 0
     certified: Annotated[Evaluation | None, BeforeValidator(_evaluation)] = None
+    target: Share | None = None
 
     def __post_init__(self) -> None:
         if not max(self.passed, self.passed_free) <= len(self.walked) <= len(self.scales):

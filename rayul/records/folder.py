@@ -90,6 +90,16 @@ class SweepRecords:
         return tuple(limit.fixed(self.baseline.metrics) for limit in self.limits)
 
     @cached_property
+    def every_limit(self) -> tuple[Limit, ...]:
+        """As numbers, all limits that some point is judged by: those of each target where there are several."""
+        limits = [*self.limits, *(limit for _, of_target in self.targets for limit in of_target)]
+        return tuple(dict.fromkeys(limit.fixed(self.baseline.metrics) for limit in limits))
+
+    def limits_at(self, target: float | None) -> tuple[Limit, ...]:
+        """The limits that hold at one of the targets; those of the sweep for None."""
+        return dict(self.targets).get(target, self.limits) if target is not None else self.limits
+
+    @cached_property
     def trials(self) -> dict[str, list[Evaluation]]:
         """The evaluations of each trial in journal order, none of one that failed before its first. Trials are in the
         order of `endings`; the reference rows are no trials."""

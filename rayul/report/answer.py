@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from rayul.pareto.front import forgotten
 from rayul.pareto.held_out import held_out, keeps_there
+from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
@@ -120,7 +121,7 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
     ]
     if not results.limits:
         sentences.append("No limit was set: this is the point of the front with the most of both, not the last word.")
-    for limit in results.fixed_limits:
+    for limit in (limit.fixed(results.baseline.metrics) for limit in limits_of(results, best)):
         value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
         margin = abs(value - limit.value)
         room = f"{margin:.2g}" + (f", or {margin / error:.1f} standard errors" if error > 0 else "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 from rayul.pareto.held_out import on_report
+from rayul.pareto.targets import limits_of
 from rayul.records import Evaluation, adapter_name
 from rayul.records.folder import SweepRecords
 from rayul.records.recall import recall_of
@@ -145,7 +146,7 @@ def held_out(results: SweepRecords, e: Evaluation) -> list[str]:
     """Whether the limits on retain rows also hold on the retain-report rows, which took no part in the search; one
     sentence per limit, none where those rows were not measured."""
     said = []
-    for limit in results.limits:
+    for limit in limits_of(results, e):
         there = on_report(limit, results.baseline)
         if there is not None and there.metric in e.metrics:
             kept = "kept" if there.keeps(e.metrics[there.metric]) else "**not kept**"
@@ -154,14 +155,14 @@ def held_out(results: SweepRecords, e: Evaluation) -> list[str]:
 
 
 def _row(results: SweepRecords, measures: Evaluate, e: Evaluation, key: str) -> dict[str, str]:
-    limits = [str(limit).removeprefix(f"{key} ") for limit in results.fixed_limits if limit.metric == key]
+    held = [limit.fixed(results.baseline.metrics) for limit in limits_of(results, e) if limit.metric == key]
     return {
         "metric": key,
         "better": _better(measures, key),
         "before": measured(results.baseline, key),
         "after": measured(e, key),
         "oracle": "" if results.oracle is None else measured(results.oracle, key),
-        "limit": ", ".join(limits),
+        "limit": ", ".join(str(limit).removeprefix(f"{key} ") for limit in held),
     }
 
 

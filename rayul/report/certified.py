@@ -139,7 +139,10 @@ def certified_lines(results: SweepRecords) -> list[str]:
         lines.append(f"It follows on {plural(len(best.reading.earlier), 'certified request')} before it.")
     failed = [dial for dial in latest.dials if dial.certified is None]
     if failed:
-        names = ", ".join(f"{dial.trial_id} at step {dial.step}" for dial in failed)
+        names = ", ".join(
+            f"{dial.trial_id} at step {dial.step}" + (f" for {percent(dial.target)} kept" if dial.target else "")
+            for dial in failed
+        )
         lines.append(f"Not certified at any scale: {names}.")
     return lines
 

@@ -162,10 +162,11 @@ def front_figure(
     if best is not None and not proven:
         data.append(points("best", "Best", [best]))
     shapes, annotations = [], []
-    for limit in results.fixed_limits:
+    for limit in results.every_limit:
         for letter, axis in (("x", x), ("y", y)):
             if axis.metric == limit.metric and math.isfinite(axis.place(limit)):
-                shapes += limit_shapes(limit, axis, letter)
+                # Of several targets, the tint is on what breaks the smallest.
+                shapes += limit_shapes(limit, axis, letter)[0 if limit in results.fixed_limits else 1 :]
                 annotations.append(_limit_label(limit, axis, letter))
     layout = {
         "xaxis": {"title": {"text": escape(x.title)}, "tickformat": ".1~%", "zeroline": False},
@@ -175,8 +176,8 @@ def front_figure(
         "hovermode": "closest",
     }
     marks = [e for e in (results.baseline, results.oracle) if e is not None]
-    everything = _view(chosen, [*trained, *marks], results.limits)
-    close = _view(chosen, [*front, *marks], results.limits, [r for _, r in unseen]) if front else everything
+    everything = _view(chosen, [*trained, *marks], results.every_limit)
+    close = _view(chosen, [*front, *marks], results.every_limit, [r for _, r in unseen]) if front else everything
     return {"data": data, "layout": layout, "views": {"front": close, "all": everything}}
 
 

@@ -129,7 +129,7 @@ def draw_front(figure: Figure, results: SweepRecords, summary: Summary, chosen: 
     shown = [*(front or trained), *(e for e in (results.baseline, results.oracle) if e)]
     below = [h.report for e in front for h in held_out(results, e) if h.metric == y.metric]
     heights = [v for v in [*y.of(shown).tolist(), *below] if v == v]
-    heights += [y.place(limit) for limit in results.limits if limit.metric == y.metric]
+    heights += [y.place(limit) for limit in results.every_limit if limit.metric == y.metric]
     if heights:
         pad = 0.08 * max(max(heights) - min(heights), 0.1)
         plot.set_ylim(min(heights) - pad, max(heights) + pad)
@@ -195,7 +195,7 @@ def draw_calibration(figure: Figure, results: SweepRecords, summary: Summary, ch
 
 
 def _limits(plot: Axes, results: SweepRecords, axis: Axis) -> None:
-    for limit in results.limits:
+    for limit in results.every_limit:
         if limit.metric == axis.metric:
             plot.axhline(axis.place(limit), color=VERMILLION, ls="--", lw=0.8, zorder=2)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rayul.pareto.best import best_of, best_of_trials
 from rayul.pareto.front import solutions
+from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
@@ -51,7 +52,7 @@ def health_checks(results: SweepRecords, front: Sequence[Evaluation]) -> list[Ch
 
 def _criteria_at_baseline(results: SweepRecords) -> Iterator[Check]:
     title = "Does the baseline keep the criteria?"
-    for limit in results.fixed_limits:
+    for limit in results.every_limit:
         value = results.baseline.metrics.get(limit.metric, math.nan)
         if not limit.keeps(value):
             yield Check(
@@ -92,7 +93,7 @@ def _feasible(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Ch
 def _resolution(results: SweepRecords) -> Iterator[Check]:
     """The room between baseline and limit against the standard error of the metric where trials have it."""
     title = "Can the evaluation set resolve the limit?"
-    for limit in results.fixed_limits:
+    for limit in results.every_limit:
         base = results.baseline.metrics.get(limit.metric, math.nan)
         # A memorised set has no spread at the baseline, nor after a few gentle steps (0 on 100 rows in a real sweep):
         # the error that matters is the one of models at the limit.
@@ -122,11 +123,13 @@ def _resolution(results: SweepRecords) -> Iterator[Check]:
 
 
 def _margin(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
-    for limit in results.fixed_limits:
+    judged_by = {e.key: [one.fixed(results.baseline.metrics) for one in limits_of(results, e)] for e in front}
+    for limit in results.every_limit:
         close = [
             e
             for e in front
-            if abs(e.metrics.get(limit.metric, math.nan) - limit.value) < e.stderr.get(limit.metric, math.nan)
+            if limit in judged_by[e.key]
+            and abs(e.metrics.get(limit.metric, math.nan) - limit.value) < e.stderr.get(limit.metric, math.nan)
         ]
         if close:
             yield Check(

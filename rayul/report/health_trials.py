@@ -11,12 +11,13 @@ from typing import Any
 
 from rayul.pareto.front import solutions
 from rayul.pareto.held_out import HeldOut, held_out
+from rayul.pareto.targets import target_of
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, UNSTEADY, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check, Verdict
 from rayul.spec import Choice, Float, Int
-from rayul.words import plural
+from rayul.words import percent, plural
 
 EDGE = 0.02
 """A parameter within this fraction of its range (in log space where the range is) of an end counts as on the edge."""
@@ -197,15 +198,20 @@ def report_rows(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[
             by_metric.setdefault(h.metric, []).append((h, e))
     for metric, found in by_metric.items():
         points = plural(len(found), "exported point")
-        judged = [(h, e) for h, e in found if h.breaks is not None]
-        broken = [(h, e) for h, e in judged if h.breaks]
-        if judged:
-            kept = len(judged) - len(broken)
-            verdict: Verdict = "problem" if kept < len(broken) else "warning" if broken else "good"
+        by_target: dict[float | None, list[bool]] = {}
+        for h, e in found:
+            if h.breaks is not None:
+                by_target.setdefault(target_of(results, e), []).append(h.breaks)
+        for target, breaks in sorted(by_target.items(), key=lambda one: -(one[0] or 0)):
+            broken, kept = sum(breaks), len(breaks) - sum(breaks)
+            verdict: Verdict = "problem" if kept < broken else "warning" if broken else "good"
+            what, whose = f"limit of {metric}", ""
+            if target is not None:
+                what, whose = f"target of {percent(target)} of {metric}", " with this target"
             yield Check(
-                f"Does the limit of {metric} hold on retain-report?",
+                f"Does the {what} hold on retain-report?",
                 verdict,
-                f"It holds for {kept} of {points}."
+                f"It holds for {kept} of {plural(len(breaks), 'exported point')}{whose}."
                 + (
                     " These are the same weights on other rows: prefer points that keep the limit on both sets."
                     if broken

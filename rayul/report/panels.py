@@ -122,7 +122,7 @@ def _panels(
     shapes = [
         {**shape, "yref": "y" if panel == 1 else "y2", "xref": "paper"}
         for panel, axis in enumerate(chosen, 1)
-        for limit in results.limits
+        for limit in results.every_limit
         if limit.metric == axis.metric and math.isfinite(axis.place(limit))
         for shape in limit_shapes(limit, axis, "y")[1:]
     ]

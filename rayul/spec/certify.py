@@ -17,7 +17,8 @@ class Certify(Section):
     """What is certified at the end of a sweep, on rows that nothing else has read."""
 
     points: int = Field(default=5, ge=1)
-    """Maximum number of points, spread over the front. They share the confidence: with more, each has to clear more."""
+    """Maximum number of points, spread over the front. They share the confidence: with more, each has to clear more.
+    With a list of control.tau it is the best point at each share instead."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
     """That every certified point keeps the limits on new groups, all points together."""
     attack: AnyAttack = Attack()

@@ -296,6 +296,11 @@ class Spec(Section):
         """The shares of control.tau where it is a list, the largest first."""
         return tuple(sorted(self.control.tau, reverse=True)) if isinstance(self.control.tau, tuple) else ()
 
+    @property
+    def certified_points(self) -> int:
+        """How many points get a certificate at most: one for each target where there are several; 0 for none."""
+        return 0 if self.certify is None else len(self.targets) or self.certify.points
+
     def criteria_at(self, tau: Any) -> tuple[Criterion, ...]:
         """The criteria with this share (or distribution of shares) as control.tau; None for none."""
         utility = {} if tau is None else {m: d for m, d in self.objectives.items() if not is_forgetting(m)}

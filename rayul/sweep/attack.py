@@ -40,8 +40,8 @@ def left_to_try(results: SweepRecords, wanted: Attack) -> list[Try]:
     others = {(row.model, row.attack) for row in results.attacked}
     return [
         one
-        for point in certified(results)[: wanted.points]
-        for one in tries(adapter_name(point.e), wanted)
+        for model in list(dict.fromkeys(adapter_name(point.e) for point in certified(results)))[: wanted.points]
+        for one in tries(model, wanted)
         if (one.model, one.attack) not in others
         or (one.cell and (one.model, one.attack, one.variant(wanted.budget)) not in cells)
     ]

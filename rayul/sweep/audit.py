@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from rayul.audit.choice import finalists, recalibrates, target_of
+from rayul.audit.choice import finalists, recalibrates
 from rayul.console import PlainConsole
 from rayul.files import write_json
+from rayul.pareto.targets import target_of
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, JsonLines
 from rayul.records.audited import (
     ASKED,

@@ -17,6 +17,7 @@ from rayul.pareto.certificate import dial
 from rayul.pareto.choose import adapter_path
 from rayul.pareto.front import front_of
 from rayul.pareto.spread import spread
+from rayul.pareto.targets import best_at_targets
 from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.certificate import (
     CERTIFICATE,
@@ -121,8 +122,8 @@ def certify_at_end(
     certificates = read_certificates(results.folder)
     latest = certificates.latest
     if latest is not None and certificates.begun is None:
-        known = {dial.source for reading in certificates.readings for dial in reading.dials}
-        if {e.key for e in chosen(results, spec.certify)} <= known:
+        known = {(dial.source, dial.target) for reading in certificates.readings for dial in reading.dials}
+        if {(e.key, target) for e, target in chosen(results, spec.certify)} <= known:
             return
         alpha = alpha_of(spec.certify, certificates)
         say(f"the certify rows are read again for the new front, at alpha {alpha:.3g} (before: {latest.alpha:.3g})")
@@ -154,9 +155,12 @@ def certify_groups(sets: Sets) -> int:
     return len(set(group_numbers(sets.get(CERTIFY, ()))))
 
 
-def chosen(results: SweepRecords, wanted: Certify) -> list[Evaluation]:
-    """The points of the front that get a certificate: chosen on what the search has read."""
-    return spread(front_of(results), wanted.points)
+def chosen(results: SweepRecords, wanted: Certify) -> list[tuple[Evaluation, float | None]]:
+    """The points of the front that get a certificate, chosen on what the search has read, each with its target: of
+    several utility targets the best at each, the largest first; else points spread over the front, without one."""
+    if results.targets:
+        return [(one.best, one.share) for one in best_at_targets(results) if one.best is not None]
+    return [(e, None) for e in spread(front_of(results), wanted.points)]
 
 
 def alpha_of(wanted: Certify, certificates: Certificates) -> float:
@@ -179,20 +183,20 @@ def read_certify_rows(
     certificates = read_certificates(folder)
     reading = certificates.begun
     by_key = {e.key: e for e in results.evaluations}
-    sources = [] if reading is None else [by_key.get(d.source) for d in reading.dials]
-    if reading is None or not all(e is not None and holds_model(adapter_folder(folder, e)) for e in sources):
+    begun = [] if reading is None else [by_key.get(d.source) for d in reading.dials]
+    if reading is None or not all(e is not None and holds_model(adapter_folder(folder, e)) for e in begun):
         points = chosen(results, wanted)
-        for e in points:
+        for e, _ in points:
             adapter_path(results, e)  # raises for one that is missing, before anything is spent
         reading = _frozen(spec, sets, rows[CERTIFY], points, alpha_of(wanted, certificates))
         certificates = replace(certificates, readings=(*certificates.readings, reading))
         write_certificates(folder, certificates)
-    points = [by_key[d.source] for d in reading.dials]
+    sources = [by_key[d.source] for d in reading.dials]
     unread = "" if certificates.latest else " that nothing has read"
-    say(f"certifying {plural(len(points), 'point')} on {reading.groups} groups{unread}")
-    walked = measurer.walk(reading, points, results.baseline.metrics)
+    say(f"certifying {plural(len(sources), 'point')} on {reading.groups} groups{unread}")
+    walked = measurer.walk(reading, sources, results.baseline.metrics)
     reading = reading.with_found(tuple(found for found, _ in walked))
-    for (found, recall), point in zip(walked, points, strict=True):
+    for (found, recall), point in zip(walked, sources, strict=True):
         if found.certified is not None:
             place = certified_folder(folder, found.certified)
             place.parent.mkdir(exist_ok=True)
@@ -205,8 +209,12 @@ def read_certify_rows(
     return reading
 
 
-def _frozen(spec: Spec, sets: Sets, rows: RowSet, points: Sequence[Evaluation], alpha: float) -> Reading:
-    tested, others = certifiable(known_limits(spec.criteria))
+def _frozen(
+    spec: Spec, sets: Sets, rows: RowSet, points: Sequence[tuple[Evaluation, float | None]], alpha: float
+) -> Reading:
+    asked = [spec.criteria if target is None else spec.criteria_at(target) for _, target in points]
+    limits = dict.fromkeys(limit for criteria in asked for limit in known_limits(criteria))
+    tested, others = certifiable(tuple(limits))
     return Reading(
         date=datetime.now(UTC).replace(microsecond=0).isoformat(),
         alpha=alpha,
@@ -217,5 +225,5 @@ def _frozen(spec: Spec, sets: Sets, rows: RowSet, points: Sequence[Evaluation], 
         limits=tuple(map(str, tested)),
         others=tuple(map(str, others)),
         earlier=tuple(map(str, spec.earlier)),
-        dials=tuple(Dial(e.trial_id, e.step, e.mixing, tuple(dial().tolist())) for e in points),
+        dials=tuple(Dial(e.trial_id, e.step, e.mixing, tuple(dial().tolist()), target=at) for e, at in points),
     )

@@ -12,7 +12,7 @@ from rayul.errors import InputError, RayulError
 from rayul.records import Evaluation, adapter_folder
 from rayul.records.certificate import Dial, Reading
 from rayul.records.recall import Found
-from rayul.spec import Spec, known_limits, violations
+from rayul.spec import Criterion, Spec, known_limits, violations
 from rayul.sweep.dial_tests import DialTests, DialWalk
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.data import Sets
@@ -48,7 +48,7 @@ def walk_dials(
         if not disk.get(place):
             raise RayulError(f"{place}: the adapter to certify is missing", "restore it, and run rayul certify again")
     task, batch = task or load_task(spec, sets), spec.evaluate.batch_size
-    limits = [known_limits(spec.at(point.params).criteria) for point in points]
+    limits = [known_limits(_criteria(spec, point, dial)) for dial, point in zip(reading.dials, points, strict=True)]
     tests = DialTests(task, spec, limits, reading.level, baseline)
     walks = [DialWalk(dial, one, tests) for dial, one in zip(reading.dials, limits, strict=True)]
     if _share_forwards(spec) and not tests.generates:
@@ -102,6 +102,11 @@ def walk_together(task: Task, walks: Sequence[DialWalk], places: Sequence[Path],
         torch.cuda.empty_cache()
 
 
+def _criteria(spec: Spec, point: Evaluation, dial: Dial) -> tuple[Criterion, ...]:
+    own = spec.at(point.params)
+    return own.criteria if dial.target is None else own.criteria_at(dial.target)
+
+
 def _share_forwards(spec: Spec) -> bool:
     """Whether packs can carry the adapters of a spec, as far as it tells."""
     return spec.resources.packs and spec.resources.gpu <= 1 and spec.update_kind.adapter and not spec.model.quantize
@@ -120,7 +125,7 @@ def _certified(
     measurement = evaluate(model, task, spec.evaluate.reported, spec.evaluate.batch_size, REPORTED)
     measured = measurement.measured
     metrics = {key: m.value for key, m in measured.items()}
-    violation = violations(spec.at(point.params).criteria, metrics, baseline)
+    violation = violations(_criteria(spec, point, dial), metrics, baseline)
     certified = replace(
         point,
         mixing=dial.mixing_at(dial.passed),

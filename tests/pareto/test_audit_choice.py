@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from synthetic import SPEC, baseline, evaluation, write_folder
 
-from rayul.audit.choice import finalists, recalibrates, target_of
+from rayul.audit.choice import finalists, recalibrates
 from rayul.errors import InputError
+from rayul.pareto.targets import target_of
 from rayul.report import Results, load_results
 from rayul.spec import Finalists, parse_spec
 

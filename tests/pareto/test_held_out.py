@@ -14,6 +14,7 @@ from test_pareto_summary import export
 from test_report_page import Page
 
 from rayul.pareto.held_out import HeldOut, held_out, keeps_there, on_report
+from rayul.pareto.targets import target_of
 from rayul.records import Evaluation
 from rayul.report import load_results, summarise
 from rayul.spec import Limit
@@ -39,6 +40,25 @@ def test_a_percentage_of_the_baseline_is_one_of_the_baseline_on_the_same_rows(tm
 
     absolute = load_results(folder_with(tmp_path / "a", [0.71, 0.73, 0.80], SPEC.replace("90% of baseline", "0.75")))
     assert [held_out(absolute, e)[0].breaks for e in POINTS] == [True, True, False]
+
+
+def test_of_several_targets_each_is_judged_on_retain_report_by_its_own_limit(tmp_path: Path) -> None:
+    """Shares 0.95, 0.92 and 0.5 of 0.96 are 0.912, 0.8832 and 0.48 there, and 0.76, 0.736 and 0.4 of 0.8."""
+    control = "control: {tau: [0.5, 0.92, 0.95]}\n"
+    spec = SPEC[: SPEC.index("control:")] + control + SPEC[SPEC.index("search:") :]
+    summary = summarise(folder_with(tmp_path / "s", [0.75, 0.73, 0.77], spec))
+    results = load_results(tmp_path / "s")
+    assert [target_of(results, e) for e in POINTS] == [0.5, 0.92, 0.95]
+    assert [held_out(results, e)[0].breaks for e in POINTS] == [False, True, False]
+    checks = {c.title: (c.verdict, c.sentence) for c in summary.checks}
+    for share, verdict, kept in (("95.0%", "good", 1), ("92.0%", "problem", 0), ("50.0%", "good", 1)):
+        found, sentence = checks[f"Does the target of {share} of retain.es hold on retain-report?"]
+        assert (found, sentence[:50]) == (verdict, f"It holds for {kept} of 1 exported point with this target."[:50])
+    at_baseline = [c.sentence for c in summary.checks if c.title == "Does the baseline keep the criteria?"]
+    assert [sum(f"≥ {0.96 * share:.4g}" in one for one in at_baseline) for share in (0.95, 0.92, 0.5)] == [1, 1, 1]
+    # 0.92 lies 0.008 above its own limit, with an error of 0.02; from 0.48 all are far.
+    (close,) = [c.sentence for c in summary.checks if "within noise" in c.title and "0.912" in c.sentence]
+    assert close.startswith("1 of 3 front points lies")
 
 
 def test_what_was_not_measured_is_not_judged(tmp_path: Path) -> None:

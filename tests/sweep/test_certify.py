@@ -135,7 +135,7 @@ def test_a_dial_is_certified_up_to_the_last_coefficient_that_passes_a_t_test(mad
     assert reading.groups == len(GROUPS)
     assert any(0 < dial.passed < len(dial.scales) for dial in reading.dials)
     for dial in reading.dials:
-        point = next(e for e in load_records(sweep.folder).evaluations if e.key == dial.source)
+        point = dial_source(load_records(sweep.folder), dial)
         with scalable(sweep.task.base, adapter_folder(sweep.folder, point)) as at:
             for place, one in enumerate(dial.walked):
                 with at(one.scale) as model:
@@ -147,6 +147,45 @@ def test_a_dial_is_certified_up_to_the_last_coefficient_that_passes_a_t_test(mad
                 assert margin.kept == pytest.approx(0.9 + d.mean() / before.mean())
                 low = expected.confidence_interval(1 - 0.1 / len(reading.dials)).low
                 assert margin.low == pytest.approx(0.9 + low / before.mean(), rel=1e-4)
+
+
+def test_of_several_targets_each_has_a_dial_that_is_tested_against_its_own_limit(made: Callable[..., Sweep]) -> None:
+    sweep = made(control={"tau": [0.6, 0.9], "mixing": True})
+    reading = sweep.certify()
+    results = load_records(sweep.folder)
+    assert [dial.target for dial in reading.dials] == [0.9, 0.6]
+    assert reading.level == pytest.approx(0.1 / 2), "the confidence is shared"
+    assert reading.limits == ("retain.prob ≥ 90% of baseline", "retain.prob ≥ 60% of baseline")
+    before, base = sweep.kept(sweep.task.base), results.baseline.metrics
+    for dial in reading.dials:
+        assert dial.target is not None
+        within = [e for e in front_of(results) if e.metrics["retain.prob"] >= dial.target * base["retain.prob"]]
+        assert dial.source == min(within, key=lambda e: e.metrics["forget.prob"]).key
+        with scalable(sweep.task.base, adapter_folder(sweep.folder, dial_source(results, dial))) as at:
+            for place, one in enumerate(dial.walked):
+                with at(one.scale) as model:
+                    d = sweep.kept(model) - dial.target * before
+                assert one.p_value == pytest.approx(
+                    stats.ttest_1samp(d, 0, alternative="greater").pvalue, rel=1e-4, abs=1e-12
+                )
+                assert (one.p_value <= 0.05) is (place < dial.passed)
+        if dial.certified is not None:
+            assert set(dial.certified.violation) == {"retain.prob"}
+            kept = dial.certified.metrics["retain.prob"] / base["retain.prob"]
+            assert dial.certified.feasible is (kept >= dial.target)
+    strict, loose = (dial.certified for dial in reading.dials)
+    assert strict is not None
+    assert loose is not None
+    assert strict.mixing < loose.mixing
+    said = " ".join(summarise(sweep.folder).certified)
+    assert "keeps at least 60% of retain.prob" in said
+    assert "keeps at least 90% of retain.prob" in said
+    sweep.at_end()
+    assert sweep.measurer.read == 1, "each target has been read for"
+
+
+def dial_source(results: Any, dial: Dial) -> Evaluation:
+    return next(e for e in results.evaluations if e.key == dial.source)
 
 
 @pytest.mark.parametrize(("update", "lr"), [("lora", 2e-2), ("full", 2e-3)])
@@ -238,7 +277,7 @@ def test_a_resumed_sweep_reads_again_only_for_points_that_it_has_not_read(made: 
     sweep.at_end()
     assert sweep.measurer.read == 1
     results = load_records(sweep.folder)
-    best = chosen(results, Certify())[0]
+    best, _ = chosen(results, Certify())[0]
     new = replace(best, trial_id="0001", metrics=best.metrics | {"forget.prob": best.metrics["forget.prob"] / 2})
     Journal(sweep.folder / "evaluations.jsonl").append(new)
     shutil.copytree(adapter_folder(sweep.folder, best), adapter_folder(sweep.folder, new))
