@@ -51,6 +51,10 @@ ResultsOf = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the code that the results folder carries, from now on without asking.")
 ]
+Samples = Annotated[
+    int | None,
+    typer.Option(min=0, help="Maximum number of recorded rows of each set to show; 0 for none, default: all."),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document, errors included, and nothing else (docs/scripting.md).")
 ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rayul.cli.app import AsJson, Document, ResultsOf, Trust, app
+from rayul.cli.app import AsJson, Document, ResultsOf, Samples, Trust, app
 from rayul.cli.output import ProgressBar, writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
@@ -23,9 +24,12 @@ def report(
     figures: Annotated[
         str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
     ] = None,
-    samples: Annotated[
+    samples: Samples = None,
+    refresh: Annotated[
         int | None,
-        typer.Option(min=0, help="Maximum number of recorded rows of each set to show; 0 for none, default: all."),
+        typer.Option(
+            min=1, metavar="SECONDS", help="Write them again so often, until the sweep ends: for a shared disk."
+        ),
     ] = None,
     json_: AsJson = False,
 ) -> Document:
@@ -34,6 +38,10 @@ def report(
     from rayul.report import front_lines, summarise
 
     formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
+    if refresh is not None:
+        if json_:
+            raise InputError("--refresh writes again and again, --json prints one document", "leave one of them out")
+        _refresh(folder, samples, refresh)
     with local(folder, write=True) as place:
         summary = summarise(place, formats, samples)
         if json_:
@@ -46,6 +54,24 @@ def report(
     if formats:
         show(summary.folder / "figures")
     return None
+
+
+def _refresh(folder: str, samples: int | None, seconds: int) -> None:
+    """Write the report every so many seconds while a sweep writes to the folder; a browser that has it open loads it
+    again. The caller writes the last page, which asks no browser to come back."""
+    from rayul.records import JOURNAL
+    from rayul.records.storage import is_url
+    from rayul.report import summarise
+    from rayul.sweep.lock import goes_on
+
+    if is_url(folder):
+        raise InputError("--refresh is for a folder", f"serve the report: rayul watch {shlex.quote(folder)}")
+    place = Path(folder)
+    alive = goes_on(place)
+    while alive():
+        if (place / JOURNAL).exists():
+            show(summarise(place, samples=samples, refresh=seconds).report)
+        time.sleep(seconds)
 
 
 @app.command()

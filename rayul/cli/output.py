@@ -19,6 +19,14 @@ def takes_files(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK)
 
 
+def is_driven(folder: str, place: Path) -> bool:
+    """Whether a sweep writes to the results now. place: where they are on this machine, `folder` itself or its copy."""
+    from rayul.records.storage import is_url, owned
+    from rayul.sweep.lock import is_held
+
+    return is_held(place) or (is_url(folder) and owned(folder))
+
+
 @contextmanager
 def writing(place: Path, way_out: str) -> Iterator[None]:
     try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, SpecFile, Trust, app
-from rayul.cli.output import ProgressBar
+from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, Samples, SpecFile, Trust, app
+from rayul.cli.output import ProgressBar, is_driven
 from rayul.cli.specs import check_code
 from rayul.console import PlainConsole, show
 
@@ -32,6 +35,9 @@ def sweep(
         int | None,
         typer.Option(min=0, help="Rows of each set to show before and after, in place of report.samples."),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the report while the sweep runs, as `rayul watch` does.")
+    ] = False,
     trust: Trust = False,
     set_: Overrides = None,
 ) -> None:
@@ -56,7 +62,11 @@ def sweep(
     again = _again(trials, results, name, [*(set_ or ()), *sampled])
     command = f"rayul sweep {shlex.quote(str(file))}"  # it is pasted into a shell
     try:
-        with ProgressBar(console) as bar, last_words(ENDED + f"{command} --resume-if-any{again}"):
+        with (
+            ProgressBar(console) as bar,
+            last_words(ENDED + f"{command} --resume-if-any{again}"),
+            _watched(folder) if watch else nullcontext(),
+        ):
             summary = run_sweep(
                 spec,
                 folder,
@@ -88,12 +98,11 @@ def status(folder: ResultsOf, json_: AsJson = False) -> Document:
     """Say what a sweep is doing, from another terminal: counts, front so far, what was pruned by what, time left."""
     from rayul.cli.documents import StatusDocument
     from rayul.records import JOURNAL
-    from rayul.records.storage import is_url, local, owned
+    from rayul.records.storage import local
     from rayul.report.status import read_status, status_lines
-    from rayul.sweep.lock import is_held
 
     with local(folder) as place:
-        held = is_held(place) or (is_url(folder) and owned(folder))
+        held = is_driven(folder, place)
         if held and not (place / JOURNAL).exists():
             if json_:
                 return StatusDocument.starting(place.absolute().name)
@@ -104,6 +113,44 @@ def status(folder: ResultsOf, json_: AsJson = False) -> Document:
         return StatusDocument.of(found)
     show("\n".join(status_lines(found)))
     return None
+
+
+@app.command("watch")
+def watch_(
+    folder: ResultsOf,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. On the loopback, an ssh tunnel reaches it, encrypted.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Default: 8765, or any that is free where it is taken.")
+    ] = None,
+    samples: Samples = None,
+) -> None:
+    """Serve the report of a sweep to a browser, made again as rows arrive, until Ctrl-C; also before the sweep begins
+    and after it has ended. Nothing is written to its folder."""
+    with _watched(folder, host, port, samples):
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            show("no longer served")
+
+
+@contextmanager
+def _watched(
+    folder: str, host: str = "127.0.0.1", port: int | None = None, samples: int | None = None
+) -> Iterator[None]:
+    """Serve the report while the block runs, and say where."""
+    from rayul.records.storage import is_url
+    from rayul.report.serve import is_loopback, serving
+    from rayul.report.watch import Watched
+
+    # Whoever asks a bucket pays for each time.
+    watched = Watched(folder, partial(is_driven, folder), every=30.0 if is_url(folder) else 5.0, samples=samples)
+    with serving(watched, host, port) as address:
+        show(f"{folder} is shown at {address}")
+        if not is_loopback(host):
+            show("what goes over the network is not encrypted: whoever can read it there has the token, and the rows")
+        yield
 
 
 @app.command()

@@ -50,6 +50,12 @@ class AuditSection:
     robustness: list[tuple[str, list[tuple[str, str]], int]]
 
 
+def read_section(results: SweepRecords) -> AuditSection | None:
+    """The section of a results folder, without writing anything; None where there is no audit."""
+    audit = read_audit(results)
+    return None if audit is None else section(audit, judge(audit))
+
+
 def write_audit(results: SweepRecords) -> AuditSection | None:
     """Write the audit's tables of a results folder and return its section; None where there is no audit."""
     audit = read_audit(results)

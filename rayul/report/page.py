@@ -37,10 +37,25 @@ MAX_TABLE_ROWS = 200
 
 
 def write_report(
-    results: SweepRecords, summary: Summary, audit: AuditSection | None = None, samples: int | None = None
+    results: SweepRecords,
+    summary: Summary,
+    audit: AuditSection | None = None,
+    samples: int | None = None,
+    refresh: int | None = None,
 ) -> None:
-    """Render and write report.html into the results folder. samples: maximum number of recorded rows to show, per set;
-    None for all."""
+    """Render and write report.html into the results folder; the arguments are those of `report_page`."""
+    write_text(results.folder / "report.html", report_page(results, summary, audit, samples, refresh))
+
+
+def report_page(
+    results: SweepRecords,
+    summary: Summary,
+    audit: AuditSection | None = None,
+    samples: int | None = None,
+    refresh: int | None = None,
+) -> str:
+    """The page as HTML. samples: maximum number of recorded rows to show, per set; None for all. refresh: seconds after
+    which a browser loads the page again; None for never."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -50,7 +65,8 @@ def write_report(
     data = payload(results, summary.front, summary.best, summary.history)
     trials, left_out = every_trial(results)
     data["listing"] = {"head": trials.head, "rows": trials.rows}
-    html = environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
+        refresh=refresh,
         summary=summary,
         results=results,
         headline=headline(results, summary),
@@ -87,7 +103,6 @@ def write_report(
         plotly=Markup(plotly_js()),
         data=embed(data),
     )
-    write_text(results.folder / "report.html", html)
 
 
 def plotly_js() -> str:

@@ -14,10 +14,12 @@ from rayul.report.summary import Summary, summary_of
 from rayul.report.tables import write_tables
 
 
-def summarise(folder: Path, figures: Sequence[str] = (), samples: int | None = None) -> Summary:
+def summarise(
+    folder: Path, figures: Sequence[str] = (), samples: int | None = None, refresh: int | None = None
+) -> Summary:
     """Read spec.yaml and evaluations.jsonl; write evaluations.parquet, trials.parquet, pareto.* and report.html, and
     figures/ in these formats (pdf, png, svg; needs matplotlib). samples: maximum number of recorded rows of each set
-    that the page shows, None for all.
+    that the page shows, None for all. refresh: seconds after which a browser loads the page again, None for never.
 
     Everything is made from the records alone, each file whole or not at all, so it may run beside a running sweep.
     Raises InputError for a folder that is no sweep's, RayulError when a file cannot be written.
@@ -28,7 +30,7 @@ def summarise(folder: Path, figures: Sequence[str] = (), samples: int | None = N
     summary = summary_of(results)
     try:
         write_tables(results, summary.front)
-        write_report(results, summary, write_audit(results), samples)
+        write_report(results, summary, write_audit(results), samples, refresh)
         if figures:
             write_figures(results, summary, figures)
     except OSError as error:

@@ -78,6 +78,22 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def goes_on(folder: Path) -> Callable[[], bool]:
+    """A question to ask again and again: whether a sweep writes to the folder, also from a machine that does not share
+    its locks. There it says yes for WATCHED seconds after the last renewal that it saw."""
+    mark, since = _read(folder), time.monotonic()
+
+    def ask() -> bool:
+        nonlocal mark, since
+        now = _read(folder)
+        if now != mark:
+            mark, since = now, time.monotonic()
+        elsewhere = mark is not None and mark["machine"] != socket.gethostname()
+        return is_held(folder) or (elsewhere and time.monotonic() - since < WATCHED)
+
+    return ask
+
+
 def _wait_for_dead_owner(folder: Path, say: Callable[[str], None]) -> None:
     """Return once a mark of another machine has not been renewed for WATCHED seconds; at once where there is none.
     Raises RayulError when it is renewed."""
