@@ -54,5 +54,5 @@ def recalibrates(results: SweepRecords, e: Evaluation) -> bool:
 def _named(results: SweepRecords, front: Sequence[Evaluation], point: str) -> Evaluation:
     trial, _, step = point.partition("-")
     if step and not step.isdigit():
-        raise InputError(f"{point!r} is no point", "write trial or trial-step, e.g. 0014-35")
+        raise InputError(f"{point!r} does not name a point", "write trial or trial-step, e.g. 0014-35")
     return named(results, front, trial, int(step) if step else None)

@@ -119,12 +119,12 @@ def _check(rows: Mapping[tuple[str, int, str], Audited], asked: Asked, folder: P
     for (subject, seed, attack), row in rows.items():
         before = rows.get((subject, seed, BEFORE))
         if attack != BEFORE and row.scored and (before is None or not before.scored):
-            raise RayulError(f"{folder / JOURNAL}: {subject}, seed {seed}: {attack} without what was before", REPAIR)
+            raise RayulError(f"{folder / JOURNAL}: {subject}, seed {seed}: {attack} without a measurement before it", REPAIR)
         for one in row.scored:
             for key, values in one.values.items():
                 known = len(asked.groups.get(key.partition(".")[0], ()))
                 if len(values) != (len(one.judged) or known) or max(one.judged, default=-1) >= known:
                     raise RayulError(
-                        f"{folder / ASKED}: groups of {known} rows for the {len(values)} of {key} in {JOURNAL}",
+                        f"{folder / ASKED}: groups of {known} rows, and {JOURNAL} has {len(values)} of {key}",
                         REPAIR,
                     )

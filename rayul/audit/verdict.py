@@ -106,7 +106,7 @@ def _kept(kept: Kept) -> str:
     limit, relative = kept.limit, kept.limit.relative
     shown = _percent(kept.unread) if relative else f"{kept.unread.value:.3g} ± {kept.unread.margin:.1g}"
     at = f"{limit.at:.0%}" if relative else f"{limit.at:.3g}"
-    word = {"yes": "", "unsure": ", not sure to hold", "no": ", broken"}[kept.holds]
+    word = {"yes": "", "unsure": ", not certain to hold", "no": ", broken"}[kept.holds]
     what = f"{'keeps' if limit.at_least else 'has'} {shown} of {kept.key}" if relative else f"has {kept.key} {shown}"
     return f"{what} (limit {at}{word})"
 
@@ -115,10 +115,10 @@ def _returns(audit: Audit, judged: Judged) -> str:
     if not judged.returns:
         return "; it was not attacked"
     if not judged.beyond:
-        return f"; none of {len(judged.returns)} attacks brings back more than a model gains that never knew"
+        return f"; none of {len(judged.returns)} attacks brings back more than from a model that never knew the rows"
     worst = max(judged.beyond, key=lambda r: r.gain.value)
     joint = "; but" if any(kept.holds != "yes" for kept in judged.kept) else ", but"
-    return f"{joint} {_percent(worst.returned)} of that returns by {worst.attack} ({worst.variant})"
+    return f"{joint} {worst.attack} ({worst.variant}) brings {_percent(worst.returned)} of that back"
 
 
 def _percent(interval: Interval) -> str:

@@ -73,9 +73,9 @@ class ErrorDocument(Printed):
 
 class ValidSpec(Printed):
     file: str
-    """As it was given."""
+    """The file, as it was given."""
     name: str
-    """Of the results folder."""
+    """Name of the results folder."""
     searched: list[str]
     """The searched hyper-parameters, such as "training.lr"."""
     trials: int
@@ -95,7 +95,7 @@ class ValidateDocument(Printed):
 
 
 class PlanDocument(Printed):
-    """What a sweep would cost. Upper bounds: every trial is taken to cost what the most expensive one does."""
+    """What a sweep would cost. Upper bounds: every trial is assumed to cost as much as the most expensive one."""
 
     format: Literal["rayul.plan/1"] = "rayul.plan/1"
     name: str
@@ -115,17 +115,17 @@ class PlanDocument(Printed):
     step_seconds: Value
     evaluation_seconds: Value
     trial_seconds: Value
-    """A trial that runs to its last step, its device to itself."""
+    """Of a trial that runs to its last step and has a device to itself."""
     sweep_seconds: Value
-    """All trials, side by side as there is room, without pruning."""
+    """Of all trials, as many at a time as fit, without pruning."""
     device_hours: Value
     device_unit: Literal["GPU", "core"]
     trials_at_a_time: int
     memory_bytes: int
-    """Peak of a trial, with its model."""
+    """Peak memory of a trial, its model included."""
     device_memory_bytes: int
     disk_bytes: int
-    """At most."""
+    """Upper bound of what the results will take."""
     disk_free_bytes: int
     share_saved_by_pruning: Value | None
     """Share of the steps that pruning saved in earlier sweeps of this space; null where there are none."""
@@ -214,9 +214,9 @@ class CheckPart(Printed):
 
 class TargetPart(Printed):
     share: Value
-    """Share of the baseline's utility that has to be kept."""
+    """Share of the baseline's utility to keep."""
     best: PointPart | None
-    """The point of the front that forgets most and keeps it."""
+    """The point of the front that forgets most among those that keep this share."""
 
 
 class CertifiedPart(Printed):
@@ -225,13 +225,13 @@ class CertifiedPart(Printed):
     point: PointPart
     """Its metrics are on the certify rows."""
     scale: Value
-    """Share of the front's point that is applied."""
+    """Share of the front point's update that is applied."""
     confidence: Value
-    """That all certified points of this reading keep the limits on new groups."""
+    """Confidence that all certified points of this reading keep the limits on new groups."""
     groups: int
     """Number of groups that it was tested on."""
     date: str
-    """Of the reading, ISO 8601."""
+    """Date of the reading, ISO 8601."""
 
 
 class SweepFound(Printed):
@@ -249,15 +249,15 @@ class SweepFound(Printed):
     oracle: Values | None
     """Metrics of the model trained without the forget rows, where there is one."""
     hypervolume: Value
-    """Of the front, in [0, 1]."""
+    """Hypervolume of the front, in [0, 1]."""
     front: list[PointPart]
     """The points within the limits that no other one beats, best in the first objective first."""
     best: PointPart | None
-    """The point of the front that forgot most; where no limit protects utility, the one of the largest volume alone."""
+    """The point of the front that forgot most; where no limit protects utility, the one that dominates most."""
     targets: list[TargetPart]
     """The best at each share of control.tau, where it is a list; else empty."""
     certified: list[CertifiedPart]
-    """What holds a certificate, what forgot most first."""
+    """The certified points, those that forgot most first."""
     checks: list[CheckPart]
     """The health checks, worst first."""
 
@@ -339,9 +339,9 @@ class StatusDocument(Printed):
     seconds_since_last: Value | None
     """Seconds since the last evaluation."""
     seconds_per_trial: Value | None
-    """Between the ends of the latest trials; null before the second."""
+    """Mean time between the ends of the latest trials; null before the second ends."""
     seconds_left: Value | None
-    """Of a running sweep, as far as it is known."""
+    """Estimate for a running sweep; null where there is none."""
     pruned_by: dict[str, int]
     """Number of pruned trials by the limit or rule that stopped them."""
     failed: dict[str, int]
@@ -410,11 +410,11 @@ class ComparedSweep(Printed):
 
 class ComparedLevel(Printed):
     forgotten: Value
-    """While forgetting at least this fraction ..."""
+    """The smallest fraction forgotten."""
     kept: dict[str, Value | None]
-    """... the best utility of each sweep, as a share of the baseline; null where its front does not get that far."""
+    """Best utility of each sweep at that, as a share of the baseline; null where its front does not get that far."""
     winner: str
-    """Label of the best."""
+    """Label of the sweep with the best utility."""
     clear: bool
     """Whether it is ahead of the second by more than one standard error of the difference."""
 

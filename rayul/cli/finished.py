@@ -89,10 +89,10 @@ def export(
         bool | None,
         typer.Option(
             "--merge/--no-merge",
-            help="Also write the merged model; by default of what is certified, where the base may be passed on.",
+            help="Also write the merged model; default: of certified points, if the base's licence allows it.",
         ),
     ] = None,
-    push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Then upload, as a private repository.")] = None,
+    push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Upload the export to a private Hub repository.")] = None,
     trust: Trust = False,
 ) -> None:
     """Write a point, certified or of the front: adapter or whole model, tokenizer and model card, scored again."""
@@ -142,7 +142,7 @@ def export(
             trust=trust,
         )
     if certified and merge is None and (out / "adapter_config.json").exists() and not (out / "merged").exists():
-        show("only the adapter: no licence of the base is known that lets it be passed on; --merge merges all the same")
+        show("wrote the adapter alone: the base has no known licence that allows passing it on; --merge merges anyway")
     show(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
         show(push(out, push_to_hub))
@@ -152,7 +152,7 @@ def export(
 def certify(
     folder: ResultsOf,
     again: Annotated[
-        bool, typer.Option("--again", help="Read certify rows again that have been read, at half of the last alpha.")
+        bool, typer.Option("--again", help="Read the certify rows once more, at half of the last alpha.")
     ] = False,
     budget: Annotated[
         int | None, typer.Option(min=1, help="Steps of fine-tuning in each attack; default: the spec's, or 20.")

@@ -31,7 +31,7 @@ def evaluate(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help="In place of --data: muse-news, muse-books, wmdp-bio, wmdp-cyber or rwku, by its own numbers.",
+            help="In place of --data, a benchmark: muse-news, muse-books, wmdp-bio, wmdp-cyber or rwku.",
             metavar="NAME",
         ),
     ] = None,
@@ -48,7 +48,7 @@ def evaluate(
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Of the model, e.g. model.system="Be brief."')
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Change a key of the model, e.g. model.system="Be brief."')
     ] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite or as a published benchmark does."""
@@ -58,7 +58,7 @@ def evaluate(
     if (data is None) == (benchmark is None):
         raise InputError("which rows?", "give one of --data ROWS and --benchmark NAME")
     if output is not None and (output.is_dir() or not (os.access(output, os.W_OK) or takes_files(output.parent))):
-        raise InputError(f"cannot write {output}: no file that can be written", _OTHER_OUTPUT)
+        raise InputError(f"cannot write {output}: not a file that can be written", _OTHER_OUTPUT)
     text = noted_text(Path(model)) if template is None else {"template": template}
     if benchmark is not None:
         own = {"path": model, "trust_remote_code": trust_remote_code} | text | ({"dtype": dtype} if dtype else {})
@@ -170,7 +170,7 @@ def write_testbed_folder(
     lr: Annotated[float | None, typer.Option(min=0.0, help="With --base: the learning rate.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help='Of the base, e.g. model.system="Be brief." (with --base)'),
+        typer.Option("--set", metavar="KEY=VALUE", help='Change a key of the base, e.g. model.system="Be brief." (with --base)'),
     ] = None,
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
@@ -181,7 +181,7 @@ def write_testbed_folder(
     from rayul.testbed import write_testbed, write_testbed_from_data
 
     if method != "full" or lr is not None or set_:
-        raise InputError("--method, --lr and --set are about a pretrained model", "name one with --base")
+        raise InputError("--method, --lr and --set need a pretrained model", "name one with --base")
     with ProgressBar(console) as bar, writing(folder, "name another folder"):
         if data:
             write_testbed_from_data(

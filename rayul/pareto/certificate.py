@@ -56,7 +56,7 @@ def margins(limit: Limit, means: Floats, baseline: Floats, groups: Sequence[str]
             names = ", ".join(str(groups[i]) for i in broken[:3])
             raise InputError(
                 f"{limit.metric} {where} is not a number for {names}" + (", ..." if broken.size > 3 else ""),
-                "certify needs the metric of every certify group: leave these rows out, or limit another metric",
+                "leave these rows out, or limit another metric: a certificate needs a number for every certify group",
             )
     bound = limit.at * baseline if limit.relative else np.full_like(baseline, limit.at)
     return np.asarray(means - bound if limit.at_least else bound - means, dtype=np.float64)

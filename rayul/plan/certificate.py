@@ -94,12 +94,12 @@ def certificate_lines(
         aim, enough = needed_share(share, kept.groups, alpha, spread), needed_groups(halfway, share, alpha, spread)
         yield (
             f"{plural(kept.groups, 'group')}: aim for {_percent(aim)} of {limit.metric} to certify {_percent(share)}; "
-            f"{enough:,} groups would do for a point that keeps {_percent(halfway)}"
+            f"{enough:,} groups are enough for a point that keeps {_percent(halfway)}"
         )
         yield (
             f"(to pass with {POWER:.0%} power, {plural(spec.certified_points, 'point')} sharing {asked.confidence:.0%} "
-            f"confidence; groups spread by {spread.sd:.2g} at {_percent(spread.at)}, "
-            f"{'as seen in earlier sweeps' if measured else 'a prior until rows are seen'})"
+            f"confidence; groups have a standard deviation of {spread.sd:.2g} at {_percent(spread.at)}, "
+            f"{'as seen in earlier sweeps' if measured else 'a guess until rows are measured'})"
         )
     if kept.rows and not kept.grouped:
         yield "no row names a group (data.columns.group): this assumes that rows are independent"

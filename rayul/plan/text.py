@@ -39,7 +39,7 @@ def _spec(plan: Plan) -> Iterator[str]:
 def _space(plan: Plan) -> Iterator[str]:
     searched = len(plan.spec.space)
     if not searched:
-        yield "  nothing is searched: every trial differs in its seed alone"
+        yield "  nothing is searched: trials differ only in their seeds"
     elif plan.continuous:
         number = f"{plural(plan.combinations, 'combination')} of the other values"
         yield from _item(
@@ -63,7 +63,7 @@ def _rows(plan: Plan) -> Iterator[str]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
     if plan.boundary:
-        yield "  Tokens of a row: prompt | answer, which alone is scored | what closes it"
+        yield "  Tokens of a row: prompt | answer, the only part that is scored | closing tokens"
         wrapped = textwrap.wrap(plan.boundary, _WIDTH - 4, break_long_words=False)
         yield textwrap.indent("\n".join(wrapped), "    ")
 
@@ -104,7 +104,7 @@ def _cost(plan: Plan) -> Iterator[str]:
     yield from _item("evaluation", f"{_seconds(cost.evaluation)} ({scored}){_extrapolated(*rows)}")
     yield from _item("baseline", _baseline(plan))
     often = f"{plan.measurements} evaluations" + (" with calibration" if plan.spec.control.mixing else "")
-    yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, its device to itself")
+    yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, with a device to itself")
     yield from _item(
         "memory",
         f"{_bytes(cost.memory)} a trial with its model; {plan.fit_on_a_device} fit into {_bytes(cost.device_memory)}",
@@ -146,7 +146,7 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"up to {_bytes(plan.disk)} ({'an adapter' if plan.spec.update_kind.adapter else 'a saved model'} has "
         f"{_bytes(cost.saved)}); {_bytes(plan.disk_free)} are free",
     )
-    yield "  Upper bounds: every trial is taken to cost what the most expensive one does."
+    yield "  Upper bounds: every trial is assumed to cost as much as the most expensive one."
 
 
 def _extrapolated(timed: int, of: int) -> str:

@@ -197,7 +197,7 @@ def read_certificates(folder: Path) -> Certificates:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RayulError(
             f"{path} is not as rayul writes it: {why(error)}",
-            "restore it: it says which confidence has been spent on the certify rows, which nothing else knows; or "
+            "restore it: nothing else records how much confidence has been spent on the certify rows; or "
             "`rayul repair` sets it aside, and then these rows are not read again",
         ) from error
 

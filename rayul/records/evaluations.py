@@ -139,11 +139,11 @@ def evaluation_from(row: Mapping[str, Any]) -> Evaluation:
     e = _EVALUATION.validate_python(row)
     for key, value in e.metrics.items():
         if math.isinf(value) and _is_bounded(key):
-            raise ValueError(f"metrics.{key} is {value}, and lies in [0, 1]")
+            raise ValueError(f"metrics.{key} is {value}, outside [0, 1]")
     for key, sums in e.group_sums.items():
         rows = e.group_rows.get(key.partition(".")[0], ())
         if len(sums) != len(rows) or 0 in rows:
-            raise ValueError(f"group_sums.{key} is of {len(sums)} groups, and their rows are {list(rows)[:5]}")
+            raise ValueError(f"group_sums.{key} has {len(sums)} groups, and their numbers of rows are {list(rows)[:5]}")
     return e
 
 

@@ -151,7 +151,7 @@ def load_records(folder: Path | str) -> SweepRecords:
     evaluations, ended = read_journal(folder / JOURNAL)
     if lost := [trial_id(number) for number in study.ended if trial_id(number) not in ended]:
         raise RayulError(
-            f"{folder / JOURNAL}: no ending of trial {lost[0]}, which has ended by {STUDY}: one of the two was changed",
+            f"{folder / JOURNAL}: no ending of trial {lost[0]}, which has ended according to {STUDY}",
             REPAIR,
         )
     _check_names(evaluations, folder / JOURNAL)
@@ -197,8 +197,8 @@ def _check_names(evaluations: Sequence[Evaluation], path: Path) -> None:
         names.update(e.params, e.metrics, e.stderr, e.violation, e.rows, e.groups, e.group_sums, e.group_rows)
         if len(names) > NAMES:
             raise RayulError(
-                f"{path}: its evaluations have more than {NAMES} settings and metrics by name: no sweep has",
-                "it was written by something else; use the folder as rayul wrote it",
+                f"{path}: its evaluations have more than {NAMES} settings and metrics: no sweep has so many",
+                "use the folder as rayul wrote it: something else has changed this file",
             )
 
 

@@ -55,7 +55,7 @@ def check_inside(folder: Path) -> None:
         ) from error
     for path, status in entries:
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a plain file"
             raise RayulError(
                 f"{path} is {kind}", "a results folder holds its files itself: copy the file, or remove it"
             )

@@ -125,7 +125,7 @@ def checked_lines(path: Path, read: Callable[[bytes], R], keys: Callable[[R], It
         if record is not None:
             known = [first.setdefault(key, at) for key in keys(record)]
             if min(known) < at:
-                fault = f"a second record of what line {min(known)} holds"
+                fault = f"a second record of the same as line {min(known)}"
             elif number is None and sealing:
                 record, fault = None, "it has no checksum, though lines before it have one"
             elif number not in (None, at):

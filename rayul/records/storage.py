@@ -228,7 +228,7 @@ class Storage:
         if owner is not None and owner["machine"] != socket.gethostname():
             raise RayulError(
                 f"another sweep is writing to {self.url}: {owner['machine']}, {owner['silent']:.0f} s ago",
-                f"wait for it; if it is dead, in {SILENT:.0f} s its mark has no more weight",
+                f"wait for it; if it is dead, in {SILENT:.0f} s its mark no longer counts",
             )
         with self._reaching(RayulError):
             self._write(OWNER, [me])

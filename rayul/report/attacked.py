@@ -78,7 +78,7 @@ def attacked_lines(results: SweepRecords) -> list[str]:
     if any((certified_folder(results.folder, one.e) / "adapter_config.json").exists() for one in held):
         lines.append(
             "It is an adapter: whoever loads the base without it has everything back. Weights that it is merged into "
-            "(`rayul export --certified --merge`) cannot be undone so."
+            "(`rayul export --certified --merge`) cannot be undone this way."
         )
     return lines
 
@@ -96,7 +96,7 @@ def told_of(results: SweepRecords, model: str) -> list[str]:
         )
         if others:
             told = "; ".join(f"{name_of(one.row)} {percent(one.returned)}" for one in others)
-            lines.append(f"The worst of each other attack brings back: {told}.")
+            lines.append(f"The worst variant of each other attack brings back: {told}.")
     lines += [
         f"Interpolated with the weights before unlearning, half of it is back at {one.half}% of the way."
         for one in way

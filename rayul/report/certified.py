@@ -91,7 +91,7 @@ def sentence(one: Certified) -> str:
 
 def assumption(one: Certified) -> str:
     """What the certificate assumes, and how far it goes without that."""
-    said = "The t test behind it takes means of groups to be near enough to normal"
+    said = "The t test behind it assumes that group means are close to normal"
     if one.dial.passed_free:
         scale = one.dial.scales[one.dial.passed_free - 1]
         return f"{said}; without that assumption, by an e-value, the limits are kept up to scale {scale:.2f}."
@@ -157,7 +157,7 @@ def searched(results: SweepRecords) -> list[str]:
     for h in held_out(results, best)[:1]:
         holds = "" if h.breaks is None else ", and does not hold" if h.breaks else ", and holds so far"
         lines.append(
-            f"The search's own best read {found} at {percent(h.select)} of {h.metric}{holds}: "
+            f"The search's own best point shows {found} at {percent(h.select)} of {h.metric}{holds}: "
             f"{percent(h.report)} on unread rows."
         )
     return lines

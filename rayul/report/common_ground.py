@@ -28,7 +28,7 @@ def common_objectives(sweeps: Sequence[SweepRecords], labels: Sequence[str], not
     every = dict.fromkeys(metric for sweep in sweeps for metric in sweep.objectives)
     if not common:
         listed = each(labels, (", ".join(f"{d} {m}" for m, d in sweep.objectives.items()) for sweep in sweeps))
-        raise InputError(f"the sweeps have no objective in common: {listed}", "compare sweeps that search for the same")
+        raise InputError(f"the sweeps have no objective in common: {listed}", "compare sweeps that share an objective")
     if len(every) > len(common):
         left = ", ".join(metric for metric in every if metric not in common)
         notes.append(f"Not every sweep has the same objectives: compared by {', '.join(common)}, not by {left}.")

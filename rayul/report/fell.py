@@ -118,7 +118,7 @@ def fell_lines(found: Fell | None) -> list[str]:
     ]
     if found.parts:
         told = "; ".join(f"{value} ({zone})" for zone, value in found.typical.items())
-        lines.append(f"{found.parts} parts them most ({found.share:.0%} of the ranks): typically {told}.")
+        lines.append(f"{found.parts} separates them most ({found.share:.0%} of the ranks): typically {told}.")
     if n[BOTH] > found.total / 2:
         lines.append("Most trials over-forget: search lower learning rates, fewer steps or more retain weight.")
     elif n[NEITHER] > found.total / 2:

@@ -83,7 +83,7 @@ def loss_terms(results: SweepRecords) -> Iterator[Check]:
         yield Check(
             title,
             "warning",
-            f"No: {'; '.join(idle)}. Such a term pulls at nothing: look at its weight, its rows and the controls.",
+            f"No: {'; '.join(idle)}. Such a term has no effect: check its weight, its rows and the controls.",
         )
     elif moving:
         yield Check(title, "good", f"Yes: {', '.join(dict.fromkeys(moving))}, all move.")

@@ -98,7 +98,7 @@ def importance(name: str, values: Sequence[Any], outcome: Sequence[float]) -> Im
         return Importance(**unknown.__dict__ | {"why": f"always {values[0]}"})
     ranks = rankdata(np.asarray(outcome, dtype=np.float64))
     if np.ptp(ranks) == 0:
-        return Importance(**unknown.__dict__ | {"why": "all trials came to the same"})
+        return Importance(**unknown.__dict__ | {"why": "all trials have the same value"})
     draw = np.random.default_rng(0)
     resampled = draw.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
     share = float(explained(groups, ranks[None], np.ones((1, n)))[0])

@@ -26,7 +26,7 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
     where = ["", *(line for sentence in fell_lines(summary.fell) for line in textwrap.wrap(sentence, WIDTH))]
     said = [line for sentence in [*summary.certified, *still] for line in textwrap.wrap(sentence, WIDTH)]
     if summary.certified:
-        table.insert(0, "The search's own front, as it read on the select rows:")
+        table.insert(0, "The search's own front, measured on the select rows:")
     return [*said, *([""] if said else []), *table, *(where if summary.fell else [])]
 
 

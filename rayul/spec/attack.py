@@ -18,9 +18,9 @@ class Rates(Section):
     """Learning rates of fine-tuning, by what is trained."""
 
     lora: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1e-4, 5e-4, 2e-3), strict=False)
-    """Of a new adapter."""
+    """Learning rates of a new adapter."""
     full: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(2e-5, 1e-4, 5e-4), strict=False)
-    """Of all weights."""
+    """Learning rates of all weights."""
 
 
 class Attack(Section):
@@ -29,30 +29,30 @@ class Attack(Section):
     time, and recorded as a curve: what has come back after so many steps."""
 
     points: int = Field(default=1, ge=1)
-    """How many certified points are attacked, those that forgot most first."""
+    """Number of certified points to attack, those that forgot most first."""
     budget: int = Field(default=20, ge=1)
     """Steps of fine-tuning."""
     every: int = Field(default=5, ge=1)
-    """Steps between two looks at what has come back."""
+    """Steps between two measurements of what has come back."""
     rows: tuple[Literal["own", "related", "unrelated"], ...] = Field(
         default=("own", "related", "unrelated"), strict=False
     )
     """What the attacker trains on: a tenth of the forget rows (the others are judged), retain rows, general rows."""
     trains: tuple[Literal["lora", "full"], ...] = Field(default=("lora", "full"), strict=False)
-    """A new adapter of rank 16, or all weights."""
+    """What it trains: a new adapter of rank 16, or all weights."""
     optimizers: tuple[Literal["adamw", "muon"], ...] = Field(default=("adamw", "muon"), strict=False)
-    """Each by itself."""
+    """Optimisers of the fine-tuning."""
     schedules: tuple[Literal["constant", "linear", "cosine"], ...] = Field(default=("linear", "cosine"), strict=False)
-    """What becomes of the learning rate up to the last step."""
+    """Schedules of the learning rate up to the last step."""
     lr: Rates = Rates()
     """Learning rates by what is trained (below)."""
     attacks: tuple[AttackName, ...] = Field(default=UNTRAINED, strict=False)
-    """Without fine-tuning. Besides these, the weights are always interpolated back to those before unlearning."""
+    """Attacks without fine-tuning. Besides these, the weights are always interpolated back to those before unlearning."""
 
     @model_validator(mode="after")
     def _relearn_is_rows(self) -> Attack:
         if "relearn" in self.attacks:
-            raise refuse("attacks: relearn is what rows, trains, optimizers and lr are about", "leave it out here")
+            raise refuse("attacks: relearn is the attack that rows, trains, optimizers and lr describe", "leave it out here")
         return self
 
 

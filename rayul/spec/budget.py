@@ -43,10 +43,9 @@ class Stagnation(Section):
     """The front no longer pays for its search. A plain number in the YAML is its `trials`."""
 
     trials: int = Field(ge=1, examples=[20])
-    """So many trials in a row ..."""
+    """Number of latest trials that have to raise the hypervolume together."""
     growth: float = Field(default=0.01, ge=0)
-    """... that together raised the hypervolume by no more than this fraction of it. While nothing is feasible there is
-    nothing to grow, and the search goes on."""
+    """The fraction by which they have to raise it, else the search stops. While nothing is feasible, it goes on."""
 
 
 def _short(value: Any) -> Any:

@@ -20,9 +20,9 @@ class Certify(Section):
     """Maximum number of points, spread over the front. They share the confidence: with more, each has to clear more.
     With a list of control.tau it is the best point at each share instead."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
-    """That every certified point keeps the limits on new groups, all points together."""
+    """Confidence that all certified points together keep the limits on new groups."""
     attack: AnyAttack = Attack()
-    """What `rayul certify` tries on certified weights afterwards; false for nothing."""
+    """The attacks of `rayul certify` on certified weights; false for none."""
 
 
 AnyCertify = Annotated[Certify | None, BeforeValidator(switched, json_schema_input_type=Certify | bool | None)]

@@ -107,9 +107,9 @@ class Model(Section):
     system: str | None = None
     """The system message of a chat template."""
     chat_template_args: Annotated[dict[str, Any], AfterValidator(_check_chat_args)] = Field(default={})
-    """What else a chat template reads, such as {enable_thinking: false}."""
+    """Other variables of the chat template, such as {enable_thinking: false}."""
     date: Annotated[str, AfterValidator(_check_day)] | None = None
-    """The day that a chat template is told where it asks for the date, such as 2026-07-31; null for the day on which
+    """The date that a chat template gets where it asks for one, such as 2026-07-31; null for the day on which
     the sweep begins, also when it is resumed, exported or audited later."""
     trust_remote_code: bool = False
     quantize: Literal["4bit"] | None = None
@@ -203,14 +203,14 @@ class Training(Searchable):
     optimizer: Literal["adamw", "sign", "muon"] = "adamw"
     """AdamW; the sign of the gradient alone (signSGD); or Muon, which makes a step of each matrix orthogonal."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """What becomes of the learning rate after the warm-up: it stays, or falls to 0 at the end."""
+    """Schedule of the learning rate after the warm-up: constant, or falling to 0 at the end."""
     layered: int | None = Field(default=None, ge=2)
-    """Folds of the forget rows: stage i of so many forgets the first i and retains the others; null for one stage. The
+    """Number of folds of the forget rows: stage i forgets the first i and retains the others; null for one stage. The
     rows of a group are in one fold."""
     augment: Literal["paraphrase"] | None = None
     """paraphrase: a forget or retain row that has a paraphrased_question is taken with it every other time."""
     batch_size: int = Field(default=8, ge=1)
-    """Forget rows a step; methods that read retain rows take as many of those."""
+    """Forget rows per step; methods that read retain rows take as many of them."""
     steps: int = Field(default=60, ge=1)
     evaluate_every: Annotated[
         int | Literal["geometric"], PlainValidator(_check_cadence), named(["geometric"], _COUNT)
@@ -220,7 +220,7 @@ class Training(Searchable):
     warmup_steps: int = Field(default=0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Rows a forward, where a batch does not fit into memory; null for the whole batch."""
+    """Rows per forward pass, where a batch does not fit into memory; null for the whole batch."""
     gradient_checkpointing: bool = False
     """Compute each layer's activations again in the backward pass instead of keeping them: a third more time for a
     fraction of the memory."""
@@ -237,7 +237,7 @@ class Control(Searchable):
 
     criteria: tuple[Criterion, ...] = Field(default=(), strict=False)
     tau: Tau | None = None
-    """Share of the baseline that each utility objective has to keep: a criterion in short, and the target of mixing. A
+    """Share of the baseline that each utility objective has to keep: short for a criterion, and the target of mixing. A
     list, such as [0.5, 0.7, 0.9, 0.95], asks for the whole trade-off: trials are judged by the smallest, calibrated to
     each, and the report has the best at each."""
     loss_cap: float | None = Field(default=None, gt=0)
@@ -290,14 +290,14 @@ class Search(Section):
     trials: int = Field(default=64, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     startup_trials: int = Field(default=10, ge=0)
-    """Random trials before the sampler models anything."""
+    """Number of random trials before the sampler models anything."""
     time_limit: Duration | None = None
-    """Seconds, or 30m, 2h, 1h30m, of all runs together: then the sweep ends as on Ctrl-C, with all its rows, and a
+    """Limit of all runs together, in seconds or as 30m, 2h, 1h30m: then the sweep ends as on Ctrl-C, with all its rows, and a
     resume with more time finishes the trials that were running."""
     trial_time_limit: Duration | None = None
-    """Of one trial: one that takes longer hangs, or is not worth it; it fails and is not started again."""
+    """Limit of one trial: a trial that takes longer fails and is not started again."""
     max_device_hours: float | None = Field(default=None, gt=0)
-    """What all trials together may take, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
+    """Limit of all trials together, each by its share of a GPU (without a GPU, in core-hours); ends likewise."""
     stagnation: AnyStagnation | None = None
     """Stop starting trials after this many in a row did not improve the front; running trials finish."""
     warm_start: Annotated[
@@ -308,7 +308,7 @@ class Search(Section):
     tell: Literal["auto", "last", "best", "most_forgotten", "last_feasible"] = "auto"
     """Which evaluation represents a trial to the sampler: its last, wherever that is; or of its solutions
     the one that alone dominates the largest volume, the one that forgets most, or the last. auto: the best with
-    control.mixing or a limit on what is no objective, else the last. What each is worth: results/search."""
+    control.mixing or a limit on a metric that is no objective, else the last. results/search compares them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -343,20 +343,20 @@ class Resources(Section):
     gpu: float = Field(default=1.0, ge=0)
     """GPUs per device; 0 uses CPU cores."""
     cpu: float = Field(default=1.0, gt=0)
-    """Cores of a device."""
+    """CPU cores per device."""
     trials_per_gpu: Annotated[
         int | Literal["auto"], BeforeValidator(_check_trials_per_gpu), named(["auto"], _COUNT)
     ] = 1
-    """Trials that share a device, or auto: as many as make it fastest, measured at the start."""
+    """Number of trials that share a device; auto measures at the start how many are fastest."""
     packs: bool = True
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
     each has a process of its own, which only GPUs share."""
     compile: bool = False
-    """Whether what a pack computes is compiled first (`torch.compile`). A trial is faster then; a machine that has not
+    """Whether the pack's computation is compiled first (`torch.compile`). A trial is faster then; a machine that has not
     seen these shapes before compiles for a minute or more, on a CPU with its C++ compiler. Not for LoRA dropout or
     methods that read hidden states (rmu, cb); trials alone are never compiled."""
     checkpoint_every: Duration = 60.0
     """Seconds of training that a trial in a pack may lose with its device."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Trials at a time; null for as many as there is room for when the sweep begins. On a cluster that grows, what it
+    """Number of trials at a time; null for as many as fit when the sweep begins. On a cluster that grows, what it
     may grow to: trials without room wait, and an autoscaler adds the nodes that they ask for."""

@@ -38,8 +38,8 @@ class Criterion(Searchable):
     at_least: Side | None = None
     at_most: Side | None = None
     patience: int = Field(default=2, ge=1)
-    """Stop a trial after this many evaluations in a row that violate the criterion. 1 saves the evaluation between, but
-    a method with a retain loss may come back: see results/search."""
+    """Stop a trial after this many evaluations in a row that violate the criterion. 1 saves an evaluation, but
+    a method with a retain loss may recover: see results/search."""
     grace: int = Field(default=0, ge=0)
     """Steps at the beginning of a trial in which violations do not count."""
 

@@ -83,7 +83,7 @@ def read_source(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise refuse(f"{show(path)} cannot be read as UTF-8 text: {error}") from None
     if len(source) > _MAX_CHARACTERS:
-        raise refuse(f"{show(path)} is longer than {_MAX_CHARACTERS} characters", "put what is large into a package")
+        raise refuse(f"{show(path)} is longer than {_MAX_CHARACTERS} characters", "put large code into a package")
     return source
 
 
@@ -121,7 +121,7 @@ def custom_method(name: str, source: str) -> Method:
     parameters = dict(_parameters(node.args, place, ("name", CODE, *SETTINGS, "gru")))
     needs = _needs(tree, node, place)
     if "hidden" in needs and "layer" not in parameters:
-        raise refuse(f"{place} needs hidden states but says not of which layer", "add `layer: int | None = None`")
+        raise refuse(f"{place} needs hidden states but does not say of which layer", "add `layer: int | None = None`")
     return Method(_summary(node, name), parameters | SETTINGS, frozenset(needs))
 
 
@@ -221,7 +221,7 @@ def _parameters(arguments: ast.arguments, place: str, reserved: tuple[str, ...])
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         name = argument.arg
         if name in reserved:
-            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(reserved)} have a meaning beside it")
+            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(reserved)} have a meaning there already")
         if default is None:
             raise refuse(f"{place}: {name} has no default", f"for example {name}: float = 1.0")
         try:

@@ -94,7 +94,7 @@ class Split(Section):
     """retain_report: what the final report and the audit measure, and no decision uses."""
 
     reserve: float = Field(default=0.0, ge=0, lt=1)
-    """Read by nothing now: for the certificates of later requests (`rayul init --after`)."""
+    """Kept unread, for the certificates of later requests (`rayul init --after`)."""
 
     @model_validator(mode="after")
     def _check_sum(self) -> Split:
@@ -121,7 +121,7 @@ class SourceData(Section):
     general: Rows | None = None
     holdout: Rows | None = None
     columns: Columns = Field(default_factory=dict)
-    """The files' own name of a column, by ours, where a source says nothing else; what is not listed has our name. A
+    """The files' names of rayul's columns, where a source gives no others; a column that is not listed has rayul's name. A
     row with a text in place of question and answer is a verbatim passage: its first half is the prompt, its second half
     what the model must not continue."""
 

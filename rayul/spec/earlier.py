@@ -11,13 +11,13 @@ class Earlier(Section):
     """One certified request to forget; `rayul init --after` writes them."""
 
     name: str = Field(examples=["first"])
-    """Of its sweep."""
+    """Name of its sweep."""
     date: str = Field(examples=["2026-11-28T12:00:00+00:00"])
-    """On which its certify rows were read."""
+    """Date on which its certify rows were read."""
     rows: int = Field(ge=1, examples=[5])
-    """That were forgotten."""
+    """Number of rows that were forgotten."""
     sha256: str = Field(examples=["0" * 64])
-    """Of these rows, as in the `run.json` of its sweep."""
+    """Hash of these rows, as in the `run.json` of its sweep."""
     certificate: str = Field(examples=["certified: keeps at least 90% of retain.es on new groups"])
     """What was certified, in a sentence."""
 

@@ -31,7 +31,7 @@ def _rule(summary: str, passes: int, retain: bool = False, **parameters: Paramet
 GRADIENTS: dict[str, Gradient] = {
     "plain": _rule("the gradient of the loss", 2),
     "gru": _rule(
-        "what works against the retain gradient is taken out of the gradient of the loss",
+        "the gradient of the loss, without the part that works against the retain gradient",
         3,
         retain=True,
         gru_gamma=Parameter(float, 0.8, 1e-4, 1, "weight of the newest gradient in the averaged retain gradient"),
@@ -42,7 +42,7 @@ GRADIENTS: dict[str, Gradient] = {
         sam_rho=Parameter(float, 0.05, POSITIVE, summary="how far away that is, as a norm of all trained weights"),
     ),
     "mask": _rule(
-        "of the forget gradient only the entries whose sign is that of the averaged retain gradient",
+        "only those entries of the forget gradient whose sign the averaged retain gradient shares",
         3,
         retain=True,
         mask_gamma=Parameter(float, 0.1, 1e-4, 1, "weight of the newest gradient in the averaged retain gradient"),

@@ -19,9 +19,9 @@ class HarnessTask(Section):
     include_path: str | None = None
     """A folder with tasks of one's own, which every node has."""
     num_fewshot: int | None = Field(default=None, ge=0)
-    """Examples before each question; null for what the task says."""
+    """Examples before each question; null for the task's own number."""
     limit: int | None = Field(default=None, ge=1)
-    """Only so many examples of a task, its first ones; null for all."""
+    """Maximum number of examples of a task, the first ones; null for all."""
 
     @field_validator("task")
     @classmethod

@@ -86,13 +86,13 @@ class ProbeRows(Section):
     template: Annotated[str, AfterValidator(check_template)] | None = None
     """In place of `model.template`."""
     question: Annotated[str, AfterValidator(_check_question)] = "{question}"
-    """What stands in the place of the question: a text with {question} in it, such as an instruction."""
+    """A text that replaces the question and has {question} in it, such as an instruction."""
     opening: Annotated[str, AfterValidator(unescaped)] = ""
     """First words of the answer, which the model is given, such as "Answer: " in a chat."""
     examples: Annotated[
         dict[Side, Source], BeforeValidator(lambda v: v, json_schema_input_type=Source | str | dict[Side, Source | str])
     ] = Field(default_factory=dict)
-    """Rows that stand, with their answers and a blank line after each, before every question."""
+    """Example rows before every question, each with its answer and a blank line after it."""
     max_new_tokens: int = Field(default=MAX_NEW_TOKENS, ge=1)
     stop: tuple[Annotated[str, AfterValidator(_check_stop)], ...] = Field(default=(), strict=False)
     """A generated answer ends before the first of these texts."""

@@ -11,7 +11,7 @@ class Reporting(Section):
     """What is recorded for the report at the end of a sweep, beside numbers."""
 
     samples: int | None = Field(default=None, ge=0)
-    """Rows of each set whose answers before and after unlearning are recorded and shown. They are content: null shows
+    """Number of rows of each set whose answers before and after unlearning are recorded and shown. They are content: null shows
     five on the testbed, which is fiction, and none of anybody's own rows."""
 
     def sampling(self, fiction: bool) -> Reporting:

@@ -86,7 +86,7 @@ _COLUMNS = form(
     type="object", propertyNames={"enum": [*COLUMNS, GROUP_ALIAS]}, additionalProperties={"type": ["string", "null"]}
 )
 Columns = Annotated[dict[Column, str | None], BeforeValidator(_columns), _COLUMNS]
-"""The file's own name of a column, by ours; null for a column that is not to be read."""
+"""The file's name of a column, by rayul's; null for a column that is not to be read."""
 
 Cell = str | int | float | bool
 
@@ -118,9 +118,9 @@ class Source(Section):
     name: str | None = None
     """The data set's configuration on the Hub."""
     split: str = "train"
-    """Of a data set on the Hub, or of a folder whose shards are named by split (train-00000-of-00002.parquet)."""
+    """The split of a data set on the Hub, or of a folder whose shards are named by split (train-00000-of-00002.parquet)."""
     columns: Columns = Field(default_factory=dict)
-    """The file's own name of a column, by ours, in place of what `data.columns` says; null reads no such column."""
+    """The file's names of rayul's columns, in place of those in `data.columns`; null reads no such column."""
     where: dict[str, Annotated[tuple[Cell, ...], PlainValidator(_cells), _CELLS]] = Field(
         default_factory=dict, examples=["{subject: biology}"]
     )
@@ -128,7 +128,7 @@ class Source(Section):
     unless: dict[str, Annotated[tuple[Cell, ...], PlainValidator(_cells), _CELLS]] = Field(default_factory=dict)
     """Leaves out the rows that hold one of these values in any of these columns."""
     shuffle: int | None = Field(default=None, ge=0)
-    """A seed: rows in a random order, the same each time. null keeps the file's."""
+    """Seed of a random order of the rows, the same each time; null keeps the file's order."""
     limit: int | None = Field(default=None, ge=1)
     """Maximum number of rows."""
     chunk: int | None = Field(default=None, ge=8)

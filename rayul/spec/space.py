@@ -157,7 +157,7 @@ def _parse_choice(options: object) -> Choice:
     if not isinstance(options, list):
         raise refuse(f"choice takes a list, got {show(options)}", "write {choice: [a, b]}")
     if not options:
-        raise refuse("a choice of nothing", "give at least one option")
+        raise refuse("a choice without options", "give at least one option")
     for index, option in enumerate(options):
         if not isinstance(option, Scalar):
             raise refuse(f"an option must be a number, text, true, false or null, got {show(option)}")

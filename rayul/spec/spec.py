@@ -85,7 +85,7 @@ class Spec(Section):
     certify: AnyCertify = Certify()
     """Which points get a certificate at the end of the sweep; false for none."""
     finalists: AnyFinalists | None = None
-    """At the end of the sweep; without it, `rayul audit` does the same later."""
+    """The audit at the end of the sweep; without it, `rayul audit` does the same later."""
     report: Reporting = Reporting()
     tracking: Tracking = Tracking()
     earlier: tuple[Earlier, ...] = Field(default=(), strict=False)
@@ -194,7 +194,7 @@ class Spec(Section):
                 value = getattr(self.training, name)
                 sizes = value.options if isinstance(value, Choice) else [getattr(value, "low", value)]
                 if 1 in sizes:
-                    text = "method.orth_weight is on pairs of a batch's rows, and a batch of 1 has none"
+                    text = "method.orth_weight compares pairs of rows in a batch, and a batch of 1 has none"
                     yield ("training", name), refuse(text, "set 2 or more, or method.orth_weight: 0")
 
     def _unperturbed(self) -> Iterator[tuple[Loc, PydanticCustomError]]:

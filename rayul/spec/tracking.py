@@ -34,10 +34,10 @@ class MLflow(Section):
     """An MLflow experiment, a run of it for each trial."""
 
     uri: Annotated[str, AfterValidator(_without_secret)] | None = None
-    """The tracking server or store, e.g. http://host:5000 or sqlite:///mlflow.db; null for MLFLOW_TRACKING_URI, or what
-    MLflow does without it."""
+    """The tracking server or store, e.g. http://host:5000 or sqlite:///mlflow.db; null for MLFLOW_TRACKING_URI, or
+    MLflow's own default."""
     experiment: str | None = None
-    """Its name; null for the sweep's."""
+    """Name of the experiment; null for the sweep's."""
 
 
 class WandB(Section):
@@ -46,7 +46,7 @@ class WandB(Section):
 
     project: str = "rayul"
     group: str | None = None
-    """Of the runs; null for the sweep's name."""
+    """Group of the runs; null for the sweep's name."""
     entity: str | None = None
 
 

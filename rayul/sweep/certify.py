@@ -87,10 +87,9 @@ def certify_sweep(
         tried = attack or wanted.attack
         if latest is not None and not reads and not (tried and left_to_try(results, tried)):
             raise InputError(
-                f"the certify rows of {work} were read on {latest.date}, with what is in its report"
+                f"the certify rows of {work} were read on {latest.date}; its report has the result"
                 + (", and no attack is left to try" if tried and results.certificates.certified else ""),
-                "a second look finds more by chance: pay for it with --again, which spends half of the alpha of the "
-                "last time",
+                "a second look finds more by chance; read them again with --again, which spends half of the last alpha",
             )
         if reads and (why_not := cannot_certify(asked, sets, results)):
             raise InputError(f"{work}: {why_not[0]}", why_not[1])

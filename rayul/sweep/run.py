@@ -181,7 +181,7 @@ def _run(
         for line in filter(None, (allocation.line, packing.why)):
             say(f"{asked.name}: {line}")
         if not asked.search.traits.conditional and asked.conditional:
-            why = "it has no model for what only some methods have"
+            why = "it has no model for settings that only some methods have"
             say(f"{asked.search.sampler} draws {', '.join(asked.conditional)} at random: {why}")
         if modelled := handed_over(asked.search, len(earlier)):
             say(modelled)

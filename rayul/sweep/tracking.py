@@ -115,7 +115,7 @@ class Tracker(LoggerCallback):  # type: ignore[misc]
         except Exception as error:
             self.callback = None
             why = " ".join(str(error).split()) or type(error).__name__
-            self.say(f"tracking.{self.name} ended: {why} (the sweep goes on, and its records miss nothing)")
+            self.say(f"tracking.{self.name} ended: {why} (the sweep goes on, and its own records stay complete)")
 
 
 def tracked(row: Evaluation) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def run_trial(task: Task, job: TrialJob) -> Iterator[Snapshot]:
             yield Snapshot([], None, failed)
             return
         spec, halved = halved_forwards(spec), True
-        rows = f"{spec.training.micro_batch_size} rows a forward"
-        row = replace(row, notes=(f"out of memory after step {max(reached, 0)}: begun again with {rows}",))
+        rows = f"{spec.training.micro_batch_size} rows per forward pass"
+        row = replace(row, notes=(f"out of memory after step {max(reached, 0)}: started again with {rows}",))
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -284,7 +284,7 @@ def test_the_verdict_says_how_much_at_which_cost_and_what_returns(tmp_path: Path
     assert standing(one) == "reopens"
     assert sentence(audit, one) == (
         f"{NAME}: forgets 70% ± 0 of what is extractable, keeps 93% ± 0 of retain_report.es (limit 90%), "
-        "but 50% ± 0 of that returns by relearn (20 steps)"
+        "but relearn (20 steps) brings 50% ± 0 of that back"
     )
     assert verdict_lines(tmp_path / "sweep")[0] == f"reopens  {sentence(audit, one)}"
 

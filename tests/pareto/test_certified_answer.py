@@ -112,7 +112,7 @@ def test_both_tests_are_told_with_what_they_assume(folder: Path) -> None:
         return certified_lines(results_with(folder, reading(dial)))[1]
 
     dial = passed("0001", 10, 0.6)
-    few = "takes means of groups to be near enough to normal; the e-value, which does not, takes 22 groups or more."
+    few = "assumes that group means are close to normal; the e-value, which does not, takes 22 groups or more."
     assert told(dial).endswith(few)
     tried = replace(dial, walked=tuple(replace(one, e_value=2.0) for one in dial.walked))
     assert told(tried).endswith("passes at no scale.")

@@ -72,7 +72,7 @@ def test_what_cannot_be_told_says_why() -> None:
     few = importance("x", [1.0, 2.0] * (MIN_TRIALS // 2 - 1), [0.1, 0.2] * (MIN_TRIALS // 2 - 1))
     assert few.why == f"{MIN_TRIALS - 2} of the {MIN_TRIALS} trials needed"
     assert importance("x", [8] * 30, list(range(30))).why == "always 8"
-    assert importance("x", list(range(30)), [0.0] * 30).why == "all trials came to the same"
+    assert importance("x", list(range(30)), [0.0] * 30).why == "all trials have the same value"
     assert importance("x", [], []).why == "in no trial"
     assert all(np.isnan(v) for v in (few.share, few.stderr, few.chance, few.trend))
 

@@ -194,7 +194,7 @@ def test_a_pipe_or_a_device_in_a_model_folder_is_an_error(name: str, tiny_folder
     else:
         (tmp_path / "model" / name).symlink_to("/dev/zero")
     for load in (load_model, load_tokenizer):
-        with pytest.raises(InputError, match="is no plain file"):
+        with pytest.raises(InputError, match="is not a plain file"):
             load(Model(path=str(tmp_path / "model")))
 
 
@@ -349,7 +349,7 @@ def test_a_journal_that_lost_its_end_is_told_without_the_study_and_repaired(rece
     write_manifest(received, Manifest(runs=(Run(began=now, ended=now, records=count),)))
     whole = load_records(received)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
-    with pytest.raises(RayulError, match=rf"has {count - 3} records, and had {count} by run\.json"):
+    with pytest.raises(RayulError, match=rf"has {count - 3} records, but {count} according to run\.json"):
         load_records(received)
     said: list[str] = []
     assert repair(received, said.append)

@@ -71,7 +71,7 @@ def test_space_has_every_distribution_in_order() -> None:
         ("{float: [1, 2], log: true, step: 0.1}", "log and step exclude each other"),
         ("{float: [1, 2], int: [1, 2]}", "both float and int"),
         ("{int: [0.5, 2]}", "expected a whole number, got 0.5"),
-        ("{choice: []}", "a choice of nothing"),
+        ("{choice: []}", "a choice without options"),
         ("{choice: 3}", "choice takes a list"),
         ("{choice: [1, 1.0]}", "stands twice"),
         ("{choice: [1, [2]]}", "an option must be"),

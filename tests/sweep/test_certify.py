@@ -221,7 +221,7 @@ FEW = Attack(budget=2, every=1, trains=("lora",), optimizers=("adamw",), schedul
 def test_reading_again_is_refused_or_paid_with_half_of_alpha(made: Callable[..., Sweep]) -> None:
     sweep = made(certify={"attack": False})
     first = sweep.certify()
-    with pytest.raises(InputError, match=r"were read on [\s\S]*pay for it with --again"):
+    with pytest.raises(InputError, match=r"were read on [\s\S]*read them again with --again"):
         certify_sweep(sweep.folder)
     second, third = sweep.certify(), sweep.certify()
     assert [r.alpha for r in (first, second, third)] == pytest.approx([0.1, 0.05, 0.025])

@@ -110,7 +110,7 @@ def test_copies_and_lines_in_the_wrong_order_cost_nothing(sweep_of_four: Any) ->
     before = path.read_bytes()
     lines = before.splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], lines[1], lines[4], lines[3], b"garbage\n", *lines[5:]]))
-    with pytest.raises(RayulError, match=r":4: a second record of what line 2 holds"):
+    with pytest.raises(RayulError, match=r":4: a second record of the same as line 2"):
         Journal(path)
     assert repair(sweep_of_four.folder, str)
     assert path.read_bytes() == before
@@ -122,7 +122,7 @@ def test_a_trial_whose_ending_was_lost_is_not_left_running_for_ever(sweep_of_fou
     folder, before = sweep_of_four.folder, records(sweep_of_four.folder)
     path = folder / "evaluations.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    with pytest.raises(RayulError, match=r"no ending of trial 0003, which has ended by study\.journal"):
+    with pytest.raises(RayulError, match=r"no ending of trial 0003, which has ended according to study\.journal"):
         load_records(folder)
     with pytest.raises(RayulError, match=r"study\.journal says that trial 0003 has ended"):
         sweep_of_four.open()

@@ -234,7 +234,7 @@ def test_a_trial_that_runs_out_of_memory_begins_again_with_half_as_many_rows_and
     assert [r.step for r in rows] == [0, 0, 2, 4], "it begins again"
     assert [s.ending for s in snapshots] == [None, None, None, rows[-1].ended(COMPLETED)]
     assert rows[0].notes == ()
-    assert {r.notes for r in rows[1:]} == {("out of memory after step 0: begun again with 2 rows a forward",)}
+    assert {r.notes for r in rows[1:]} == {("out of memory after step 0: started again with 2 rows per forward pass",)}
     for mine, other in zip(rows[1:], calm, strict=True):
         assert mine.metrics == pytest.approx(other.metrics, rel=1e-4), "the gradient is accumulated"
     assert max(memory.sizes[-6:]) <= 2

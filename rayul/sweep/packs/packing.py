@@ -106,7 +106,7 @@ def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
         if one.rows >= WORTH * best.rows:
             best = one
     rates = ", ".join(f"{one.slots}: {one.rows:.0f}" for one in measured)
-    why = f"measured rows a second by trials on a device: {rates}"
+    why = f"rows per second, by number of trials on a device: {rates}"
     shape = Shape.of(spec, best.slots, cpu=on_cpu(spec.resources)) if best.slots > 1 else None
     return Packing(shape, why)
 
