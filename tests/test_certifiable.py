@@ -31,7 +31,9 @@ def spec_of(data: str = "testbed", limit: str = "at_least: 90% of baseline", mor
 
 def test_it_says_what_to_aim_for_and_how_many_groups_would_do() -> None:
     said = " ".join(certificate_lines(spec_of(), TWENTY, {}))
-    assert "20 groups: aim for 95.9% of retain.es to certify 90%; 33 groups are enough for a point that keeps 95%" in said
+    assert (
+        "20 groups: aim for 95.9% of retain.es to certify 90%; 33 groups are enough for a point that keeps 95%" in said
+    )
     assert (needed_share(0.9, 20, 0.02), needed_groups(0.95, 0.9, 0.02)) == (pytest.approx(0.959, abs=5e-4), 33)
     assert "groups have a standard deviation of 0.13 at 90%, a guess until rows are measured" in said
     alone = " ".join(certificate_lines(spec_of(more="certify: {points: 1}"), TWENTY, {}))

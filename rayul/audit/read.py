@@ -119,7 +119,9 @@ def _check(rows: Mapping[tuple[str, int, str], Audited], asked: Asked, folder: P
     for (subject, seed, attack), row in rows.items():
         before = rows.get((subject, seed, BEFORE))
         if attack != BEFORE and row.scored and (before is None or not before.scored):
-            raise RayulError(f"{folder / JOURNAL}: {subject}, seed {seed}: {attack} without a measurement before it", REPAIR)
+            raise RayulError(
+                f"{folder / JOURNAL}: {subject}, seed {seed}: {attack} without a measurement before it", REPAIR
+            )
         for one in row.scored:
             for key, values in one.values.items():
                 known = len(asked.groups.get(key.partition(".")[0], ()))

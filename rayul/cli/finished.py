@@ -92,7 +92,9 @@ def export(
             help="Also write the merged model; default: of certified points, if the base's licence allows it.",
         ),
     ] = None,
-    push_to_hub: Annotated[str | None, typer.Option(metavar="ID", help="Upload the export to a private Hub repository.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="ID", help="Upload the export to a private Hub repository.")
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Write a point, certified or of the front: adapter or whole model, tokenizer and model card, scored again."""

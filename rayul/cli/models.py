@@ -48,7 +48,8 @@ def evaluate(
     max_rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per set.")] = None,
     output: Annotated[Path | None, typer.Option(help="Also write the numbers here, as JSON.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help='Change a key of the model, e.g. model.system="Be brief."')
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help='Change a key of the model, e.g. model.system="Be brief."'),
     ] = None,
 ) -> None:
     """Score a model or adapter that you already have, with the full metric suite or as a published benchmark does."""
@@ -170,7 +171,9 @@ def write_testbed_folder(
     lr: Annotated[float | None, typer.Option(min=0.0, help="With --base: the learning rate.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help='Change a key of the base, e.g. model.system="Be brief." (with --base)'),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help='Change a key of the base, e.g. model.system="Be brief." (with --base)'
+        ),
     ] = None,
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""

@@ -151,7 +151,7 @@ def _source_text(path: Path, columns: Mapping[str, str]) -> str:
 def _columns_text(columns: Mapping[str, str], indent: int) -> str:
     if not columns:
         return ""
-    lines = ["# rayul's name of a column: the files' name of it. A column that is not listed has rayul's name.", "columns:"]
+    lines = ["# rayul's names of columns: the files' names. A column that is not listed has rayul's name.", "columns:"]
     for ours, theirs in columns.items():
         lines += [f"  # {_COLUMN[ours]}", f"  {ours}: {_yaml(theirs)}"]
     return "".join(f"{' ' * indent}{line}\n" for line in lines)

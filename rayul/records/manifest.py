@@ -119,7 +119,7 @@ def check_length(folder: Path, manifest: Manifest, records: int) -> None:
     """Raises RayulError where the journal has fewer records than when a run of the sweep ended."""
     if records < manifest.records:
         raise RayulError(
-            f"{folder / JOURNAL} has {records} records, but {manifest.records} according to {MANIFEST}: its end was lost",
+            f"{folder / JOURNAL} has {records} records, but {manifest.records} by {MANIFEST}: its end was lost",
             REPAIR,
         )
 

@@ -79,7 +79,8 @@ def caution(results: SweepRecords, summary: Summary) -> list[str]:
         for h in broken
     ]
     sentences.append(
-        "These are the same weights on other rows. The cause of the difference was not measured: believe the lower number."
+        "These are the same weights on other rows. The cause of the difference was not measured: believe the lower "
+        "number."
     )
     shares = forgotten(summary.front, summary.baseline, summary.objectives)
     safe = [(f, e) for f, e in zip(shares.tolist(), summary.front, strict=True) if keeps_there(results, e)]
@@ -119,7 +120,7 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
         + f", after {duration(best.train_seconds)} of training and evaluation."
     ]
     if not results.limits:
-        sentences.append("No limit was set: this is the front's best balance of the objectives, and other points trade them differently.")
+        sentences.append("No limit was set: this point balances the objectives best, and others trade them differently.")
     for limit in (limit.fixed(results.baseline.metrics) for limit in limits_of(results, best)):
         value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
         margin = abs(value - limit.value)

@@ -47,12 +47,14 @@ class Attack(Section):
     lr: Rates = Rates()
     """Learning rates by what is trained (below)."""
     attacks: tuple[AttackName, ...] = Field(default=UNTRAINED, strict=False)
-    """Attacks without fine-tuning. Besides these, the weights are always interpolated back to those before unlearning."""
+    """Attacks without fine-tuning. Besides, the weights are always interpolated back to those before unlearning."""
 
     @model_validator(mode="after")
     def _relearn_is_rows(self) -> Attack:
         if "relearn" in self.attacks:
-            raise refuse("attacks: relearn is the attack that rows, trains, optimizers and lr describe", "leave it out here")
+            raise refuse(
+                "attacks: relearn is the attack that rows, trains, optimizers and lr describe", "leave it out here"
+            )
         return self
 
 

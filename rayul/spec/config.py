@@ -284,7 +284,7 @@ class Search(Section):
     """What to try, and how often."""
 
     code: dict[str, str] = Field(default_factory=dict)
-    """The source text of a custom sampler, by its path, as in `Evaluate`."""
+    """The source text of a custom sampler, by its path; read when the spec is."""
     sampler: Annotated[str, AfterValidator(_check_sampler), named(SAMPLERS, OWN_FUNCTION)] = "tpe"
     """One of SAMPLERS, or a custom one, ./my_sampler.py:fn (rayul/spec/custom.py)."""
     trials: int = Field(default=64, ge=1)
@@ -292,8 +292,8 @@ class Search(Section):
     startup_trials: int = Field(default=10, ge=0)
     """Number of random trials before the sampler models anything."""
     time_limit: Duration | None = None
-    """Limit of all runs together, in seconds or as 30m, 2h, 1h30m: then the sweep ends as on Ctrl-C, with all its rows, and a
-    resume with more time finishes the trials that were running."""
+    """Limit of all runs together, in seconds or as 30m, 2h, 1h30m: then the sweep ends as on Ctrl-C, with all its rows,
+    and a resume with more time finishes the trials that were running."""
     trial_time_limit: Duration | None = None
     """Limit of one trial: a trial that takes longer fails and is not started again."""
     max_device_hours: float | None = Field(default=None, gt=0)
@@ -352,8 +352,8 @@ class Resources(Section):
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
     each has a process of its own, which only GPUs share."""
     compile: bool = False
-    """Whether the pack's computation is compiled first (`torch.compile`). A trial is faster then; a machine that has not
-    seen these shapes before compiles for a minute or more, on a CPU with its C++ compiler. Not for LoRA dropout or
+    """Whether the pack's computation is compiled first (`torch.compile`). A trial is faster then; a machine that has
+    not seen these shapes before compiles for a minute or more, on a CPU with its C++ compiler. Not for LoRA dropout or
     methods that read hidden states (rmu, cb); trials alone are never compiled."""
     checkpoint_every: Duration = 60.0
     """Seconds of training that a trial in a pack may lose with its device."""

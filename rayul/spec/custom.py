@@ -221,7 +221,7 @@ def _parameters(arguments: ast.arguments, place: str, reserved: tuple[str, ...])
     for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         name = argument.arg
         if name in reserved:
-            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(reserved)} have a meaning there already")
+            raise refuse(f"{place}: {name} cannot be a parameter", f"{', '.join(reserved)} already have a meaning")
         if default is None:
             raise refuse(f"{place}: {name} has no default", f"for example {name}: float = 1.0")
         try:

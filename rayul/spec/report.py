@@ -11,8 +11,8 @@ class Reporting(Section):
     """What is recorded for the report at the end of a sweep, beside numbers."""
 
     samples: int | None = Field(default=None, ge=0)
-    """Number of rows of each set whose answers before and after unlearning are recorded and shown. They are content: null shows
-    five on the testbed, which is fiction, and none of anybody's own rows."""
+    """Number of rows of each set whose answers before and after unlearning are recorded and shown. null shows
+    five on the testbed, whose rows are fictional, and none of your own rows."""
 
     def sampling(self, fiction: bool) -> Reporting:
         """With the number that null stands for. fiction: whether the rows are the testbed's."""

@@ -118,7 +118,7 @@ class Source(Section):
     name: str | None = None
     """The data set's configuration on the Hub."""
     split: str = "train"
-    """The split of a data set on the Hub, or of a folder whose shards are named by split (train-00000-of-00002.parquet)."""
+    """Split of a data set on the Hub, or of a folder whose shards are named by split (train-00000-of-00002.parquet)."""
     columns: Columns = Field(default_factory=dict)
     """The file's names of rayul's columns, in place of those in `data.columns`; null reads no such column."""
     where: dict[str, Annotated[tuple[Cell, ...], PlainValidator(_cells), _CELLS]] = Field(

@@ -127,7 +127,7 @@ def test_a_limit_that_does_not_hold_there_is_the_headline(tmp_path: Path) -> Non
     text = re.sub(r"\s+", " ", Page(summary.report).text)
     assert "69% forgotten, but the limit does not hold on unseen rows." in text
     assert "keeps 75.0% of retain.es against 91.7% on retain-select: the limit does not hold there." in text
-    assert "What the difference comes from was not measured" in text
+    assert "The cause of the difference was not measured" in text
     assert "strongest point that keeps the limit on both sets is trial 0001 at step 5, with 59.2% forgotten" in text
     assert "0.600 ± 0.020" in text  # in the table
     checks = {c.title: c for c in summary.checks}

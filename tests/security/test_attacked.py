@@ -349,7 +349,7 @@ def test_a_journal_that_lost_its_end_is_told_without_the_study_and_repaired(rece
     write_manifest(received, Manifest(runs=(Run(began=now, ended=now, records=count),)))
     whole = load_records(received)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-3]))
-    with pytest.raises(RayulError, match=rf"has {count - 3} records, but {count} according to run\.json"):
+    with pytest.raises(RayulError, match=rf"has {count - 3} records, but {count} by run\.json"):
         load_records(received)
     said: list[str] = []
     assert repair(received, said.append)

@@ -240,7 +240,7 @@ def test_it_refuses_what_load_spec_refuses(section: str) -> None:
 
 def test_it_explains_keys() -> None:
     lr = SCHEMA["$defs"]["Training"]["properties"]["schedule"]
-    assert lr["description"].startswith("What becomes of the learning rate")
+    assert lr["description"].startswith("Schedule of the learning rate")
     undescribed = [
         f"{name}.{key}"
         for name, section in SCHEMA["$defs"].items()

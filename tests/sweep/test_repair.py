@@ -198,7 +198,7 @@ def test_a_journal_of_an_earlier_version_goes_on_with_checksums_and_is_repaired(
     assert load_records(folder).states["completed"] == 4
     assert not repair(folder, str)
     change(folder, 5, b'"forget.es": 0.8', b'"forget.es": "inf"')
-    with pytest.raises(RayulError, match=r":6: not an evaluation: metrics\.forget\.es is inf, and lies in \[0, 1\]"):
+    with pytest.raises(RayulError, match=r":6: not an evaluation: metrics\.forget\.es is inf, outside \[0, 1\]"):
         load_records(folder)
     assert repair(folder, str)
     assert again(sweep_of_four) == ["0001"]

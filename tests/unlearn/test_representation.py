@@ -153,11 +153,11 @@ def test_layers_beyond_the_last_end_the_trial_with_their_number(task: Any, make_
         ),
         (
             "method: {name: cb, orth_weight: {float: [0, 1]}}\ntraining: {lr: 1, batch_size: {int: [1, 4]}}",
-            "training.batch_size: method.orth_weight is on pairs",
+            "training.batch_size: method.orth_weight compares pairs",
         ),
         (
             "method: {name: cb, orth_weight: 1}\ntraining: {lr: 1, micro_batch_size: {choice: [null, 1]}}",
-            "training.micro_batch_size: method.orth_weight is on pairs",
+            "training.micro_batch_size: method.orth_weight compares pairs",
         ),
         ("method: cb\nresources: {compile: true}", "cb reads hidden states"),
         ("method: ga\nlora: {layers: [0]}", "lora.layers"),
