@@ -95,7 +95,7 @@ def next_request(
         f"{plural(len(before), 'row')} of earlier requests are measured as before_forget",
         f"{len(certify)} unread groups are kept for the certificate, {len(groups) - len(certify)} for later requests",
     ]
-    said += [f"{plural(left, 'row')} to keep left their sets: their groups are now to be forgotten"] if left else []
+    said += [f"{plural(left, 'row')} to keep were left out: their groups are now to be forgotten"] if left else []
     return NextRequest(_text(spec, request, export, data, out.stem, margin), data, made, tuple(said))
 
 

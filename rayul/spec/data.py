@@ -121,9 +121,9 @@ class SourceData(Section):
     general: Rows | None = None
     holdout: Rows | None = None
     columns: Columns = Field(default_factory=dict)
-    """The files' names of rayul's columns, where a source gives no others; a column that is not listed has rayul's name.
-    A row with a text in place of question and answer is a verbatim passage: its first half is the prompt, its second half
-    what the model must not continue."""
+    """The files' names of rayul's columns, where a source gives no others; a column not listed has rayul's name.
+    A row with a text in place of question and answer is a verbatim passage: its first half is the prompt, its second
+    half what the model must not continue."""
 
     @model_validator(mode="before")
     @classmethod

@@ -49,8 +49,8 @@ class Finalists(Section):
     points: tuple[str, ...] = Field(default=(), strict=False)
     """These points instead, as trial or trial-step: [0014-35, 0031]."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """One-sided confidence of every interval: a criterion is kept when its t bound at this confidence keeps it. With few
-    seeds that bound is far from the mean: at 0.95 it is 6.3, 2.9 and 2.1 standard errors for 2, 3 and 5 seeds."""
+    """One-sided confidence of every interval: a criterion is kept when its t bound at this confidence keeps it. With
+    few seeds that bound is far from the mean: at 0.95 it is 6.3, 2.9 and 2.1 standard errors for 2, 3 and 5 seeds."""
     attacks: tuple[AttackName, ...] = Field(default=tuple(ATTACKS), strict=False)
     metrics: tuple[Annotated[str, PlainValidator(check_metric), named(METRICS)], ...] = Field(
         default=tuple(METRICS), strict=False

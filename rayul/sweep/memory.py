@@ -38,8 +38,8 @@ enough; else each loss costs all trials of the device what they had since their 
 def no_memory() -> RayulError:
     return RayulError(
         "a node ran out of memory, and Ray ended processes of the sweep there",
-        "end other programs on that node, or let the sweep take less (resources.trials_per_gpu, "
-        "resources.concurrency, training.micro_batch_size); then run the same command with --resume-if-any: what was recorded is kept",
+        "end other programs on that node, or let the sweep take less (resources.trials_per_gpu, resources.concurrency, "
+        "training.micro_batch_size); then run the same command with --resume-if-any: what was recorded is kept",
     )
 
 

@@ -65,7 +65,7 @@ def test_named_points(results: Results) -> None:
     assert points(results, '{points: ["0001-15", "4"]}') == [("0001", 15), ("0004", 30)]
     with pytest.raises(InputError, match="not on the front"):
         finalists(results, wanted('{points: ["0005"]}'))
-    with pytest.raises(InputError, match="no point"):
+    with pytest.raises(InputError, match="does not name a point"):
         finalists(results, wanted('{points: ["0001-x"]}'))
 
 

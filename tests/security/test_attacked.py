@@ -389,5 +389,5 @@ def test_more_names_than_a_table_can_have_columns_are_refused(received: Path) ->
 @pytest.mark.parametrize("rows", [{}, {"retain": (1, 2, 3)}, {"retain": (0, 5)}])
 def test_sums_over_groups_have_rows_for_each_group(rows: dict[str, tuple[int, ...]]) -> None:
     e = Evaluation("0001", 5, group_sums={"retain.es": (1.0, 2.0)}, group_rows=rows)
-    with pytest.raises(ValueError, match=r"group_sums\.retain\.es is of 2 groups"):
+    with pytest.raises(ValueError, match=r"group_sums\.retain\.es has 2 groups"):
         from_json(to_json(e))

@@ -62,7 +62,7 @@ def test_the_next_request_starts_from_the_export_and_names_it(first: Path, dara:
     assert done.exit_code == 0, done.output
     assert "6 rows of earlier requests" in done.output
     assert "12 unread groups are kept for the certificate, 2 for later requests" in done.output
-    assert "3 rows to keep left" in done.output
+    assert "3 rows to keep were left out" in done.output
     spec = load_spec(out)
     sets = load_sets(spec.data, spec.probes)
     assert groups(sets["forget"]) == {NAMES[3]}
