@@ -254,5 +254,5 @@ def _place(model: specs.Model) -> str:
     if local.is_dir():
         for path in local.iterdir():
             if path.exists() and not (path.is_file() or path.is_dir()):  # it would be read for ever, or waited for
-                raise InputError(f"{path} is no plain file", "a model folder has none of the kind: remove it")
+                raise InputError(f"{path} is not a plain file", "a model folder has none of the kind: remove it")
     return str(local) if local.exists() else model.path
