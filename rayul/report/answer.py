@@ -120,7 +120,9 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
         + f", after {duration(best.train_seconds)} of training and evaluation."
     ]
     if not results.limits:
-        sentences.append("No limit was set: this point balances the objectives best, and others trade them differently.")
+        sentences.append(
+            "No limit was set: this point balances the objectives best, and others trade them differently."
+        )
     for limit in (limit.fixed(results.baseline.metrics) for limit in limits_of(results, best)):
         value, error = best.metrics.get(limit.metric, math.nan), best.stderr.get(limit.metric, math.nan)
         margin = abs(value - limit.value)
