@@ -144,6 +144,16 @@ def test_its_pictures_show_where_only_the_readme_is() -> None:
         assert (ROOT / picture.removeprefix(base)).is_file()
 
 
+def test_its_links_work_where_only_the_readme_is() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert [link for link in links if not link.startswith("https://")] == []
+    here = [link for link in links if link.startswith("https://github.com/rayul/rayul/")]
+    assert here
+    for link in here:
+        kind, path = re.fullmatch(r".*?/(blob|tree)/main/([^#]+)(?:#.*)?", link).groups()  # type: ignore[union-attr]
+        assert (ROOT / path).is_dir() if kind == "tree" else (ROOT / path).is_file(), link
+
+
 def test_it_counts_the_methods_right() -> None:
     text = re.sub(r"\s+", " ", README)
     assert f"each of the {len(METHODS)} methods" in text

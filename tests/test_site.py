@@ -56,6 +56,13 @@ def rewritten(site: tuple[MkDocsConfig, Files], text: str, page: str = "start.md
         ("start.md", "../search_spaces", "https://github.com/rayul/rayul/tree/main/search_spaces"),
         ("clusters.md", "slurm.sbatch", "https://github.com/rayul/rayul/blob/main/cluster/slurm.sbatch"),
         ("index.md", "docs/report.png", "report.png"),
+        ("index.md", "https://github.com/rayul/rayul/blob/main/docs/start.md#gpus", "start.md#gpus"),
+        ("index.md", "https://github.com/rayul/rayul/blob/main/cluster/README.md", "clusters.md"),
+        (
+            "index.md",
+            "https://github.com/rayul/rayul/tree/main/search_spaces",
+            "https://github.com/rayul/rayul/tree/main/search_spaces",
+        ),
         ("index.md", "https://raw.githubusercontent.com/rayul/rayul/main/docs/report.png", "report.png"),
         ("start.md", "https://optuna.org", "https://optuna.org"),
         ("start.md", "#gpus", "#gpus"),

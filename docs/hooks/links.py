@@ -1,7 +1,8 @@
 """MkDocs hooks: pages that live elsewhere in the repository, and links that work in the repository and on the site.
 
 Links in the documentation are paths relative to the file that they are in, so that they work where the repository is
-read. On the site a link to another page stays a link to that page, and any other file is linked in the repository.
+read; those of the README are addresses. On the site a link to a page leads to that page, and any other file is linked
+in the repository.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         kind = "tree" if (ROOT / target).is_dir() else "blob"
         return f"{match[1]}{config.repo_url}/{kind}/main/{target}{match[3]}"
 
-    # The README has its picture by an address that works on package indexes too; the site loads nothing from elsewhere.
+    # The README has addresses, which work on package indexes too. On the site its links lead to the site's own pages,
+    # and its picture is the site's own, which loads nothing from elsewhere.
+    here = posixpath.relpath(".", folder or ".")
+    markdown = re.sub(rf"\]\({re.escape(config.repo_url)}/(?:blob|tree)/main/", f"]({here}/", markdown)
     picture = f"{config.repo_url.replace('//github.com', '//raw.githubusercontent.com')}/main/docs/"
     markdown = markdown.replace(f"]({picture}", f"]({posixpath.relpath('docs', folder or '.')}/")
     # Code is no place for links: blocks and spans stay as they are.
