@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rayul.audit.intervals import Interval
 from rayul.audit.judge import Judged, Kept, judge, powerless
 from rayul.audit.read import Audit, read_audit
 from rayul.records.folder import load_records
 
+Standing = Literal["stands", "unsure", "reopens", "breaks"]
 
-def standing(judged: Judged) -> str:
+
+def standing(judged: Judged) -> Standing:
     """ "breaks" a limit, "unsure" whether it does, "reopens" under attack, or "stands"."""
     holds = {kept.holds for kept in judged.kept}
     if "no" in holds:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # `rayul validate` needs neither records nor numpy
     from rayul.records import Evaluation
     from rayul.records.folder import SweepRecords
     from rayul.report import Summary
+    from rayul.report.checked import Checked
     from rayul.report.compare import Comparison
     from rayul.report.status import Status
 
@@ -232,6 +233,8 @@ class CertifiedPart(Printed):
     """Number of groups that it was tested on."""
     date: str
     """Date of the reading, ISO 8601."""
+    target: Value | None
+    """The share of control.tau whose limit it was tested against, where that is a list."""
 
 
 class SweepFound(Printed):
@@ -288,6 +291,7 @@ def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
                 confidence=one.confidence,
                 groups=one.reading.groups,
                 date=one.reading.date,
+                target=one.dial.target,
             )
             for one in certified(results)
         ],
@@ -393,6 +397,44 @@ class StatusDocument(Printed):
         )
 
 
+class ComparedPoint(Printed):
+    """What is known of a point beyond the rows of the search, by its sweep's own limits."""
+
+    kind: Literal["best", "audited", "certified"]
+    target: Value | None
+    """The share of control.tau that it stands for, where that is a list."""
+    trial: str
+    step: int
+    mixing: Value
+    forgotten: Value | None
+    kept: Value | None
+    """Share of the baseline's utility on the rows that the search read."""
+    kept_unread: Value | None
+    """The same on retain-report; null where that was not measured."""
+    breaks: bool | None
+    """Whether its limit is broken there; null where there is none."""
+    confidence: Value | None
+    """Of its certificate; null without one."""
+    audit: Literal["stands", "unsure", "reopens", "breaks"] | None
+    """The verdict of an audit; null without one."""
+
+    @classmethod
+    def of(cls, one: Checked) -> ComparedPoint:
+        return cls(
+            kind=one.kind,
+            target=one.target,
+            trial=one.e.trial_id,
+            step=one.e.step,
+            mixing=one.e.mixing,
+            forgotten=_known(one.forgotten),
+            kept=_known(one.select),
+            kept_unread=_known(one.report),
+            breaks=one.breaks,
+            confidence=None if one.certified is None else one.certified.confidence,
+            audit=one.audit,
+        )
+
+
 class ComparedSweep(Printed):
     label: str
     """Names the sweep in this document."""
@@ -406,6 +448,8 @@ class ComparedSweep(Printed):
     """Of its front."""
     points_ahead: int
     """Points of its front that no other sweep beats."""
+    checked: list[ComparedPoint]
+    """What is known of its points beyond the rows of the search."""
 
 
 class ComparedLevel(Printed):
@@ -425,6 +469,8 @@ class CompareDocument(Printed):
     format: Literal["rayul.compare/1"] = "rayul.compare/1"
     page: str
     """The page that was written."""
+    figures: str | None
+    """Folder of the figures, where some were asked for."""
     objectives: dict[str, Literal["minimize", "maximize"]]
     """Those that all sweeps have."""
     limits: list[LimitPart]
@@ -441,10 +487,11 @@ class CompareDocument(Printed):
     """What is not the same everywhere, and what was done about it."""
 
     @classmethod
-    def of(cls, comparison: Comparison, page: Path) -> CompareDocument:
+    def of(cls, comparison: Comparison, page: Path, figures: Path | None = None) -> CompareDocument:
         labels = [entry.label for entry in comparison.entries]
         return cls(
             page=str(page),
+            figures=None if figures is None else str(figures),
             objectives=dict(comparison.objectives),
             limits=[LimitPart.of(limit) for limit in comparison.common.limits],
             sweeps=[
@@ -456,6 +503,7 @@ class CompareDocument(Printed):
                     forgotten=_known(entry.best),
                     points=len(entry.front),
                     points_ahead=len(entry.ahead),
+                    checked=[ComparedPoint.of(one) for one in entry.checked],
                 )
                 for entry in comparison.entries
             ],

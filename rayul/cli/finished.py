@@ -17,13 +17,19 @@ from rayul.cli.output import ProgressBar, writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
 
+Figures = Annotated[
+    str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
+]
+
+
+def _formats(figures: str | None) -> list[str]:
+    return [name.strip().lower() for name in figures.split(",")] if figures is not None else []
+
 
 @app.command()
 def report(
     folder: ResultsOf,
-    figures: Annotated[
-        str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
-    ] = None,
+    figures: Figures = None,
     samples: Samples = None,
     refresh: Annotated[
         int | None,
@@ -37,7 +43,7 @@ def report(
     from rayul.records.storage import local
     from rayul.report import front_lines, summarise
 
-    formats = [name.strip().lower() for name in figures.split(",")] if figures is not None else []
+    formats = _formats(figures)
     if refresh is not None:
         if json_:
             raise InputError("--refresh writes again and again, --json prints one document", "leave one of them out")
@@ -254,22 +260,33 @@ def audit(
 def compare(
     folders: Annotated[list[str], typer.Argument(metavar="DIR/NAME...", help="The results folders of sweeps.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    figures: Figures = None,
     json_: AsJson = False,
 ) -> Document:
     """Compare sweeps: their fronts on one scale, who is ahead where, what the seeds decide, settings that differ."""
     from rayul.records.storage import local
     from rayul.report.compare import load_comparison
+    from rayul.report.compare_figures import write_comparison_figures
     from rayul.report.compare_page import write_comparison
     from rayul.report.compare_text import comparison_lines
+    from rayul.report.figures import check_formats
 
+    formats = _formats(figures)
+    if formats:
+        check_formats(formats)
+    beside = out.with_name(f"{out.stem}-figures")
     with ExitStack() as stack:
         comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
     with writing(out, "choose another file with --out"):
         write_comparison(comparison, out)
+        if formats:
+            write_comparison_figures(comparison, beside, formats)
     if json_:
         from rayul.cli.documents import CompareDocument
 
-        return CompareDocument.of(comparison, out)
+        return CompareDocument.of(comparison, out, beside if formats else None)
     show("\n".join(comparison_lines(comparison)))
     show(out)
+    if formats:
+        show(beside)
     return None

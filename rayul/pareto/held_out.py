@@ -7,6 +7,7 @@ The front is the best of many evaluations on the retain-select rows, so what it 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rayul.pareto.targets import limits_of
@@ -61,26 +62,24 @@ class HeldOut:
         return (self.select - self.report) / error if error > 0 else math.nan
 
 
-def held_out(results: SweepRecords, e: Evaluation) -> list[HeldOut]:
+def held_out(results: SweepRecords, e: Evaluation, limits: Sequence[Limit] | None = None) -> list[HeldOut]:
     """Of an evaluation's objectives and limited metrics those that were measured on retain-report too; empty for a
-    point that was not exported."""
-    adapter = results.adapters.get(e.key)
-    if adapter is None:
-        return []
+    point that was neither exported nor certified. limits: to judge it by; by default its own."""
+    known = results.with_report(e)
     found = []
-    judged = limits_of(results, e)
+    judged = limits_of(results, e) if limits is None else limits
     for metric in dict.fromkeys([*results.objectives, *(limit.metric for limit in judged)]):
         twin = twin_of(metric)
-        value = adapter.report_metrics.get(twin, math.nan) if twin else math.nan
+        value = known.metrics.get(twin, math.nan) if twin else math.nan
         if twin is None or not math.isfinite(value) or metric not in e.metrics:
             continue
-        limits = [limit for limit in judged if limit.metric == metric]
-        direction = results.objectives.get(metric) or limits[0].direction
+        its_own = [limit for limit in judged if limit.metric == metric]
+        direction = results.objectives.get(metric) or its_own[0].direction
         base = results.baseline.metrics.get(metric, math.nan)
         select, select_error = _kept(metric, direction, e.metrics[metric], e.stderr.get(metric, math.nan), base)
-        stderr = adapter.report_stderr.get(twin, math.nan)
+        stderr = known.stderr.get(twin, math.nan)
         report, report_error = _kept(metric, direction, value, stderr, _base_of_twin(metric, results.baseline))
-        there = [limit for limit in (on_report(limit, results.baseline) for limit in limits) if limit is not None]
+        there = [limit for limit in (on_report(limit, results.baseline) for limit in its_own) if limit is not None]
         found.append(
             HeldOut(
                 metric,

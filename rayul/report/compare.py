@@ -19,6 +19,7 @@ from rayul.records import SPEC, Evaluation, Key
 from rayul.records.folder import SweepRecords, load_records
 from rayul.records.objectives import Floats, Objectives
 from rayul.report.axes import Axis, axes
+from rayul.report.checked import Checked, checked
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
 from rayul.report.recalled import Recalled, recalled
 from rayul.spec import Limit, Spec, dump_yaml, is_forgetting, load_spec
@@ -33,7 +34,8 @@ class Entry:
 
     judged: its evaluations, infeasible where they break a common limit. ahead: the points of its front that no
     other sweep beats. best: the largest fraction forgotten on its front, NaN without one. recalled: what its best
-    certified point, and its best point, still recall.
+    certified point, and its best point, still recall. checked: what unread rows, its certificates and its audit say, by
+    its own limits.
     """
 
     label: str
@@ -45,6 +47,7 @@ class Entry:
     best: float
     history: list[tuple[int, float]]
     recalled: list[Recalled]
+    checked: list[Checked]
 
     @property
     def hypervolume(self) -> float:
@@ -163,6 +166,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
         non_dominated(values([e for points in fronts for e in points], objectives), list(objectives.values())),
         np.cumsum([len(points) for points in fronts])[:-1],
     )
+    shown = axes(common)
     entries = [
         Entry(
             label=label,
@@ -174,6 +178,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
             best=float(forgotten(points, common.baseline, objectives).max()) if points else np.nan,
             history=hypervolume_history(rows, common.baseline, objectives, common.limit_values),
             recalled=recalled(sweep, best_of(points, sweep)),
+            checked=checked(sweep, best_of(points, sweep), shown[1] if shown else None),
         )
         for label, sweep, spec, rows, points, mask in zip(names, sweeps, specs, judged, fronts, joint, strict=True)
     ]

@@ -15,7 +15,7 @@ from rayul.pareto.attainment import attainment, outline
 from rayul.records import Evaluation
 from rayul.report.axes import Axis, escape, limit_shapes, short
 from rayul.report.compare import Comparison
-from rayul.report.compare_text import headline, merged_front, recalled_table, sentences
+from rayul.report.compare_text import checked_table, headline, merged_front, recalled_table, sentences
 from rayul.report.page import embed, plotly_js
 from rayul.words import duration, measured, percent
 
@@ -45,6 +45,7 @@ def write_comparison(c: Comparison, path: Path) -> None:
         seconds=[sum(last.train_seconds for last in e.results.endings.values()) for e in c.entries],
         points=merged_front(c),
         recalled=recalled_table(c),
+        checked=checked_table(c),
         gone=c.axes[0].short if c.axes else "Forgotten",
         colours=COLOURS,
         isnan=math.isnan,

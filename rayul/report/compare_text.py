@@ -10,6 +10,8 @@ import numpy as np
 from rayul.pareto.front import forgotten
 from rayul.records import Evaluation
 from rayul.records.objectives import forget_objective
+from rayul.report.audit_section import WORDS
+from rayul.report.certified import Certified, kept_limits
 from rayul.report.compare import Comparison, Level
 from rayul.report.gone import heading_of
 from rayul.report.recalled import TITLES
@@ -89,6 +91,30 @@ def recalled_table(c: Comparison) -> list[list[str]]:
     return [head, *rows] if rows else []
 
 
+def checked_table(c: Comparison) -> list[list[str]]:
+    """Head, and per sweep and point what the search read, and what rows that it did not read, a certificate and an
+    audit say of it, by the sweep's own limits; empty where no sweep has a point."""
+    if c.axes is None:
+        return []
+    kept = c.axes[1].metric
+    head = ["sweep", "point", "trial", heading_of(forget_objective(c.objectives)), f"{kept} kept"]
+    head += ["on unread rows", "certificate", "audit"]
+    rows = []
+    for entry in c.entries:
+        for one in entry.checked:
+            there = percent(one.report) + (" (breaks the limit)" if one.breaks else "")
+            proof = "–" if one.certified is None else _proof(one.certified)
+            where = f"{one.e.trial_id} at step {one.e.step}"
+            verdict = "–" if one.audit is None else WORDS[one.audit]
+            cells = [percent(one.forgotten), percent(one.select), there, proof, verdict]
+            rows.append([entry.label, one.what, where, *cells])
+    return [head, *rows] if rows else []
+
+
+def _proof(one: Certified) -> str:
+    return f"{kept_limits(one.at).removeprefix('keeps ')} ({100 * one.confidence:g}% confidence)"
+
+
 def comparison_lines(c: Comparison) -> list[str]:
     """The comparison for a terminal or a log file."""
     lines = [headline(c), *sentences(c), *(f"note: {note}" for note in c.notes), ""]
@@ -112,6 +138,9 @@ def comparison_lines(c: Comparison) -> list[str]:
         lines += ["", f"{c.axes[1].title}, at least this much forgotten (* ahead, ~ ahead within a standard error)"]
         head = ["sweep", *(f"{level.forgotten:.0%}" for level in c.levels)]
         lines += aligned([head, *([e.label, *(_mark(c, i, k) for k in c.levels)] for i, e in enumerate(c.entries))])
+    if table := checked_table(c):
+        title = "what is known beyond the rows of the search, by each sweep's own limits"
+        lines += ["", title, *aligned(table, left=True)]
     if table := recalled_table(c):
         lines += ["", "rows that still come back word for word, by set", *aligned(table, left=True)]
     points = merged_front(c)

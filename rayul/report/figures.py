@@ -5,7 +5,7 @@ matplotlib is an optional extra (`pip install "rayul[figures]"`): a sweep and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 
     from rayul.report.summary import Summary
 
+Drawing = tuple[float, Callable[["Figure"], None]]
+"""Height in inches, and what draws on the empty figure."""
+
 FORMATS = ("pdf", "png", "svg")
 WIDTH = 3.35
 """Inches: a column of the usual two-column styles (3.25 to 3.5)."""
 
-BLUE, SKY, GREEN, VERMILLION, ORANGE, GREY = "#0072b2", "#56b4e9", "#008a64", "#c45200", "#c98b00", "#8a939b"
+BLUE, SKY, GREEN, VERMILLION, ORANGE, PURPLE, GREY = (
+    "#0072b2",
+    "#56b4e9",
+    "#008a64",
+    "#c45200",
+    "#c98b00",
+    "#a04a80",
+    "#8a939b",
+)
 STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -69,24 +80,28 @@ def write_figures(results: SweepRecords, summary: Summary, formats: Sequence[str
 
     The numbers are those of the Parquet files. Returns the paths. Raises InputError as `check_formats` does.
     """
+    chosen = axes(results)
+    drawings: dict[str, Drawing] = {"hypervolume": (2.2, lambda figure: draw_history(figure, summary))}
+    if chosen is not None:
+        drawings["front"] = (2.8, lambda figure: draw_front(figure, results, summary, chosen))
+        drawings["trajectories"] = (3.4, lambda figure: draw_trajectories(figure, results, summary, chosen))
+        if calibrated(results, summary.front):
+            drawings["calibration"] = (3.4, lambda figure: draw_calibration(figure, results, summary, chosen))
+    return save_figures(drawings, results.folder / "figures", formats)
+
+
+def save_figures(drawings: Mapping[str, Drawing], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Draw each and write it as NAME.FORMAT; returns the paths. Raises InputError as `check_formats` does."""
     check_formats(formats)
     import matplotlib
     from matplotlib.figure import Figure
 
-    folder = results.folder / "figures"
-    folder.mkdir(exist_ok=True)
-    chosen = axes(results)
-    drawings: dict[str, Callable[[Figure], None]] = {"hypervolume": lambda figure: draw_history(figure, summary)}
-    if chosen is not None:
-        drawings["front"] = lambda figure: draw_front(figure, results, summary, chosen)
-        drawings["trajectories"] = lambda figure: draw_trajectories(figure, results, summary, chosen)
-        if calibrated(results, summary.front):
-            drawings["calibration"] = lambda figure: draw_calibration(figure, results, summary, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     with matplotlib.rc_context(STYLE):
-        for name, drawing in sorted(drawings.items()):
-            figure = Figure(figsize=(WIDTH, {"front": 2.8, "hypervolume": 2.2}.get(name, 3.4)))
-            drawing(figure)
+        for name, (height, draw) in sorted(drawings.items()):
+            figure = Figure(figsize=(WIDTH, height))
+            draw(figure)
             for kind in formats:
                 path = folder / f"{name}.{kind}"
                 dateless: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
@@ -125,7 +140,7 @@ def draw_front(figure: Figure, results: SweepRecords, summary: Summary, chosen: 
     ):
         if e is not None:
             plot.plot(x.of([e]), y.of([e]), marker, color=colour, ms=7 if marker == "*" else 4, label=name, zorder=5)
-    _limits(plot, results, y)
+    draw_limits(plot, results, y)
     shown = [*(front or trained), *(e for e in (results.baseline, results.oracle) if e)]
     below = [h.report for e in front for h in held_out(results, e) if h.metric == y.metric]
     heights = [v for v in [*y.of(shown).tolist(), *below] if v == v]
@@ -133,7 +148,7 @@ def draw_front(figure: Figure, results: SweepRecords, summary: Summary, chosen: 
     if heights:
         pad = 0.08 * max(max(heights) - min(heights), 0.1)
         plot.set_ylim(min(heights) - pad, max(heights) + pad)
-    _percent(plot, "xy")
+    in_percent(plot, "xy")
     plot.set_xlabel(x.title)
     plot.set_ylabel(y.title)
     # Above the plot: inside it would cover points, here or there.
@@ -156,8 +171,8 @@ def draw_trajectories(figure: Figure, results: SweepRecords, summary: Summary, c
         if summary.best is not None:
             path = paths[summary.best.trial_id]
             plot.plot([e.step for e in path], axis.of(path), "o-", color="black", lw=1.2, ms=2.2)
-        _limits(plot, results, axis)
-        _percent(plot, "y")
+        draw_limits(plot, results, axis)
+        in_percent(plot, "y")
         plot.set_ylabel(axis.short)
     handles = [
         panels[0].plot([], [], color=BLUE, label="completed")[0],
@@ -188,19 +203,19 @@ def draw_calibration(figure: Figure, results: SweepRecords, summary: Summary, ch
             plot.plot([e.mixing for e in path], axis.of(path), ".-", color=BLUE, alpha=0.6, lw=0.8)
             marks: list[Evaluation] = [e for e in path if e.key in on_front]
             plot.plot([e.mixing for e in marks], axis.of(marks), "o", mfc="none", mec="black", ms=5)
-        _limits(plot, results, axis)
-        _percent(plot, "y")
+        draw_limits(plot, results, axis)
+        in_percent(plot, "y")
         plot.set_ylabel(axis.short)
     panels[1].set_xlabel("Mixing (0 baseline, 1 unlearned)")
 
 
-def _limits(plot: Axes, results: SweepRecords, axis: Axis) -> None:
+def draw_limits(plot: Axes, results: SweepRecords, axis: Axis) -> None:
     for limit in results.every_limit:
         if limit.metric == axis.metric:
             plot.axhline(axis.place(limit), color=VERMILLION, ls="--", lw=0.8, zorder=2)
 
 
-def _percent(plot: Axes, which: str) -> None:
+def in_percent(plot: Axes, which: str) -> None:
     from matplotlib.ticker import PercentFormatter
 
     for letter in which:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rayul.audit.judge import judge
 from rayul.audit.read import read_audit
-from rayul.audit.verdict import sentence, standing
-from rayul.records import Evaluation
+from rayul.audit.verdict import Standing, sentence, standing
+from rayul.records import Evaluation, Key
 from rayul.records.folder import SweepRecords
 
 VERDICTS = {
@@ -16,12 +16,16 @@ VERDICTS = {
 }
 
 
-def audited(results: SweepRecords, e: Evaluation | None) -> tuple[str, str] | None:
-    """(standing, sentence) of an audit about a point, by trial and step; None where it was not audited."""
+def verdicts(results: SweepRecords) -> dict[Key, tuple[Standing, str]]:
+    """(standing, sentence) of every point that was audited; none before an audit."""
     audit = read_audit(results)
-    if audit is None or e is None:
+    if audit is None:
+        return {}
+    return {one.finalist.found.key: (standing(one), sentence(audit, one)) for one in judge(audit)}
+
+
+def audited(results: SweepRecords, e: Evaluation | None) -> tuple[Standing, str] | None:
+    """(standing, sentence) of an audit about a point, by trial and step; None where it was not audited."""
+    if e is None:
         return None
-    own = [
-        one for one in judge(audit) if (one.finalist.found.trial_id, one.finalist.found.step) == (e.trial_id, e.step)
-    ]
-    return (standing(own[0]), sentence(audit, own[0])) if own else None
+    return next((said for key, said in verdicts(results).items() if key[:2] == e.key[:2]), None)

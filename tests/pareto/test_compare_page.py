@@ -46,7 +46,7 @@ finally:
         assert f"{entry.hypervolume:.4f}" in page.text
     traces = [t for t in page.data["figures"]["fronts"]["data"] if t["meta"].startswith("series-")]
     assert [len(t["x"]) for t in traces] == [len(e.front) for e in c.entries]
-    assert page.count("section") == 8
+    assert page.count("section") == 9
 
 
 def test_an_unwritable_page_is_an_error(tmp_path: Path) -> None:
