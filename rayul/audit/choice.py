@@ -24,7 +24,7 @@ def finalists(results: SweepRecords, wanted: Finalists) -> list[Evaluation]:
     if not front:
         raise InputError(
             f"the front of {results.folder} is empty, so there is nothing to audit",
-            "loosen the criteria or search on with --resume",
+            "loosen the criteria, or continue with --resume and more --trials",
         )
     if wanted.points:
         return [_named(results, front, point) for point in wanted.points]

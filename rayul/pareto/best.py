@@ -26,7 +26,10 @@ def best_point(results: SweepRecords, at: str | None = None) -> Evaluation:
         return best_at(Limit.parse(at), front, results.baseline, results.objectives)
     found = best_of(front, results)
     if found is None:
-        raise InputError(f"the front of {results.folder} is empty", "loosen the criteria or search on with --resume")
+        raise InputError(
+            f"the front of {results.folder} is empty",
+            "loosen the criteria, or continue with --resume and more --trials",
+        )
     return found
 
 

@@ -41,7 +41,7 @@ def within(condition: Limit, front: Sequence[Evaluation], baseline: Evaluation) 
         has = f"goes from {known.min():.4g} to {known.max():.4g}" if known.size else f"has no {limit.metric}"
         raise InputError(
             f"no point of the front keeps {limit}: it {has}",
-            "ask for less, or search on: raise --trials and --resume",
+            "ask for less, or continue the search with --resume and more --trials",
         )
     return kept
 
@@ -56,7 +56,9 @@ def knee(
     (always so with two points) go to the first, which forgot most. Raises InputError for an empty front.
     """
     if not front:
-        raise InputError("the front is empty, so it has no knee", "loosen the criteria or search on with --resume")
+        raise InputError(
+            "the front is empty, so it has no knee", "loosen the criteria, or continue with --resume and more --trials"
+        )
     return front[int(np.round(scores_for_knee(front, baseline, objectives, limits).sum(axis=1), 12).argmax())]
 
 

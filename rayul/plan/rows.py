@@ -50,7 +50,7 @@ def row_lines(sets: Sets) -> Iterator[str]:
         of = f" of {plural(groups, 'group')}" if groups < len(forget) else ""
         yield (
             f"the forget set has {plural(len(forget), 'row')}{of}: with fewer than {FEW_ROWS} rows or {FEW_GROUPS} "
-            "groups one row or group decides what its metrics say; add rows, such as the same facts asked otherwise"
+            "groups one row or group decides what its metrics say; add rows, such as the same facts in other words"
         )
     yield from _copies(sets)
     yield from _alike(sets)

@@ -35,7 +35,7 @@ def _batch(spec: Spec, forget: int) -> Iterator[str]:
     if size > forget:
         yield (
             f"training.batch_size up to {size} is larger than the forget set of {forget} rows: a step takes all "
-            f"{forget}, and larger batches are the same trial again"
+            f"{forget}, and a larger batch changes nothing"
         )
 
 
@@ -46,7 +46,7 @@ def _search(spec: Spec, trials: int, slots: int) -> Iterator[str]:
     if sampler.startup and search.startup_trials >= trials:
         yield (
             f"search.startup_trials is {search.startup_trials} of {trials} trials: all are drawn at random and sampler "
-            f"{search.sampler} never models anything; lower it to about {max(1, trials // 5)}, or try more"
+            f"{search.sampler} never models anything; lower it to about {max(1, trials // 5)}, or run more trials"
         )
     if slots > trials / 8:
         yield (

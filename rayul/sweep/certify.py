@@ -137,7 +137,7 @@ def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, 
     lost = results.folder / f"{CERTIFICATE}{REJECTED}"
     if lost.exists():
         return (
-            f"{lost.name} is there: what has been spent on the certify rows is not known",
+            f"{lost.name} is there: how much was spent on the certify rows is not known",
             f"restore it as {CERTIFICATE}; or name rows that nothing has read as data.retain_certify, in a new sweep",
         )
     if too_few := too_few_groups(spec.data, certify_groups(sets)):
@@ -145,7 +145,7 @@ def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, 
     if not any(criterion.metric.startswith("retain.") for criterion in spec.criteria):
         return "there is no limit on a retain metric to certify", "add a criterion, e.g. retain.es at least 90%"
     if not front_of(results):
-        return "the front is empty", "loosen the criteria, or search on with --resume"
+        return "the front is empty", "loosen the criteria, or continue with --resume and more --trials"
     return None
 
 

@@ -137,7 +137,7 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             except (OSError, RuntimeError, ValueError, RayError) as error:
                 raise RayulError(
                     f"Ray cannot start on this machine: {first_line(error)}",
-                    f"it needs a folder that it may write to: its is {folder}, by RAY_TMPDIR or TMPDIR",
+                    f"set RAY_TMPDIR or TMPDIR to a folder that Ray may write to; it tried {folder}",
                 ) from error
             yield False
             return

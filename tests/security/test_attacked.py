@@ -320,7 +320,7 @@ def test_a_broken_certificate_is_set_aside_by_repair_and_its_rows_are_not_read_a
     results = load_records(certified)
     why_not = cannot_certify(make_spec(), {}, results)
     assert why_not is not None
-    assert "what has been spent on the certify rows is not known" in why_not[0]
+    assert "how much was spent on the certify rows is not known" in why_not[0]
     (certified / CERTIFICATE).write_text("again")
     repair(certified, said.append)
     assert (certified / f"{CERTIFICATE}.rejected").read_text() == text, "what was set aside before stays"
