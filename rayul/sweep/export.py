@@ -211,8 +211,8 @@ def _check(what: str, measured: dict[str, Measured], e: Evaluation) -> float:
         raise RayulError(
             f"the {what}, loaded again, does not score as recorded: {worst} is {now}, its record says "
             f"{e.metrics[worst]:.4g}; nothing was exported",
-            "check that model and data are still those of the sweep. A merged model in bfloat16 rounds the update: leave "
-            "--merge out, or sweep with dtype: float32",
+            "check that model and data are still those of the sweep. A merged model in bfloat16 rounds the update: "
+            "leave --merge out, or sweep with dtype: float32",
         )
     return difference
 
