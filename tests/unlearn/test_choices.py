@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_pack import alone, baseline_of, finish
+from packed import alone, baseline_of, finish
 from tokenizers_by_kind import byte_level, memorised
 from transformers import LlamaConfig, LlamaForCausalLM
 

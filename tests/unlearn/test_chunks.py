@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_pack import TWENTY, assert_equal_trials, baseline_of, finish
+from packed import TWENTY, assert_equal_trials, baseline_of, finish
 from tokenizers_by_kind import KINDS
 
 from rayul.errors import InputError

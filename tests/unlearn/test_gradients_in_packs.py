@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packed import advance
-from test_pack_independence import SHAPES, assert_same, finish, with_nobody
+from packed import advance, assert_same, finish, with_nobody
+from test_pack_independence import SHAPES
 
 from rayul.records import FAILED
 from rayul.spec import GRADIENTS

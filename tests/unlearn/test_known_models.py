@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_pack import assert_equal_trials, baseline_of, finish
+from packed import assert_equal_trials, baseline_of, finish
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rayul.spec import Model

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from float64 import SEED, SHAPES, Reference, alone, assert_near, packed
-from packed import advance
-from test_pack_independence import assert_same, finish, with_nobody
+from packed import advance, assert_same, finish, with_nobody
 
 from rayul.errors import InputError
 from rayul.spec import SpecError, parse_spec

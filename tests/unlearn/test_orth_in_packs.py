@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from packed import advance
-from test_pack_independence import SHAPES, assert_same, finish, with_nobody
+from packed import advance, assert_same, finish, with_nobody
+from test_pack_independence import SHAPES
 
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,84 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from packed import advance
+from packed import TWENTY, advance, alone, assert_equal_trials, baseline_of, ending_of, finish
 from peft import PeftModel
 
-from rayul.records import COMPLETED, FAILED, Ending, Evaluation
+from rayul.records import COMPLETED, FAILED, Evaluation
 from rayul.spec import METHODS
-from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
-from rayul.unlearn.trial import run_trial
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 from rayul.unlearn.update.saved import detach_adapter
 
 MakeSpec = Callable[..., Any]
-Weights = dict[str, tuple[torch.Tensor, torch.Tensor]]
-TWENTY = {"lr": 1e-3, "steps": 20, "evaluate_every": 5}
-
-
-def baseline_of(task: Any, spec: Any) -> dict[str, float]:
-    return evaluate(task.base, task, spec.evaluate.metrics, 64).values
-
-
-def alone(task: Any, spec: Any, seed: int) -> tuple[list[Evaluation], Weights, Ending]:
-    """Rows, last adapter and ending of a trial without a pack."""
-    rows: list[Evaluation] = []
-    weights: Weights = {}
-    ending = None
-    for snapshot in run_trial(task, TrialJob("t", spec, seed, {}, baseline_of(task, spec))):
-        ending = snapshot.ending
-        rows += snapshot.evaluations
-        if snapshot.update is not None:
-            state = {k: v.detach().clone() for k, v in snapshot.update.model.named_parameters() if "lora_" in k}
-            names = [k.removeprefix("base_model.model.").split(".lora_A")[0] for k in state if "lora_A" in k]
-            weights = {
-                n: tuple(state[f"base_model.model.{n}.lora_{x}.default.weight"] for x in "AB")  # type: ignore[misc]
-                for n in names
-            }
-    assert ending is not None
-    return rows, weights, ending
-
-
-def finish(pack: Pack, slot: int) -> list[Evaluation]:
-    """Advance until the trial in `slot` has ended; its rows."""
-    rows: list[Evaluation] = []
-    while not pack.slots[slot].ended:
-        for k, found in advance(pack):
-            if k == slot:
-                rows += found
-            elif pack.slots[k].ended:
-                pack.leave(k)
-    return rows
-
-
-def ending_of(pack: Pack, slot: int) -> Ending:
-    """Without the seconds, which differ."""
-    ending = pack.slots[slot].ending
-    assert ending is not None
-    return replace(ending, train_seconds=0.0)
-
-
-def weights_of(pack: Pack, slot: int, rank: int) -> Weights:
-    return pack.layout.adapter(pack.state(slot).values, rank)
-
-
-def assert_equal_trials(pack: Pack, slot: int, rows: list[Evaluation], task: Any, spec: Any, seed: int) -> None:
-    expected_rows, expected, ending = alone(task, spec, seed)
-    assert [r.step for r in rows] == [r.step for r in expected_rows]
-    assert ending_of(pack, slot).state == ending.state
-    for ours, theirs in zip(rows, expected_rows, strict=True):
-        for name in ("forget", "retain", "general"):
-            key = f"{name}.ppl"
-            assert math.log(ours.metrics[key]) == pytest.approx(math.log(theirs.metrics[key]), abs=1e-5), ours.step
-    found = weights_of(pack, slot, spec.lora.r)
-    assert found.keys() == expected.keys()
-    for name, pair in expected.items():
-        for ours_, theirs_ in zip(found[name], pair, strict=True):
-            assert torch.allclose(ours_, theirs_, rtol=0, atol=1e-4), name
 
 
 ALONE = [(method, group, False) for group in (None, 2) for method in METHODS]

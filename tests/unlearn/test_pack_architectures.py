@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from packed import assert_equal_trials, baseline_of, finish
 from test_modules import EXPERTS, SHAPE
-from test_pack import assert_equal_trials, baseline_of, finish
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rayul.errors import InputError

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from packed import advance
+from packed import advance, assert_same, finish, with_nobody
 
-from rayul.records import FAILED, Evaluation
+from rayul.records import FAILED
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
-from rayul.unlearn.pack.slot import SlotState
 
 MakeSpec = Callable[..., Any]
 SHAPES = [Shape(slots=4, rank=8, rows=2), Shape(slots=4, rank=8, rows=2, group=3)]
@@ -34,34 +33,6 @@ COMPILED = [
         m for m, row in METHODS.items() if "hidden" not in row.needs and "retain_weight" in row.parameters
     )
 ]
-
-
-def finish(pack: Pack, slot: int) -> list[Evaluation]:
-    rows: list[Evaluation] = []
-    while not pack.slots[slot].ended:
-        for k, found in advance(pack):
-            if k == slot:
-                rows += found
-    return rows
-
-
-def assert_same(a: tuple[list[Evaluation], SlotState], b: tuple[list[Evaluation], SlotState]) -> None:
-    assert [(r.step, r.metrics) for r in a[0]] == [(r.step, r.metrics) for r in b[0]]
-    assert torch.equal(a[1].values, b[1].values)
-    assert a[1].kept.keys() == b[1].kept.keys()
-    assert a[1].kept
-    assert all(torch.equal(tensor, b[1].kept[name]) for name, tensor in a[1].kept.items())
-
-
-def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) -> tuple[list[Evaluation], SlotState]:
-    pack = Pack(task, spec, shape)
-    slot = pack.join(TrialJob("t", spec, 3, {}, baseline))
-    rows = finish(pack, slot)
-    ending = pack.slots[slot].ending
-    assert ending is not None
-    assert ending.state != FAILED
-    result = rows, pack.state(slot)
-    return result
 
 
 @pytest.mark.parametrize(("method", "variant", "shape"), CASES_BY_SHAPE + COMPILED)

@@ -1,0 +1,208 @@
+"""The sweep as one writes it by hand: a Ray Tune Trainable, Optuna's search and PEFT, without rayul.
+
+    python tests/gpu/by_hand.py TARGET SWEEP.yaml --processes 4 --seconds 60 [--output RESULT.json]
+
+TARGET is what `target.py` wrote: model/ and rows as JSONL. SWEEP.yaml has the settings to search, the steps and the
+evaluations, which are those of rayul's own sweep: after each `evaluate_every` steps, extraction strength of all rows
+to forget, to keep and general by one forward pass over them. Trials share the card as Ray divides it, a process each;
+MPS is not started. It stops after so many seconds, which count from when the first trial has its model: neither Ray's
+start nor the processes' is in them. How long all trials take is extrapolated from the steps that were trained, each
+with its share of the evaluations, and the result says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import ray
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+SETS = ("forget", "retain_select", "general")
+QUESTION = "Question: {question}\nAnswer:"
+
+
+def encoded(tokenizer: Any, path: Path) -> list[tuple[list[int], int]]:
+    """Token ids of each row and where its answer begins."""
+    rows = []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        question = QUESTION.format(question=row["question"])
+        whole = [*tokenizer(f"{question} {row['answer']}").input_ids, tokenizer.eos_token_id]
+        rows.append((whole, len(tokenizer(question).input_ids)))
+    return rows
+
+
+def padded(rows: list[tuple[list[int], int]], pad: int, device: str) -> dict[str, torch.Tensor]:
+    width = max(len(ids) for ids, _ in rows)
+    batch = {
+        "input_ids": [ids + [pad] * (width - len(ids)) for ids, _ in rows],
+        "attention_mask": [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows],
+        "labels": [[-100] * at + ids[at:] + [-100] * (width - len(ids)) for ids, at in rows],
+    }
+    return {name: torch.tensor(values, device=device) for name, values in batch.items()}
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    def setup(self, config: dict[str, Any], fixed: dict[str, Any]) -> None:
+        self.fixed, target = fixed, Path(fixed["target"])
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cpu":
+            torch.set_num_threads(1)
+        tokenizer = AutoTokenizer.from_pretrained(target / "model")
+        base = AutoModelForCausalLM.from_pretrained(target / "model", dtype=getattr(torch, fixed["dtype"]))
+        adapter = LoraConfig(
+            r=config["r"], lora_alpha=config["alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        self.model = get_peft_model(base.to(self.device), adapter)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.data = parameter.data.float()
+        self.optimizer = torch.optim.AdamW(trained, lr=config["lr"], fused=True)
+        self.trained, self.pad = trained, tokenizer.pad_token_id
+        files = {name: target / f"{name}.jsonl" for name in (*SETS, "retain_train")}
+        self.rows = {name: encoded(tokenizer, path) for name, path in files.items() if path.is_file()}
+        self.config, self.random, self.step_number = config, random.Random(0), 0
+
+    def loss(self, rows: list[tuple[list[int], int]]) -> torch.Tensor:
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.fixed["dtype"] == "bfloat16"):
+            return self.model(**padded(rows, self.pad, self.device)).loss
+
+    def step(self) -> dict[str, Any]:
+        """One `evaluate_every` of training, and its evaluation."""
+        self.model.train()
+        size, began = self.config["batch_size"], time.time()
+        for _ in range(self.fixed["evaluate_every"]):
+            loss = -self.loss(self.random.sample(self.rows["forget"], size))
+            if self.config["method"] == "gd":
+                kept = self.random.sample(self.rows["retain_train"], size)
+                loss = loss + self.config["retain_weight"] * self.loss(kept)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.step_number += self.fixed["evaluate_every"]
+        found = {name: self.strength(self.rows[name]) for name in SETS if name in self.rows}
+        ended = self.step_number >= self.fixed["steps"]
+        return found | {"steps": self.step_number, "began": began, "at": time.time(), "done": ended}
+
+    @torch.no_grad()
+    def strength(self, rows: list[tuple[list[int], int]]) -> float:
+        """Extraction strength: the longest end of an answer that one forward pass predicts token by token, as a share
+        of the answer; the mean over rows."""
+        self.model.eval()
+        shares = []
+        rows = sorted(rows, key=lambda row: len(row[0]))
+        for i in range(0, len(rows), 64):
+            batch = padded(rows[i : i + 64], self.pad, self.device)
+            labels = batch.pop("labels")[:, 1:]
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.fixed["dtype"] == "bfloat16"):
+                match = (self.model(**batch).logits[:, :-1].argmax(-1) == labels).cpu()
+            for line, label in zip(match, labels.cpu(), strict=True):
+                right = line[label != -100][:-1].tolist()  # without the end token
+                missed = max((at + 1 for at, hit in enumerate(right) if not hit), default=0)
+                shares.append(1 - missed / len(right))
+        return sum(shares) / len(shares)
+
+
+def space_of(sweep: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the YAML file searches, as Tune's."""
+
+    def domain(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        if "choice" in value:
+            return tune.choice(value["choice"])
+        return tune.loguniform(*value["float"]) if value.get("log") else tune.uniform(*value["float"])
+
+    method, lora, training = sweep["method"], sweep["lora"], sweep["training"]
+    named = {"method": method["name"], "retain_weight": method["retain_weight"], "r": lora["r"]}
+    named |= {"alpha": lora["alpha"], "lr": training["lr"], "batch_size": training["batch_size"]}
+    return {name: domain(value) for name, value in named.items()}
+
+
+class Results(tune.Callback):  # type: ignore[misc]
+    """What every trial reported, and the end of the time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.reports, self.first = seconds, [], 0.0
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        self.reports.append({name: result[name] for name in ("steps", "began", "at")} | {"trial": trial.trial_id})
+        self.first = self.first or result["began"]
+
+    def over(self) -> bool:
+        return bool(self.first) and time.time() - self.first >= self.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("--processes", type=int, required=True)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    sweep = yaml.safe_load(arguments.sweep.read_text())
+    training, trials = sweep["training"], sweep["search"]["trials"]
+    fixed = {"target": str(arguments.target.resolve()), "dtype": sweep["model"]["dtype"]}
+    fixed |= {name: training[name] for name in ("steps", "evaluate_every")}
+
+    gpus = torch.cuda.device_count()
+    share = {"cpu": 1, "gpu": 1 / arguments.processes} if gpus else {"cpu": 1}
+    ray.init(num_cpus=None if gpus else arguments.processes, include_dashboard=False, logging_level="ERROR")
+    results = Results(arguments.seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(Trial, fixed=fixed), share),
+            param_space=space_of(sweep),
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearch(metric=["forget", "retain_select"], mode=["min", "max"], seed=0),
+                num_samples=trials,
+                max_concurrent_trials=arguments.processes,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=scratch, verbose=0, callbacks=[results], stop=lambda _trial, _result: results.over()
+            ),
+        )
+        grid = tuner.fit()
+    ray.shutdown()
+    errors = [str(error) for error in grid.errors]
+    assert results.reports, errors
+    done: dict[str, int] = {}
+    for report in results.reports:
+        done[report["trial"]] = max(done.get(report["trial"], 0), report["steps"])
+    seconds = max(report["at"] for report in results.reports) - results.first
+    rate = sum(done.values()) / training["steps"] / seconds
+    found = {
+        "processes": arguments.processes,
+        "seconds": seconds,
+        "trials_finished": sum(steps >= training["steps"] for steps in done.values()),
+        "trials_begun": len(done),
+        "trial_steps": sum(done.values()),
+        "trials_per_hour": 3600 * rate,
+        "seconds_for_all_trials": trials / rate,
+        "extrapolated": sum(done.values()) < trials * training["steps"],
+        "errors": errors,
+    }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
