@@ -23,7 +23,8 @@ import yaml
 class Size:
     """Of the model, its training and the trials."""
 
-    authors: int | None
+    authors: int
+    forget: str
     vocabulary: int
     hidden: int
     layers: int
@@ -40,9 +41,9 @@ class Size:
     compiled: bool
 
 
-CARD = Size(None, 16_000, 768, 16, 12, 4e-4, 32, 40, "bfloat16", 64, 32, 60, 15, (4, 8, 16), True)
+CARD = Size(200, "forget10", 16_000, 768, 16, 12, 4e-4, 32, 40, "bfloat16", 64, 32, 60, 15, (4, 8, 16), True)
 """About 125M parameters, 200 authors."""
-TOY = Size(24, 1_000, 64, 2, 4, 4e-3, 16, 25, "float32", 6, 2, 8, 4, (2, 4), False)
+TOY = Size(24, "forget01", 1_000, 64, 2, 4, 3e-3, 16, 20, "float32", 6, 2, 8, 4, (2, 4), False)
 """What two cores do in a minute or two. Not compiled: that takes them longer than the trials."""
 
 
@@ -102,7 +103,7 @@ def main() -> None:
     began = time.monotonic()
     base, target = arguments.folder / "base", arguments.folder / "target"
     base.mkdir(parents=True, exist_ok=True)
-    sets = read_sets([arguments.tofu], size.authors, "forget10")
+    sets = read_sets([arguments.tofu], size.authors, size.forget)
     parameters = write_base(base, sets, size)
     write_sweep(arguments.folder / "tofu.yaml", target, size)
     rows = sum(len(part) for part in sets.values())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from devices import devices_of
-from driver import LONG, TRIALS, children_of, ended, key, rows, start, sweep, write_spec
+from driver import LONG, children_of, ended, key, rows, start, sweep, write_spec
 from packed import baseline_of
 from test_faults import finished_is_kept, kill, wait
 
@@ -27,8 +27,8 @@ __all__ = ["kill"]  # a fixture
 @pytest.fixture(scope="module")
 def spec_file(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data_folder: Path) -> Path:
     sections: dict[str, Any] = {
-        "training": LONG,
-        "search": {"sampler": "random", "trials": TRIALS, "seed": 0},
+        "training": LONG | {"steps": 24},
+        "search": {"sampler": "random", "trials": 8, "seed": 0},
         "pruning": {"criteria": False, "dominance": False},
         "resources": {"trials_per_gpu": 4, "checkpoint_every": "0.1s"},
         "oracle": str(tiny_folder),
@@ -72,11 +72,11 @@ def test_kill_9_of_device_and_driver_loses_and_repeats_nothing(
 ) -> None:
     folder = tmp_path / "tiny"
     driver = start(spec_file, tmp_path)
-    wait(lambda: len(rows(folder)) >= 20, driver)
+    wait(lambda: len(rows(folder)) >= 8, driver)
     victims = devices_of(driver.pid)
     assert victims, children_of(driver.pid)
     os.kill(victims[0], signal.SIGKILL)
-    enough = len(rows(folder)) + 20
+    enough = len(rows(folder)) + 8
     wait(lambda: len(rows(folder)) >= enough, driver)
     kill(driver)
     before = (folder / "evaluations.jsonl").read_bytes().split(b"\n")[:-1]
