@@ -158,6 +158,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
         objectives=objectives,
         limits=limits,
         limit_values={limit.metric: limit.value for limit in limits},
+        targets=(),  # of one sweep: each is judged by its own in `checked`
     )
     compare_baselines(sweeps, names, [*objectives, *common.limit_values], notes)
     judged = [[_judged(e, limits) for e in sweep.evaluations] for sweep in sweeps]

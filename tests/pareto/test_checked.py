@@ -74,6 +74,7 @@ def test_each_target_has_its_point_its_unread_rows_and_its_certificate(two_targe
     plain = comparison.entries[1].checked
     assert [(one.kind, one.target) for one in plain] == [("best", None)]
     assert plain[0].forgotten == pytest.approx(comparison.entries[1].best)
+    assert comparison.common.every_limit == load_comparison([other, two_targets]).common.every_limit
     assert any("certified at 95.0% kept" in line for line in comparison_lines(comparison))
 
 
