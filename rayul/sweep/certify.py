@@ -89,7 +89,7 @@ def certify_sweep(
             raise InputError(
                 f"the certify rows of {work} were read on {latest.date}; its report has the result"
                 + (", and no attack is left to try" if tried and results.certificates.certified else ""),
-                "a second look finds more by chance; read them again with --again, which spends half of the last alpha",
+                "read them again with --again, at half of the last alpha: a second look finds more by chance",
             )
         if reads and (why_not := cannot_certify(asked, sets, results)):
             raise InputError(f"{work}: {why_not[0]}", why_not[1])
