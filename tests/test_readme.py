@@ -34,6 +34,7 @@ NOT_RUN = {
     'pip install -e ".[test]"': "so are its tests",
     "pytest": "this is it",
     "rayul sweep ga": "the sweep above by its name; spec/test_shipped_by_name.py reads the same spec from it",
+    "rayul watch results/ga": "serves until it is stopped; security/test_watch.py asks it",
     "optuna-dashboard results/ga/study.journal": "serves until it is stopped; sweep/test_real_sweep.py asks it",
     "tensorboard --logdir results/ga/tensorboard": "serves until it is stopped; sweep/test_tracking.py reads the files",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -70,14 +71,22 @@ def receivers_of(spec: Spec) -> list[Code]:
         found.append(f"metrics, and your MLflow token, to {_shown(mlflow.uri)}")
     if wandb is not None and wandb.entity is not None:
         found.append(f"metrics to {_shown(wandb.entity)} at Weights & Biases")
+    if spec.on_end is not None and spec.on_end.webhook is not None:
+        found.append(f"how the sweep ended, and its numbers, to {_shown(spec.on_end.webhook)}")
     return [Code(what, source_hash(what)) for what in found]
 
 
+def commands_of(spec: Spec) -> list[Code]:
+    """What a sweep of the spec runs at its end."""
+    command = None if spec.on_end is None else spec.on_end.command
+    return [] if command is None else [Code(f"{_shown(shlex.join(command))} (on_end.command)", _command_hash(command))]
+
+
 def trust(spec: Spec, sends: bool = False) -> None:
-    """Keep the hashes of the spec's code, and with `sends` of its receivers, private to this user. Raises OSError where
-    they cannot be written."""
+    """Keep the hashes of the spec's code, and with `sends` of its receivers and what runs at its end, private to this
+    user. Raises OSError where they cannot be written."""
     folder = trusted_folder()
-    for code in (*code_of(spec), *(receivers_of(spec) if sends else ())):
+    for code in (*code_of(spec), *((*commands_of(spec), *receivers_of(spec)) if sends else ())):
         if not _is_trusted(code):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with whole_file(folder / code.sha256) as file:
@@ -87,24 +96,27 @@ def trust(spec: Spec, sends: bool = False) -> None:
 
 def check_trusted(spec: Spec, place: Path | str, *, trusted: bool, sends: bool = False) -> None:
     """Raises InputError for code in the spec that this user has not trusted, naming all of it; with `trusted`, trusts
-    it instead. place: the file or folder that the spec is from. sends: whether metrics go where the spec says, too."""
+    it instead. place: the file or folder that the spec is from. sends: whether it is for a sweep, which also sends
+    metrics where the spec says, and runs and tells what it names for its end."""
     if trusted:
         with suppress(OSError):  # a home that is read-only: the next command asks again
             trust(spec, sends)
         return
-    unknown = [code for code in code_of(spec) if not _is_trusted(code)]
+    runs = [*code_of(spec), *(commands_of(spec) if sends else ())]
+    unknown = [code for code in runs if not _is_trusted(code)]
     strange = [code for code in receivers_of(spec) if sends and not _is_trusted(code)]
     if strange and not unknown:
         raise InputError(
             f"{place} would send {', '.join(map(str, strange))}, and you have not trusted that",
-            "repeat the command with --trust to send them there, or take tracking out of its spec.yaml",
+            "repeat the command with --trust to send them there, or take tracking and on_end out of its spec.yaml",
         )
     unknown += strange
     if unknown:
         lines = "\n  ".join(map(str, unknown))
         raise InputError(
             f"{place} would run code that you have not trusted:\n  {lines}",
-            f"read it first (`{CODE}` in its spec.yaml); to trust it from now on, repeat the command with --trust",
+            f"read it first (`{CODE}` and on_end in its spec.yaml); "
+            "to trust it from now on, repeat the command with --trust",
         )
 
 
@@ -147,6 +159,16 @@ def _model_hash(model: Model) -> str:
     for part in _model_parts(model.path, ADAPTER_DEPTH):
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(repr(model.revision).encode())
+    return digest.hexdigest()
+
+
+def _command_hash(command: tuple[str, ...]) -> str:
+    """Of the program and its arguments, and of what those of them hold that are files, such as a script."""
+    digest = sha256()
+    for word in command:
+        file = Path(word)
+        for part in (word.encode(), file.read_bytes() if file.is_file() else b""):
+            digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
 
 

@@ -104,7 +104,8 @@ def _view(line: str, page: str) -> View:
 def _message(title: str, text: str) -> View:
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        "<style>body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem } pre { white-space: pre-wrap }</style>"
         f"<title>{html.escape(title)}</title></head><body><main><h1>{html.escape(title)}</h1>"
         f"<pre>{html.escape(text)}</pre></main></body></html>"
     )

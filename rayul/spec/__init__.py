@@ -41,6 +41,7 @@ from rayul.spec.metrics import (
     needs_oracle,
     plainly,
 )
+from rayul.spec.on_end import OnEnd, is_web_address
 from rayul.spec.own_control import OwnControl
 from rayul.spec.packaged import PACKAGED, Packaged
 from rayul.spec.parameter import Parameter
@@ -93,6 +94,7 @@ __all__ = [
     "MethodChoice",
     "Metric",
     "Model",
+    "OnEnd",
     "OwnControl",
     "Packaged",
     "Parameter",
@@ -120,6 +122,7 @@ __all__ = [
     "is_custom",
     "is_forget_set",
     "is_forgetting",
+    "is_web_address",
     "known_limits",
     "limits",
     "load_spec",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from rayul.spec.gradients import GRADIENT, OWNER, modern_params
 from rayul.spec.method import MethodChoice
 from rayul.spec.method_form import method_form
 from rayul.spec.metrics import ATTACKED, OWN, PROBED, MetricKey, is_forgetting
+from rayul.spec.on_end import OnEnd
 from rayul.spec.own_control import OwnControl
 from rayul.spec.probes import ProbeRows, Probes, probe_metrics
 from rayul.spec.problems import Loc, Problem, SpecError, did_you_mean, dotted, refuse, refuse_all, show
@@ -88,6 +90,8 @@ class Spec(Section):
     """The audit at the end of the sweep; without it, `rayul audit` does the same later."""
     report: Reporting = Reporting()
     tracking: Tracking = Tracking()
+    on_end: OnEnd | None = None
+    """Who is told that the sweep has ended; without it, nobody."""
     earlier: tuple[Earlier, ...] = Field(default=(), strict=False)
     """Certified requests that the model has been through before; the certificate of this one names them."""
 
@@ -253,14 +257,21 @@ class Spec(Section):
 
     @property
     def notices(self) -> list[str]:
-        """A line for each code from outside that a sweep runs, and for more trials than there are settings."""
+        """A line for each code from outside that a sweep runs, for who is told of its end, and for more trials than
+        there are settings."""
         models = [model for model in (self.model, self.oracle) if model is not None and model.trust_remote_code]
         code = notices(self.code) + [f"code that comes with {m.path} will run (trust_remote_code)" for m in models]
         tasks = [task for task in self.evaluate.lm_eval if task.include_path is not None]
         code += [
             f"the task folder {task.include_path} may hold code, which will run (evaluate.lm_eval)" for task in tasks
         ]
-        return code + list(self._few_cells())
+        return code + list(self._alerts()) + list(self._few_cells())
+
+    def _alerts(self) -> Iterator[str]:
+        if self.on_end is not None and self.on_end.command is not None:
+            yield f"at its end the sweep runs {shlex.join(self.on_end.command)} (on_end.command)"
+        if self.on_end is not None and self.on_end.webhook is not None:
+            yield f"at its end the sweep sends its numbers to {self.on_end.webhook} (on_end.webhook)"
 
     def _few_cells(self) -> Iterator[str]:
         combinations, continuous = self.size

@@ -20,13 +20,14 @@ _SECRET = re.compile(
 )
 
 
+def refuse_secret(address: str, hint: str) -> None:
+    """Refuse an address with a password or token in it: the spec is kept with the results."""
+    if _SECRET.search(address):
+        raise refuse("holds a password or token", f"the spec is kept with the results: {hint}")
+
+
 def _without_secret(uri: str) -> str:
-    if _SECRET.search(uri):
-        hint = (
-            "the spec is kept with the results: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD"
-        )
-        raise refuse("holds a password or token", hint)
+    refuse_secret(uri, "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return uri
 
 

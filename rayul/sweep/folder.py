@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "finalists",
     "report.",
     "tracking.",
+    "on_end",
     "pruning.rules",  # one of the user's own that failed; a rule changes no evaluation
     "pruning.code",
 )

@@ -47,6 +47,7 @@ from rayul.sweep.cluster import (
 from ray import tune
 from ray.tune import Callback
 
+from rayul.sweep.alert import alerted
 from rayul.sweep.audit import audit
 from rayul.sweep.budget import Budget, run_begins, run_ends
 from rayul.sweep.certify import certify_at_end, certify_groups
@@ -100,7 +101,11 @@ def run_sweep(
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with opened(folder, warn) as (work, is_copied), losses_told():
-        return _run(spec, work, resume, address, is_copied, console, testbed_progress, trust)
+        resumes = (work / SPEC).exists() if resume == "if any" else resume
+        recorded = run_begins(checked(work, spec, resumes), work / JOURNAL)
+        check_trusted(spec, work, trusted=trust or not (work / SPEC).exists(), sends=True)
+        with alerted(spec, work, warn):
+            return _run(spec, work, recorded, resumes, address, is_copied, console, testbed_progress)
 
 
 @dataclass(frozen=True)
@@ -128,21 +133,18 @@ class Sweep:
 def _run(
     asked: Spec,
     folder: Path,
-    resume: bool | Literal["if any"],
+    recorded: Manifest,
+    resumes: bool,
     address: str | None,
     uploads_adapters: bool,
     console: Console,
     testbed_progress: Callable[[str, float], None] | None,
-    trust: bool,
 ) -> Summary:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     warn = partial(say, style="yellow")
 
     # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
-    resumes = (folder / SPEC).exists() if resume == "if any" else resume
-    recorded = run_begins(checked(folder, asked, resumes), folder / JOURNAL)
-    check_trusted(asked, folder, trusted=trust or not (folder / SPEC).exists(), sends=True)
     ready = with_testbed(asked, testbed_progress, recorded.date)
     sets = load_rows(ready)
     data = checked_rows(sets, recorded)

@@ -116,6 +116,8 @@ def test_it_takes_every_example_on_the_pages_that_load_spec_takes() -> None:
         "finalists: {n: 2, attacks: [relearn], within: {metric: retain.es, at_least: 0.9}, points: [0014-35]}",
         "tracking: [tensorboard, mlflow]",
         "tracking: {mlflow: {experiment: x}, wandb: false}",
+        "on_end: {webhook: 'https://chat.example/hook', timeout: 5}",
+        "on_end: {webhook: $CHAT_HOOK, command: [notify-send, done]}",
         "update: full",
     ],
 )
