@@ -64,13 +64,13 @@ def own_control(answers: Answers, own: OwnControl) -> Answers:
     found = own_function(own.name, own.code)(answers, **own.parameters)
     if not isinstance(found, Answers):
         raise InputError(f"{own.name} returned a {type(found).__name__}", "return answers._replace(mask=...)")
-    logits, mask = found.logits, found.mask
-    if logits.shape != answers.logits.shape or mask.shape != answers.mask.shape or mask.dtype != torch.bool:
+    logits, mask = found.predicted, found.mask
+    if logits.shape != answers.predicted.shape or mask.shape != answers.mask.shape or mask.dtype != torch.bool:
         raise InputError(
             f"{own.name} returned logits {list(logits.shape)} and a mask {list(mask.shape)} of {mask.dtype}",
-            f"logits are {list(answers.logits.shape)}, a mask is {list(answers.mask.shape)} of torch.bool",
+            f"logits are {list(answers.predicted.shape)}, a mask is {list(answers.mask.shape)} of torch.bool",
         )
-    changed = answers if logits is answers.logits else answers.with_logits(logits)
+    changed = answers if logits is answers.predicted else answers.with_logits(logits)
     return changed._replace(mask=answers.mask & mask)
 
 

@@ -12,26 +12,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.unlearn.label_logp import label_logp
+from rayul.unlearn.projection import Projection, passing, projecting_head
 from rayul.unlearn.tokens import Batch, Example, collate
 
 Model = Any
 """A `transformers` causal LM, with or without PEFT adapters."""
 
 
-class Answers(NamedTuple):
-    """Predictions of a batch over its last S positions, aligned: logits[b, s] predicts labels[b, s].
-
-    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, L * D], if asked for,
-    of L layers side by side; logp [B, S], the labels' log-probabilities by these logits, where they are known already.
-    """
-
-    logits: Tensor
+class _Fields(NamedTuple):
+    logits: Tensor | Projection
     labels: Tensor
     mask: Tensor
     hidden: Tensor | None = None
     logp: Tensor | None = None
 
-    def with_logits(self, logits: Tensor) -> Answers:
+
+class Answers(_Fields):
+    """Predictions of a batch over its last S positions, aligned: logits[b, s] predicts labels[b, s].
+
+    logits [B, S, V], labels [B, S] int64, mask [B, S] bool (True on answer tokens); hidden [B, S, L * D], if asked for,
+    of L layers side by side; logp [B, S], the labels' log-probabilities by these logits, where they are known already.
+
+    Of a large vocabulary the logits are given as a `Projection`, and exist whole once `logits` is read.
+    """
+
+    __slots__ = ()
+
+    @property
+    def logits(self) -> Tensor:
+        return self[0].whole if isinstance(self[0], Projection) else self[0]
+
+    @property
+    def predicted(self) -> Tensor | Projection:
+        """The logits as they were given."""
+        return self[0]
+
+    def with_logits(self, logits: Tensor | Projection) -> Answers:
         """The same answers predicted by other logits."""
         return self._replace(logits=logits, logp=None)
 
@@ -45,15 +61,19 @@ def forward(model: Model, batch: Batch, layer: int | Sequence[int] | None = None
     length = batch.ids.shape[1]
     first = int(batch.answer.any(0).nonzero()[0]) if bool(batch.answer.any()) else length - 1
     keep = length - first + 1  # the logits at first - 1 predict the token at `first`
-    output = model(
-        input_ids=batch.ids,
-        attention_mask=batch.attention,
-        use_cache=False,
-        output_hidden_states=bool(layers),
-        **last_logits(model, keep),
-    )
+    head = projecting_head(model)
+    with passing(head):
+        output = model(
+            input_ids=batch.ids,
+            attention_mask=batch.attention,
+            use_cache=False,
+            output_hidden_states=bool(layers),
+            **last_logits(model, keep),
+        )
     hidden = torch.cat([output.hidden_states[i][:, first - 1 : -1] for i in layers], -1) if layers else None
-    return Answers(output.logits[:, -keep:-1], batch.ids[:, first:], batch.answer[:, first:], hidden)
+    found = output.logits[:, -keep:-1]
+    predicted = found if head is None else Projection(found, head)
+    return Answers(predicted, batch.ids[:, first:], batch.answer[:, first:], hidden)
 
 
 def last_logits(model: Model, keep: int) -> dict[str, int]:
@@ -65,8 +85,23 @@ def last_logits(model: Model, keep: int) -> dict[str, int]:
 
 def token_logp(answers: Answers) -> Tensor:
     """log p of each label, [B, S] float32; 0 outside the mask."""
-    logp = label_logp(answers.logits, answers.labels) if answers.logp is None else answers.logp
+    logp = logp_of(answers, answers.labels) if answers.logp is None else answers.logp
     return torch.where(answers.mask, logp, 0.0)
+
+
+def logp_of(answers: Answers, labels: Tensor) -> Tensor:
+    """log p of other labels [B, S] in the answers' places, [B, S] float32."""
+    predicted = answers.predicted
+    return predicted.logp(labels) if isinstance(predicted, Projection) else label_logp(predicted, labels)
+
+
+def token_scores(answers: Answers) -> tuple[Tensor, Tensor]:
+    """log p of each label, [B, S] float32, 0 outside the mask; whether it is the most probable token, [B, S] bool."""
+    predicted = answers.predicted
+    if not isinstance(predicted, Projection):
+        return token_logp(answers), predicted.argmax(-1) == answers.labels
+    logp, match = predicted.scores(answers.labels)
+    return torch.where(answers.mask, logp, 0.0), match
 
 
 class TokenScores(NamedTuple):
@@ -92,8 +127,8 @@ def score(model: Model, examples: Sequence[Example], pad: int, batch_size: int =
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         answers = forward(model, collate([examples[i] for i in chosen], pad, device))
-        logp = token_logp(answers).double().cpu().numpy()
-        match = (answers.logits.argmax(-1) == answers.labels).cpu().numpy()
+        found, best = token_scores(answers)
+        logp, match = found.double().cpu().numpy(), best.cpu().numpy()
         mask = answers.mask.cpu().numpy()
         options = option_logp(answers, [examples[i] for i in chosen])
         for row, i in enumerate(chosen):
@@ -108,11 +143,12 @@ def option_logp(answers: Answers, examples: Sequence[Example]) -> dict[int, tupl
     asked = [i for i, example in enumerate(examples) if example.options]
     if not asked:
         return {}
-    device, width = answers.logits.device, max(len(examples[i].options) for i in asked)
+    device, width = answers.labels.device, max(len(examples[i].options) for i in asked)
     rows = torch.tensor(asked, device=device)
     letter = answers.mask.shape[1] - 1 - answers.mask[rows].flip(1).int().argmax(1)  # an answer's last token
     tokens = torch.tensor([[*examples[i].options, *[0] * (width - len(examples[i].options))] for i in asked])
-    logp = answers.logits[rows, letter].float().log_softmax(-1).gather(1, tokens.to(device)).double().cpu().numpy()
+    logits = answers._replace(logits=answers.predicted[rows, letter]).logits
+    logp = logits.float().log_softmax(-1).gather(1, tokens.to(device)).double().cpu().numpy()
     return {
         i: (logp[n, : len(examples[i].options)], examples[i].options.index(examples[i].ids[examples[i].stop - 1]))
         for n, i in enumerate(asked)

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from rayul.spec import MethodChoice, is_custom
 from rayul.spec.gradients import SETTINGS
-from rayul.unlearn.forward import Answers
+from rayul.unlearn.forward import Answers, logp_of
 from rayul.unlearn.gradients.contract import FORGET, FORGET_NLL, RETAIN, RETAIN_NLL
-from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.own import own_function
+from rayul.unlearn.projection import by_token
 from rayul.unlearn.side import Side
 from rayul.unlearn.terms import Loss, Terms
 
@@ -51,17 +51,26 @@ def kl_from_reference(side: Side) -> Tensor:
 
     (Some implementations average over padded positions, which rewards padding.)
     """
-    model, reference = side.answers.logits.float().log_softmax(-1), side.reference.logits.float().log_softmax(-1)
-    divergence = F.kl_div(model, reference, reduction="none", log_target=True).sum(-1)
-    return batch_mean(sequence_mean(divergence, side.mask), side.mask)
+
+    def divergence(logits: Tensor, before: Tensor) -> Tensor:
+        model, reference = logits.float().log_softmax(-1), before.float().log_softmax(-1)
+        return F.kl_div(model, reference, reduction="none", log_target=True).sum(-1)
+
+    per_token = by_token(divergence, side.answers.predicted, side.reference.predicted)
+    return batch_mean(sequence_mean(per_token, side.mask), side.mask)
 
 
 def js_from_reference(side: Side) -> Tensor:
     """mean over answer tokens of JS(model, ref) over the vocabulary, in [0, log 2]."""
-    model, reference = side.answers.logits.float().log_softmax(-1), side.reference.logits.float().log_softmax(-1)
-    middle = torch.logaddexp(model, reference) - math.log(2)
-    halves: Tensor = model.exp() * (model - middle) + reference.exp() * (reference - middle)
-    return batch_mean(sequence_mean(halves.sum(-1) / 2, side.mask), side.mask)
+
+    def divergence(logits: Tensor, before: Tensor) -> Tensor:
+        model, reference = logits.float().log_softmax(-1), before.float().log_softmax(-1)
+        middle = torch.logaddexp(model, reference) - math.log(2)
+        halves: Tensor = model.exp() * (model - middle) + reference.exp() * (reference - middle)
+        return halves.sum(-1) / 2
+
+    per_token = by_token(divergence, side.answers.predicted, side.reference.predicted)
+    return batch_mean(sequence_mean(per_token, side.mask), side.mask)
 
 
 def hidden_from_reference(side: Side) -> Tensor:
@@ -150,17 +159,26 @@ def satimp(forget: Side, idk: Side | None, *, beta1: float, beta2: float) -> Ten
 def undial(forget: Side, idk: Side | None, *, beta: float) -> Tensor:
     """Self-distillation: cross-entropy to softmax(z_ref - beta * onehot(label)) on forget answers
     (Dong et al. 2024, arXiv 2402.10052)."""
-    onehot = F.one_hot(forget.answers.labels, forget.answers.logits.shape[-1])
-    target = (forget.reference.logits.float() - beta * onehot).softmax(-1)
-    return _cross_entropy(forget, target)
+
+    def cross_entropy(logits: Tensor, before: Tensor, labels: Tensor) -> Tensor:
+        onehot = F.one_hot(labels, logits.shape[-1])
+        return _cross_entropy(logits, (before.float() - beta * onehot).softmax(-1))
+
+    answers = forget.answers
+    per_token = by_token(cross_entropy, answers.predicted, forget.reference.predicted, answers.labels)
+    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask)
 
 
 def ceu(forget: Side, idk: Side | None) -> Tensor:
     """CE-U: cross-entropy to sg[softmax(z without the label's logit)] on forget answers
     (arXiv 2503.01224). On every answer token; the authors' code leaves the first one out."""
-    onehot = F.one_hot(forget.answers.labels, forget.answers.logits.shape[-1]).bool()
-    target = forget.answers.logits.detach().float().masked_fill(onehot, -torch.inf).softmax(-1)
-    return _cross_entropy(forget, target)
+
+    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        onehot = F.one_hot(labels, logits.shape[-1]).bool()
+        return _cross_entropy(logits, logits.detach().float().masked_fill(onehot, -torch.inf).softmax(-1))
+
+    per_token = by_token(cross_entropy, forget.answers.predicted, forget.answers.labels)
+    return batch_mean(sequence_mean(per_token, forget.mask), forget.mask)
 
 
 def jensun(forget: Side, idk: Side | None) -> Tensor:
@@ -170,7 +188,7 @@ def jensun(forget: Side, idk: Side | None) -> Tensor:
     To a distribution that is all on one token of probability q, JS is log 2 - ((1 + q) log(1 + q) - q log q) / 2.
     """
     assert idk is not None
-    logq = label_logp(forget.answers.logits, _repeated(idk.tokens, forget.mask))
+    logq = logp_of(forget.answers, _repeated(idk.tokens, forget.mask))
     q = logq.exp()
     per_token = math.log(2) - ((1 + q) * torch.log1p(q) - q * logq) / 2
     return batch_mean(sequence_mean(per_token, forget.mask), forget.mask)
@@ -237,9 +255,8 @@ def _weighted_ascent(side: Side, weight: Tensor) -> Tensor:
     return batch_mean(sequence_mean(weight * side.logp, side.mask), side.mask)
 
 
-def _cross_entropy(side: Side, target: Tensor) -> Tensor:
-    per_token = -(target * side.answers.logits.float().log_softmax(-1)).sum(-1)
-    return batch_mean(sequence_mean(per_token, side.mask), side.mask)
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return -(target * logits.float().log_softmax(-1)).sum(-1)
 
 
 # --- what goes together ----------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def standardised(model: Model, examples: Sequence[Example], pad: int, batch_size
         answers = forward(model, collate([examples[i] for i in chosen], pad, device))
         for row, i in enumerate(chosen):  # row by row: what is computed has the size of the vocabulary, several times
             mask = answers.mask[row]
-            values[i] = _standardise(answers.logits[row][mask], answers.labels[row][mask]).double().cpu().numpy()
+            logits = answers._replace(logits=answers.predicted[row][mask]).logits
+            values[i] = _standardise(logits, answers.labels[row][mask]).double().cpu().numpy()
     model.train(was_training)
     return [values[i] for i in range(len(examples))]
 

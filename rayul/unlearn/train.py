@@ -22,6 +22,7 @@ from rayul.unlearn.losses import Side, terms_of
 from rayul.unlearn.model import gradient_checkpointing
 from rayul.unlearn.optimisers import learning_rate, optimisers
 from rayul.unlearn.order import needs, row_order
+from rayul.unlearn.projection import projecting_head
 from rayul.unlearn.task import Task
 from rayul.unlearn.terms import total
 from rayul.unlearn.tokens import collate
@@ -56,6 +57,7 @@ def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, fl
     order = row_order(task, spec, seed)
     direction = steering_direction(task, spec, seed)
     memory: Memory = {}
+    projecting_head(update.model)  # known before a rule adds to hidden states: it is tried on another batch
     stops = evaluation_steps(training.steps, training.evaluate_every)
     yield 0
     for step in range(1, training.steps + 1):
@@ -156,7 +158,9 @@ def _side(
     def reference() -> Answers:
         with torch.no_grad(), update.reference() as before:
             plain = forward(before, batch, layers)
-        return plain.with_logits(plain.logits / spec.control.temperature) if limited else plain
+        if not limited or spec.control.temperature == 1.0:
+            return plain
+        return plain.with_logits(plain.logits / spec.control.temperature)
 
     def reference_logp(mask: Tensor) -> Tensor:
         if limited and spec.control.temperature != 1.0:  # the cache is at temperature 1

@@ -23,6 +23,7 @@ from rayul.unlearn.gradients.hidden import adding, blocks_of
 from rayul.unlearn.pack.graphed import graphed
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
+from rayul.unlearn.projection import Projection, projecting_head, same
 
 
 class Adapters(NamedTuple):
@@ -35,9 +36,10 @@ class Adapters(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """logits [N, S, V] at the windows of N lines; hidden [N, S, D] there by number of blocks, for those asked for."""
+    """logits [N, S, V] at the windows of N lines (a projection, of a large vocabulary); hidden [N, S, D] there by
+    number of blocks, for those asked for."""
 
-    logits: Tensor
+    logits: Tensor | Projection
     hidden: dict[int, Tensor]
 
 
@@ -51,12 +53,20 @@ class PackedBase:
         self._linears = [base.get_submodule(name) for name in modules]
         self._blocks = repeated_blocks(base) if compiled else []
         self._head = base.get_output_embeddings()
+        # Before anything has another `forward`: what the model does behind its head is tried on it as it is.
+        self._projecting = None if self._head in self._linears else projecting_head(base)
         self._graphs: dict[Hashable, Callable[..., Tensor]] = {}
         self._on_gpu = next(base.parameters()).is_cuda
         self._unmasked: set[Any] = set()
         """Blocks that get no attention mask: causal is enough."""
         if self._head is None:
             raise RayulError(f"{type(base).__name__} has no output embeddings", "run its trials alone")
+
+    @property
+    def token_bytes(self) -> int:
+        """Of what `predict` returns as the logits of one token."""
+        weight = self._head.weight
+        return int(weight.element_size() * (len(weight) if self._projecting is None else weight.shape[1]))
 
     def merged(self, adapters: Adapters) -> dict[str, Tensor]:
         """The weights W + s (A B)^T of one adapter, by name in the base: the adapter for free in many forwards, at the
@@ -108,7 +118,10 @@ class PackedBase:
         if key not in self._graphs:
 
             def logits(ids: Tensor, at: Tensor, scale: Tensor, *pairs: Tensor) -> Tensor:
-                return self._forward(ids, at, Adapters(list(zip(pairs[::2], pairs[1::2], strict=True)), scale)).logits
+                adapters = Adapters(list(zip(pairs[::2], pairs[1::2], strict=True)), scale)
+                found = self._forward(ids, at, adapters, whole=True).logits
+                assert isinstance(found, Tensor)
+                return found
 
             self._graphs[key] = graphed(logits, *tensors)
         return Predictions(self._graphs[key](*tensors), {})
@@ -121,7 +134,9 @@ class PackedBase:
         layers: Sequence[int] = (),
         weights: Mapping[str, Tensor] | None = None,
         added: Mapping[int, Tensor] | None = None,
+        whole: bool = False,
     ) -> Predictions:
+        """whole: the logits of a large vocabulary, too, as a tensor."""
         lines, window = at.shape
         offset = torch.arange(lines, device=ids.device).unsqueeze(1) * ids.shape[1]
         flat = (at + offset).flatten()
@@ -137,15 +152,17 @@ class PackedBase:
             block = blocks_of(self.base)[number - 1]
             forwards[block] = adding(MethodType(type(block).forward, block), one)
         head = self._head  # which may have an adapter, too
-        forwards[head] = partial(_at_answers, forwards.get(head, MethodType(type(head).forward, head)), flat)
+        projecting = None if whole else self._projecting
+        plain = MethodType(type(head).forward, head) if projecting is None else same
+        forwards[head] = partial(_at_answers, forwards.get(head, plain), flat)
         with _run_as(forwards):
             inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
             # Not tied: an adapter on a head that shares its weights with the embedding changes the head alone.
             output = functional_call(self.base, dict(weights or {}), kwargs=inputs, tie_weights=False)
         hidden = {layer: _select(output.hidden_states[layer], flat) for layer in layers}
-        return Predictions(
-            output.logits.view(lines, window, -1), {k: h.view(lines, window, -1) for k, h in hidden.items()}
-        )
+        found = output.logits.view(lines, window, -1)
+        predicted = found if projecting is None else Projection(found, projecting)
+        return Predictions(predicted, {k: h.view(lines, window, -1) for k, h in hidden.items()})
 
     def _compiled(self, block: Any, *arguments: Any, **keywords: Any) -> Any:
         capturing = self._on_gpu and torch.cuda.is_current_stream_capturing()

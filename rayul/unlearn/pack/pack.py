@@ -30,6 +30,7 @@ from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Slot, on_device
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.step import Part
+from rayul.unlearn.projection import Projection, joined
 from rayul.unlearn.task import TRAINED, Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
@@ -187,15 +188,17 @@ class Pack:
             adapters = Adapters(leaves.pairs, self._scale(slots), noise.on(read))
             added = self._added(lanes, parts, taken) if name == "forget" else {}
             found = self.base.train((name, number), batch, adapters, layers, added)
-            logp = label_logp(found.logits, batch.labels, compiled=self.shape.compiled and found.logits.is_cuda)
-            # unbind and not one index a lane: each of those would bring back a gradient of the whole.
-            fields = [_by_lane(t, len(lanes)) for t in (found.logits, batch.labels, batch.mask, logp)]
+            predicted = _by_lane_and_logp(found.logits, batch.labels, len(lanes), self.shape.compiled)
+            labels, mask = (_by_lane(t, len(lanes)) for t in (batch.labels, batch.mask))
             hidden = {layer: _by_lane(h, len(lanes)) for layer, h in found.hidden.items()}
             for lane, k in read.items():
                 count, own = len(lanes[lane][1]), [hidden[layer][lane] for layer in self.slots[k].layers]
-                logits, labels, mask, own_logp = (field[lane][:count] for field in fields)
+                logits, logp = predicted[lane]
                 own_hidden = torch.cat(own, -1)[:count] if own else None
-                pieces[k].append(Answers(logits, labels, mask, own_hidden, own_logp))
+                own_logp = None if logp is None else logp[:count]
+                pieces[k].append(
+                    Answers(logits[:count], labels[lane][:count], mask[lane][:count], own_hidden, own_logp)
+                )
         return {k: _joined(several) for k, several in pieces.items()}
 
     def _added(self, lanes: Sequence[Lane], parts: Mapping[int, Part], taken: dict[int, int]) -> dict[int, Tensor]:
@@ -286,14 +289,26 @@ def _of_the_trial(error: Exception) -> Exception:
     return error
 
 
+def _by_lane_and_logp(
+    logits: Tensor | Projection, labels: Tensor, lanes: int, compiled: bool
+) -> list[tuple[Tensor | Projection, Tensor | None]]:
+    """The logits of each lane, and its labels' log-probabilities. Of a projection each trial takes them by itself, from
+    its own rows alone: the parts in which they are computed have no row of another trial."""
+    if isinstance(logits, Projection):
+        return [(Projection(hidden, logits.head), None) for hidden in _by_lane(logits.hidden, lanes)]
+    logp = label_logp(logits, labels, compiled=compiled and logits.is_cuda)
+    return list(zip(_by_lane(logits, lanes), _by_lane(logp, lanes), strict=True))
+
+
 def _by_lane(t: Tensor, lanes: int) -> tuple[Tensor, ...]:
-    """[lanes * n, ...] -> lanes times [n, ...]."""
+    """[lanes * n, ...] -> lanes times [n, ...]: unbind and not one index a lane, each of which would bring back a
+    gradient of the whole."""
     return t.view(lanes, -1, *t.shape[1:]).unbind()
 
 
 def _joined(pieces: Sequence[Answers]) -> Answers:
     if len(pieces) == 1:
         return pieces[0]
-    logits, labels, mask, hidden, logp = zip(*pieces, strict=True)
+    predicted, labels, mask, hidden, logp = zip(*pieces, strict=True)
     whole = [None if t[0] is None else torch.cat(t) for t in (hidden, logp)]
-    return Answers(torch.cat(logits), torch.cat(labels), torch.cat(mask), *whole)
+    return Answers(joined(predicted), torch.cat(labels), torch.cat(mask), *whole)

@@ -10,9 +10,10 @@ from torch import Tensor
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.pack.base import PackedBase, Predictions
 from rayul.unlearn.pack.lines import Lines
+from rayul.unlearn.projection import Projection, joined
 
 BUDGET = 2**28
-"""Bytes of logits that may be kept for a set: all of the testbed, a fraction of one set at a vocabulary of 128k."""
+"""Bytes of logits, or of the hidden states that stand for them, that may be kept for a set."""
 BATCH = 32
 """Rows per forward pass. A set is always computed whole, so no value depends on which trial asked first."""
 
@@ -23,7 +24,7 @@ class Reference:
     def __init__(self, base: PackedBase, sets: Mapping[str, Lines]) -> None:
         self.base, self.sets = base, sets
         self._logp: dict[str, Tensor] = {}
-        self._logits: dict[str, Tensor | None] = {}
+        self._logits: dict[str, Tensor | Projection | None] = {}
 
     def logp(self, name: str, rows: Tensor) -> Tensor:
         """Log-probabilities of the labels [B, S]; 0 outside the answer."""
@@ -39,14 +40,12 @@ class Reference:
         if layers:
             return self.base.predict(self.sets[name].take(rows), layers=layers)
         if name not in self._logits:
-            vocabulary = self.base.base.get_output_embeddings().weight
-            bytes_needed = self.sets[name].labels.numel() * len(vocabulary) * vocabulary.element_size()
-            keep = bytes_needed <= BUDGET
-            self._logits[name] = torch.cat([p.logits for _, p in self._whole(name)]) if keep else None
+            keep = self.sets[name].labels.numel() * self.base.token_bytes <= BUDGET
+            self._logits[name] = joined([p.logits for _, p in self._whole(name)]) if keep else None
         kept = self._logits[name]
         if kept is None:
             return self.base.predict(self.sets[name].take(rows))
-        return Predictions(kept.index_select(0, rows), {})
+        return Predictions(kept[rows], {})
 
     @torch.no_grad()
     def _whole(self, name: str) -> list[tuple[Lines, Predictions]]:

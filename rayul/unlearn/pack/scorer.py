@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rayul.unlearn.forward import Answers, TokenScores, option_logp, token_logp
+from rayul.unlearn.forward import Answers, TokenScores, option_logp, token_scores
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.lines import Lines, lines
 from rayul.unlearn.pack.parameters import Layout
+from rayul.unlearn.projection import Projection
 from rayul.unlearn.tokens import Example
 
 
@@ -37,8 +40,7 @@ class Scorer:
             repeated = Lines(*(field.repeat(len(rows), 1) for field in batch))
             logits = self.base.predict(repeated, None if weights else adapters, weights=weights).logits
             answers = Answers(logits, repeated.labels, repeated.mask)
-            logp = token_logp(answers).double().cpu().numpy()
-            match = (logits.argmax(-1) == repeated.labels).cpu().numpy()
+            logp, match = self._token_scores(answers, len(rows))
             mask = repeated.mask.cpu().numpy()
             options = option_logp(answers, [self.examples[i] for i in numbers] * len(rows))
             for line in range(len(mask)):
@@ -46,6 +48,15 @@ class Scorer:
                 found = TokenScores(logp[line][mask[line]], match[line][mask[line]], *options.get(line, ()))
                 by_lane[lane][numbers[row]] = found
         return [[scores[i] for i in range(len(scores))] for scores in by_lane]
+
+    def _token_scores(self, answers: Answers, lanes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Lane by lane where logits come in parts, so that they are the same parts in each."""
+        count = lanes if isinstance(answers.predicted, Projection) else 1
+        size = len(answers.labels) // count
+        own = [slice(begin, begin + size) for begin in range(0, len(answers.labels), size)]
+        found = [token_scores(Answers(answers.predicted[i], answers.labels[i], answers.mask[i])) for i in own]
+        logp, match = (torch.cat(lane) for lane in zip(*found, strict=True))
+        return logp.double().cpu().numpy(), match.cpu().numpy()
 
     def _batches_of(self, lanes: int, device: torch.device) -> Iterator[tuple[list[int], Lines]]:
         if lanes not in self._batches:

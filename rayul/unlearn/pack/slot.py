@@ -156,7 +156,8 @@ class Slot:
             def base() -> Answers:
                 found = reference.predictions(name, on_device(part.rows[name], device), self.layers)
                 hidden = torch.cat([found.hidden[layer] for layer in self.layers], -1) if self.layers else None
-                return answers[name].with_logits(found.logits / temperature)._replace(hidden=hidden)
+                plain = answers[name].with_logits(found.logits)._replace(hidden=hidden)
+                return plain if temperature == 1.0 else plain.with_logits(plain.logits / temperature)
 
             def base_logp(mask: Tensor) -> Tensor:
                 # what is kept is at temperature 1
