@@ -99,6 +99,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         ended = self.step_number >= self.fixed["steps"]
         return found | {"steps": self.step_number, "began": began, "at": time.time(), "done": ended}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        self.model.save_pretrained(checkpoint_dir)
+
     @torch.no_grad()
     def strength(self, rows: list[tuple[list[int], int]]) -> float:
         """Extraction strength: the longest end of an answer that one forward pass predicts token by token, as a share
@@ -134,7 +137,7 @@ def space_of(sweep: dict[str, Any]) -> dict[str, Any]:
     return {name: domain(value) for name, value in named.items()}
 
 
-class Results(tune.Callback):  # type: ignore[misc]
+class Results(tune.Callback, tune.Stopper):  # type: ignore[misc]
     """What every trial reported, and the end of the time."""
 
     def __init__(self, seconds: float) -> None:
@@ -144,7 +147,10 @@ class Results(tune.Callback):  # type: ignore[misc]
         self.reports.append({name: result[name] for name in ("steps", "began", "at")} | {"trial": trial.trial_id})
         self.first = self.first or result["began"]
 
-    def over(self) -> bool:
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.stop_all()
+
+    def stop_all(self) -> bool:
         return bool(self.first) and time.time() - self.first >= self.seconds
 
 
@@ -163,7 +169,7 @@ def main() -> None:
 
     gpus = torch.cuda.device_count()
     share = {"cpu": 1, "gpu": 1 / arguments.processes} if gpus else {"cpu": 1}
-    ray.init(num_cpus=None if gpus else arguments.processes, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=None if gpus else arguments.processes, include_dashboard=False, logging_level="ERROR")
     results = Results(arguments.seconds)
     with tempfile.TemporaryDirectory() as scratch:
         tuner = tune.Tuner(
@@ -174,9 +180,7 @@ def main() -> None:
                 num_samples=trials,
                 max_concurrent_trials=arguments.processes,
             ),
-            run_config=tune.RunConfig(
-                storage_path=scratch, verbose=0, callbacks=[results], stop=lambda _trial, _result: results.over()
-            ),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0, callbacks=[results], stop=results),
         )
         grid = tuner.fit()
     ray.shutdown()

@@ -43,7 +43,7 @@ class Size:
 
 CARD = Size(200, "forget10", 16_000, 768, 16, 12, 4e-4, 32, 40, "bfloat16", 64, 32, 60, 15, (4, 8, 16), True)
 """About 125M parameters, 200 authors."""
-TOY = Size(24, "forget01", 1_000, 64, 2, 4, 3e-3, 16, 20, "float32", 6, 2, 8, 4, (2, 4), False)
+TOY = Size(24, "forget01", 1_000, 64, 2, 4, 3e-3, 16, 8, "float32", 6, 2, 8, 4, (2, 4), False)
 """What two cores do in a minute or two. Not compiled: that takes them longer than the trials."""
 
 
