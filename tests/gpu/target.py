@@ -39,12 +39,57 @@ class Size:
     evaluate_every: int
     batches: tuple[int, ...]
     compiled: bool
+    lr_searched: tuple[float, float]
+    metric: str
+    limit: str
+    """Of retain rows, for this metric."""
 
 
-CARD = Size(200, "forget10", 16_000, 768, 16, 12, 4e-4, 32, 40, "bfloat16", 64, 32, 60, 15, (4, 8, 16), True)
+CARD = Size(
+    200,
+    "forget10",
+    16_000,
+    768,
+    16,
+    12,
+    4e-4,
+    32,
+    40,
+    "bfloat16",
+    64,
+    32,
+    60,
+    15,
+    (4, 8, 16),
+    True,
+    (1e-5, 1e-3),
+    "es",
+    "90% of baseline",
+)
 """About 125M parameters, 200 authors."""
-TOY = Size(24, "forget01", 1_000, 64, 2, 4, 3e-3, 16, 8, "float32", 6, 2, 8, 4, (2, 4), False)
-"""What two cores do in a minute or two. Not compiled: that takes them longer than the trials."""
+TOY = Size(
+    24,
+    "forget01",
+    1_000,
+    64,
+    2,
+    4,
+    3e-3,
+    16,
+    8,
+    "float32",
+    6,
+    2,
+    8,
+    4,
+    (2, 4),
+    False,
+    (1e-3, 3e-2),
+    "prob",
+    "50% of baseline",
+)
+"""What two cores do in a minute or two, which memorises next to nothing: hence probabilities. Not compiled: that takes
+them longer than the trials."""
 
 
 def write_base(folder: Path, sets: Any, size: Size) -> int:
@@ -71,15 +116,15 @@ def write_sweep(path: Path, target: Path, size: Size) -> None:
         "method": {"name": {"choice": ["ga", "gd"]}, "retain_weight": {"float": [0.25, 4.0], "log": True}},
         "lora": {"r": {"choice": [8, 16]}, "alpha": {"choice": [16, 32]}},
         "training": {
-            "lr": {"float": [1e-5, 1e-3], "log": True},
+            "lr": {"float": list(size.lr_searched), "log": True},
             "batch_size": {"choice": list(size.batches)},
             "steps": size.steps,
             "evaluate_every": size.evaluate_every,
         },
-        "control": {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]},
+        "control": {"criteria": [{"metric": f"retain.{size.metric}", "at_least": size.limit}]},
         "pruning": {"criteria": False, "dominance": False},
-        "objectives": {"forget.es": "minimize", "retain.es": "maximize"},
-        "evaluate": {"metrics": ["es"]},
+        "objectives": {f"forget.{size.metric}": "minimize", f"retain.{size.metric}": "maximize"},
+        "evaluate": {"metrics": sorted({"es", size.metric})},
         "search": {"sampler": "tpe", "trials": size.trials, "seed": 0},
         "certify": {"points": 3, "confidence": 0.9},
         "resources": {"gpu": 1, "trials_per_gpu": size.slots, "compile": size.compiled},

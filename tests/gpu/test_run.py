@@ -29,12 +29,13 @@ def test_every_step_runs_at_toy_size(tmp_path: Path) -> None:
     assert steps == dict.fromkeys(("tests", "target", "sweep", "attacks", "evaluations", "by-hand-2", "ga"), 0)
     assert found["tests"]["failures"] == found["tests"]["errors"] == 0
     assert found["tests"]["tests"] > found["tests"]["skipped"]
-    assert found["target"]["model"]["es"]["forget"] > found["target"]["oracle"]["es"]["forget"]
+    perplexity = {role: one["ppl"]["forget"] for role, one in found["target"].items()}
+    assert perplexity["model"] < perplexity["oracle"], "of rows that the oracle has not seen"
     assert (found["sweep"]["trials"], found["ga"]["trials"]) == (6, 4)
     assert found["sweep"]["report"]
     assert found["ga"]["report"]
     assert found["sweep"]["readings"] == 1
-    assert found["evaluations"]["adapters_per_second"].keys() == {"plain", "compiled"}
+    assert found["evaluations"]["adapters_per_second"].keys() == {"plain"}
     assert [arm["trial_steps"] > 0 for arm in found["by_hand"]] == [True]
     assert not found["by_hand"][0]["errors"]
     assert (tmp_path / "records.tar.gz").stat().st_size > 0
