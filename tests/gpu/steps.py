@@ -39,6 +39,7 @@ class Plan:
     """By the number of processes."""
     ga: float
     seconds_by_hand: float
+    attack_flags: tuple[str, ...] = ()
     ga_flags: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -55,6 +56,7 @@ TOY = Plan(
     by_hand={2: 780},
     ga=900,
     seconds_by_hand=10,
+    attack_flags=("--budget", "2"),
     ga_flags=("--trials", "4", "--set", "training.steps=10"),
     environment={"RAYUL_TOY": "1", "OMP_NUM_THREADS": "1"},
 )
@@ -125,7 +127,9 @@ def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
     if ready:
         begun = runner.run("sweep", plan.sweep, [*rayul, "sweep", str(spec), "--results", str(work)])
         if begun:
-            runner.run("attacks", plan.attacks, [*rayul, "certify", str(work / "tofu")])
+            runner.run(
+                "attacks", plan.attacks, [*rayul, "certify", str(work / "tofu"), "--points", "1", *plan.attack_flags]
+            )
         else:
             runner.skip("attacks", "the sweep did not end")
         measure = [python, str(HERE / "evaluations.py"), str(spec), "--output", str(work / "evaluations.json")]
