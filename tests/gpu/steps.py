@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,11 +93,11 @@ class Runner:
         except subprocess.TimeoutExpired:
             code = None
             process.send_signal(signal.SIGINT)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=GRACE)
-            except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):  # also what it has left behind
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
         self.steps.append(Step(name, code, time.time() - started))
         print(f"{time.time() - self.began:5.0f} s  {name}: {self.steps[-1].outcome}", flush=True)
         return code == 0
