@@ -40,7 +40,7 @@ def write(path: Path, records: list[Any]) -> Path:
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(records), path)
             return path
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    path.write_bytes(gzip.compress(text.encode(, mtime=0)) if path.suffix == ".gz" else text.encode())
     return path
 
 
