@@ -168,9 +168,8 @@ def _impossible(limit: Limit) -> str:
     metric = METRICS.get(name)
     if metric is None:
         return ""
-    lowest = 1.0 if name == "ppl" else 0.0
-    if not limit.at_least and limit.value < lowest:
-        return f"{name} is never below {lowest:g}"
+    if not limit.at_least and limit.value < metric.lowest:
+        return f"{name} is never below {metric.lowest:g}"
     return f"{name} is never above 1" if metric.bounded and limit.at_least and limit.value > 1 else ""
 
 

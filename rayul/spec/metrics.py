@@ -25,7 +25,7 @@ class Metric:
     only: the sets that it is measured on, where those are not all; then its function is given the other sets as well.
     on_forget: which way is better on forget rows: the "opposite" way, the "same" (signs of a broken model, which are
     bad everywhere), or neither, where a number is the goal: "0.5", or "0".
-    bounded: whether every value lies in [0, 1].
+    bounded: whether every value lies in [0, 1]. lowest: below which no value lies.
     column: what it needs of a row beside question and answer; rows of a set that lack it are left out. "": nothing, or
     it is of whole sets alone.
     """
@@ -37,6 +37,7 @@ class Metric:
     only: tuple[str, ...] = ()
     on_forget: Literal["opposite", "same", "0.5", "0"] = "opposite"
     bounded: bool = True
+    lowest: float = 0.0
     column: str = ""
 
     def better_on(self, set_name: str) -> Literal["higher", "lower", "0.5", "0"]:
@@ -79,7 +80,9 @@ def _membership(summary: str) -> Metric:
 
 def _gap(name: str) -> Metric:
     summary = f"{name} minus the oracle's, in [-1, 1]; 0 is the goal"
-    return Metric("higher", summary, "oracle", mean_of_rows=False, only=("forget",), on_forget="0", bounded=False)
+    return Metric(
+        "higher", summary, "oracle", mean_of_rows=False, only=("forget",), on_forget="0", bounded=False, lowest=-1.0
+    )
 
 
 WRONG = "perturbed_answer"
@@ -92,7 +95,11 @@ METRICS: dict[str, Metric] = {
         "higher", "exact memorisation in [0, 1]: the share of answer tokens that are the model's first choice"
     ),
     "ppl": Metric(
-        "lower", "perplexity from 1: exp of the mean NLL of all answer tokens", mean_of_rows=False, bounded=False
+        "lower",
+        "perplexity from 1: exp of the mean NLL of all answer tokens",
+        mean_of_rows=False,
+        bounded=False,
+        lowest=1.0,
     ),
     "choice": Metric(
         "higher",
@@ -168,6 +175,7 @@ METRICS: dict[str, Metric] = {
         only=("forget",),
         on_forget="0",
         bounded=False,
+        lowest=-100.0,
     ),
 }
 """Every metric, in the order of tables. A metric is a row here and the function of its name, and nothing else."""

@@ -89,6 +89,15 @@ def test_limits_at_the_edge_of_what_a_metric_can_be_stay() -> None:
         assert asked.limit.value == next(iter(side.values()))
 
 
+def test_a_metric_of_a_probe_that_may_be_negative_has_negative_limits() -> None:
+    context = {"probe_metrics": {"raw_forget": ("privleak", "mia_loss_gap")}}
+    for metric, most in (("privleak", -5.0), ("mia_loss_gap", -0.5)):
+        written = {"metric": f"raw_forget.{metric}", "at_most": most}
+        check_limits([Criterion.model_validate(written, context=context)], {})
+    with pytest.raises(ValueError, match="privleak is never below -100"):
+        Criterion.model_validate({"metric": "raw_forget.privleak", "at_most": -101.0}, context=context)
+
+
 def test_a_share_of_the_baseline_that_no_model_can_reach_is_refused_once_the_baseline_is_known() -> None:
     asked = [criterion(at_least="150% of baseline")]
     check_limits(asked, {"retain.es": 0.6})
