@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from rayul import spec as specs
 from rayul.errors import RayulError
@@ -111,19 +113,27 @@ def fine_tune(
     return epoch
 
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Of AdamW's state, beside the number of steps."""
+
+
 def _keep(checkpoint: Path, parameters: Sequence[Any], optimizer: Any, epoch: int, step: int, strength: float) -> None:
-    state = {"parameters": [parameter.detach() for parameter in parameters], "optimizer": optimizer.state_dict()}
+    tensors = {f"parameter.{i}": parameter.detach() for i, parameter in enumerate(parameters)}
+    for name in MOMENTS:
+        tensors |= {f"{name}.{i}": optimizer.state[parameter][name] for i, parameter in enumerate(parameters)}
     with whole_file(checkpoint) as file:
-        torch.save(state | {"epoch": epoch, "step": step, "strength": strength}, file)
+        save_file(tensors, file, metadata={"epoch": f"{epoch}", "step": f"{step}", "strength": repr(strength)})
 
 
 def _restore(checkpoint: Path, parameters: Sequence[Any], optimizer: Any) -> tuple[int, int, float]:
-    state = torch.load(checkpoint, weights_only=True, map_location=parameters[0].device)
-    with torch.no_grad():
-        for parameter, value in zip(parameters, state["parameters"], strict=True):
-            parameter.copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"], state["step"], state["strength"]
+    with safe_open(checkpoint, framework="pt", device=str(parameters[0].device)) as file:
+        numbers = file.metadata()
+        with torch.no_grad():
+            for i, parameter in enumerate(parameters):
+                parameter.copy_(file.get_tensor(f"parameter.{i}"))
+                moments = {name: file.get_tensor(f"{name}.{i}") for name in MOMENTS}
+                optimizer.state[parameter] = {"step": torch.tensor(float(numbers["step"])), **moments}
+    return int(numbers["epoch"]), int(numbers["step"]), float(numbers["strength"])
 
 
 def trainable(model: Any, recipe: TuningRecipe) -> Any:

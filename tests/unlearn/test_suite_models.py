@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rayul.errors import InputError
-from rayul.spec import METRICS
+from rayul.spec import CHOICES, METRICS
 from rayul.unlearn import generation, membership, metrics
 from rayul.unlearn.data import Row
 from rayul.unlearn.forward import score
@@ -244,15 +244,16 @@ def test_rows_without_the_column_of_a_metric_are_left_out(model, tokenizer):
 def test_every_metric_of_the_suite(model, tokenizer):
     result = evaluate_model(model, tokenizer, SETS, oracle=llama(tokenizer, seed=3), max_new_tokens=60)
     assert not [key for key in result.measured if key.startswith("retain_train.")]
-    of_every_set = [name for name, row in METRICS.items() if not row.only]
+    of_every_set = [name for name, row in METRICS.items() if not row.only and row.column != CHOICES]
     assert {f"{key}.{name}" for key in ("forget", "retain") for name in of_every_set} <= set(result.measured)
     for key in ("forget.forget_quality", "retain.model_utility", "forget.mia_zlib", "forget.mia_min_k_pp"):
         assert key in result.measured
     assert {key.split(".")[1] for key in (*result.measured, *result.skipped)} == set(METRICS)
     assert result.skipped["holdout.truth_ratio"] == "0 of 2 rows have a perturbed_answer"
     for key, measured in result.measured.items():
-        assert measured.value >= (-1 if key.endswith("_gap") else 0), key
-        assert measured.value <= 1 or key.endswith(".ppl"), key
+        name = key.partition(".")[2]
+        assert measured.value >= {"privleak": -100}.get(name, -1 if name.endswith("_gap") else 0), key
+        assert measured.value <= 1 or name in ("ppl", "fluency", "privleak"), key
         assert measured.stderr >= 0 or math.isnan(measured.stderr), key
     assert result.measured["forget.es_similar"].value >= result.measured["forget.es"].value
     assert result.measured["forget.es"].rows == 4
