@@ -69,7 +69,7 @@ def model_card(
     as measured after reloading; what was not measured again is taken from the record. difference: the largest one
     between the two. certificate: where this very point is certified.
     """
-    row = _with_report(results, e)
+    row = results.with_report(e)
     row = replace(
         row,
         metrics=row.metrics | {key: value for key, (value, _) in after.items()},
@@ -171,11 +171,3 @@ def _better(measures: Evaluate, key: str) -> str:
     set_name, _, name = key.partition(".")
     metric = measures.of(name)
     return "" if metric is None else metric.better_on(set_name)
-
-
-def _with_report(results: SweepRecords, e: Evaluation) -> Evaluation:
-    """The record with what the sweep measured of its adapter on the report rows."""
-    adapter = results.adapters.get(e.key)
-    if adapter is None:
-        return e
-    return replace(e, metrics=e.metrics | adapter.report_metrics, stderr=e.stderr | adapter.report_stderr)

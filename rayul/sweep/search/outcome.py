@@ -59,8 +59,8 @@ def outcome(rows: Sequence[Evaluation], spec: Spec, baseline: Evaluation) -> Out
 
     Step 0 is never told: as the baseline it would look like a perfect keeper of utility.
     """
-    measured = [row for row in (_with_return(row, spec, baseline) for row in rows) if _is_measured(row, spec)]
-    measured = [row for row in measured if row.step > 0]
+    trained = (_with_return(row, spec, baseline) for row in rows if row.step > 0)
+    measured = [row for row in trained if _is_measured(row, spec)]
     if not measured:
         return None
     tell = spec.search.tell

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE, Attacked
@@ -50,10 +49,6 @@ class Victim:
         self.task, self.target, self.base, self.known = task, target, base, known
         self.groups = task.groups(["forget"])["forget"]
 
-    @cached_property
-    def before(self) -> list[TokenScores]:
-        return self.target.score(self.target.examples)
-
     def attacked(self, one: Try, wanted: Attack) -> list[Attacked]:
         """The lines of one attack, at least one. What cannot be tried is a line with its reason."""
         started = time.perf_counter()
@@ -88,7 +83,7 @@ class Victim:
             at=tuple(look.at for look in looks),
             es=tuple(m.value for m in found),
             stderr=tuple(m.stderr for m in found),
-            before=self._es([self.before[i] for i in judged], judged).value,
+            before=self._es([self.target.before[i] for i in judged], judged).value,
             baseline=self._es([self.known[i] for i in judged], judged).value,
             rows=len(judged),
             groups=len(set(self.groups[list(judged)].tolist())),

@@ -74,7 +74,7 @@ def _looks(
     settings = {"lr": cell.lr, "optimizer": cell.optimizer, "schedule": cell.schedule}
     training = Training.model_validate({**settings, "batch_size": BATCH, "steps": budget})
     asked = [target.examples[i] for i in judged]
-    yield Look(0, target.score(asked))
+    yield Look(0, [target.before[i] for i in judged])
     with _trainable(target, cell.trains) as model:
         for step in fine_tune(model, examples, target.pad, training):
             if step % every == 0 or step == budget:

@@ -43,6 +43,11 @@ class Target:
         """The forget rows as they were trained on."""
         return self.encode(self.rows)
 
+    @cached_property
+    def before(self) -> list[TokenScores]:
+        """What the model scores on them before any attack."""
+        return self.score(self.examples)
+
     def encode(self, rows: Sequence[Row]) -> list[Example]:
         return encode_rows(self.tokenizer, self.template, rows)
 
