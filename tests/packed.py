@@ -88,7 +88,7 @@ def assert_equal_trials(
     assert [r.step for r in rows] == [r.step for r in expected_rows]
     assert ending_of(pack, slot).state == ending.state
     for ours, theirs in zip(rows, expected_rows, strict=True):
-        for name in ("forget", "retain", "general"):
+        for name in ("forget", "retain"):
             key = f"{name}.ppl"
             assert math.log(ours.metrics[key]) == pytest.approx(math.log(theirs.metrics[key]), abs=nll), ours.step
     found = pack.layout.adapter(pack.state(slot).values, spec.lora.r)

@@ -90,15 +90,17 @@ def recomputed(e: Evaluation, key: str) -> tuple[float, float]:
 
 
 def test_mean_and_error_follow_from_the_sums_that_a_trial_records(
-    make_spec: Callable[..., Any], task: Any, tmp_path: Path
+    make_spec: Callable[..., Any], sets: Any, tmp_path: Path
 ) -> None:
     from rayul.unlearn.job import TrialJob
+    from rayul.unlearn.task import load_task
 
     spec = make_spec(
         method="gd",
         objectives={"forget.prob": "minimize", "retain.prob": "maximize"},
         control={"criteria": [{"metric": "general.prob", "at_least": 0.0}]},
     )
+    task = load_task(spec, sets)
     baseline = reference_evaluation(task, spec, BASELINE)
     job = TrialJob("0000", spec, 0, {}, baseline.metrics)
     rows = [e for snapshot in run_trial(task, job) for e in snapshot.evaluations]

@@ -28,7 +28,7 @@ def finalists(results: SweepRecords, wanted: Finalists) -> list[Evaluation]:
         )
     if wanted.points:
         return [_named(results, front, point) for point in wanted.points]
-    kept = front if wanted.within is None else within(wanted.within.limit, front, results.baseline)
+    kept = front if wanted.within is None else within(wanted.within.limit, front, results)
     if wanted.choose == "knee":
         bulge = scores_for_knee(kept, results.baseline, results.objectives, results.limit_values).sum(axis=1)
         kept = [kept[i] for i in np.argsort(-np.round(bulge, 12), kind="stable")]

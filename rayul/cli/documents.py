@@ -176,7 +176,7 @@ class PointPart(Printed):
     params: dict[str, Any]
     """The searched hyper-parameters."""
     metrics: Values
-    """By "<set>.<metric>"."""
+    """By "<set>.<metric>"; of a saved point also those that were measured at the end alone."""
     stderr: Values
     """Standard errors of the metrics, clustered by group."""
 
@@ -184,15 +184,15 @@ class PointPart(Printed):
     def of(cls, e: Evaluation, results: SweepRecords) -> PointPart:
         from rayul.pareto.front import forgotten
 
-        gone = float(forgotten([e], results.baseline, results.objectives)[0])
+        gone, known = float(forgotten([e], results.baseline, results.objectives)[0]), results.with_report(e)
         return cls(
             trial=e.trial_id,
             step=e.step,
             mixing=e.mixing,
             forgotten=None if math.isnan(gone) else gone,
             params=dict(e.params),
-            metrics=dict(e.metrics),
-            stderr=dict(e.stderr),
+            metrics=dict(known.metrics),
+            stderr=dict(known.stderr),
         )
 
 

@@ -23,7 +23,7 @@ def best_point(results: SweepRecords, at: str | None = None) -> Evaluation:
     """
     front = front_of(results)
     if at is not None:
-        return best_at(Limit.parse(at), front, results.baseline, results.objectives)
+        return best_at(Limit.parse(at), front, results)
     found = best_of(front, results)
     if found is None:
         raise InputError(

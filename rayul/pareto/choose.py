@@ -18,23 +18,24 @@ from rayul.records.objectives import Floats, Objectives
 from rayul.spec import Limit, dump_yaml, load_spec
 
 
-def best_at(condition: Limit, front: Sequence[Evaluation], baseline: Evaluation, objectives: Objectives) -> Evaluation:
+def best_at(condition: Limit, front: Sequence[Evaluation], results: SweepRecords) -> Evaluation:
     """Of the points of the front that keep the condition, the best in the first objective that it is not about.
 
     Raises what `within` raises.
     """
-    kept = within(condition, front, baseline)
+    kept, objectives = within(condition, front, results), results.objectives
     metric = next((name for name in objectives if name != condition.metric), next(iter(objectives)))
     return (max if objectives[metric] == "maximize" else min)(kept, key=lambda e: e.metrics[metric])
 
 
-def within(condition: Limit, front: Sequence[Evaluation], baseline: Evaluation) -> list[Evaluation]:
-    """The points of the front that keep the condition, in their order.
+def within(condition: Limit, front: Sequence[Evaluation], results: SweepRecords) -> list[Evaluation]:
+    """The points of the front that keep the condition, in their order. It may be on rows that were read at the end
+    alone.
 
     Raises InputError when none does, with the values there are, and what `Limit.on` raises.
     """
-    limit = condition.fixed(baseline.metrics)
-    column = values(front, [limit.metric])[:, 0]
+    limit = condition.fixed(results.baseline.metrics)
+    column = values([results.with_report(e) for e in front], [limit.metric])[:, 0]
     kept = [e for e, value in zip(front, column.tolist(), strict=True) if limit.keeps(value)]
     if not kept:
         known = column[~np.isnan(column)]

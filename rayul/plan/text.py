@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rayul.plan.estimate import FRONT
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
-from rayul.spec import METRICS, dump_yaml, is_forget_set
+from rayul.spec import METRICS, SEARCH_SETS, dump_yaml, is_forget_set
 from rayul.words import plural
 
 _WIDTH = 100
@@ -82,8 +82,9 @@ def _adapters(plan: Plan) -> Iterator[str]:
 
 def _evaluated(plan: Plan) -> Iterator[str]:
     """What an evaluation measures: the rows in its forwards, and what of the probes takes more and yet steers."""
-    probes = plan.spec.probe_sets
-    yield "forget, retain and general rows" if not probes else "rows of the data and of probes"
+    probes, read = plan.spec.probe_sets, plan.spec.read_sets
+    names = [name for name in (*SEARCH_SETS, *probes) if plan.rows.get(name) and (read is None or name in read)]
+    yield f"{' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} rows"
     further = [key for key in plan.spec.steering if key.partition(".")[0] in probes and _takes_more(key)]
     if further:
         yield f"and beyond one forward pass {', '.join(further)}"

@@ -50,7 +50,9 @@ def common_limits(sweeps: Sequence[SweepRecords], labels: Sequence[str], notes: 
             notes.append(f"The limits on {metric} differ ({listed}): all are held to {limit}.")
         blind = [label for label, s in zip(labels, sweeps, strict=True) if not _measures(s, metric)]
         if blind:
-            notes.append(f"{', '.join(blind)} did not measure {metric}, and so is not held to {limit}.")
+            notes.append(
+                f"{', '.join(blind)} did not measure {metric} at every evaluation, and so is not held to {limit}."
+            )
     return tuple(tightest.values())
 
 

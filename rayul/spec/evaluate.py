@@ -60,7 +60,9 @@ class Evaluate(Section):
     metrics: tuple[Annotated[str, PlainValidator(_check_cheap), named(STEERING, OWN_FUNCTION)], ...] = Field(
         default=CHEAP, strict=False
     )
-    """At every evaluation, of the sets forget, retain and general: one forward for all."""
+    """At every evaluation, of the sets of objectives and criteria: one forward for all. At the end, of all sets."""
+    sets: tuple[str, ...] = Field(default=(), strict=False, examples=["[general]"])
+    """Sets to read at every evaluation beside those, to have their curves; a front point has them in any case."""
     final: tuple[Annotated[str, PlainValidator(_check_final), named(METRICS, OWN_FUNCTION)], ...] = Field(
         default=(), strict=False
     )

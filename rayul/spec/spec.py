@@ -25,7 +25,7 @@ from rayul.spec.forms import HasForm, named
 from rayul.spec.gradients import GRADIENT, OWNER, modern_params
 from rayul.spec.method import MethodChoice
 from rayul.spec.method_form import method_form
-from rayul.spec.metrics import ATTACKED, OWN, PROBED, MetricKey, is_forgetting
+from rayul.spec.metrics import ATTACKED, OWN, PROBED, SEARCH_SETS, MetricKey, is_forgetting, plainly
 from rayul.spec.on_end import OnEnd
 from rayul.spec.own_control import OwnControl
 from rayul.spec.probes import ProbeRows, Probes, probe_metrics
@@ -124,6 +124,10 @@ class Spec(Section):
         steering |= {("objectives", key): key for key in self.objectives}
         if self.finalists is not None and self.finalists.within is not None:
             steering[("finalists", "within")] = self.finalists.within.metric
+        known = [*SEARCH_SETS, *self.probe_sets]
+        for i, name in enumerate(self.evaluate.sets):
+            if name not in known:
+                yield ("evaluate", "sets", i), refuse(f"{show(name)} is no set to evaluate", did_you_mean(name, known))
         for loc, key in steering.items():
             set_name, _, metric = key.partition(".")
             if set_name in self.probe_sets:
@@ -248,6 +252,14 @@ class Spec(Section):
     def steering(self) -> tuple[str, ...]:
         """The metrics of objectives and criteria, "<set>.<metric>"."""
         return tuple(dict.fromkeys([*self.objectives, *(c.metric for c in self.criteria)]))
+
+    @property
+    def read_sets(self) -> frozenset[str] | None:
+        """The sets that the evaluations of a trial read: those of objectives and criteria, and evaluate.sets. None for
+        all: a pruning rule of the user's own may look at any."""
+        if self.pruning.rules:
+            return None
+        return frozenset([*(plainly(key).partition(".")[0] for key in self.steering), *self.evaluate.sets])
 
     @property
     def under_attack(self) -> dict[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from rayul.unlearn.answered import answered
 from rayul.unlearn.evaluate import measurement
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.group_means import Values, group_means, group_names
-from rayul.unlearn.task import Task
+from rayul.unlearn.task import EVALUATED, Task
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -49,7 +49,7 @@ class DialTests:
         self.names = {name: group_names(task, name) for name in self.whole}
         keys = {limit.metric for _, others in split for limit in others}
         limited = {key.split(".")[0] for key in keys}
-        forward = task.forward_metrics(self.metrics)
+        forward = task.forward_metrics(self.metrics, EVALUATED)
         self.other_metrics = {name: metrics for name, metrics in forward.items() if name in limited}
         self.others = task.evaluated(self.other_metrics)
         further = {f"{name}.{one}" for name, own in task.further_metrics(everything=False).items() for one in own}

@@ -15,7 +15,7 @@ from rayul.unlearn.answered import answered
 from rayul.unlearn.forward import TokenScores, score
 from rayul.unlearn.measured import Groups, Measured, Measurement, mean
 from rayul.unlearn.metrics import RowMetric
-from rayul.unlearn.task import EVALUATED, Task
+from rayul.unlearn.task import Task
 
 
 def evaluate(
@@ -23,13 +23,15 @@ def evaluate(
     task: Task,
     metrics: Sequence[str],
     batch_size: int,
-    sets: Sequence[str] = EVALUATED,
+    sets: Sequence[str] | None = None,
     everything: bool = False,
 ) -> Measurement:
-    """Measure the sets that the task has, and its probes. Rows of all sets share batches: fewer, fuller forwards.
+    """Measure the sets that the evaluations of a trial read, or others. Rows of all sets share batches: fewer, fuller
+    forwards.
 
-    metrics: of the sets that are no probe's, as a spec names them in evaluate.metrics, custom ones by file. everything:
-    also the metrics of probes that take more than the forward and steer nothing.
+    metrics: of the sets that are no probe's, as a spec names them in evaluate.metrics, custom ones by file. sets: these
+    of the data, and all probes. everything: also the metrics of probes that take more than the forward and steer
+    nothing.
     """
     of_sets = task.forward_metrics(metrics, sets)
     chosen = task.evaluated(of_sets)

@@ -42,7 +42,9 @@ class Evaluated(NamedTuple):
 
 def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
     """An evaluation of an untrained update, which changes nothing: the baseline's."""
-    size, asked = spec.evaluate.batch_size, task.forward_metrics(spec.evaluate.metrics)
+    size, metrics = spec.evaluate.batch_size, spec.evaluate.metrics
+    # Where all that steers is generated there is nothing to time: the forget rows stand for it.
+    asked = task.forward_metrics(metrics) or task.forward_metrics(metrics, ["forget"])
     sets, groups = task.evaluated(asked), task.groups(asked)
     examples = [e for rows in sets.values() for e in rows]
     by_length = sorted(examples, key=lambda e: len(e.ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _NO_PROBES: Mapping[str, specs.ProbeRows] = MappingProxyType({})
 
 EVALUATED = ("forget", "retain", "general")
-"""Sets that every evaluation scores; "retain_report" is scored for the final report only."""
+"""Sets of the data that an evaluation may read; "retain_report" is scored for the final report only."""
 
 TRAINED = ("forget", "retain_train", "idk")
 
@@ -49,8 +49,8 @@ class Task:
     `extras`, behind them the paraphrases, and behind all retain rows all forget rows, for trials that hold some of them
     yet. held: where these begin. reworded: by set the place of a row's paraphrase, by the row's.
 
-    probes: by their sets. steering: the metrics that objectives and criteria read, "<set>.<metric>". oracle_auc: for
-    privleak of a probe."""
+    probes: by their sets. steering: the metrics that objectives and criteria read, "<set>.<metric>". read: the sets
+    that the evaluations of a trial read (`Spec.read_sets`); None for all. oracle_auc: for privleak of a probe."""
 
     def __init__(
         self,
@@ -64,9 +64,11 @@ class Task:
         extras: bool = False,
         probes: Mapping[str, specs.ProbeRows] = _NO_PROBES,
         steering: Sequence[str] = (),
+        read: Collection[str] | None = None,
         oracle_auc: float | None = None,
     ) -> None:
         self.oracle_auc = oracle_auc
+        self.read = (*EVALUATED, *probes) if read is None else read
         self.template = template
         self.probes, self.steering = probes, steering
         self.own = own
@@ -114,11 +116,12 @@ class Task:
         holdout = [holdout_of(name) for name in self.probes]
         return {name: rows for name, rows in self.sets.items() if name not in (*self.probes, *holdout)}
 
-    def forward_metrics(self, metrics: Sequence[str], names: Sequence[str] = EVALUATED) -> dict[str, Sequence[str]]:
-        """What the one forward of an evaluation measures, by set: these metrics of these sets, as far as they have
-        rows, and of a probe its own."""
-        found = {name: metrics for name in names if name not in self.probes and self.examples.get(name)}
-        probed = {name: probe.metrics_of(name) for name, probe in self.probes.items()}
+    def forward_metrics(self, metrics: Sequence[str], names: Sequence[str] | None = None) -> dict[str, Sequence[str]]:
+        """What the one forward of an evaluation measures, by set: these metrics of sets of the data, as far as they
+        have rows, and of probes their own. names: of these sets and all probes; None: of those that a trial reads."""
+        every, read = EVALUATED if names is None else names, self.read if names is None else (*names, *self.probes)
+        found = {name: metrics for name in every if name in read and self.examples.get(name)}
+        probed = {name: probe.metrics_of(name) for name, probe in self.probes.items() if name in read}
         cheap = {name: [metric for metric in own if self._is_cheap(metric)] for name, own in probed.items()}
         return found | {name: own for name, own in cheap.items() if own}
 
@@ -172,8 +175,9 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in further)
     extras = spec.training.layered is not None or spec.training.augment is not None
     template, rows = Template.of(spec.model), spec.evaluate.max_rows
-    steering, auc = spec.steering, spec.evaluate.oracle_auc
-    return Task(base, tokenizer, sets, template, rows, own, rewords, extras, spec.probe_sets, steering, auc)
+    steers = spec.steering, spec.read_sets
+    auc = spec.evaluate.oracle_auc
+    return Task(base, tokenizer, sets, template, rows, own, rewords, extras, spec.probe_sets, *steers, auc)
 
 
 def check_needs(spec: Spec, sets: Sets) -> None:

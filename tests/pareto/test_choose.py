@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from synthetic import BASE, OBJECTIVES, SPEC, baseline, evaluation, sweep, write_folder
+from test_pareto_summary import export
 
+from rayul.cli.documents import PointPart
 from rayul.errors import InputError
 from rayul.pareto.best import best_of, best_of_trials
 from rayul.pareto.choose import adapter_path, best_at, knee, named, rerun, scores_for_knee
@@ -59,7 +63,7 @@ def test_a_condition_at_fault_is_named_with_the_way_out(text: str, named_in_erro
 
 def test_the_best_point_within_a_condition(results: Results) -> None:
     limit = 0.97 * BASE["retain.es"]
-    found = best_at(Limit.parse("retain.es>=0.97*baseline"), results.front, results.baseline, OBJECTIVES)
+    found = best_at(Limit.parse("retain.es>=0.97*baseline"), results.front, results)
     keeping = [e.metrics["forget.es"] for e in results.front if e.metrics["retain.es"] >= limit]
     assert found.metrics["forget.es"] == min(keeping)
     assert found == results.best(at="retain.es >= 0.97*baseline")
@@ -67,6 +71,21 @@ def test_the_best_point_within_a_condition(results: Results) -> None:
     found = results.best(at="forget.es<=0.6")
     keeping = [e.metrics["retain.es"] for e in results.front if e.metrics["forget.es"] <= 0.6]
     assert found.metrics["retain.es"] == max(keeping)
+
+
+def test_a_condition_may_be_on_rows_that_were_read_at_the_end_alone(tmp_path: Path) -> None:
+    points = [evaluation(f"{i:04d}", 5, forget, 0.9) for i, forget in enumerate((0.2, 0.4, 0.6))]
+    points = [replace(e, metrics={k: v for k, v in e.metrics.items() if k != "general.es"}) for e in points]
+    points = [replace(e, metrics=e.metrics | {"retain.es": 0.88 + i / 50}) for i, e in enumerate(points)]
+    folder = write_folder(tmp_path / "s", [baseline(), *points])
+    for e, general in zip(points, (0.3, 0.7, 0.8), strict=True):
+        path = export(folder, e) / "rayul.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"report_metrics": {"general.es": general}}))
+    results = load_results(folder)
+    assert results.best() == points[0]
+    assert results.best(at="general.es>=0.6") == points[1]
+    point = PointPart.of(points[1], results)
+    assert (point.metrics["general.es"], point.metrics["retain.es"]) == (0.7, points[1].metrics["retain.es"])
 
 
 def test_a_condition_that_no_point_keeps_says_what_there_is(results: Results) -> None:

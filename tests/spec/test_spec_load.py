@@ -151,6 +151,10 @@ def test_error_survives_a_process_boundary() -> None:
         ("objectives: {forget.se: minimize}", "did you mean forget.es?"),
         ("evaluate: {metrics: [es, rogue]}", 'evaluate.metrics.1: unknown metric "rogue"'),
         ("evaluate: {metrics: [prob]}", "objectives.forget.es: forget.es is not measured\n  hint: add es to"),
+        (
+            "evaluate: {sets: [generel]}",
+            'evaluate.sets.0: "generel" is no set to evaluate\n  hint: did you mean general',
+        ),
         ("search: {sampler: TPE}", "did you mean tpe?"),
         ("search: {trials: {int: [1, 9]}}", "search.trials: cannot be searched"),
         ("search: {seed: -1}", "search.seed: must be at least 0, got -1"),

@@ -21,7 +21,7 @@ from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.probe import Generation, Probe
 from rayul.unlearn.suite import evaluate_model
-from rayul.unlearn.task import check_needs, load_task
+from rayul.unlearn.task import EVALUATED, check_needs, load_task
 from rayul.unlearn.template import rendered, template_for
 from rayul.unlearn.text_quality import rouge_l
 from rayul.unlearn.trial import reference_evaluation, run_trial
@@ -160,8 +160,8 @@ def test_what_a_probe_cannot_be_is_said_in_one_sentence(
 def test_what_steers_is_measured_at_every_evaluation_and_the_rest_at_the_end(probing: Any) -> None:
     task = load_task(probing, load_sets(probing.data, probing.probes))
     searching = evaluate(task.base, task, probing.evaluate.metrics, 8)
-    probed = {key for key in searching.measured if key.partition(".")[0] in task.probes}
-    assert probed == {"knowmem_forget.prob", "knowmem_retain.prob", "knowmem_forget.repetition", "other.em"}
+    probed = {"knowmem_forget.prob", "knowmem_retain.prob", "knowmem_forget.repetition", "other.em"}
+    assert searching.measured.keys() == probed, "and of the data nothing, since nothing steers by it"
     row = reference_evaluation(task, probing, "baseline")
     further = {"knowmem_forget.rouge", "knowmem_retain.rouge", "knowmem_retain.repetition"}
     assert {key for key in row.metrics if key.partition(".")[0] in task.probes} == probed | further
@@ -172,8 +172,12 @@ def test_what_steers_is_measured_at_every_evaluation_and_the_rest_at_the_end(pro
     assert row.metrics["knowmem_forget.repetition"] == pytest.approx(sums.sum() / rows.sum(), rel=1e-4)
 
 
-def test_a_trial_in_a_pack_measures_its_probes_as_alone(probing: Any) -> None:
-    """Generated answers too, at every evaluation and beside another trial."""
+@pytest.mark.parametrize("generated", [False, True])
+def test_a_trial_in_a_pack_measures_its_probes_as_alone(probing: Any, generated: bool) -> None:
+    """Generated answers too, at every evaluation and beside another trial; also where nothing else steers."""
+    if generated:
+        steers = {"objectives": {"knowmem_forget.repetition": "minimize"}, "control": {}}
+        probing = from_plain(probing.resolved() | steers)
     task = load_task(probing, load_sets(probing.data, probing.probes))
     baseline = reference_evaluation(task, probing, "baseline").metrics
     rows = {
@@ -246,8 +250,8 @@ def test_a_stop_text_is_not_missed_where_answers_end_by_themselves(task: Any) ->
 def test_rows_of_the_data_are_measured_as_without_probes(make_spec: MakeSpec, probing: Any, sets: Any) -> None:
     plain = load_task(make_spec(method="gd"), sets)
     probed = load_task(probing, load_sets(probing.data, probing.probes))
-    before = evaluate(plain.base, plain, ("es", "prob"), 64).values
-    after = evaluate(probed.base, probed, ("es", "prob"), 64).values
+    before = evaluate(plain.base, plain, ("es", "prob"), 64, EVALUATED).values
+    after = evaluate(probed.base, probed, ("es", "prob"), 64, EVALUATED).values
     assert {key: after[key] for key in before} == pytest.approx(before, rel=1e-5)
 
 

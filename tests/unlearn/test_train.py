@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from packed import finish
 from peft import PeftModel
 
-from rayul.records import COMPLETED, FAILED
+from rayul.records import BASELINE, COMPLETED, FAILED
 from rayul.spec import METHODS
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
@@ -20,9 +21,11 @@ from rayul.unlearn.gradients.gru import gru
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.order import row_order
+from rayul.unlearn.pack import Pack, Shape
+from rayul.unlearn.task import load_task
 from rayul.unlearn.tokens import batches
 from rayul.unlearn.train import accumulate_gradient, evaluation_steps, train
-from rayul.unlearn.trial import run_trial
+from rayul.unlearn.trial import reference_evaluation, run_trial
 from rayul.unlearn.update.lora import LoraUpdate, attach_lora
 from rayul.unlearn.update.saved import detach_adapter, load_adapter
 
@@ -178,12 +181,33 @@ def test_a_trial_yields_its_evaluations_and_step_zero_is_the_baseline(task: Any,
     assert [s.ending for s in snapshots] == [None] * 3 + [rows[-1].ended(COMPLETED)]
     assert rows[0].metrics == baseline
     assert rows[-1].metrics["forget.prob"] < baseline["forget.prob"]
-    assert rows[-1].rows == {"forget": 6, "retain": 6, "general": 3}
+    assert rows[-1].rows == {"forget": 6, "retain": 6}
     assert all(r.feasible and r.violation == {"retain.prob": pytest.approx(-r.metrics["retain.prob"])} for r in rows)
     # and a fresh adapter does change nothing, which is why the baseline may stand for step 0
     model = attach_lora(task.base, spec.lora, 5)
     assert evaluate(model, task, spec.evaluate.metrics, 64).values == pytest.approx(baseline, rel=1e-6)
     detach_adapter(model)
+
+
+@pytest.mark.parametrize("rule", [False, True])
+def test_a_trial_reads_the_sets_that_steer_and_those_that_the_spec_adds(
+    sets: Any, make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: bool
+) -> None:
+    """A pruning rule of one's own may look at any metric, so it has them all. What is not read has no key at all."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def rule(trial, others, baseline):\n    return None\n")
+    only = {"objectives": {"forget.es": "minimize"}, "control": {"criteria": [{"metric": "forget.es", "at_most": 1}]}}
+    spec = make_spec(**only, evaluate={"sets": ["general"]}, pruning={"rules": ["./mine.py:rule"] if rule else []})
+    task = load_task(spec, sets)
+    baseline = reference_evaluation(task, spec, BASELINE).metrics
+    alone = [e for s in run_trial(task, TrialJob("t", spec, 5, {}, baseline)) for e in s.evaluations]
+    pack = Pack(task, spec, Shape(2, 8, 4))
+    packed = finish(pack, pack.join(TrialJob("t", spec, 5, {}, baseline)))
+    read = {"forget", "general", "retain"} if rule else {"forget", "general"}
+    for e in [*alone[1:], *packed[1:]]:
+        assert e.rows.keys() == e.groups.keys() == read
+        assert {key.partition(".")[0] for key in [*e.metrics, *e.stderr]} == read
+    assert {"retain.es", "retain_report.es"} <= baseline.keys(), "a reference is measured whole"
 
 
 def test_a_trial_that_diverges_fails_and_has_only_what_was_evaluated(task: Any, make_spec: MakeSpec) -> None:

@@ -27,6 +27,7 @@ MAY_DIFFER = (
     "evaluate.final",
     "evaluate.oracle_auc",
     "evaluate.batch_size",
+    "evaluate.sets",
 )
 """What may be different in the earlier sweep: it does not change what a configuration is worth."""
 
