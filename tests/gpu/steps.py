@@ -121,7 +121,9 @@ def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
         runner.start("target", [python, str(HERE / "target.py"), str(work), tofu, *["--toy"] * toy])
     if not toy:
         runner.start("testbed", [python, "-c", "from rayul.testbed import ensure_testbed; ensure_testbed()"])
-    tests = [python, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--durations=0"]
+    # In one process, since all tests share the card; and an offline machine has no pytest-xdist.
+    one = ["-o", "addopts=--strict-markers"]
+    tests = [python, "-m", "pytest", *one, "-m", "gpu", "-p", "no:cacheprovider", "--durations=0"]
     tests += [f"--junitxml={work / 'tests.xml'}", str(HERE)]
     runner.run("tests", plan.tests, tests)
     ready = bool(tofu) and runner.finish("target", plan.target)
