@@ -30,10 +30,11 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
-from ray._private import ray_constants, worker
+from ray._private import ray_constants, utils, worker
 from ray.exceptions import RayError, RpcError
 from ray.tune.execution import class_cache
 
+from rayul.cores import usable_cores
 from rayul.errors import InputError, RayulError
 from rayul.spec import Resources
 from rayul.sweep.authentication import authenticated, own_token
@@ -129,6 +130,8 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             stack.enter_context(own_token(folder))
             # Within the folder: Ray opens the one that it is given to everyone.
             options |= {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+            # Ray counts cores of the machine that this process may not use.
+            options |= {"num_cpus": min(usable_cores(), utils.get_num_cpus())}
             stack.enter_context(_on_the_loopback())
             stack.callback(_NODES_MAY_JOIN.reset, _NODES_MAY_JOIN.set(False))
             stack.callback(ray.shutdown)  # before token and folder go

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rayul import spec as specs
+from rayul.cores import usable_cores
 from rayul.errors import InputError
 from rayul.testbed.authors import generate
 from rayul.testbed.build import SUMMARY, check_memorised
@@ -93,7 +93,7 @@ def write_testbed_on_base(
         for key, rows in sets.items():
             write_rows(partial / FILES[key], rows)
         write_recipe(partial, recipe)
-        at_once, cores = fits_twice(plain, recipe.method), len(os.sched_getaffinity(0))
+        at_once, cores = fits_twice(plain, recipe.method), usable_cores()
         done = train_roles(
             partial,
             "rayul.testbed.finetune",
@@ -135,7 +135,7 @@ def fits_twice(model: specs.Model, method: str) -> bool:
     import torch
 
     folder = Path(model.path).expanduser()
-    if len(os.sched_getaffinity(0)) < 2 or not folder.is_dir():
+    if usable_cores() < 2 or not folder.is_dir():
         return False
     saved = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     try:

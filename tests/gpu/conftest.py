@@ -27,3 +27,8 @@ def card(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def card_only() -> None:
     """For tests that RAYUL_TOY cannot run either."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What compiles comes last: it takes the longest, and the time may end before it."""
+    items.sort(key=lambda item: bool(getattr(item, "callspec", None) and item.callspec.params.get("compiled")))

@@ -12,7 +12,9 @@ cd "$(dirname "$0")/../.."
 began=$(date +%s)
 python=${PYTHON:-python3}
 if ! "$python" -c "import ray" 2> /dev/null && compgen -G ".device-wheels/*.whl" > /dev/null; then
-    "$python" -m pip install --quiet --no-index --find-links .device-wheels --no-deps .device-wheels/*.whl
+    # A system's own Python refuses without the variable. What fails without its packages says so in its step.
+    PIP_BREAK_SYSTEM_PACKAGES=1 timeout 60 "$python" -m pip install --quiet --no-input --no-index --no-deps \
+        --find-links .device-wheels .device-wheels/*.whl || echo "the wheels could not be installed" >&2
 fi
 for place in "${TOFU:-}" .device-wheels/tofu ../shared/tofu; do
     if [ -f "$place/full.json" ]; then export TOFU=$place; break; fi

@@ -1,4 +1,4 @@
-"""The steps of run.sh, each with a moment by which it ends; then the summary of what they left.
+"""The steps of run.sh, each with a moment by which it ends, and after each of them the summary of what they left.
 
 Time that a step does not use is there for those after it. One that is late is interrupted, as by Ctrl-C, so that a
 sweep writes its report on the trials it has; ten seconds later its processes are killed. Every step's output is in a
@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ from summary import Step, write_summary
 HERE = Path(__file__).parent
 GRACE = 10.0
 """Seconds between the interrupt and the kill."""
+WORTH = 8.0
+"""A step with fewer seconds left is not begun: it would take the time of its end from the next."""
+SAVING = 30.0
+"""Seconds that target and oracle need beside their training: to start, to be measured and to be written."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Plan:
 
 
 CARD = Plan(
-    tests=100, target=150, sweep=275, attacks=310, evaluations=340, by_hand={4: 415, 8: 490}, ga=525, seconds_by_hand=60
+    tests=150, target=165, sweep=290, attacks=320, evaluations=345, by_hand={4: 418, 8: 490}, ga=525, seconds_by_hand=60
 )
 TOY = Plan(
     tests=280,
@@ -65,10 +70,13 @@ TOY = Plan(
 
 
 class Runner:
-    """Runs commands into files in `folder`; `began` is when the clock of the plan was zero."""
+    """Runs commands into files in `folder`; `began` is when the clock of the plan was zero. `ended` is called after
+    each step, so that who ends all of this from outside still finds what was measured."""
 
-    def __init__(self, folder: Path, began: float, environment: dict[str, str]) -> None:
-        self.folder, self.began, self.environment = folder, began, environment
+    def __init__(
+        self, folder: Path, began: float, environment: dict[str, str], ended: Callable[[list[Step]], object]
+    ) -> None:
+        self.folder, self.began, self.environment, self.ended = folder, began, environment, ended
         self.steps: list[Step] = []
         self.background: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
 
@@ -89,7 +97,7 @@ class Runner:
         """Wait for it; whether it ended by then and well."""
         process, started = self.background.pop(name)
         try:
-            code: int | None = process.wait(timeout=max(0.0, self.began + until - time.time()))
+            code: int | None = process.wait(timeout=max(0.0, self.left(until)))
         except subprocess.TimeoutExpired:
             code = None
             process.send_signal(signal.SIGINT)
@@ -98,17 +106,27 @@ class Runner:
             with suppress(ProcessLookupError):  # also what it has left behind
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self.steps.append(Step(name, code, time.time() - started))
-        print(f"{time.time() - self.began:5.0f} s  {name}: {self.steps[-1].outcome}", flush=True)
+        self._say(Step(name, code, time.time() - started))
         return code == 0
 
     def run(self, name: str, until: float, command: list[str]) -> bool:
+        if self.left(until) < WORTH:
+            self.skip(name, "no time was left")
+            return False
         self.start(name, command)
         return self.finish(name, until)
 
+    def left(self, until: float) -> float:
+        """Seconds from now."""
+        return self.began + until - time.time()
+
     def skip(self, name: str, why: str) -> None:
-        self.steps.append(Step(name, None, 0.0, skipped=why))
-        print(f"{time.time() - self.began:5.0f} s  {name}: skipped, {why}", flush=True)
+        self._say(Step(name, None, 0.0, skipped=why))
+
+    def _say(self, step: Step) -> None:
+        self.steps.append(step)
+        print(f"{time.time() - self.began:5.0f} s  {step.name}: {step.outcome}", flush=True)
+        self.ended(self.steps)
 
 
 def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
@@ -118,7 +136,9 @@ def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
     tofu = os.environ.get("TOFU")
     # Beside the tests, which leave most of a card and its cores alone: target and oracle, and the testbed of ga.yaml.
     if tofu:
-        runner.start("target", [python, str(HERE / "target.py"), str(work), tofu, *["--toy"] * toy])
+        seconds = max(1.0, runner.left(plan.target) - SAVING)
+        command = [python, str(HERE / "target.py"), str(work), tofu, "--seconds", f"{seconds:.0f}"]
+        runner.start("target", [*command, *["--toy"] * toy])
     if not toy:
         runner.start("testbed", [python, "-c", "from rayul.testbed import ensure_testbed; ensure_testbed()"])
     # In one process, since all tests share the card; and an offline machine has no pytest-xdist.
@@ -128,8 +148,12 @@ def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
     runner.run("tests", plan.tests, tests)
     ready = bool(tofu) and runner.finish("target", plan.target)
     if ready:
-        begun = runner.run("sweep", plan.sweep, [*rayul, "sweep", str(spec), "--results", str(work)])
-        if begun:
+        sweep = [*rayul, "sweep", str(spec), "--results", str(work)]
+        whole = runner.run("sweep", plan.sweep, sweep)
+        if not whole and runner.steps[-1].code not in (0, None):  # it broke: compiling is the part most likely to
+            shutil.rmtree(work / "tofu", ignore_errors=True)
+            whole = runner.run("sweep-uncompiled", plan.sweep, [*sweep, "--set", "resources.compile=false"])
+        if whole:
             runner.run(
                 "attacks", plan.attacks, [*rayul, "certify", str(work / "tofu"), "--points", "1", *plan.attack_flags]
             )
@@ -169,19 +193,26 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true")
     arguments = parser.parse_args()
     # Where a shell has started this in the background, it ignores interrupts, and so would the steps.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     plan, out = TOY if arguments.toy else CARD, arguments.output.resolve()
     out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="rayul-gpu-"))
-    runner = Runner(out, arguments.began, plan.environment)
+
+    def keep(steps: list[Step]) -> bool:
+        passed = write_summary(out, work, steps, arguments.toy)
+        pack_up(work, out)
+        return passed
+
+    runner = Runner(out, arguments.began, plan.environment, ended=keep)
     try:
         run_all(runner, plan, work, arguments.toy)
     finally:
         for process, _ in runner.background.values():
-            os.killpg(process.pid, signal.SIGKILL)
-        passed = write_summary(out, work, runner.steps, arguments.toy)
-        pack_up(work, out)
-        shutil.rmtree(work)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        passed = keep(runner.steps)
+        shutil.rmtree(work, ignore_errors=True)  # what was killed may leave the last files behind
     print(f"{time.time() - arguments.began:5.0f} s  {out / 'summary.md'}")
     sys.exit(0 if passed else 1)
 

@@ -46,6 +46,10 @@ class Target:
 
 def write_summary(out: Path, work: Path, steps: Sequence[Step], toy: bool) -> bool:
     """From what the steps left in `work` and `out`. Returns whether each step ran to a good end."""
+
+    def took(name: str) -> float:
+        return next((step.seconds for step in steps if step.name == name), 0.0)
+
     found = {
         "toy": toy,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -55,27 +59,37 @@ def write_summary(out: Path, work: Path, steps: Sequence[Step], toy: bool) -> bo
         "steps": [asdict(step) for step in steps],
         "tests": tested(work / "tests.xml"),
         "target": read(work / "target" / "testbed.json").get("memorised"),
-        "sweep": swept(work / "tofu", next((s.seconds for s in steps if s.name == "sweep"), 0.0)),
+        "sweep": swept(work / "tofu", took("sweep-uncompiled") or took("sweep")),
         "evaluations": read(work / "evaluations.json"),
-        "by_hand": [read(path) for path in sorted(work.glob("by_hand_*.json"))],
-        "ga": swept(work / "ga", next((s.seconds for s in steps if s.name == "ga"), 0.0)),
+        "by_hand": [one for one in map(read, sorted(work.glob("by_hand_*.json"))) if one],
+        "ga": swept(work / "ga", took("ga")),
     }
     targets = [] if toy else judged(found)
     found["targets"] = [asdict(target) for target in targets]
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / "summary.md").write_text(markdown(found, steps, targets))
-    return all(step.code == 0 for step in steps)
+    return bool(steps) and all(step.code == 0 for step in steps)
 
 
 def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """A JSON file; empty where it is not there, or was left half written by a step that was killed."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return found
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Of a file that may end in half a line."""
+    return path.read_bytes().decode().split("\n")[:-1] if path.is_file() else []
 
 
 def machine() -> dict[str, Any]:
     asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        card = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        card = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
         card = "no NVIDIA GPU"
     return {"card": card, "cores": len(os.sched_getaffinity(0))}
 
@@ -92,23 +106,23 @@ def versions() -> dict[str, str]:
 
 def tested(path: Path) -> dict[str, int]:
     """How many tests there were, and how many of them failed, broke or were skipped."""
-    if not path.is_file():
+    try:
+        suites = list(ElementTree.parse(path).getroot().iter("testsuite"))
+    except (FileNotFoundError, ElementTree.ParseError):
         return {}
     counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
-    for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+    for suite in suites:
         counts = {name: count + int(suite.get(name, 0)) for name, count in counts.items()}
     return counts
 
 
 def swept(folder: Path, seconds: float) -> dict[str, Any]:
     """Of a results folder. seconds: of the whole command, from its start to its report and its certificate."""
-    journal = folder / "evaluations.jsonl"
-    if not journal.is_file():
+    lines = [json.loads(line) for line in whole_lines(folder / "evaluations.jsonl")]
+    if not lines or not seconds:
         return {}
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
     endings = [line for line in lines if "step" not in line]
     readings = read(folder / "certificate.json").get("readings", [])
-    attacks = folder / "certified" / "attacks.jsonl"
     return {
         "seconds": seconds,
         "trials": len(endings),
@@ -118,13 +132,13 @@ def swept(folder: Path, seconds: float) -> dict[str, Any]:
         "report": (folder / "report.html").is_file(),
         "readings": len(readings),
         "certified": sum(dial["certified"] is not None for reading in readings for dial in reading["dials"]),
-        "attacks": len(attacks.read_text().splitlines()) if attacks.is_file() else 0,
+        "attacks": len(whole_lines(folder / "certified" / "attacks.jsonl")),
     }
 
 
 def judged(found: dict[str, Any]) -> list[Target]:
     """The targets for an H100 or H200."""
-    sweep, arms, tests = found["sweep"], [arm for arm in found["by_hand"] if arm], found["tests"]
+    sweep, arms, tests = found["sweep"], found["by_hand"], found["tests"]
     targets = []
     said, met = "not measured", None
     if sweep and arms:

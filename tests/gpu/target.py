@@ -1,10 +1,12 @@
 """A Llama with random weights, trained on TOFU until it has memorised it, its oracle, and the spec of its sweep.
 
-    python tests/gpu/target.py FOLDER TOFU [--toy]
+    python tests/gpu/target.py FOLDER TOFU [--seconds 100] [--toy]
 
 FOLDER/base            the untrained model and a tokenizer of TOFU's words
 FOLDER/target          what `rayul testbed --base FOLDER/base --data TOFU` writes
 FOLDER/tofu.yaml       the sweep; `by_hand.py` searches the same settings
+
+After --seconds of training both are what they have memorised by then: a sweep of half a target measures the same speed.
 """
 
 from __future__ import annotations
@@ -52,9 +54,9 @@ CARD = Size(
     768,
     16,
     12,
-    4e-4,
-    32,
-    40,
+    5e-4,
+    64,
+    60,
     "bfloat16",
     64,
     32,
@@ -136,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("tofu", type=Path)
+    parser.add_argument("--seconds", type=float)
     parser.add_argument("--toy", action="store_true")
     arguments = parser.parse_args()
     size = TOY if arguments.toy else CARD
@@ -154,7 +157,12 @@ def main() -> None:
     rows = sum(len(part) for part in sets.values())
     print(f"{parameters / 1e6:.1f}M parameters, {rows} rows", flush=True)
     recipe = TuningRecipe(
-        lr=size.lr, batch_size=size.batch_size, warmup_steps=30, max_epochs=size.max_epochs, enough=0.95
+        lr=size.lr,
+        batch_size=size.batch_size,
+        warmup_steps=30,
+        max_epochs=size.max_epochs,
+        max_seconds=arguments.seconds,
+        enough=0.95,
     )
     said = [0.0]
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # its scripts are no package
+
+from steps import WORTH, Runner
+from summary import Step, write_summary
 
 ROOT = Path(__file__).parents[2]
 TOFU = ROOT.parent / "shared" / "tofu"
@@ -39,3 +47,31 @@ def test_every_step_runs_at_toy_size(tmp_path: Path) -> None:
     assert [arm["trial_steps"] > 0 for arm in found["by_hand"]] == [True]
     assert not found["by_hand"][0]["errors"]
     assert (tmp_path / "records.tar.gz").stat().st_size > 0
+
+
+def test_what_a_step_leaves_is_kept_before_the_next_begins(tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+    (work / "tofu").mkdir(parents=True)
+    out.mkdir()
+    kept: list[dict[str, Any]] = []
+
+    def keep(steps: list[Step]) -> None:
+        write_summary(out, work, steps, toy=True)
+        kept.append({step["name"]: step for step in json.loads((out / "summary.json").read_text())["steps"]})
+
+    runner = Runner(out, time.time(), {}, ended=keep)
+    # A sweep that is killed in the middle of a line, and files that are cut off.
+    lines = json.dumps({"step": 0, "numerics": "plain"}) + "\n" + '{"step": 1, "nume'
+    (work / "tests.xml").write_text("<testsuites><testsuite")
+    (work / "evaluations.json").write_text('{"rows": ')
+    broken = f"open({str(work / 'tofu' / 'evaluations.jsonl')!r}, 'w').write({lines!r}); exit(3)"
+    assert not runner.run("sweep", 600, [sys.executable, "-c", broken])
+    assert not runner.run("late", WORTH / 2, [sys.executable, "-c", "pass"])
+    assert runner.run("ga", 600, [sys.executable, "-c", "pass"])
+    assert [list(steps) for steps in kept] == [["sweep"], ["sweep", "late"], ["sweep", "late", "ga"]]
+    assert kept[-1]["sweep"]["code"] == 3
+    assert kept[-1]["late"]["skipped"] == "no time was left"
+    found = json.loads((out / "summary.json").read_text())
+    assert found["sweep"]["trials"] == 0
+    assert found["sweep"]["numerics"] == []
+    assert found["tests"] == found["evaluations"] == {}

@@ -58,7 +58,9 @@ from ray._raylet import Config, GcsClient, AuthenticationTokenLoader
 from ray.exceptions import AuthenticationError
 
 found = {}
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 with connected(None, print):
+    found["cores"] = ray.cluster_resources()["CPU"]
     assert ray.get(ray.remote(lambda: 5).remote()) == 5
     paths = ray.get(ray.remote(lambda: [os.getcwd(), *map(os.path.abspath, __import__("sys").path)]).remote())
     found["imports from here"] = os.getcwd() in paths
@@ -94,6 +96,7 @@ def test_a_ray_of_our_own_is_this_users_alone_and_leaves_nothing(tmp_path: Path,
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["address"].startswith("127.0.0.1:")
+    assert found["cores"] == 1, "Ray counts those of the machine"
     assert set(found["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert found["inside"]
     assert not found["imports from here"], "it may be a folder that somebody else filled"

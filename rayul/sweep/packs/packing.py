@@ -73,7 +73,8 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
         )
     reason, wanted = unpackable(spec), spec.resources.trials_per_gpu
     devices = device_count(spec.resources)
-    most = math.ceil(spec.search.trials / devices)
+    at_once = min(spec.search.trials, spec.resources.concurrency or spec.search.trials)
+    most = math.ceil(at_once / devices)  # a slot that nobody fills is computed all the same
     if reason is not None:
         return Packing(None, f"no packs: {reason}" if wanted != 1 else "")
     if wanted != "auto":
