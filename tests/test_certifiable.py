@@ -13,13 +13,13 @@ import pytest
 
 from rayul.errors import InputError
 from rayul.pareto.power import PRIOR, needed_groups, needed_share
-from rayul.plan.certificate import CertifyRows, certifiable, certificate_lines, kept_of
+from rayul.plan.certificate import CertifyRows, certificate_lines, certificate_told, kept_of
 from rayul.plan.history import spread_seen
 from rayul.plan.rows import local_sets
 from rayul.records import BASELINE, Evaluation, Journal
 from rayul.spec import Spec, check_certifiable, dump_yaml, parse_spec
 
-TWENTY = CertifyRows(20, 100)
+TWENTY = {"retain_certify": CertifyRows(20, 100)}
 PARTS = "{forget: a/b, retain_train: a/c, retain_select: a/d, retain_report: a/e}"
 
 
@@ -54,7 +54,7 @@ def test_it_says_what_to_aim_for_and_how_many_groups_would_do() -> None:
         ("at_least: 0.45", {"retain.es": 0.5}, "to certify 90%"),
         ("at_least: 0.9", {}, "to certify 90%"),
         ("at_most: 110% of baseline", {}, "is not known: how groups spread in it has to be seen first"),
-        ("", {}, "no limit on retain rows is set, so there is nothing to certify"),
+        ("", {}, "no limit on rows that have certify rows is set, so there is nothing to certify"),
     ],
 )
 def test_of_every_kind_of_limit(limit: str, baseline: dict[str, float], said: str) -> None:
@@ -63,7 +63,7 @@ def test_of_every_kind_of_limit(limit: str, baseline: dict[str, float], said: st
 
 def test_rows_without_a_group_are_said_to_be_taken_as_independent() -> None:
     sentence = "no row names a group (data.columns.group): this assumes that rows are independent"
-    assert sentence in list(certificate_lines(spec_of(), CertifyRows(80, 80, grouped=False), {}))
+    assert sentence in list(certificate_lines(spec_of(), {"retain_certify": CertifyRows(80, 80, grouped=False)}, {}))
     assert sentence not in list(certificate_lines(spec_of(), TWENTY, {}))
     assert list(certificate_lines(spec_of(more="certify: false"), TWENTY, {})) == []
 
@@ -79,7 +79,8 @@ def write(path: Path, groups: int, name: str) -> str:
 def test_the_kept_groups_are_counted_where_the_rows_are_here(tmp_path: Path) -> None:
     def kept(data: str = "testbed") -> CertifyRows | None:
         spec = spec_of(data)
-        return kept_of(spec, local_sets(spec))
+        found = kept_of(spec, local_sets(spec))
+        return None if found is None else found["retain_certify"]
 
     assert kept() == (20, 100, True)
     assert kept("{tofu: locuslab/TOFU}") == (40, 800, True)
@@ -109,13 +110,13 @@ def test_the_kept_groups_are_counted_where_the_rows_are_here(tmp_path: Path) -> 
 )
 def test_too_few_groups_are_refused_with_the_number_needed(data: str, groups: int, said: str, way_out: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_certifiable(spec_of(data), groups)
+        check_certifiable(spec_of(data), {"retain_certify": groups})
     assert said in caught.value.message
     assert "takes 5 groups at least" in caught.value.message
     assert way_out in caught.value.hint
-    check_certifiable(spec_of(data, more="certify: false"), groups)
-    check_certifiable(spec_of(data, limit=""), groups)
-    check_certifiable(spec_of(data), 5)
+    check_certifiable(spec_of(data, more="certify: false"), {"retain_certify": groups})
+    check_certifiable(spec_of(data, limit=""), {})
+    check_certifiable(spec_of(data), {"retain_certify": 5})
 
 
 def test_validate_tells_and_refuses(tmp_path: Path) -> None:
@@ -150,4 +151,4 @@ def test_a_spread_that_earlier_sweeps_saw_takes_the_priors_place(tmp_path: Path)
     assert "as seen in earlier sweeps" in said
     assert f"aim for {100 * needed_share(0.9, 20, 0.02, seen):.3g}%" in said
     assert needed_share(0.9, 20, 0.02, seen) < needed_share(0.9, 20, 0.02, PRIOR)
-    assert certifiable(spec, local_sets(spec))[0].startswith("20 groups")
+    assert certificate_told(spec, local_sets(spec))[0].startswith("20 groups")

@@ -62,9 +62,11 @@ class Audit:
 
     @property
     def metric(self) -> str:
-        """What forgetting is judged by: the sweep's forget objective where it has a value per row, else forget.es."""
+        """What forgetting is judged by: the sweep's forget objective where it is of the rows that attacks measure and
+        has a value per row, else forget.es."""
         objective = forget_objective(self.results.objectives)
-        return objective if objective in self.baseline.values else "forget.es"
+        measured = objective in self.baseline.values and str(objective).startswith("forget.")
+        return str(objective) if measured else "forget.es"
 
     def attacked(self, subject: str, attack: str) -> list[Audited]:
         """The lines of an attack on every seed of a subject, in the seeds' order; without those that lack rows."""

@@ -230,7 +230,9 @@ class CertifiedPart(Printed):
     confidence: Value
     """Confidence that all certified points of this reading keep the limits on new groups."""
     groups: int
-    """Number of groups that it was tested on."""
+    """Number of groups that it was tested on; of several sets of certify rows that of the smallest."""
+    groups_by_set: dict[str, int]
+    """The same by set of certify rows, such as retain_certify, or mmlu_certify of a probe."""
     date: str
     """Date of the reading, ISO 8601."""
     target: Value | None
@@ -290,6 +292,7 @@ def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
                 scale=one.at.scale,
                 confidence=one.confidence,
                 groups=one.reading.groups,
+                groups_by_set={rows.certify: rows.groups for rows in one.reading.read},
                 date=one.reading.date,
                 target=one.dial.target,
             )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) -> Document:
     """Check specs: every problem of every file, with its line, before anything is spent."""
     from rayul.cli.documents import ValidateDocument, ValidSpec
-    from rayul.plan.certificate import certifiable
+    from rayul.plan.certificate import certificate_told
     from rayul.plan.rows import local_sets, row_lines
     from rayul.spec import Problem, SpecError, load_spec
     from rayul.words import plural
@@ -32,7 +32,7 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
         try:
             spec = load_spec(file, set_ or ())
             sets = local_sets(spec)
-            lines = [*spec.notices, *certifiable(spec, sets), *row_lines(sets or {})]
+            lines = [*spec.notices, *certificate_told(spec, sets), *row_lines(sets or {})]
         except SpecError as error:
             problems += error.problems
         except InputError as error:  # of its rows

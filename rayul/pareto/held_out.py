@@ -2,6 +2,7 @@
 
 The front is the best of many evaluations on the retain-select rows, so what it keeps there looks better than it is
 (the winner's curse). The sweep scores every exported point on retain-report, which no criterion and no objective reads.
+A probe that holds rows back has report rows of its own, and what is said of retain holds for it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from rayul.pareto.targets import limits_of
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Direction, score
-from rayul.spec import Limit
-
-SELECT, REPORT = "retain.", "retain_report."
+from rayul.spec import Limit, report_of
 
 
-def twin_of(metric: str) -> str | None:
-    """A metric of the retain-select rows on retain-report, "retain.es" -> "retain_report.es"; None for any other."""
-    return REPORT + metric.removeprefix(SELECT) if metric.startswith(SELECT) else None
+def twin_of(metric: str) -> str:
+    """A metric on the report rows of its set, if there are any: "retain.es" -> "retain_report.es"."""
+    name, dot, of = metric.partition(".")
+    return f"{report_of(name)}{dot}{of}"
 
 
 def on_report(limit: Limit, baseline: Evaluation) -> Limit | None:
@@ -29,7 +29,7 @@ def on_report(limit: Limit, baseline: Evaluation) -> Limit | None:
     the same rows: the sets need not be equally hard. None for a limit on other rows, and where the baseline leaves
     nothing on retain-report to take a percentage of."""
     twin = twin_of(limit.metric)
-    if twin is None:
+    if limit.set_name != "retain" and twin not in baseline.metrics:
         return None
     base = _base_of_twin(limit.metric, baseline)
     return None if limit.relative and not 0 < base < math.inf else replace(limit, metric=twin).fixed({twin: base})
@@ -70,8 +70,8 @@ def held_out(results: SweepRecords, e: Evaluation, limits: Sequence[Limit] | Non
     judged = limits_of(results, e) if limits is None else limits
     for metric in dict.fromkeys([*results.objectives, *(limit.metric for limit in judged)]):
         twin = twin_of(metric)
-        value = known.metrics.get(twin, math.nan) if twin else math.nan
-        if twin is None or not math.isfinite(value) or metric not in e.metrics:
+        value = known.metrics.get(twin, math.nan)
+        if not math.isfinite(value) or metric not in e.metrics:
             continue
         its_own = [limit for limit in judged if limit.metric == metric]
         direction = results.objectives.get(metric) or its_own[0].direction
@@ -104,7 +104,7 @@ def keeps_there(results: SweepRecords, e: Evaluation) -> bool:
 
 def _base_of_twin(metric: str, baseline: Evaluation) -> float:
     """The baseline on retain-report; on retain-select in a sweep of before it was measured there."""
-    base = baseline.metrics.get(twin_of(metric) or "", math.nan)
+    base = baseline.metrics.get(twin_of(metric), math.nan)
     return base if math.isfinite(base) else baseline.metrics.get(metric, math.nan)
 
 

@@ -14,8 +14,13 @@ from rayul.spec import (
     Limit,
     Spec,
     TofuData,
+    certifiable,
+    certify_of,
     check_certifiable,
+    is_certify_set,
     known_limits,
+    sets_to_certify,
+    uncertified,
 )
 from rayul.words import plural
 
@@ -24,48 +29,59 @@ if TYPE_CHECKING:
 
 
 class CertifyRows(NamedTuple):
-    """What is kept for the certificate. grouped: whether any row names a group."""
+    """What is kept for the certificate of a set. grouped: whether any row names a group."""
 
     groups: int
     rows: int
     grouped: bool = True
 
 
-def kept_of(spec: Spec, sets: Sets | None) -> CertifyRows | None:
+Kept = Mapping[str, CertifyRows]
+"""By certify set."""
+
+
+def kept_of(spec: Spec, sets: Sets | None) -> Kept | None:
     """From the rows, or where they are not read (`local_sets`) from what the spec says of them; None where that says
-    nothing."""
+    nothing of a set that has a limit."""
     if sets is not None:
         return kept_in(sets)
-    data = spec.data
+    data, found = spec.data, {}
     if isinstance(data, TofuData):
         authors = data.judging_authors.get("retain_certify", 0)
-        return CertifyRows(authors, 20 * authors)
-    if isinstance(data, FolderData) and data.folder == TESTBED:
-        return CertifyRows(TESTBED_GROUPS, 5 * TESTBED_GROUPS)
-    return None
+        found["retain_certify"] = CertifyRows(authors, 20 * authors)
+    elif isinstance(data, FolderData) and data.folder == TESTBED:
+        found["retain_certify"] = CertifyRows(TESTBED_GROUPS, 5 * TESTBED_GROUPS)
+    return found if all(certify_of(name) in found for name in sets_to_certify(spec)) else None
 
 
-def kept_in(sets: Sets) -> CertifyRows:
+def kept_in(sets: Sets) -> Kept:
     """Of rows that are read."""
     from rayul.unlearn.data import group_numbers
 
-    rows = sets.get("retain_certify", ())
-    return CertifyRows(len(set(group_numbers(rows))), len(rows), any(row.group for row in rows))
+    return {
+        name: CertifyRows(len(set(group_numbers(rows))), len(rows), any(row.group for row in rows))
+        for name, rows in sets.items()
+        if is_certify_set(name)
+    }
 
 
-def certifiable(spec: Spec, sets: Sets | None) -> tuple[str, ...]:
+def certificate_told(spec: Spec, sets: Sets | None) -> tuple[str, ...]:
     """What `rayul validate` says: `certificate_lines` from the spec and the rows, where they are read. Raises
     InputError for too few groups."""
     kept = kept_of(spec, sets) if spec.certify is not None else None
     if kept is None:
         return ()
-    check_certifiable(spec, kept.groups)
+    check_certifiable(spec, groups_of(kept))
     return tuple(certificate_lines(spec, kept, {}))
+
+
+def groups_of(kept: Kept) -> dict[str, int]:
+    return {name: rows.groups for name, rows in kept.items()}
 
 
 def certificate_lines(
     spec: Spec,
-    kept: CertifyRows,
+    kept: Kept,
     baseline: Mapping[str, float],
     seen: Callable[[str, float], Spread | None] = lambda metric, share: None,
 ) -> Iterator[str]:
@@ -79,10 +95,16 @@ def certificate_lines(
         return
     every = [spec.criteria_at(tau) for tau in spec.targets] or [spec.criteria]
     known = dict.fromkeys(limit for criteria in every for limit in known_limits(criteria))
-    limits = [limit for limit in known if limit.metric.startswith("retain.")]
+    limits, _ = certifiable(spec, known)
+    for probe in uncertified(spec):
+        yield (
+            f"limits on the rows to keep of {probe} are not certified, since the search reads all of them: "
+            f"{probe}.split holds some back"
+        )
     if not limits:
-        yield "no limit on retain rows is set, so there is nothing to certify"
+        yield "no limit on rows that have certify rows is set, so there is nothing to certify"
     for limit in limits:
+        own = kept[certify_of(limit.set_name)]
         share = _share(limit, baseline)
         metric = spec.evaluate.of(limit.metric.partition(".")[2])
         if share is None or metric is None or not metric.bounded:
@@ -91,18 +113,26 @@ def certificate_lines(
         measured = seen(limit.metric, share)
         spread, alpha = measured or PRIOR, (1 - asked.confidence) / spec.certified_points
         halfway = (1 + share) / 2
-        aim, enough = needed_share(share, kept.groups, alpha, spread), needed_groups(halfway, share, alpha, spread)
+        aim, enough = needed_share(share, own.groups, alpha, spread), needed_groups(halfway, share, alpha, spread)
         yield (
-            f"{plural(kept.groups, 'group')}: aim for {_percent(aim)} of {limit.metric} to certify {_percent(share)}; "
-            f"{enough:,} groups are enough for a point that keeps {_percent(halfway)}"
+            f"{plural(own.groups, 'group')}{_of(limit)}: aim for {_percent(aim)} of {limit.metric} to certify "
+            f"{_percent(share)}; {enough:,} groups are enough for a point that keeps {_percent(halfway)}"
         )
         yield (
             f"(to pass with {POWER:.0%} power, {plural(spec.certified_points, 'point')} sharing {asked.confidence:.0%} "
             f"confidence; groups have a standard deviation of {spread.sd:.2g} at {_percent(spread.at)}, "
             f"{'as seen in earlier sweeps' if measured else 'a guess until rows are measured'})"
         )
-    if kept.rows and not kept.grouped:
-        yield "no row names a group (data.columns.group): this assumes that rows are independent"
+    for name in dict.fromkeys(limit.set_name for limit in limits):
+        own = kept[certify_of(name)]
+        if own.rows and not own.grouped:
+            column = "data.columns.group" if name == "retain" else "columns.group of its source"
+            where = "" if name == "retain" else f" of {name}"
+            yield f"no row{where} names a group ({column}): this assumes that rows are independent"
+
+
+def _of(limit: Limit) -> str:
+    return "" if limit.set_name == "retain" else f" of {limit.set_name}"
 
 
 def _share(limit: Limit, baseline: Mapping[str, float]) -> float | None:

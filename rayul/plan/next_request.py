@@ -95,6 +95,11 @@ def next_request(
         f"{plural(len(before), 'row')} of earlier requests are measured as before_forget",
         f"{len(certify)} unread groups are kept for the certificate, {len(groups) - len(certify)} for later requests",
     ]
+    said += [
+        f"{name}: the certificate has read its rows, so none are held back again, and its limits are not certified"
+        for name, probe in spec.probes.items()
+        if probe.split is not None
+    ]
     said += [f"{plural(left, 'row')} to keep were left out: their groups are now to be forgotten"] if left else []
     return NextRequest(_text(spec, request, export, data, out.stem, margin), data, made, tuple(said))
 
@@ -144,6 +149,8 @@ def _text(spec: Spec, request: Request, export: Path, data: Path, name: str, mar
     plain["name"] = name
     plain["model"] |= {"path": str(place.absolute()), "revision": None, "gguf_file": None, "date": None}
     plain["data"], plain["oracle"] = {"folder": str(data)}, None
+    for probe in plain["probes"].values():
+        probe["split"] = None
     metrics = [metric for metric in ("es", "prob") if metric in spec.evaluate.metrics] or ["es"]
     # A probe of the model's own wording: how the rows were asked when they were forgotten.
     plain["probes"] |= {"before": {"forget": str(data / BEFORE), "metrics": metrics}}

@@ -10,12 +10,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from rayul.plan.certificate import certificate_lines, kept_in
+from rayul.plan.certificate import certificate_lines, groups_of, kept_in
 from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning, spread_seen
 from rayul.plan.rows import row_lines
 from rayul.plan.warnings import warnings
-from rayul.spec import Spec, check_certifiable, heaviest, is_forget_set
+from rayul.spec import Spec, check_certifiable, heaviest, is_certify_set, is_forget_set
 
 SAMPLES = 3
 
@@ -67,11 +67,11 @@ def make_plan(
     sets = load_rows(ready)
     check_needs(ready, sets)
     kept = kept_in(sets)
-    check_certifiable(ready, kept.groups)
+    check_certifiable(ready, groups_of(kept))
     check_sampler(ready)
     tokenizer, template = load_tokenizer(ready.model), Template.of(ready.model)
     notices = tuple(text_notices(tokenizer, template))
-    hidden = {"retain_certify", *(key for key in sets if is_forget_set(key) and not show_forget)}
+    hidden = {key for key in sets if is_certify_set(key) or (is_forget_set(key) and not show_forget)}
     shown = {key: rows for key, rows in sets.items() if key not in hidden}
     example = "forget" if show_forget else "retain" if "retain" in shown else next(iter(shown), None)
     probed = heaviest(ready)

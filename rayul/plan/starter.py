@@ -63,7 +63,7 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         evaluate_every=max(1, steps // 12),
         samplers=", ".join(SAMPLERS),
         max_rows="null" if max_rows is None else max_rows,
-        certify=_certify_text(kept_in(sets)),
+        certify=_certify_text(kept_in(sets)["retain_certify"]),
     )
     parse_spec(text, source="rayul init")
     return text

@@ -18,14 +18,12 @@ from rayul.errors import RayulError
 from rayul.files import write_json
 from rayul.records.evaluations import Evaluation, Key, adapter_name, evaluation_from
 from rayul.records.schema import Count, Flag, Number, Share, TrialId, why
+from rayul.spec import searched_of
 
 CERTIFICATE = "certificate.json"
 
 REJECTED = ".rejected"
 """Ending of the files that hold what `rayul repair` set aside, beside those that it was taken from."""
-
-CERTIFY = "retain_certify"
-"""The rows that it is about."""
 
 CERTIFIED = "certified"
 """Folder of the certified adapters, in the results folder: as `adapters/`, with the certified mixing baked in."""
@@ -37,6 +35,18 @@ Text = Annotated[str, Strict()]
 def _date(text: str) -> str:
     datetime.fromisoformat(text)
     return text
+
+
+_FLAT = ("groups", "named", "rows", "sha256")
+
+
+def _reading(plain: Any) -> Any:
+    """Of before probes had certify rows: a reading had what `RowsRead` has of the one set that there was."""
+    if not isinstance(plain, dict) or "read" in plain:
+        return plain
+    read = {name: value for name, value in plain.items() if name in _FLAT}
+    others = {name: value for name, value in plain.items() if name not in _FLAT}
+    return {**others, "read": [{"certify": "retain_certify", **read}]}
 
 
 def _evaluation(plain: Any) -> Any:
@@ -116,27 +126,65 @@ class Dial:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One reading of the certify rows.
+class RowsRead:
+    """One set of certify rows, as it was read. certify: its name, such as retain_certify. named: whether the rows say
+    which belong together (else each is taken as independent). by: the column that says so, "" where it is not known."""
 
-    date: ISO 8601. alpha: the confidence that it spent, for all of its dials together. groups: of the certify rows;
-    named: whether the rows say which belong together (else each is taken as independent). rows, sha256: of the certify
-    rows. limits: those that were tested, as people write them; others: limits on rows that have no certify set, which
-    the certified adapters keep on the rows of the search only. finished: whether the rows have been scored. earlier:
-    the certified requests that the model went through before, the first first, a sentence each.
-    """
-
-    date: Annotated[str, AfterValidator(_date)]
-    alpha: Annotated[float, Strict(), Field(gt=0, lt=1)]
+    certify: Text
     groups: Count
     named: Flag
     rows: Count
     sha256: Text
+    by: Text = ""
+
+    @property
+    def searched(self) -> str:
+        """The set whose limits these rows certify."""
+        return searched_of(self.certify)
+
+    @property
+    def units(self) -> str:
+        """What the certificate speaks of."""
+        return "groups" if self.named else "rows"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of the certify rows.
+
+    date: ISO 8601. alpha: the confidence that it spent, for all of its dials together. read: the sets of certify rows,
+    one for each set that has a limit. limits: those that were tested, as people write them; others: limits on rows that
+    have no certify set, which the certified adapters keep on the rows of the search only. finished: whether the rows
+    have been scored. earlier: the certified requests that the model went through before, the first first, a sentence
+    each.
+    """
+
+    date: Annotated[str, AfterValidator(_date)]
+    alpha: Annotated[float, Strict(), Field(gt=0, lt=1)]
+    read: Annotated[tuple[RowsRead, ...], Field(min_length=1)]
     limits: tuple[Text, ...]
     others: tuple[Text, ...] = ()
     dials: Annotated[tuple[Dial, ...], Field(min_length=1, validate_default=True)] = ()
     finished: Flag = False
     earlier: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        sets = {one.searched for one in self.read}
+        for dial in self.dials:
+            strange = [m.metric for at in dial.walked for m in at.margins if m.metric.partition(".")[0] not in sets]
+            if strange:
+                raise ValueError(
+                    f"a dial of trial {dial.trial_id} has {strange[0]}, of which no certify rows were read"
+                )
+
+    def of(self, metric: str) -> RowsRead:
+        """The certify rows that a limit on this metric was tested on."""
+        return next(one for one in self.read if one.searched == metric.partition(".")[0])
+
+    @property
+    def groups(self) -> int:
+        """Of the set of certify rows that has the fewest."""
+        return min(one.groups for one in self.read)
 
     @property
     def level(self) -> float:
@@ -155,7 +203,7 @@ class Reading:
 class Certificates:
     """All readings, in their order. A certificate of an earlier one stays as valid as it was."""
 
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[Annotated[Reading, BeforeValidator(_reading)], ...] = ()
 
     @property
     def latest(self) -> Reading | None:

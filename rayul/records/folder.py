@@ -32,7 +32,7 @@ from rayul.records import (
     trial_id,
 )
 from rayul.records.attacked import Attacked, read_attacked
-from rayul.records.certificate import CERTIFICATE, CERTIFY, Certificates, read_certificates
+from rayul.records.certificate import CERTIFICATE, Certificates, read_certificates
 from rayul.records.evaluations import evaluation_from
 from rayul.records.inside import check_inside
 from rayul.records.json_lines import REPAIR
@@ -207,11 +207,12 @@ def _check_of_this_sweep(
 ) -> None:
     """Raises RayulError where a certificate is about other rows or trials: it is from another sweep's folder, or
     `rayul repair` has cut its trial."""
-    rows, known = manifest.data.get(CERTIFY), {e.trial_id: (e.seed, e.params) for e in evaluations}
+    known = {e.trial_id: (e.seed, e.params) for e in evaluations}
     for reading in certificates.readings:
         certified = [dial.certified for dial in reading.dials if dial.certified is not None]
         strange = [e for e in certified if known.get(e.trial_id) != (e.seed, e.params)]
-        if strange or (rows is not None and rows.sha256 != reading.sha256):
+        there = [(manifest.data.get(one.certify), one) for one in reading.read]
+        if strange or any(rows is not None and rows.sha256 != one.sha256 for rows, one in there):
             what = f"no such trial {strange[0].trial_id} is here" if strange else "it read other certify rows"
             raise RayulError(
                 f"{folder / CERTIFICATE} is of another sweep: {what}",

@@ -11,7 +11,7 @@ from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, Ending
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import axes
-from rayul.report.certified import certified, kept_limits
+from rayul.report.certified import certified, kept_on_new
 from rayul.report.evidence import evidence
 from rayul.report.gone import ES, forgotten_es, gone
 from rayul.report.heading import unfinished
@@ -46,7 +46,7 @@ def _found(results: SweepRecords, summary: Summary) -> str:
         best = held[0]
         known = math.isfinite(best.forgotten)
         found = f"{gone(results, best.e, best.forgotten, 0)}, certified" if known else "Certified"
-        return f"{found}: {kept_limits(best.at)} on new {best.units}."
+        return f"{found}: {kept_on_new(best)}."
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from rayul.pareto.front import forgotten, front_of
 from rayul.pareto.held_out import held_out
 from rayul.pareto.power import Spread, needed_groups
 from rayul.records import Evaluation, holds_model
-from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, Walked, certified_folder
+from rayul.records.certificate import CERTIFIED, Dial, Margin, Reading, RowsRead, Walked, certified_folder
 from rayul.records.folder import SweepRecords
 from rayul.report.gone import gone
 from rayul.spec import Limit
@@ -30,11 +31,6 @@ class Certified(NamedTuple):
     at: Walked
     forgotten: float
     gone: str
-
-    @property
-    def units(self) -> str:
-        """What the certificate speaks of."""
-        return "groups" if self.reading.named else "rows"
 
     @property
     def confidence(self) -> float:
@@ -81,11 +77,30 @@ def kept_limits(at: Walked) -> str:
     )
 
 
+def kept_on_new(one: Certified) -> str:
+    """The limits that a point keeps, and on new what: "keeps at least 90% of retain.es on new groups"."""
+    margins = {rows: [m for m in one.at.margins if one.reading.of(m.metric) == rows] for rows in one.reading.read}
+    return "keeps " + " and ".join(
+        f"{kept_limits(replace(one.at, margins=tuple(own))).removeprefix('keeps ')} on new {certify_units(rows)}"
+        for rows, own in margins.items()
+        if own
+    )
+
+
+def certify_units(rows: RowsRead) -> str:
+    """What a certificate speaks of: "groups", or of a probe "groups of the probe mmlu, by subject"."""
+    if rows.searched == "retain":
+        return rows.units
+    return f"{rows.units} of the probe {rows.searched}" + (f", by {rows.by}" if rows.by else "")
+
+
 def sentence(one: Certified) -> str:
     """What is certified of a point, with which confidence, and what it forgets."""
+    groups = " and ".join(f"{rows.groups} {rows.units}" for rows in one.reading.read)
+    together = " for all together" if len(one.reading.read) > 1 else ""
     return (
-        f"certified: {kept_limits(one.at)} on new {one.units} ({100 * one.confidence:g}% confidence, "
-        f"{one.reading.groups} {one.units}); {one.gone}, {place(one)}."
+        f"certified: {kept_on_new(one)} ({100 * one.confidence:g}% confidence{together}, {groups}); "
+        f"{one.gone}, {place(one)}."
     )
 
 
@@ -97,8 +112,9 @@ def assumption(one: Certified) -> str:
         return f"{said}; without that assumption, by an e-value, the limits are kept up to scale {scale:.2f}."
     if one.dial.walked[0].e_value is not None:
         return f"{said}; the e-value, which does not, passes at no scale."
-    needed = max(least_groups(Limit(m.metric, m.at_least, m.at), one.reading.level) for m in one.at.margins)
-    if needed <= one.reading.groups:
+    least = [least_groups(Limit(m.metric, m.at_least, m.at), one.reading.level) for m in one.at.margins]
+    needed = max(least)
+    if all(few <= one.reading.of(m.metric).groups for few, m in zip(least, one.at.margins, strict=True)):
         return f"{said}; the e-value, which does not, is for metrics in [0, 1]."
     if needed == math.inf:
         return f"{said}; no number of groups is enough for the e-value, which does not, at this limit."
@@ -172,7 +188,8 @@ def why_not(reading: Reading) -> list[str]:
     lines = []
     for m in nearest.margins:
         lines.append(
-            f"Even at scale {nearest.scale:.2f} the bound of {m.metric} on {reading.groups} certify groups is "
+            f"Even at scale {nearest.scale:.2f} the bound of {m.metric} on {reading.of(m.metric).groups} certify "
+            f"{reading.of(m.metric).units} is "
             f"{value(m, m.low)}, and the limit is {value(m, m.at)}: the groups' mean is "
             f"{value(m, m.kept)} with a spread (sd) of {m.sd:.2g}."
         )

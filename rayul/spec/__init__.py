@@ -5,7 +5,7 @@ Imports neither torch nor ray, so that `rayul validate` answers in a fraction of
 
 from rayul.spec.attack import Attack
 from rayul.spec.budget import Stagnation
-from rayul.spec.certifiable import check_certifiable, too_few_groups
+from rayul.spec.certifiable import certifiable, check_certifiable, sets_to_certify, too_few_groups, uncertified
 from rayul.spec.certify import LEAST_GROUPS, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import (
@@ -36,10 +36,15 @@ from rayul.spec.metrics import (
     SEARCH_SETS,
     SETS,
     Metric,
+    certify_of,
+    is_certify_set,
     is_forget_set,
     is_forgetting,
+    is_report_set,
     needs_oracle,
     plainly,
+    report_of,
+    searched_of,
 )
 from rayul.spec.on_end import OnEnd, is_web_address
 from rayul.spec.own_control import OwnControl
@@ -112,6 +117,8 @@ __all__ = [
     "TofuData",
     "Tracking",
     "Training",
+    "certifiable",
+    "certify_of",
     "check_baseline_keeps",
     "check_certifiable",
     "check_limits",
@@ -119,9 +126,11 @@ __all__ = [
     "difference",
     "dump_yaml",
     "heaviest",
+    "is_certify_set",
     "is_custom",
     "is_forget_set",
     "is_forgetting",
+    "is_report_set",
     "is_web_address",
     "known_limits",
     "limits",
@@ -131,9 +140,13 @@ __all__ = [
     "notices",
     "parse_spec",
     "plainly",
+    "report_of",
+    "searched_of",
+    "sets_to_certify",
     "shipped_specs",
     "source_hash",
     "spec_file",
     "too_few_groups",
+    "uncertified",
     "violations",
 ]

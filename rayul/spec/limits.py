@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rayul.errors import InputError
-from rayul.spec.metrics import SEARCH_SETS, SETS
+from rayul.spec.metrics import SEARCH_SETS, SETS, searched_of
 from rayul.spec.problems import expected, refuse, show
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Limit:
             raise InputError(f"{text!r} is not a condition", _FORM)
         metric, operator, right = match.groups()
         name, _, rest = metric.partition(".")
-        if (name in SETS and name not in SEARCH_SETS) or not name or not rest:
+        if (name in SETS and name not in SEARCH_SETS) or searched_of(name) != name or not name or not rest:
             sets = ", ".join(f"{name}.<metric>" for name in SEARCH_SETS)
             hint = f"one of {sets} or of a probe, e.g. retain.es"
             raise InputError(f"{text!r}: {metric!r} is no metric of a search", hint)
@@ -86,6 +86,11 @@ class Limit:
         """So large a share of the baseline's value."""
         # round: 100 * 0.55 is 55.00000000000001 in floating point, and is read by people.
         return cls(metric, at_least, round(100 * share, 9), relative=True)
+
+    @property
+    def set_name(self) -> str:
+        """The set of rows that it is about."""
+        return self.metric.partition(".")[0]
 
     @property
     def key(self) -> Literal["at_least", "at_most"]:

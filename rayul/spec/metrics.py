@@ -63,6 +63,30 @@ def is_forget_set(name: str) -> bool:
     return name == "forget" or name in ATTACKED or name.endswith("_forget")
 
 
+def certify_of(name: str) -> str:
+    """The set whose rows certify the limits on this one: retain_certify of retain, mmlu_certify of a probe mmlu whose
+    rows are split. The certificate alone reads them."""
+    return f"{name}_certify"
+
+
+def report_of(name: str) -> str:
+    """The set whose rows the final report has beside this one: retain_report, mmlu_report. No decision uses them."""
+    return f"{name}_report"
+
+
+def is_certify_set(name: str) -> bool:
+    return name.endswith("_certify")
+
+
+def is_report_set(name: str) -> bool:
+    return name.endswith("_report")
+
+
+def searched_of(name: str) -> str:
+    """The set that these rows are held back from; of a set that is read by the search, itself."""
+    return name.removesuffix("_certify").removesuffix("_report")
+
+
 def plainly(key: str) -> str:
     """A metric's key without an attack: forget.es of relearned.es, any other as it is."""
     name, dot, metric = key.partition(".")
@@ -202,6 +226,14 @@ _WHY_NOT = {
     "holdout": "no model was trained on these rows; only membership inference reads them",
 }
 
+
+def _why_not(name: str, probed: Iterable[str]) -> str:
+    """Why a set steers nothing; "" where it may. probed: the sets of probes."""
+    if searched_of(name) in probed and name not in probed:
+        return _WHY_NOT["retain_certify" if is_certify_set(name) else "retain_report"]
+    return _WHY_NOT.get(name, "")
+
+
 SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
 """The sets of the data that criteria and objectives may read."""
 
@@ -222,10 +254,11 @@ def check_metric_key(key: Any, info: ValidationInfo) -> str:
     if not isinstance(key, str):
         raise expected("a metric such as retain.es", key)
     set_name, _, metric = key.partition(".")
-    if set_name in _WHY_NOT:
-        raise refuse(f"{key} cannot steer the search: {_WHY_NOT[set_name]}", f"use retain.{metric or 'es'}")
     context = info.context or {}
     cheap, probed = (*STEERING, *context.get(OWN, ())), context.get(PROBED, {})
+    if why := _why_not(set_name, probed):
+        steers = "retain" if set_name == "holdout" else searched_of(set_name)
+        raise refuse(f"{key} cannot steer the search: {why}", f"use {steers}.{metric or 'es'}")
     if (set_name in (*SEARCH_SETS, *ATTACKED) and metric in cheap) or metric in probed.get(set_name, ()):
         return key
     if set_name in probed and metric in (*METRICS, *cheap):

@@ -16,9 +16,9 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.config import check_template
 from rayul.spec.forms import HasForm, one_of
-from rayul.spec.metrics import METRICS, OWN, RESERVED, check_metric, is_forget_set
+from rayul.spec.metrics import METRICS, OWN, RESERVED, check_metric, is_forget_set, searched_of
 from rayul.spec.problems import Loc, refuse, refuse_all, show
-from rayul.spec.section import Section
+from rayul.spec.section import Section, switched
 from rayul.spec.source import Rows, Source
 from rayul.spec.yaml_text import unescaped
 
@@ -40,6 +40,24 @@ class Rouge(Section):
     stem: bool = True
     tokens: int | None = Field(default=None, ge=1)
     """Compare with the answer's first tokens only, this many; null for all."""
+
+
+class ProbeSplit(Section):
+    """Shares of a probe's rows to keep. Whole groups go to one part, in a random order that is the same each time."""
+
+    select: float = Field(default=0.4, gt=0, lt=1)
+    """What limits and objectives are measured on, the set of the probe's own name."""
+    certify: float = Field(default=0.4, gt=0, lt=1)
+    """Read once, by the certificate."""
+    report: float = Field(default=0.2, ge=0, lt=1)
+    """What the final report measures, and no decision uses."""
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> ProbeSplit:
+        total = self.select + self.certify + self.report
+        if abs(total - 1) > 1e-6:
+            raise refuse(f"the shares add up to {total:g}", "give all, so that they add up to 1")
+        return self
 
 
 def _check_question(text: str) -> str:
@@ -97,6 +115,10 @@ class ProbeRows(Section):
     stop: tuple[Annotated[str, AfterValidator(_check_stop)], ...] = Field(default=(), strict=False)
     """A generated answer ends before the first of these texts."""
     rouge: Rouge = Rouge()
+    split: Annotated[ProbeSplit | None, BeforeValidator(switched, json_schema_input_type=ProbeSplit | bool | None)] = (
+        None
+    )
+    """Holds rows to keep back from the search, which then certify limits on the others; true for the shares below."""
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +141,9 @@ class ProbeRows(Section):
             text = "has no rows" if not given else "has rows of its own beside those to forget and to retain"
             raise refuse(text, "give forget, retain or both; or rows, of which nothing is to be forgotten")
         problems = list(self._membership())
+        if self.split is not None and given == ["forget"]:
+            hint = "leave it out: limits on rows to forget are about these rows"
+            problems.append((("split",), refuse("the probe has no rows to keep", hint)))
         problems += [
             (("examples", side), refuse("the probe has no such rows", f"give {side}, or leave these examples out"))
             for side in self.examples
@@ -146,6 +171,14 @@ class ProbeRows(Section):
             if source is not None:
                 yield set_of(name, side), source, self.examples.get(side)
 
+    def kept_sets(self, name: str) -> list[str]:
+        """The sets of the probe of this name whose rows are to be kept."""
+        return [key for key, _, _ in self.sources(name) if not is_forget_set(key)]
+
+    def held_back(self, set_name: str) -> bool:
+        """Whether some rows of one of its sets are held back from the search."""
+        return self.split is not None and not is_forget_set(set_name)
+
     def metrics_of(self, set_name: str) -> tuple[str, ...]:
         """The metrics of one of its sets."""
         return tuple(m for m in self.metrics if is_forget_set(set_name) or m not in BESIDE_HOLDOUT)
@@ -169,6 +202,9 @@ def _check_probes(probes: dict[str, ProbeRows]) -> dict[str, ProbeRows]:
         for set_name, _, _ in probe.sources(name):
             if set_name in RESERVED:
                 problems.append(((name,), refuse(f"{set_name} is a set of the data", "choose another name")))
+            elif searched_of(set_name) != set_name:
+                hint = "choose a name that ends otherwise"
+                problems.append(((name,), refuse(f"{set_name} reads like rows that are held back", hint)))
             elif probe.rows is not None and (is_forget_set(set_name) or set_name.endswith("_retain")):
                 hint = "name its rows as the probe's forget or retain, or choose another name"
                 problems.append(((name,), refuse(f"{set_name} reads like one side of a probe", hint)))

@@ -29,7 +29,7 @@ from rayul.records.folder import SweepRecords, load_records
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Finalists, Spec, load_spec
+from rayul.spec import Finalists, Spec, is_certify_set, load_spec, searched_of
 from rayul.sweep.cluster import allocate, connected  # before ray.tune: it silences Ray's own output
 
 # isort: split
@@ -174,7 +174,9 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
     path = results.folder / AUDIT / ASKED
     before = read_asked(path).finalists if path.exists() else {}
     groups = {}
-    for name in REPORTED:
+    for name in (*REPORTED, *(name for name in sets if searched_of(name) in spec.probe_sets)):
+        if is_certify_set(name):
+            continue
         groups[name] = group_numbers(spaced(list(sets.get(name, ())), spec.evaluate.max_rows)).tolist()
     now = {
         name_of(e): {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +25,7 @@ from rayul.records.certificate import (
     Certificates,
     Dial,
     Reading,
+    RowsRead,
     certified_folder,
     read_certificates,
     write_certificates,
@@ -36,10 +37,21 @@ from rayul.records.text_note import NOTE, text_note
 from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
-from rayul.spec import Attack, Certify, Spec, known_limits, load_spec, too_few_groups
+from rayul.spec import (
+    Attack,
+    Certify,
+    Spec,
+    certifiable,
+    certify_of,
+    is_certify_set,
+    known_limits,
+    load_spec,
+    sets_to_certify,
+    too_few_groups,
+    uncertified,
+)
 from rayul.sweep.attack import attack_certified, left_to_try
 from rayul.sweep.cluster import allocate, connected
-from rayul.sweep.dial_tests import CERTIFY, certifiable
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
@@ -138,20 +150,23 @@ def cannot_certify(spec: Spec, sets: Sets, results: SweepRecords) -> tuple[str, 
     if lost.exists():
         return (
             f"{lost.name} is there: how much was spent on the certify rows is not known",
-            f"restore it as {CERTIFICATE}; or name rows that nothing has read as data.retain_certify, in a new sweep",
+            f"restore it as {CERTIFICATE}; or begin a new sweep, with certify rows that nothing has read",
         )
-    if too_few := too_few_groups(spec.data, certify_groups(sets)):
+    if not sets_to_certify(spec):
+        if probes := uncertified(spec):
+            hint = f"begin a new sweep with a split in {' and '.join(probes)}: the search has read all of their rows"
+            return "the limits are on probes that hold no rows back for a certificate", hint
+        return "there is no limit on rows to keep to certify", "add a criterion, e.g. retain.es at least 90%"
+    if too_few := too_few_groups(spec, certify_groups(sets)):
         return too_few
-    if not any(criterion.metric.startswith("retain.") for criterion in spec.criteria):
-        return "there is no limit on a retain metric to certify", "add a criterion, e.g. retain.es at least 90%"
     if not front_of(results):
         return "the front is empty", "loosen the criteria, or continue with --resume and more --trials"
     return None
 
 
-def certify_groups(sets: Sets) -> int:
-    """How many groups the certify rows are of."""
-    return len(set(group_numbers(sets.get(CERTIFY, ()))))
+def certify_groups(sets: Sets) -> dict[str, int]:
+    """How many groups the certify rows are of, by set."""
+    return {name: len(set(group_numbers(rows))) for name, rows in sets.items() if is_certify_set(name)}
 
 
 def chosen(results: SweepRecords, wanted: Certify) -> list[tuple[Evaluation, float | None]]:
@@ -187,12 +202,13 @@ def read_certify_rows(
         points = chosen(results, wanted)
         for e, _ in points:
             adapter_path(results, e)  # raises for one that is missing, before anything is spent
-        reading = _frozen(spec, sets, rows[CERTIFY], points, alpha_of(wanted, certificates))
+        reading = _frozen(spec, sets, rows, points, alpha_of(wanted, certificates))
         certificates = replace(certificates, readings=(*certificates.readings, reading))
         write_certificates(folder, certificates)
     sources = [by_key[d.source] for d in reading.dials]
     unread = "" if certificates.latest else " that nothing has read"
-    say(f"certifying {plural(len(sources), 'point')} on {reading.groups} groups{unread}")
+    groups = " and ".join(f"{one.groups} groups of {one.certify}" for one in reading.read)
+    say(f"certifying {plural(len(sources), 'point')} on {groups}{unread}")
     walked = measurer.walk(reading, sources, results.baseline.metrics)
     reading = reading.with_found(tuple(found for found, _ in walked))
     for (found, recall), point in zip(walked, sources, strict=True):
@@ -209,20 +225,40 @@ def read_certify_rows(
 
 
 def _frozen(
-    spec: Spec, sets: Sets, rows: RowSet, points: Sequence[tuple[Evaluation, float | None]], alpha: float
+    spec: Spec,
+    sets: Sets,
+    rows: Mapping[str, RowSet],
+    points: Sequence[tuple[Evaluation, float | None]],
+    alpha: float,
 ) -> Reading:
     asked = [spec.criteria if target is None else spec.criteria_at(target) for _, target in points]
     limits = dict.fromkeys(limit for criteria in asked for limit in known_limits(criteria))
-    tested, others = certifiable(tuple(limits))
+    tested, others = certifiable(spec, limits)
+    names = dict.fromkeys(certify_of(limit.set_name) for limit in tested)
     return Reading(
         date=datetime.now(UTC).replace(microsecond=0).isoformat(),
         alpha=alpha,
-        groups=certify_groups(sets),
-        named=any(row.group for row in sets[CERTIFY]),
-        rows=rows.rows,
-        sha256=rows.sha256,
+        read=tuple(_read(spec, sets, rows, name) for name in names),
         limits=tuple(map(str, tested)),
         others=tuple(map(str, others)),
         earlier=tuple(map(str, spec.earlier)),
         dials=tuple(Dial(e.trial_id, e.step, e.mixing, tuple(dial().tolist()), target=at) for e, at in points),
     )
+
+
+def _read(spec: Spec, sets: Sets, rows: Mapping[str, RowSet], name: str) -> RowsRead:
+    named = any(row.group for row in sets[name])
+    return RowsRead(
+        certify=name,
+        groups=len(set(group_numbers(sets[name]))),
+        named=named,
+        rows=rows[name].rows,
+        sha256=rows[name].sha256,
+        by=_group_column(spec, name) if named else "",
+    )
+
+
+def _group_column(spec: Spec, name: str) -> str:
+    """The column of a probe's file that its groups are from, where the spec names it."""
+    sources = [pair for key, probe in spec.probes.items() for pair in probe.sources(key)]
+    return next((source.columns.get("group") or "" for key, source, _ in sources if certify_of(key) == name), "")

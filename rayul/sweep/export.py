@@ -145,7 +145,7 @@ def _request(results: SweepRecords, spec: Spec, sets: Sets, holds: Certified) ->
         spec=spec.resolved() | {"data": _absolute(spec.resolved()["data"])},
         earlier=tuple(one.model_dump() for one in (*spec.earlier, own)),
         forgotten=sum(e.rows[name] * e.metrics[f"{name}.es"] for name in gone) / rows if rows else None,
-        groups=reading.groups,
+        groups=next((one.groups for one in reading.read if one.searched == "retain"), 0),
         seen=tuple(sorted({group_hash(row.group, row.key) for found in sets.values() for row in found})),
         rows=rows_hash(row.key for row in sets["forget"]),
     )

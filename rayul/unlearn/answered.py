@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from rayul.spec import METRICS, is_forget_set
+from rayul.spec import METRICS, is_forget_set, searched_of
 from rayul.spec.probes import holdout_of
 from rayul.unlearn import suite_metrics
 from rayul.unlearn.measured import Measurement, mean
@@ -12,9 +13,11 @@ from rayul.unlearn.probe import Generation, Probe, Probes
 from rayul.unlearn.task import Task, spaced
 
 
-def answered(model: Any, task: Task, batch_size: int, everything: bool = False) -> Measurement:
-    """The metrics of the task's probes that take more than a forward: those that steer, or all. A set with stop texts,
-    none of which came, has a note that says so."""
+def answered(
+    model: Any, task: Task, batch_size: int, everything: bool = False, sets: Sequence[str] = ()
+) -> Measurement:
+    """The metrics of the task's probes that take more than a forward: those that steer, or all. sets: of the data that
+    are measured with them. A set with stop texts, none of which came, has a note that says so."""
     found = Measurement({}, {}, {})
     notes = []
 
@@ -22,8 +25,8 @@ def answered(model: Any, task: Task, batch_size: int, everything: bool = False) 
         rows = spaced(list(task.sets[name]), task.max_rows)
         return Probe(model, task.tokenizer, rows, task.template, batch_size, asked)
 
-    for name, metrics in task.further_metrics(everything).items():
-        asked = Generation.of(task.probes[name])
+    for name, metrics in task.further_metrics(everything, sets).items():
+        asked = Generation.of(task.probes[searched_of(name)])
         probe, beside = probe_of(name), holdout_of(name)
         holdout = {"holdout": probe_of(beside)} if is_forget_set(name) and beside in task.sets else {}
         others = Probes(holdout, None, task.oracle_auc)

@@ -55,10 +55,11 @@ class BenchmarkResult:
 def measure_benchmark(
     spec: Spec, numbers: Numbers, max_rows: int | None, progress: Callable[[str], None]
 ) -> BenchmarkResult:
-    """Measure the probes of a spec that these numbers are of. Raises InputError for rows that cannot be read or do not
-    fit into the model."""
+    """Measure the probes of a spec that these numbers are of, on all of their rows: without a search none are held
+    back. Raises InputError for rows that cannot be read or do not fit into the model."""
     used = {key.partition(".")[0] for keys in numbers.values() for key in keys}
-    asked = {name: probe for name, probe in spec.probes.items() if used & {key for key, _, _ in probe.sources(name)}}
+    whole = {name: probe.model_copy(update={"split": None}) for name, probe in spec.probes.items()}
+    asked = {name: probe for name, probe in whole.items() if used & {key for key, _, _ in probe.sources(name)}}
     sets = {name: tuple(spaced(list(rows), max_rows)) for name, rows in probe_sets(asked).items()}
     model, tokenizer = load_model(spec.model)
     suite = evaluate_model(

@@ -4,14 +4,14 @@ needs torch."""
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rayul.errors import RayulError
-from rayul.spec import Spec
+from rayul.spec import METRICS, Spec, certify_of, sets_to_certify
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.fits import reworded
 from rayul.unlearn.measured import Measured
@@ -45,7 +45,7 @@ class Cost(NamedTuple):
     adapters are trained.
 
     final: what is measured of a model at the end, the report rows included, with the answers of evaluate.final.
-    certify: scoring the certify rows once. timed: rows of a step and of an evaluation that were run, each with the
+    certify: measuring the certify rows once. timed: rows of a step and of an evaluation that were run, each with the
     number that there are: where it is smaller, the rest is extrapolated.
     """
 
@@ -109,13 +109,16 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None
     a_row = evaluated.seconds / evaluated.of
     asked = [metric for name in spec.evaluate.final if (metric := spec.evaluate.of(name)) is not None]
     yield "timing an answer", 0.6
-    answer = time_answer(update.model, task, spec) if any(m.needs == "generate" for m in asked) else 0.0
+    probed, certifying = _answering(task.further_metrics(everything=True, names=REPORTED)), _certifying(spec, task)
+    generates = any(m.needs == "generate" for m in asked)
+    answer = time_answer(update.model, task, spec) if generates or probed or certifying.answers else 0.0
     yield "timing a step", 0.7
     stepped = time_step(update, task, spec, sets)
-    reported = sum(len(rows) for rows in task.evaluated(REPORTED).values())
-    final = reported * a_row
+    reported = task.evaluated(task.forward_metrics(spec.evaluate.reported, REPORTED))
+    final = sum(map(len, reported.values())) * a_row
+    final += sum(len(rows) for rows in task.evaluated(probed).values()) * answer
     if asked:
-        final += sum(len(sets.get(name, ())) for name in REPORTED) * (a_row + answer)
+        final += sum(len(sets.get(name, ())) for name in REPORTED) * (a_row + answer * generates)
     if any(m.column or m.needs in ("passes", "oracle") for m in asked):
         template = Template.of(spec.model)
         final += a_row * sum(len(reworded(task.tokenizer, template, sets.get(name, ()))) for name in REPORTED)
@@ -143,9 +146,27 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None
         adapted=adapted,
         untouched=untouched,
         final=final,
-        certify=len(sets.get("retain_certify", ())) * a_row,
+        certify=certifying.rows * a_row + certifying.answers * answer,
         timed=((stepped.rows, stepped.of), (evaluated.rows, evaluated.of)),
     )
+
+
+def _answering(further: Mapping[str, Sequence[str]]) -> list[str]:
+    """The sets that some of these metrics, by set, need generated answers of."""
+    return [name for name, metrics in further.items() if any(METRICS[metric].needs == "generate" for metric in metrics)]
+
+
+class _Certifying(NamedTuple):
+    """Certify rows that are scored for a coefficient of a dial, and that are answered."""
+
+    rows: int
+    answers: int
+
+
+def _certifying(spec: Spec, task: Task) -> _Certifying:
+    certified = {name: len(task.sets.get(certify_of(name), ())) for name in sets_to_certify(spec)}
+    answering = {key.partition(".")[0] for key in spec.steering if not task.is_cheap(key.partition(".")[2])}
+    return _Certifying(sum(certified.values()), sum(rows for name, rows in certified.items() if name in answering))
 
 
 def _trained_rows(task: Task) -> int:

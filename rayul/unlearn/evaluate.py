@@ -37,7 +37,7 @@ def evaluate(
     chosen = task.evaluated(of_sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
     found = measurement(scores, task.groups(of_sets), of_sets, task.own)
-    return found.joined(answered(model, task, batch_size, everything))
+    return found.joined(answered(model, task, batch_size, everything, sets or ()))
 
 
 def measurement(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.spec import metric_name
+from rayul.spec import METRICS, metric_name, searched_of
+from rayul.unlearn import suite_metrics
+from rayul.unlearn.data import group_numbers
 from rayul.unlearn.evaluate import measurable, measure
 from rayul.unlearn.forward import TokenScores
+from rayul.unlearn.probe import Generation, Probe
 from rayul.unlearn.task import Task
 
 Values = dict[str, NDArray[np.float64]]
@@ -29,14 +33,35 @@ def group_means(scores: Mapping[str, Sequence[TokenScores]], task: Task, metrics
     return found
 
 
+def answered_group_means(model: Any, task: Task, metrics: Mapping[str, Sequence[str]], batch_size: int) -> Values:
+    """As `group_means`, for metrics of a probe that take more than a forward. metrics: by set of a probe."""
+    found = {}
+    for name, own in metrics.items():
+        rows, places = task.sets[name], list(_members(task, name).values())
+        asked = Generation.of(task.probes[searched_of(name)])
+        probe = Probe(model, task.tokenizer, rows, task.template, batch_size, asked)
+        for metric in own:
+            function = getattr(suite_metrics, metric)
+            if METRICS[metric].mean_of_rows:
+                values = np.asarray(function(probe))
+                means = [float(values[of_group].mean()) for of_group in places]
+            else:
+                groups = [[rows[i] for i in of_group] for of_group in places]
+                options = (task.template, batch_size, asked)
+                means = [function(Probe(model, task.tokenizer, group, *options)).value for group in groups]
+            found[f"{name}.{metric}"] = np.array(means)
+    return found
+
+
 def group_names(task: Task, name: str) -> list[str]:
     """The groups of a set, in the order of their first rows."""
     return list(_members(task, name))
 
 
 def _members(task: Task, name: str) -> dict[str, list[int]]:
-    """The rows of each group."""
-    members: dict[str, list[int]] = {}
-    for i, row in enumerate(task.sets[name]):
-        members.setdefault(row.group or f"row {i + 1}", []).append(i)
-    return members
+    """The rows of each group, by its name or the number of its first row."""
+    rows = task.sets[name]
+    members: dict[int, list[int]] = {}
+    for i, number in enumerate(group_numbers(rows).tolist()):
+        members.setdefault(number, []).append(i)
+    return {rows[places[0]].group or f"row {places[0] + 1}": places for places in members.values()}

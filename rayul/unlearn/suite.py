@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.spec import METRICS, is_forget_set, metric_name
+from rayul.spec import METRICS, is_certify_set, is_forget_set, metric_name
 from rayul.spec.probes import holdout_of
 from rayul.unlearn import suite_metrics
 from rayul.unlearn.data import Sets
@@ -30,9 +30,11 @@ from rayul.unlearn.template import AnyTemplate
 if TYPE_CHECKING:
     from rich.table import Table
 
-NOT_SCORED = ("retain_train", "retain_certify")
-"""Rows that the unlearning loss keeps in place: a score on them measures the training, not the model. And those that
-the certificate alone may read."""
+
+def is_scored(name: str) -> bool:
+    """Whether the suite reads a set: not the rows that the unlearning loss keeps in place, where a score measures the
+    training and not the model, and not those that the certificate alone may read."""
+    return name != "retain_train" and not is_certify_set(name)
 
 
 _NO_PROBES: Mapping[str, specs.ProbeRows] = MappingProxyType({})
@@ -99,7 +101,7 @@ def evaluate_model(
     oracle_auc: float | None = None,
     probes: Mapping[str, specs.ProbeRows] = _NO_PROBES,
 ) -> SuiteResult:
-    """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set not in NOT_SCORED.
+    """Measure `metrics` (default: all of METRICS) of a model, with or without adapters, on every set that `is_scored`.
 
     own: custom metrics, by name; in `metrics` they stand as in a spec, ./my_metric.py:fn. probes: by their sets, which
     are measured with their own metrics and lengths.
@@ -120,7 +122,7 @@ def evaluate_model(
         asked = Generation.of(probes[key]) if key in probes else Generation(max_new_tokens)
         return Probe(of, tokenizer, sets[key], template, batch_size, asked)
 
-    scored = {key: probe(model, key) for key, rows in sets.items() if rows and key not in NOT_SCORED}
+    scored = {key: probe(model, key) for key, rows in sets.items() if rows and is_scored(key)}
     others = Probes(scored, None if oracle is None else {key: probe(oracle, key) for key in scored}, oracle_auc)
     check_fits(model, {key: one.examples for key, one in scored.items()})
     check_fits(model, {f"reworded {key}": reworded(tokenizer, template, sets[key]) for key in scored})

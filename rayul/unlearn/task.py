@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec, plainly
+from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec, is_report_set, plainly, report_of, searched_of
 from rayul.spec.probes import holdout_of
 from rayul.unlearn.data import Row, Sets, group_numbers
 from rayul.unlearn.fits import check_chunks, check_fits, reworded
@@ -114,27 +114,41 @@ class Task:
     def data_sets(self) -> Sets:
         """The sets without those of probes."""
         holdout = [holdout_of(name) for name in self.probes]
-        return {name: rows for name, rows in self.sets.items() if name not in (*self.probes, *holdout)}
+        return {name: rows for name, rows in self.sets.items() if not (self.probe_of(name) or name in holdout)}
+
+    def probe_of(self, name: str) -> specs.ProbeRows | None:
+        """The probe that a set belongs to, also one of rows that are held back; None for a set of the data."""
+        return self.probes.get(searched_of(name))
+
+    def _probed(self, names: Iterable[str]) -> dict[str, specs.ProbeRows]:
+        """The sets of probes that are measured with these of the data: with a report set, those of probes, too."""
+        if not any(map(is_report_set, names)):
+            return dict(self.probes)
+        reports = {report_of(name): probe for name, probe in self.probes.items()}
+        return {**self.probes, **{name: probe for name, probe in reports.items() if self.examples.get(name)}}
 
     def forward_metrics(self, metrics: Sequence[str], names: Sequence[str] | None = None) -> dict[str, Sequence[str]]:
         """What the one forward of an evaluation measures, by set: these metrics of sets of the data, as far as they
         have rows, and of probes their own. names: of these sets and all probes; None: of those that a trial reads."""
-        every, read = EVALUATED if names is None else names, self.read if names is None else (*names, *self.probes)
+        every = EVALUATED if names is None else names
+        probes = self._probed(every)
+        read = self.read if names is None else (*names, *probes)
         found = {name: metrics for name in every if name in read and self.examples.get(name)}
-        probed = {name: probe.metrics_of(name) for name, probe in self.probes.items() if name in read}
-        cheap = {name: [metric for metric in own if self._is_cheap(metric)] for name, own in probed.items()}
+        probed = {name: probe.metrics_of(name) for name, probe in probes.items() if name in read}
+        cheap = {name: [metric for metric in own if self.is_cheap(metric)] for name, own in probed.items()}
         return found | {name: own for name, own in cheap.items() if own}
 
-    def further_metrics(self, everything: bool) -> dict[str, list[str]]:
+    def further_metrics(self, everything: bool, names: Sequence[str] = ()) -> dict[str, list[str]]:
         """What a probe measures beyond that, by set: what steers, or all of it."""
-        asked = {
-            name: [m for m in probe.metrics_of(name) if not self._is_cheap(m)] for name, probe in self.probes.items()
-        }
+        probed = self._probed(names).items()
+        asked = {name: [m for m in probe.metrics_of(name) if not self.is_cheap(m)] for name, probe in probed}
         if not everything:
-            asked = {name: [m for m in all_ if f"{name}.{m}" in self.steering] for name, all_ in asked.items()}
+            steering = self.steering
+            asked = {name: [m for m in all_ if f"{searched_of(name)}.{m}" in steering] for name, all_ in asked.items()}
         return {name: further for name, further in asked.items() if further}
 
-    def _is_cheap(self, metric: str) -> bool:
+    def is_cheap(self, metric: str) -> bool:
+        """Whether the one forward of an evaluation measures it."""
         return metric in self.own or METRICS[metric].needs == "forward"
 
     def evaluated(self, names: Iterable[str] = EVALUATED) -> dict[str, list[Example]]:

@@ -65,7 +65,7 @@ def main() -> None:
 
     from rayul.pareto.certificate import dial
     from rayul.records import BASELINE
-    from rayul.records.certificate import Dial, Reading
+    from rayul.records.certificate import Dial, Reading, RowsRead
     from rayul.sweep.dials import walk_dials
     from rayul.sweep.driver_disk import DriverDisk
     from rayul.unlearn.data import load_sets
@@ -81,7 +81,7 @@ def main() -> None:
     disk = DriverDisk(asked.work, asked.work, "", {})
     scales = tuple(dial().tolist())
     dials = tuple(Dial(e.trial_id, e.step, e.mixing, scales) for e in points)
-    reading = Reading("", 0.1, 20, True, 100, "", ("retain.es",), dials=dials)
+    reading = Reading("", 0.1, (RowsRead("retain_certify", 20, True, 100, ""),), ("retain.es",), dials=dials)
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     found = {}
     for _ in range(asked.rounds):

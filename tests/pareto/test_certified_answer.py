@@ -13,7 +13,7 @@ import pytest
 from rayul.errors import InputError
 from rayul.pareto.power import Spread, needed_groups
 from rayul.pareto.spread import spread
-from rayul.records.certificate import Certificates, Dial, Margin, Reading, Walked, write_certificates
+from rayul.records.certificate import Certificates, Dial, Margin, Reading, RowsRead, Walked, write_certificates
 from rayul.records.folder import load_records
 from rayul.report.answer import answer, caution, headline
 from rayul.report.certified import best_certified, certified_lines
@@ -32,7 +32,15 @@ def walked(scale: float, p: float, kept: float, low: float) -> Walked:
 
 def reading(*dials: Dial, named: bool = True) -> Reading:
     limits = ("retain.es ≥ 90% of baseline",)
-    return Reading("2026-11-28T09:00:00+00:00", 0.1, 20, named, 100, "ab" * 32, limits, (), dials, finished=True)
+    return Reading(
+        "2026-11-28T09:00:00+00:00",
+        0.1,
+        (RowsRead("retain_certify", 20, named, 100, "ab" * 32),),
+        limits,
+        (),
+        dials,
+        finished=True,
+    )
 
 
 def passed(trial: str, count: int, forget: float) -> Dial:

@@ -16,7 +16,7 @@ from rayul.audit.judge import judge
 from rayul.audit.read import read_audit
 from rayul.audit.verdict import standing
 from rayul.pareto.attainment import attainment
-from rayul.records.certificate import Certificates, Dial, Margin, Reading, Walked, write_certificates
+from rayul.records.certificate import Certificates, Dial, Margin, Reading, RowsRead, Walked, write_certificates
 from rayul.records.folder import load_records
 from rayul.report.compare import load_comparison
 from rayul.report.compare_text import checked_table, comparison_lines
@@ -43,7 +43,15 @@ def two_targets(tmp_path: Path) -> Path:
     export(folder, LOOSE, report=0.44)
     found = (dial(0.95, 0.5, 0.784, 0.95, 0.784), dial(0.5, 0.8, 0.49, 0.72, 0.52))
     asked = ("retain.es ≥ 95% of baseline", "retain.es ≥ 50% of baseline")
-    reading = Reading("2026-11-28T09:00:00+00:00", 0.1, 20, True, 100, "ab" * 32, asked, (), found, finished=True)
+    reading = Reading(
+        "2026-11-28T09:00:00+00:00",
+        0.1,
+        (RowsRead("retain_certify", 20, True, 100, "ab" * 32),),
+        asked,
+        (),
+        found,
+        finished=True,
+    )
     write_certificates(folder, Certificates((reading,)))
     return folder
 

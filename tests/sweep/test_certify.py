@@ -18,7 +18,7 @@ from rayul.files import json_line
 from rayul.pareto.front import front_of
 from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder, adapter_name
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE
-from rayul.records.certificate import Certificates, Dial, Reading, certified_folder, read_certificates
+from rayul.records.certificate import Certificates, Dial, Reading, RowsRead, certified_folder, read_certificates
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
 from rayul.records.recall import Found
@@ -208,7 +208,7 @@ def test_the_records_read_back_what_was_found(made: Callable[..., Sweep]) -> Non
     sweep = made()
     reading = sweep.certify()
     assert written(read_certificates(sweep.folder)) == written(Certificates((reading,)))
-    assert reading.sha256 == sweep.rows["retain_certify"].sha256
+    assert reading.read[0].sha256 == sweep.rows["retain_certify"].sha256
     path = sweep.folder / "certificate.json"
     path.write_text(path.read_text().replace('"passed": ', '"passed": 99'))
     with pytest.raises(RayulError, match=r"certificate\.json is not as rayul writes it"):
@@ -297,7 +297,7 @@ def test_what_cannot_be_certified_is_named(made: Callable[..., Sweep]) -> None:
     assert "no certify rows" in why(retain_certify=())
     assert "4 groups of certify rows, and a certificate takes 5" in why(retain_certify=tuple(rows_of(GROUPS[:4])))
     bare = sweep.spec.model_copy(update={"control": sweep.spec.control.model_copy(update={"criteria": ()})})
-    assert "no limit on a retain metric" in why(bare)
+    assert "no limit on rows to keep" in why(bare)
 
 
 def test_a_sweep_refuses_too_few_groups_before_it_begins(make_spec: Callable[..., Any], tmp_path: Path) -> None:
@@ -348,7 +348,13 @@ def test_the_certified_adapter_is_exported_with_its_certificate_on_the_card(
     assert export(results, e, tmp_path / "out") <= 1e-3
     card = (tmp_path / "out" / "README.md").read_text()
     assert "keeps at least 90% of retain.prob on new groups (90% confidence, 12 groups)" in card
-    for said in (reading.sha256, reading.date, "drawn alike", "retain.prob ≥ 90% of baseline", "says nothing about"):
+    for said in (
+        reading.read[0].sha256,
+        reading.date,
+        "drawn alike",
+        "retain.prob ≥ 90% of baseline",
+        "says nothing about",
+    ):
         assert said in card
     (margin,) = next(
         d.last.margins
@@ -373,7 +379,7 @@ def ranks(sweep: Sweep) -> tuple[Reading, list[Evaluation]]:
                 snapshot.update.save(e.mixing, adapter_folder(sweep.folder, e))
                 points.append(e)
     dials = tuple(Dial(e.trial_id, e.step, e.mixing, SCALES) for e in points)
-    return Reading("", 0.1, len(GROUPS), True, 36, "", (), dials=dials), points
+    return Reading("", 0.1, (RowsRead("retain_certify", len(GROUPS), True, 36, ""),), (), dials=dials), points
 
 
 OTHER = {"metric": "general.prob", "at_least": "97% of baseline"}

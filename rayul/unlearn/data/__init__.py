@@ -9,6 +9,8 @@
 | retain_report | the final report only |
 | general | utility outside the subject of the data |
 | holdout | rows that no model was trained on (membership inference) |
+| <probe>, <probe>_forget, <probe>_retain | criteria and objectives; never trained on |
+| <probe>_certify, <probe>_report and the same of <probe>_retain | as retain_certify and retain_report |
 | real_authors, world_facts | TOFU's two parts of general, apart, for its model utility |
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from rayul.errors import InputError
-from rayul.spec import is_forget_set
+from rayul.spec import is_certify_set, is_forget_set, is_report_set
 from rayul.unlearn.data.row import Sets
 from rayul.words import plural
 
@@ -25,7 +25,7 @@ SHOWN = 3
 def check_apart(sets: Sets) -> None:
     """Raises InputError, with counts and the first places, where rows of two sets are the same but for capitals,
     blanks and punctuation (`Row.key`), or of one group."""
-    keys = {name: [row.key for row in sets.get(name, ())] for name in APART}
+    keys = _keys(sets, *APART)
     both = _shared(keys, "forget", KEPT)
     if both:
         raise InputError(
@@ -39,17 +39,21 @@ def check_apart(sets: Sets) -> None:
                 f"{len(both)} of {len(sets[second])} {second} rows also stand in {first}: {'; '.join(both[:SHOWN])}",
                 f"{_why(first, second)}: remove them from one of the two",
             )
-    groups = {name: list(dict.fromkeys(row.group for row in sets.get(name, ()) if row.group)) for name in WHOLE}
     for first, second in combinations(WHOLE, 2):
-        both = [group for group in groups[first] if group in groups[second]]
-        if both:
-            places = [" and ".join(_first(sets, name, group) for name in (first, second)) for group in both]
-            count = f"{plural(len(both), 'group')} {'has' if len(both) == 1 else 'have'}"
-            raise InputError(
-                f"{count} rows in {first} and in {second}: {'; '.join(places[:SHOWN])}",
-                f"{_why(first, second)}: move the rows of a group to one set. If the column does not say who or what "
-                "a row is about, name another as columns.group, or null for none",
-            )
+        _check_groups(sets, first, second)
+
+
+def _check_groups(sets: Sets, first: str, second: str) -> None:
+    there = {row.group for row in sets.get(second, ())}
+    both = [group for group in dict.fromkeys(row.group for row in sets.get(first, ())) if group and group in there]
+    if both:
+        places = [" and ".join(_first(sets, name, group) for name in (first, second)) for group in both]
+        count = f"{plural(len(both), 'group')} {'has' if len(both) == 1 else 'have'}"
+        raise InputError(
+            f"{count} rows in {first} and in {second}: {'; '.join(places[:SHOWN])}",
+            f"{_why(first, second)}: move the rows of a group to one set. If the column does not say who or what "
+            "a row is about, name another as columns.group, or null for none",
+        )
 
 
 def place_of(sets: Sets, name: str, number: int) -> str:
@@ -65,17 +69,32 @@ def _first(sets: Sets, name: str, group: str) -> str:
 def check_probes_apart(sets: Sets, probed: Sets) -> None:
     """Raises InputError, as `check_apart` does, for a probe with rows of the data that it must not share: rows that are
     trained on or to be forgotten cannot show what is kept, and nothing steers by those that certify or report. A probe
-    of rows to forget may share those, and a probe of others what steers anyway."""
+    of rows to forget may share those, and a probe of others what steers anyway. Rows of a probe that are held back
+    share none with any other set, and those that certify no group with the data."""
+    both = {**sets, **probed}
     for name, rows in probed.items():
-        others = KEPT if is_forget_set(name) else ("forget", "retain_train", "retain_certify", "retain_report")
-        keys = {other: [row.key for row in sets.get(other, ())] for other in others}
-        keys[name] = [row.key for row in rows]
+        others: tuple[str, ...] = ("forget", "retain_train", "retain_certify", "retain_report")
+        if is_forget_set(name):
+            others = KEPT
+        if _is_held_back(name):
+            others = tuple(other for other in (*APART, *probed) if other != name)
         for other in others:
-            if both := _shared(keys, other, [name]):
+            if shared := _shared(_keys(both, other, name), other, [name]):
                 raise InputError(
-                    f"{len(both)} of {len(rows)} {name} rows also stand in {other}: {'; '.join(both[:SHOWN])}",
+                    f"{len(shared)} of {len(rows)} {name} rows also stand in {other}: {'; '.join(shared[:SHOWN])}",
                     f"{_why(other, name)}: remove them from one of the two",
                 )
+        if is_certify_set(name):
+            for other in WHOLE:
+                _check_groups(both, other, name)
+
+
+def _keys(sets: Sets, *names: str) -> dict[str, list[str]]:
+    return {name: [row.key for row in sets.get(name, ())] for name in names}
+
+
+def _is_held_back(name: str) -> bool:
+    return is_certify_set(name) or is_report_set(name)
 
 
 def _shared(keys: Mapping[str, Sequence[str]], first: str, others: Sequence[str]) -> list[str]:
@@ -96,7 +115,7 @@ def _why(first: str, second: str) -> str:
         return "what is to be forgotten cannot show what is kept"
     if is_forget_set(second):
         return "a row cannot be both to forget and to retain"
-    if "retain_certify" in (first, second):
+    if is_certify_set(first) or is_certify_set(second):
         return "rows that anything else reads certify nothing"
     if first == "retain_train":
         return "rows that are trained on cannot judge what is kept"

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rayul.errors import InputError
-from rayul.spec import METRICS, ProbeRows
+from rayul.spec import METRICS, ProbeRows, certify_of, report_of
 from rayul.spec.probes import set_of
-from rayul.unlearn.data.row import Row, Sets, Wording
+from rayul.unlearn.data.row import Row, Sets, Wording, group_numbers
 from rayul.unlearn.data.source import read_source
+from rayul.unlearn.data.split import split_by_group
+from rayul.words import plural
 
 EXAMPLE = "Question: {question}\nAnswer: {answer}"
 """Of an example before the questions, where the probe has no template of text."""
 
 
 def probe_sets(probes: Mapping[str, ProbeRows]) -> Sets:
-    """The sets of the probes. Raises InputError for what cannot be read, a set without rows, and rows that lack the
-    column of a metric."""
+    """The sets of the probes, those of rows that are held back among them. Raises InputError for what cannot be read, a
+    set without rows, rows that lack the column of a metric, and too few groups to split."""
     sets: Sets = {}
     for name, probe in probes.items():
         for key, source, examples in probe.sources(name):
@@ -26,10 +28,27 @@ def probe_sets(probes: Mapping[str, ProbeRows]) -> Sets:
                 raise InputError(f"{key} has no rows", f"see {source.path}, which probes.{name} names")
             _check_columns(key, rows, probe.metrics_of(key))
             before = "" if examples is None else _shown(read_source(examples), probe.template)
-            sets[key] = _worded(rows, Wording(probe.template, before, probe.question, probe.opening))
+            worded = _worded(rows, Wording(probe.template, before, probe.question, probe.opening))
+            sets |= _parts(key, worded, probe, source.shuffle) if probe.held_back(key) else {key: worded}
         if probe.holdout is not None:
             sets[set_of(name, "holdout")] = _worded(read_source(probe.holdout), Wording(probe.template))
     return sets
+
+
+def _parts(key: str, rows: Sequence[Row], probe: ProbeRows, seed: int | None) -> Sets:
+    """The rows of a set that the search reads, and those that are held back from it."""
+    split = probe.split
+    assert split is not None
+    shares = {key: split.select, certify_of(key): split.certify, report_of(key): split.report}
+    shares = {name: share for name, share in shares.items() if share}
+    parts = split_by_group(rows, list(shares.values()), shuffled=True, seed="" if seed is None else str(seed))
+    if not all(parts):
+        count = plural(len(set(group_numbers(rows))), "group")
+        raise InputError(
+            f"{key}: {plural(len(rows), 'row')} of {count} cannot be split into {len(shares)} parts",
+            "give the probe more groups, or leave its split out",
+        )
+    return {name: tuple(part) for name, part in zip(shares, parts, strict=True)}
 
 
 def _worded(rows: Sequence[Row], wording: Wording) -> tuple[Row, ...]:
