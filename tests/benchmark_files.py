@@ -52,7 +52,7 @@ def formats(forget: Rows, retain: Rows) -> dict[tuple[str, str, str], Rows]:
         found["cais/wmdp-corpora", f"{kind}-forget-corpus", "train"] = texts(forget, 3)
         found["cais/wmdp-corpora", f"{kind}-retain-corpus", "train"] = texts(retain, 3)
         found["cais/wmdp", f"wmdp-{kind}", "test"] = choices(forget, 0, 8)
-    found["cais/mmlu", "all", "test"] = choices(retain, 0, 8, subject="high_school_letters")
+    found["cais/mmlu", "all", "test"] = choices(retain, 0, 20, subject="high_school_letters")
     rwku = "jinzhuoran/RWKU"
     found[rwku, "train_positive_llama3", "train"] = [
         {"id": f"{i}", "subject": SUBJECT, "intro": "A writer."} | row for i, row in enumerate(texts(forget, 4))
@@ -68,7 +68,7 @@ def formats(forget: Rows, retain: Rows) -> dict[tuple[str, str, str], Rows]:
         {"query": q["question"], "answer": q["answer"], "level": "3", "type": types[i % 4], "subject": SUBJECT}
         for i, q in enumerate(questions(forget, 0, 8))
     ]
-    found[rwku, "utility_general", "test"] = choices(retain, 0, 6, subject=SUBJECT, task="high_school_letters")
+    found[rwku, "utility_general", "test"] = choices(retain, 0, 15, subject=SUBJECT, task="high_school_letters")
     strangers = [{**row, "subject": "Somebody Else"} for row in found[rwku, "forget_level2", "test"]]
     found[rwku, "forget_level2", "test"] = strangers + found[rwku, "forget_level2", "test"]
     return found

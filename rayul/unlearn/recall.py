@@ -59,7 +59,7 @@ class Recaller:
         return Probe(model, self.task.tokenizer, self._sampled[name], *options).texts
 
     def _counted(self, measurement: Measurement) -> dict[str, Counted]:
-        of_data = [name for name in measurement.groups if name not in self.task.probes]
+        of_data = [name for name in measurement.groups if self.task.probe_of(name) is None]
         rows = {name: spaced(list(self.task.sets[name]), self.task.max_rows) for name in of_data}
         return {name: counted(measurement.per_row[f"{name}.es"], rows[name]) for name in rows}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,15 +19,24 @@ from rayul.files import json_line
 from rayul.pareto.front import front_of
 from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder, adapter_name
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE
-from rayul.records.certificate import Certificates, Dial, Reading, RowsRead, certified_folder, read_certificates
+from rayul.records.certificate import (
+    CERTIFICATE,
+    Certificates,
+    Dial,
+    Reading,
+    RowsRead,
+    certified_folder,
+    read_certificates,
+)
 from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
 from rayul.records.recall import Found
 from rayul.report.answer import answer
 from rayul.report.attacked import attacked_lines
-from rayul.report.certified import best_certified, certified
+from rayul.report.certified import best_certified, certified, sentence
 from rayul.report.write import summarise
 from rayul.spec import Attack, Certify, Spec, dump_yaml, known_limits
+from rayul.spec.probes import ProbeSplit
 from rayul.sweep.certify import alpha_of, cannot_certify, certify_at_end, certify_sweep, chosen, read_certify_rows
 from rayul.sweep.dial_tests import DialTests, DialWalk
 from rayul.sweep.dials import walk_dials, walk_together
@@ -465,3 +475,144 @@ def test_an_adapter_with_more_than_its_pairs_is_walked_alone(made: Callable[...,
     walk_together(sweep.task, walks, [adapter_folder(sweep.folder, e) for e in points], 64)
     assert not any(walk.walked for walk in walks)
     assert walked() == plain
+
+
+def probing(tmp_path: Path, metrics: list[str], **more: Any) -> dict[str, Any]:
+    """A probe of other people's rows, half of whom are held back to certify."""
+    people = tuple(f"Person {first}{last}" for first in "EFGHI" for last in "uvwx")
+    rows = [{"question": row.question, "answer": row.answer, "person": row.group} for row in rows_of(people)]
+    (tmp_path / "people.jsonl").write_text("".join(json_line(row) + "\n" for row in rows))
+    source = {"path": str(tmp_path / "people.jsonl"), "columns": {"group": "person"}}
+    shares = {"select": 0.3, "certify": 0.5, "report": 0.2}
+    return {"people": {"rows": source, "metrics": metrics, "max_new_tokens": 6, "split": shares} | more}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param({"metric": "people.prob", "at_least": "90% of baseline"}, id="of one forward"),
+        pytest.param({"metric": "people.fluency", "at_least": "90% of baseline"}, id="of generated answers"),
+    ],
+)
+def test_a_limit_on_a_probe_is_tested_on_the_groups_that_it_holds_back(
+    made: Callable[..., Sweep], tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    """Against SciPy's t test on what each group measures as a probe of its own."""
+    metric = limit["metric"].partition(".")[2]
+    sweep = made(probes=probing(tmp_path, [metric]), control={"criteria": [limit]})
+    reading = sweep.certify()
+    (read,) = reading.read
+    held = sweep.sets["people_certify"]
+    assert (read.certify, read.groups, read.by, read.rows) == ("people_certify", 10, "person", len(held))
+
+    def of_groups(model: Any) -> Any:
+        found = []
+        for name in dict.fromkeys(row.group for row in held):
+            own = tuple(row for row in held if row.group == name)
+            task = Task(
+                sweep.task.base,
+                sweep.task.tokenizer,
+                {"forget": own[:1], "people": own},
+                None,
+                None,
+                {},
+                probes=sweep.spec.probe_sets,
+                steering=sweep.spec.steering,
+            )
+            found.append(evaluate(model, task, ["prob"], 8, []).values[f"people.{metric}"])
+        return np.array(found)
+
+    before = of_groups(sweep.task.base)
+    tested = 0
+    for dial in reading.dials:
+        point = dial_source(load_records(sweep.folder), dial)
+        with scalable(sweep.task.base, adapter_folder(sweep.folder, point)) as at:
+            for one in dial.walked[::6]:
+                with at(one.scale) as model:
+                    d = of_groups(model) - 0.9 * before
+                expected = stats.ttest_1samp(d, 0, alternative="greater").pvalue
+                assert one.p_value == pytest.approx(expected, rel=1e-3, abs=1e-12)
+                tested += 1
+    assert tested >= 2
+    results = load_records(sweep.folder)
+    (best, *_) = certified(results)
+    said = f"at least 90% of {limit['metric']}"
+    assert f"keeps {said} on new groups of the probe people, by person (90% confidence, 10 groups)" in sentence(best)
+    assert "people_report" in {key.partition(".")[0] for key in best.e.metrics}
+    export(results, best.e, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"keeps {said} on new groups of the probe people, by person" in card
+    assert read.sha256 in card
+    assert f"{said} on new groups of the probe people" in " ".join(answer(results, summarise(sweep.folder)))
+
+
+def test_limits_on_several_sets_are_tested_together_at_the_whole_level(
+    made: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    """Both have to pass at a coefficient: its p-value is the larger one, and no confidence is shared between them."""
+    other = {"metric": "people.prob", "at_least": "80% of baseline"}
+    sweep = made(probes=probing(tmp_path, ["prob"]), control={"criteria": [LIMIT, other]})
+    reading = sweep.certify()
+    assert [read.certify for read in reading.read] == ["retain_certify", "people_certify"]
+    assert reading.limits == ("retain.prob ≥ 90% of baseline", "people.prob ≥ 80% of baseline")
+    assert reading.others == ()
+    assert reading.level == pytest.approx(0.1 / len(reading.dials))
+    for limit in (LIMIT, other):
+        spec = sweep.spec.model_copy(update={"control": made_control(sweep.spec, limit)})
+        before = load_records(sweep.folder).baseline.metrics
+        points = [dial_source(load_records(sweep.folder), dial) for dial in reading.dials]
+        alone = replace(
+            reading, dials=tuple(replace(d, walked=(), passed=0, passed_free=0, certified=None) for d in reading.dials)
+        )
+        for dial, (found, _) in zip(
+            reading.dials,
+            walk_dials(spec, sweep.sets, sweep.measurer.disk, alone, points, before, sweep.task),
+            strict=True,
+        ):
+            assert found.passed >= dial.passed
+            for both, one in zip(dial.walked, found.walked, strict=False):
+                assert both.p_value >= one.p_value * (1 - 1e-3)
+                (margin,) = one.margins
+                assert margin.metric in [m.metric for m in both.margins]
+    said = sentence(certified(load_records(sweep.folder))[0])
+    assert "keeps at least 90% of retain.prob on new groups and at least 80% of people.prob on new groups of" in said
+    assert "90% confidence for all together, 12 groups and 10 groups" in said
+    assert read_certificates(sweep.folder).readings[0].groups == 10
+
+
+def made_control(spec: Spec, limit: dict[str, Any]) -> Any:
+    criteria = tuple(c for c in spec.control.criteria if c.metric == limit["metric"])
+    return spec.control.model_copy(update={"criteria": criteria})
+
+
+def test_a_certificate_from_before_probes_had_certify_rows_is_read(made: Callable[..., Sweep]) -> None:
+    sweep = made()
+    reading = sweep.certify()
+    path = sweep.folder / CERTIFICATE
+    plain = json.loads(path.read_text())
+    for one in plain["readings"]:
+        (read,) = one.pop("read")
+        one |= {key: read[key] for key in ("groups", "named", "rows", "sha256")}
+    path.write_text(json.dumps(plain))
+    (again,) = read_certificates(sweep.folder).readings
+    assert again.read == reading.read
+    assert best_certified(load_records(sweep.folder)) is not None
+
+
+def test_a_probe_that_holds_nothing_back_has_no_certificate_and_says_how(
+    made: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    probe = probing(tmp_path, ["prob"], split=None)
+    limit = {"metric": "people.prob", "at_least": "80% of baseline"}
+    sweep = made(probes=probe, control={"criteria": [limit]})
+    why, way_out = cannot_certify(sweep.spec, sweep.sets, load_records(sweep.folder)) or ("", "")
+    assert "hold no rows back" in why
+    assert "a split in probes.people" in way_out
+    few = sweep.spec.model_copy(update={"probes": made_split(sweep.spec)})
+    why, way_out = cannot_certify(few, sweep.sets, load_records(sweep.folder)) or ("", "")
+    assert "the probe set people has no certify rows" in why
+    assert "raise its split.certify" in way_out
+
+
+def made_split(spec: Spec) -> dict[str, Any]:
+    return {name: probe.model_copy(update={"split": ProbeSplit()}) for name, probe in spec.probes.items()}
