@@ -83,7 +83,7 @@ def test_the_probe_measures_the_baseline_and_the_adapter(make_spec: Callable[...
     assert min(cost.step, cost.evaluation, cost.load, cost.start) > 0
     expected = evaluate(task.base, task, spec.evaluate.metrics, 64).values
     assert {k: m.value for k, m in cost.baseline.items()} == pytest.approx(expected, rel=1e-5)
-    assert 0 < cost.memory < cost.device_memory
+    assert 0 < cost.held <= cost.memory < cost.device_memory
     model = attach_lora(task.base, spec.lora, 0)
     assert cost.saved == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.unload()
@@ -134,12 +134,19 @@ print(cost.memory, cost.base, cost.trained)
 
 @pytest.fixture
 def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Plan]:
-    """make_plan(spec sections, slots=1, gpu=0.0, baseline={...}, cost={...}) -> a plan as if it had been measured."""
+    """make_plan(spec sections, slots=1, pack=1, gpu=0.0, baseline={...}, cost={...}) -> a plan as if measured."""
     from rayul.sweep.cluster import Allocation
     from rayul.unlearn.cost import Cost
 
     def make(
-        *, slots: int = 1, gpu: float = 0.0, baseline: Any = None, rows: Any = None, cost: Any = None, **spec: Any
+        *,
+        slots: int = 1,
+        pack: int = 1,
+        gpu: float = 0.0,
+        baseline: Any = None,
+        rows: Any = None,
+        cost: Any = None,
+        **spec: Any,
     ) -> Plan:
         known = {"forget.es": (1.0, 0.0), "retain.es": (1.0, 0.0)} | (baseline or {})
         made = make_spec(**spec)
@@ -168,7 +175,7 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
             samples={"retain": ["a sample"]},
             probed=heaviest(made),
             cost=measured._replace(**(cost or {})),
-            allocation=Allocation(1.0, gpu, slots, f"{slots} at a time"),
+            allocation=Allocation(1.0, gpu, slots, f"{slots} at a time", pack),
             saved=None,
             disk_free=10**12,
         )
@@ -249,6 +256,19 @@ SEARCHED = {"lr": {"float": [1e-4, 1e-2]}}
 
 def test_nothing_to_warn_of(make_plan: Callable[..., Plan]) -> None:
     assert make_plan(training=SEARCHED, control=NINETY, search={"trials": 64}).warnings == []
+
+
+def test_the_trials_of_a_pack_share_a_model(make_plan: Callable[..., Plan]) -> None:
+    cost = {"memory": 3 * 2**30, "held": 2**30, "device_memory": 24 * 2**30}
+    packed = make_plan(slots=8, pack=4, cost=cost)
+    assert packed.memory_of_a_device == 2 * (1 + 4 * 2) * 2**30, "two processes on two cores"
+    assert packed.fit_on_a_device == 2 * 5
+    assert make_plan(slots=8, cost=cost).memory_of_a_device == 8 * 3 * 2**30
+    assert make_plan(slots=8, cost=cost).fit_on_a_device == 8
+    card = make_plan(slots=8, pack=4, gpu=0.25, cost=cost)  # two cards: each has one pack
+    assert (card.memory_of_a_device, card.fit_on_a_device) == (9 * 2**30, 11)
+    small = make_plan(slots=8, pack=4, cost=cost | {"device_memory": 5 * 2**30})
+    assert small.fit_on_a_device == 1
 
 
 @pytest.mark.parametrize(

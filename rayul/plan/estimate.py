@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,8 +125,28 @@ class Estimate:
         return max(1, int(1 / self.allocation.gpu + 1e-6)) if self.on_gpu else self.slots
 
     @property
+    def models_on_a_device(self) -> int:
+        """One for each pack, or for each trial where there are none. Without GPUs the device is the machine."""
+        return math.ceil(self.at_once_on_a_device / self.allocation.pack)
+
+    @property
+    def further_memory(self) -> int:
+        """Bytes that a further trial of a pack takes."""
+        return max(1, self.cost.memory - self.cost.held)
+
+    @property
+    def memory_of_a_device(self) -> int:
+        """Bytes that the trials on it take, each at its peak."""
+        models = self.models_on_a_device
+        return models * self.cost.memory + (self.at_once_on_a_device - models) * self.further_memory
+
+    @property
     def fit_on_a_device(self) -> int:
-        return self.cost.device_memory // max(1, self.cost.memory)
+        """Trials."""
+        alone, share = max(1, self.cost.memory), self.cost.device_memory // self.models_on_a_device
+        if self.allocation.pack == 1 or share < alone:
+            return self.cost.device_memory // alone
+        return self.models_on_a_device * (1 + (share - alone) // self.further_memory)
 
     @property
     def disk(self) -> int:

@@ -106,9 +106,11 @@ def _cost(plan: Plan) -> Iterator[str]:
     yield from _item("baseline", _baseline(plan))
     often = f"{plan.measurements} evaluations" + (" with calibration" if plan.spec.control.mixing else "")
     yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, with a device to itself")
+    further = f", {_bytes(plan.further_memory)} each further one of a pack" if plan.allocation.pack > 1 else ""
     yield from _item(
         "memory",
-        f"{_bytes(cost.memory)} a trial with its model; {plan.fit_on_a_device} fit into {_bytes(cost.device_memory)}",
+        f"{_bytes(cost.memory)} a trial with its model{further}; {plan.fit_on_a_device} fit into "
+        f"{_bytes(cost.device_memory)}",
     )
     yield from _item(
         "of that",

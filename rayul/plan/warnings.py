@@ -172,7 +172,7 @@ def _fits(plan: Estimate) -> Iterator[str]:
     if plan.at_once_on_a_device > plan.fit_on_a_device:
         yield (
             f"{plan.at_once_on_a_device} trials at a time on {plan.cost.device} need "
-            f"{plan.at_once_on_a_device * plan.cost.memory / 2**30:.1f} of {plan.cost.device_memory / 2**30:.1f} GiB; "
+            f"{plan.memory_of_a_device / 2**30:.1f} of {plan.cost.device_memory / 2**30:.1f} GiB; "
             f"lower {'resources.trials_per_gpu' if plan.on_gpu else 'the number of cores that trials get'} to run "
             f"{plan.fit_on_a_device}"
         )

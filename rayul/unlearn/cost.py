@@ -17,7 +17,7 @@ from rayul.unlearn.fits import reworded
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.order import needs
 from rayul.unlearn.pack.parameters import pack_targets
-from rayul.unlearn.peak import all_memory, peak_memory
+from rayul.unlearn.peak import all_memory, held_memory, peak_memory
 from rayul.unlearn.stopwatch import time_answer, time_evaluation, time_step
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.template import AnyTemplate, Template
@@ -39,10 +39,10 @@ class Cost(NamedTuple):
 
     load: reading model and rows, once a process, and scoring the training rows where the method compares with the model
     before unlearning. start: a fresh update. steps, evaluations: of a whole trial. memory: its peak, the model
-    included. device_memory: of the GPU, or the machine. base: the weights before unlearning. trained: the weights that
-    train. saved: one saved point of the front. baseline: metrics before unlearning, by "<set>.<metric>", of the sets
-    that there was time to measure. adapted, untouched: modules with an adapter, and weight matrices without one, where
-    adapters are trained.
+    included. held: what of that is there once the model is loaded, which the trials of a pack share. device_memory: of
+    the GPU, or the machine. base: the weights before unlearning. trained: the weights that train. saved: one saved
+    point of the front. baseline: metrics before unlearning, by "<set>.<metric>", of the sets that there was time to
+    measure. adapted, untouched: modules with an adapter, and weight matrices without one, where adapters are trained.
 
     final: what is measured of a model at the end, the report rows included, with the answers of evaluate.final.
     certify: measuring the certify rows once. timed: rows of a step and of an evaluation that were run, each with the
@@ -67,6 +67,7 @@ class Cost(NamedTuple):
     final: float = 0.0
     certify: float = 0.0
     timed: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
+    held: int = 0
 
 
 def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
@@ -98,7 +99,7 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None
     yield "loading the model", 0.1
     begin = time.perf_counter()
     task = load_task(spec, sets)
-    load = time.perf_counter() - begin
+    load, held = time.perf_counter() - begin, held_memory(task.device)
     if packed:
         pack_targets(task.base, spec.lora)
     begin = time.perf_counter()
@@ -148,6 +149,7 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None
         final=final,
         certify=certifying.rows * a_row + certifying.answers * answer,
         timed=((stepped.rows, stepped.of), (evaluated.rows, evaluated.of)),
+        held=held,
     )
 
 
