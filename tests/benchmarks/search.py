@@ -25,7 +25,7 @@ import random
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -316,37 +316,11 @@ def run(job: Job) -> dict[str, Any]:
     known = intervals(recorded, job.mixing)
     arm = ARMS[job.arm]
     side: Any = (Stock if arm.stock else Mine)(arm, job.seed, job.mixing, space_of(recorded))
-    rows, spent, started, steps, now = [], [], 0, 0, 0.0
-    running: list[tuple[float, int]] = []
-    ahead: dict[int, Any] = {}
-
-    def begin() -> None:
-        nonlocal started
-        ahead[started] = iter(known[trajectories.key_of(side.ask(started))])
-        side.report(started, next(ahead[started]).rows)
-        advance(started)
-        started += 1
-
-    def advance(number: int) -> None:
-        following = next(ahead[number], None)
-        if following is not None:
-            heapq.heappush(running, (now + following.seconds, number))
-            ahead[number] = _chain(following, ahead[number])
-
-    while started < min(job.flight, job.trials):
-        begin()
-    while running:
-        now, number = heapq.heappop(running)
-        interval = next(ahead[number])
+    rows, spent, steps, now = [], [], 0, 0.0
+    for now, number, interval, _ in played(side, known, job.trials, job.flight):
         steps += SPEC.training.evaluate_every
         rows += [evaluation(number, point) for point in interval.rows]
         spent += [(steps, now)] * len(interval.rows)
-        if side.report(number, interval.rows) or interval.step >= STEPS:
-            side.end(number)
-            if started < job.trials:
-                begin()
-        else:
-            advance(number)
     baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
     objectives: Any = {"forget.es": "minimize", "retain.es": "maximize"}
     history = hypervolume_history(rows, baseline, objectives, {"retain.es": 0.9})
@@ -355,9 +329,38 @@ def run(job: Job) -> dict[str, Any]:
     return {"job": job} | job._asdict() | totals
 
 
-def _chain(first: Interval, rest: Any) -> Any:
-    yield first
-    yield from rest
+def played(
+    side: Any, known: dict[str, list[Interval]], trials: int, flight: int
+) -> Iterator[tuple[float, int, Interval, bool]]:
+    """A sweep on the recorded runs: (seconds since its begin, trial, its next interval, whether that ended it)."""
+    started, now = 0, 0.0
+    running: list[tuple[float, int]] = []
+    ahead: dict[int, list[Interval]] = {}
+
+    def begin() -> None:
+        nonlocal started
+        first, *ahead[started] = known[trajectories.key_of(side.ask(started))]
+        side.report(started, first.rows)
+        advance(started)
+        started += 1
+
+    def advance(number: int) -> None:
+        if ahead[number]:
+            heapq.heappush(running, (now + ahead[number][0].seconds, number))
+
+    while started < min(flight, trials):
+        begin()
+    while running:
+        now, number = heapq.heappop(running)
+        interval = ahead[number].pop(0)
+        ended = side.report(number, interval.rows) or interval.step >= STEPS
+        yield now, number, interval, ended
+        if not ended:
+            advance(number)
+            continue
+        side.end(number)
+        if started < trials:
+            begin()
 
 
 def reached(curve: list[tuple[int, float, float]], volume: float, which: int) -> float:

@@ -1,6 +1,6 @@
 """Five requests to forget, one author each and one after another, and one sweep that forgets all five at once.
 
-    python tests/benchmarks/requests.py --work DIR [--trials 12] [--limit 85]
+    python tests/benchmarks/deletion_requests.py --work DIR [--trials 12] [--limit 85]
 
 On the testbed. Each request is a small sweep of gd with mixing (search_spaces/gd.yaml), certified on seven authors that
 nothing has read, exported, and followed by `rayul init --after`. What is in DIR already is not run again, so that the
