@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from rayul.pareto.front import forgotten
 from rayul.pareto.held_out import held_out, keeps_there
 from rayul.pareto.targets import limits_of
-from rayul.records import FAILED, Ending
+from rayul.records import FAILED, RUNNING, Ending, Evaluation
 from rayul.records.folder import SweepRecords
-from rayul.report.axes import axes
-from rayul.report.certified import certified, kept_on_new
+from rayul.report.axes import Axis, axes
+from rayul.report.certified import certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
 from rayul.report.gone import ES, forgotten_es, gone
 from rayul.report.heading import unfinished
@@ -45,8 +45,8 @@ def _found(results: SweepRecords, summary: Summary) -> str:
             return "Nothing is certified."
         best = held[0]
         known = math.isfinite(best.forgotten)
-        found = f"{gone(results, best.e, best.forgotten, 0)}, certified" if known else "Certified"
-        return f"{found}: {kept_on_new(best)}."
+        found = f"{gone(results, best.e, best.forgotten, 0)}. " if known else ""
+        return f"{found}Certified: {kept_on_new(best)}."
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."
@@ -136,11 +136,9 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
     ]
     forget = summary.forget_metric
     if results.oracle is not None and forget in results.oracle.metrics:
-        base, ideal = results.baseline.metrics.get(forget, math.nan), results.oracle.metrics[forget]
-        way = (base - best.metrics[forget]) / (base - ideal) if base != ideal else math.nan
         sentences.append(
-            f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}"
-            + (f": the point closes {way:.0%} of the gap to it." if math.isfinite(way) else ".")
+            f"A model that never saw the forget set (the oracle) has {forget} {measured(results.oracle, forget)}; "
+            f"before unlearning it is {measured(results.baseline, forget)}."
         )
     basis = evidence({name: n for name, n in best.rows.items() if f"{name}." in " ".join(best.metrics)}, best.groups)
     sentences += [f"Measured on {basis}."] if basis else []
@@ -175,33 +173,53 @@ def _no_answer(results: SweepRecords, summary: Summary) -> list[str]:
 
 
 def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, str]]:
-    """(label, value, note, mark) of the few numbers worth a large font; the mark "broken" where a limit is,
-    "lost" where a tenth is gone of what has none."""
+    """(label, value, note, mark) of the few numbers worth a large font, about the answer's point; the mark "broken"
+    where a limit is, "lost" where a tenth is gone of what has none."""
     cost = sum(e.train_seconds for e in results.endings.values())
-    states = ", ".join(f"{count:,} {state}" for state, count in summary.states.items() if count)
+    trained = sum(e.step > 0 for rows in results.trials.values() for e in rows)
     shown = [
-        ("Front", f"{len(summary.front):,}", "non-dominated evaluations", ""),
+        ("Trials", f"{len(results.trials):,}", states(results) or "none yet", ""),
+        ("Evaluations", f"{trained:,}", f"{duration(cost)} of device time, summed over trials", ""),
+        ("Front", f"{len(summary.front):,}", "evaluations that no other beats within the limits", ""),
         ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better", ""),
-        ("Trials", f"{len(results.trials):,}", states or "none yet", ""),
-        ("Device time", duration(cost), plural(sum(map(len, results.trials.values())), "evaluation"), ""),
     ]
-    chosen, best = axes(results), summary.best
-    if best is None or chosen is None:
+    chosen, point = axes(results), answer_point(results, summary.best)
+    if point is None or chosen is None:
         return shown
-    kept = chosen[1]
-    first = [(f"{kept.short}: {kept.metric}", percent(float(kept.of([best])[0])), "of the baseline, at the best point")]
-    first += [
-        (f"{kept.short}: {h.twin}", percent(h.report), "of the baseline, on rows that nothing was tuned on")
-        for h in held_out(results, best)
-        if h.metric == kept.metric
-    ]
-    broken = any(h.breaks for h in held_out(results, best) if h.metric == kept.metric)
-    marks = ["", "broken" if broken else ""]
-    point = answer_point(results, best) or best
     own = forgotten_es(results, point)
-    es = [(f"Forgotten: {ES}", percent(own), "1 − value / baseline, at the answer's point", "")] if own == own else []
-    beside = [
+    es = [(f"Forgotten: {ES}", percent(own), "1 − value / baseline", "")] if own == own else []
+    return es + _kept(results, point, chosen[1]) + shown
+
+
+def _kept(results: SweepRecords, point: Evaluation, kept: Axis) -> list[tuple[str, str, str, str]]:
+    """Of the answer's point: on certify, report and select rows, and on sets that no limit protects."""
+    found = []
+    proven = next((one for one in certified(results) if one.e is point), None)
+    for m in [] if proven is None else proven.at.margins:
+        if m.metric == kept.metric and proven is not None:
+            note = f"on {told_groups(proven, m)}; {100 * proven.confidence:g}% bound "
+            found.append((f"{kept.short}, certified: {m.metric}", value(m, m.kept), note + value(m, m.low), ""))
+    for h in held_out(results, point):
+        if h.metric == kept.metric:
+            spread = f" ± {percent(h.report_error)}" if math.isfinite(h.report_error) else ""
+            mark = "broken" if h.breaks else ""
+            note = f"of the baseline{spread}, on rows that nothing was chosen by"
+            found.append((f"{kept.short}: {h.twin}", percent(h.report), note, mark))
+    share, error = float(kept.of([point])[0]), float(kept.error([point])[0])
+    if math.isfinite(share):
+        spread = f" ± {percent(error)}" if math.isfinite(error) else ""
+        groups = results.baseline.groups.get(kept.metric.partition(".")[0], 0)
+        counted = f", {plural(groups, 'group')}" if groups else ""
+        note = f"of the baseline{spread}{counted}, on rows that the search chose by"
+        found.append((f"{kept.short}: {kept.metric}", percent(share), note, ""))
+    return found + [
         (f"Kept: {one.metric}", percent(one.kept), "of the baseline; no limit protects it", "lost" if one.lost else "")
         for one in side_effects(results, point)
     ]
-    return es + [(*tile, mark) for tile, mark in zip(first, marks, strict=False)] + beside + shown
+
+
+def states(results: SweepRecords) -> str:
+    """ "8 completed, 56 pruned"; trials that a stopped sweep cut off are not running."""
+    going = results.manifest.runs[-1].ended is None if results.manifest.runs else True
+    names = {RUNNING: RUNNING if going else "unfinished"}
+    return ", ".join(f"{n:,} {names.get(state, state)}" for state, n in results.states.items() if n)

@@ -17,6 +17,12 @@ from rayul.report.certified import certified
 from rayul.words import percent, plural
 
 ES = "forget.es"
+ROWS = {
+    "own": "a tenth of the forgotten rows",
+    "related": "rows to keep",
+    "unrelated": "unrelated text",
+}
+"""What an attacker fine-tunes on. Of the forgotten rows, the other nine tenths are judged."""
 NAMES = {
     INTERPOLATE: "interpolation with the base",
     "jailbreak": "jailbreak prompts",
@@ -68,19 +74,21 @@ def of_model(results: SweepRecords, model: str) -> list[Attacked]:
 def attacked_lines(results: SweepRecords) -> list[str]:
     """How much comes back of what the certified point had forgotten, in sentences; what to do where nothing has been
     tried yet; nothing where nothing is certified."""
-    held = certified(results)
-    if not held:
+    if not certified(results):
         return []
     model = attacked_model(results)
-    lines = [f"Its weights have not been attacked yet: rayul certify {results.folder}."]
-    if model is not None:
-        lines = told_of(results, model)
-    if any((certified_folder(results.folder, one.e) / "adapter_config.json").exists() for one in held):
-        lines.append(
+    lines = [f"Not tried yet: `rayul certify {results.folder}` attacks these weights."]
+    return [*(lines if model is None else told_of(results, model)), *removal(results)]
+
+
+def removal(results: SweepRecords) -> list[str]:
+    """That certified adapters are undone by not loading them; nothing where whole models are certified."""
+    if any((certified_folder(results.folder, one.e) / "adapter_config.json").exists() for one in certified(results)):
+        return [
             "It is an adapter: whoever loads the base without it has everything back. Weights that it is merged into "
             "(`rayul export --certified --merge`) cannot be undone this way."
-        )
-    return lines
+        ]
+    return []
 
 
 def told_of(results: SweepRecords, model: str) -> list[str]:
@@ -91,12 +99,12 @@ def told_of(results: SweepRecords, model: str) -> list[str]:
     if tried := [one for one in found if one not in way]:
         worst, *others = tried
         lines.append(
-            f"Under attack (trial {model}): {_told(worst)} brings {percent(worst.returned)} of what was forgotten back "
-            f"({ES} {worst.row.before:.2f} to {worst.after:.2f}){_half(worst)}."
+            f"The worst attack on {model}, {_told(worst)}, raises {ES} from {worst.row.before:.2f} to "
+            f"{worst.after:.2f}{spread(worst)}: {percent(worst.returned)} of what was forgotten is back{_half(worst)}."
         )
         if others:
-            told = "; ".join(f"{name_of(one.row)} {percent(one.returned)}" for one in others)
-            lines.append(f"The worst variant of each other attack brings back: {told}.")
+            told = "; ".join(f"{name_of(one.row)} {_returned(one)}" for one in others)
+            lines.append(f"The worst variant of each other attack brings back of it: {told}.")
     lines += [
         f"Interpolated with the weights before unlearning, half of it is back at {one.half}% of the way."
         for one in way
@@ -108,14 +116,25 @@ def told_of(results: SweepRecords, model: str) -> list[str]:
 def name_of(row: Attacked) -> str:
     """What an attack is called in a sentence."""
     if row.attack == FINE_TUNE:
-        return f"fine-tuning on {row.variant.partition(',')[0]}"
+        return f"fine-tuning on {ROWS.get(row.variant.partition(' ')[0], row.variant.partition(',')[0])}"
     return NAMES.get(row.attack, row.attack)
 
 
 def _told(one: Recovery) -> str:
     if one.row.attack == FINE_TUNE:
-        return f"fine-tuning ({one.row.variant})"
+        how = one.row.variant.partition(", ")[2].rpartition(", ")[0]
+        return f"{name_of(one.row)} ({how}, after {plural(one.at, 'step')})"
     return name_of(one.row) + (f" ({one.row.variant})" if one.row.variant else "")
+
+
+def _returned(one: Recovery) -> str:
+    return percent(one.returned) if not one.returned <= 0 else "nothing"
+
+
+def spread(one: Recovery) -> str:
+    """ " ± 0.13": the standard error after the attack."""
+    error = one.row.stderr[one.row.at.index(one.at)]
+    return f" ± {error:.2f}" if math.isfinite(error) else ""
 
 
 def _half(one: Recovery) -> str:
@@ -128,15 +147,13 @@ def _row(one: Recovery) -> tuple[str, str, str, str, str, str, str]:
     half = "–"
     if one.half is not None and one.row.attack in (FINE_TUNE, INTERPOLATE):
         half = plural(one.half, "step") if one.row.attack == FINE_TUNE else f"{one.half}% of the way"
-    error = one.row.stderr[one.row.at.index(one.at)]
-    spread = f" ± {error:.2f}" if math.isfinite(error) else ""
     mark = "broken" if one.returned >= 0.5 else ""
     return (
         name_of(one.row),
         (one.row.variant.partition(", ")[2] if one.row.attack == FINE_TUNE else one.row.variant) or "–",
         str(one.tried),
-        f"{one.row.before:.2f} → {one.after:.2f}{spread}",
-        "–" if math.isnan(one.returned) else percent(one.returned),
+        f"{one.row.before:.2f} → {one.after:.2f}{spread(one)}",
+        "–" if math.isnan(one.returned) else _returned(one),
         half,
         mark,
     )
@@ -173,7 +190,7 @@ def recovery_figure(results: SweepRecords) -> dict[str, Any] | None:
     ]
     layout = {
         "xaxis": {"title": {"text": "Steps of fine-tuning"}, "rangemode": "tozero", "zeroline": False},
-        "yaxis": {"title": {"text": f"{ES} of the judged rows"}, "range": [0, 1.08], "zeroline": False},
+        "yaxis": {"title": {"text": f"{ES} of forgotten rows"}, "range": [0, 1.08], "zeroline": False},
         "shapes": shapes,
         "annotations": notes,
         "hovermode": "closest",

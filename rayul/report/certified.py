@@ -94,6 +94,12 @@ def certify_units(rows: RowsRead) -> str:
     return f"{rows.units} of the probe {rows.searched}" + (f", by {rows.by}" if rows.by else "")
 
 
+def told_groups(one: Certified, of: Margin) -> str:
+    """ "20 new groups": what a limit was tested on."""
+    rows = one.reading.of(of.metric)
+    return f"{rows.groups} new {certify_units(rows)}"
+
+
 def sentence(one: Certified) -> str:
     """What is certified of a point, with which confidence, and what it forgets."""
     groups = " and ".join(f"{rows.groups} {rows.units}" for rows in one.reading.read)

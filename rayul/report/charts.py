@@ -18,7 +18,7 @@ from rayul.records import Evaluation, Key
 from rayul.records.folder import SweepRecords
 from rayul.report.attacked import recovery_figure
 from rayul.report.axes import Axis, axes, escape, limit_shapes, short
-from rayul.report.certified import Certified, certified
+from rayul.report.certified import Certified, certified, told_groups, value
 from rayul.report.importance import outcomes
 from rayul.report.panels import SVG_POINTS, calibration_figure, trajectories_figure
 from rayul.spec import Limit
@@ -185,12 +185,19 @@ def _certified(proven: Sequence[Certified], chosen: tuple[Axis, Axis], kind: str
     """Certified points, filled, with the mean and the bound on the certify groups where they tell of the vertical
     axis. first: the row of `rows` that the first of them is in."""
     x, y = chosen
-    kept, below = [], []
+    kept, below, text = [], [], []
     for one in proven:
         told = next((m for m in one.at.margins if m.metric == y.metric and m.relative), None)
         place = float(y.of([one.e])[0])
         kept.append(place if told is None else told.kept)
         below.append(math.nan if told is None else abs(told.kept - told.low))
+        mixing = "" if one.e.mixing == 1 else f", mixing {one.e.mixing:g}"
+        lines = [f"<b>Certified: trial {escape(one.e.trial_id)}, step {one.e.step}{mixing}</b>", escape(one.gone)]
+        lines += [
+            f"{escape(m.metric)} on {told_groups(one, m)}: {value(m, m.kept)}, bound {value(m, m.low)}"
+            for m in one.at.margins
+        ]
+        text.append("<br>".join(lines))
     return {
         "type": kind,
         "meta": "certified",
@@ -199,6 +206,8 @@ def _certified(proven: Sequence[Certified], chosen: tuple[Axis, Axis], kind: str
         "x": short(x.of([one.e for one in proven])),
         "y": short(kept),
         "customdata": [first + i for i in range(len(proven))],
+        "text": text,
+        "hoverinfo": "text",
         "error_y": {"type": "data", "symmetric": False, "array": [0] * len(proven), "arrayminus": short(below)},
     }
 

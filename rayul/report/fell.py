@@ -16,7 +16,7 @@ from rayul.report.importance import explained, grouped, last_of
 from rayul.spec import is_forgetting
 from rayul.words import plural
 
-NEITHER, ONLY, PART, BOTH = "neither", "only what was to be forgotten", "both in part", "both"
+NEITHER, ONLY, PART, BOTH = "little of either", "only what was to be forgotten", "some of both", "most of both"
 ZONES = (NEITHER, ONLY, PART, BOTH)
 
 ADVICE = {

@@ -26,10 +26,10 @@ def unfinished(results: SweepRecords) -> str:
 
 def subject(results: SweepRecords, spec: Spec) -> str:
     """Which model, which rows, and what the words mean, for who reads nothing else."""
-    rows = results.baseline.rows.get("forget", 0)
-    counted = f" ({plural(rows, 'row')})" if rows else ""
+    rows, groups = (of.get("forget", 0) for of in (results.baseline.rows, results.baseline.groups))
+    counted = plural(rows, "row") + (f" in {plural(groups, 'group')}" if 0 < groups < rows else "")
     return (
-        f"{model_name(spec)[:1].upper()}{model_name(spec)[1:]} is to forget {set_name(spec.data)}{counted}. "
-        "Extractable is what the model completes word for word, given the question and the beginning of the answer "
-        "(es); forgotten is how much less of it there is than before (1 − forget.es / baseline)."
+        f"What was to be forgotten: {set_name(spec.data)}{f', {counted}' if rows else ''}. By which model: "
+        f"{model_name(spec)}. Forgotten means that less can be extracted: given the question and the beginning of an "
+        "answer, the model no longer completes it exactly."
     )

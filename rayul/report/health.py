@@ -73,7 +73,7 @@ def _feasible(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Ch
     found = len(solutions(trained, results.baseline, results.objectives))
     counts = (
         f"{kept:,} of {plural(len(trained), 'evaluation')} ({kept / len(trained):.0%}) kept every criterion, "
-        f"{found:,} of them forgot at least {MIN_FORGOTTEN:.0%}, {len(front):,} are on the front."
+        f"{found:,} of them forgot at least {MIN_FORGOTTEN:.0%}, {plural(len(front), 'point')} on the front."
     )
     title = "Is there anything within the limits?"
     if not kept:
@@ -81,13 +81,16 @@ def _feasible(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Ch
         yield Check(
             title,
             "problem",
-            f"Nothing is feasible: {counts} The nearest breaks its limits by {nearest:.3g} in total. "
+            f"No, nothing is feasible: {counts} The nearest breaks its limits by {nearest:.3g} in total. "
             "Search gentler settings (lower learning rate, fewer steps) or relax a limit.",
         )
     elif not found:
-        yield Check(title, "problem", f"{counts} Within the limits nothing was forgotten: search stronger settings.")
+        yield Check(
+            title, "problem", f"No: {counts} Within the limits nothing was forgotten: search stronger settings."
+        )
     else:
-        yield Check(title, "good" if len(front) > 1 else "warning", counts)
+        few = " One point shows no trade-off: search on, or more gently." if len(front) == 1 else ""
+        yield Check(title, "good" if len(front) > 1 else "warning", f"Yes: {counts}{few}")
 
 
 def _resolution(results: SweepRecords) -> Iterator[Check]:
@@ -116,8 +119,13 @@ def _resolution(results: SweepRecords) -> Iterator[Check]:
             f"{f' on {units:,} {noun}' if units else ''}."
         )
         if room < error:
-            needed = f"about {math.ceil(units * (error / room) ** 2):,} {noun}" if units and room else f"more {noun}"
-            yield Check(title, "warning", f"No: {numbers} Use {needed}, or a wider limit.")
+            # For an error of half the room: two standard errors between baseline and limit.
+            needed = (
+                f"about {math.ceil(units * (2 * error / room) ** 2):,} {noun}" if units and room else f"more {noun}"
+            )
+            yield Check(
+                title, "warning", f"No: {numbers} For two standard errors of room use {needed}, or a wider limit."
+            )
         else:
             yield Check(title, "good", f"Yes: {numbers}")
 
@@ -135,9 +143,10 @@ def _margin(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Chec
             yield Check(
                 "Are results within noise of the limit?",
                 "warning",
-                f"{len(close)} of {plural(len(front), 'front point')} "
-                f"{'lies' if len(close) == 1 else 'lie'} less than one standard error from {limit}: "
-                "on other rows they may break it. Evaluate the finalists on retain-report before choosing one.",
+                f"Yes: {len(close)} of {plural(len(front), 'front point')} "
+                f"{'lies' if len(close) == 1 else 'lie'} less than one standard error from {limit}: on other rows "
+                f"{'it' if len(close) == 1 else 'they'} may break it. What a point keeps on report and certify rows, "
+                "where it was measured there, is what to go by.",
             )
 
 

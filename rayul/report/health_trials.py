@@ -30,7 +30,8 @@ def pruning(results: SweepRecords) -> Iterator[Check]:
     reached = {e.trial_id for e in solutions(results.evaluations, results.baseline, results.objectives, False)}
     early = [e for e in pruned if e.trial_id not in reached]
     sentence = (
-        f"{len(early):,} of {plural(len(pruned), 'pruned trial')} had forgotten less than {MIN_FORGOTTEN:.0%} at every "
+        f"{'Yes' if len(early) > len(pruned) / 2 else 'Mostly not' if early else 'No'}: {len(early):,} of "
+        f"{plural(len(pruned), 'pruned trial')} had forgotten less than {MIN_FORGOTTEN:.0%} at every "
         "evaluation until then."
     )
     verdict: Verdict = "warning" if len(early) > len(pruned) / 2 else "good"
@@ -49,7 +50,8 @@ def calibration(results: SweepRecords) -> Iterator[Check]:
     nothing = sum(mixing == 0 for mixing in last.values())
     bent = {trial_id for (trial_id, _), e in calibrated.items() if UNSTEADY in e.notes}
     sentence = (
-        f"At the last evaluation {nothing:,} of {plural(len(last), 'trial')} keep the limits at mixing 0 only, where "
+        f"{'Not for most' if nothing > len(last) / 2 else 'Yes'}: at the last evaluation {nothing:,} of "
+        f"{plural(len(last), 'trial')} keep the limits at mixing 0 only, where "
         f"nothing is unlearned; the median mixing is {statistics.median(last.values()):.2f}. In "
         f"{plural(len(bent), 'trial')} a violation falls somewhere as the mixing grows, so a larger one may keep the "
         "limits too."
@@ -161,15 +163,19 @@ def failures(results: SweepRecords) -> Iterator[Check]:
     failed, running = states.count(FAILED), states.count(RUNNING)
     verdict: Verdict = "problem" if failed > len(states) / 2 else "warning" if failed or running else "good"
     sentence = (
-        f"{failed:,} of {plural(len(states), 'trial')} failed; {states.count(PRUNED):,} were stopped by a limit or "
-        f"rule, and {states.count(COMPLETED):,} ran to the end."
+        f"{'Yes' if failed else 'No'}: {failed:,} of {plural(len(states), 'trial')} failed; {states.count(PRUNED):,} "
+        f"{'was' if states.count(PRUNED) == 1 else 'were'} stopped early by a limit or rule, and "
+        f"{states.count(COMPLETED):,} ran to the end."
     )
     reasons = Counter(e.reason for e in results.endings.values() if e.state == FAILED)
     if reasons:
         sentence += f" The most frequent reason: {reasons.most_common(1)[0][0]}."
     if running:
-        sentence += f" {plural(running, 'trial')} did not finish: the sweep is running, or --resume goes on with it."
-    yield Check("Did any trial fail?", verdict, sentence)
+        sentence += (
+            f" {plural(running, 'trial')} did not finish: the sweep is still running, or was stopped, and "
+            "`rayul sweep SPEC --resume` goes on with it."
+        )
+    yield Check("Did any trial fail, or not finish?", verdict, sentence)
 
 
 def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
@@ -184,7 +190,7 @@ def exported(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Che
             title,
             "warning",
             f"{len(unverified)} of {plural(len(adapters), f'exported {what}')} "
-            f"{'was' if len(unverified) == 1 else 'were'} not reloaded and rescored, for example {unverified[0]}.",
+            f"{'was' if len(unverified) == 1 else 'were'} not reloaded and scored again, for example {unverified[0]}.",
         )
     elif adapters:
         yield Check(title, "good", f"Yes: {plural(len(adapters), what)}, reloaded and scored again.")

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from rayul.errors import RayulError
 from rayul.files import write_text
-from rayul.records import FAILED, PRUNED, SPEC
+from rayul.records import FAILED, PRUNED, SPEC, adapter_name
 from rayul.records.folder import SweepRecords
 from rayul.report.answer import answer, by_rule, caution, headline, tiles
+from rayul.report.at_a_glance import at_a_glance
 from rayul.report.attacked import section
 from rayul.report.audit_section import AuditSection
 from rayul.report.axes import axes
+from rayul.report.certified import Certified, certified, value
 from rayul.report.charts import payload
 from rayul.report.fell import ADVICE, fell_lines
 from rayul.report.gone import heading_of
@@ -26,6 +28,7 @@ from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
 from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, with_samples
+from rayul.report.side_effects import answer_point
 from rayul.report.summary import Summary
 from rayul.spec import load_spec
 from rayul.words import measured, percent
@@ -59,11 +62,18 @@ def report_page(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"yaml": settings_yaml, "measured": measured, "percent": percent}
+    environment.filters |= {
+        "yaml": settings_yaml,
+        "measured": measured,
+        "percent": percent,
+        "code": code,
+        "breaks": breaks,
+    }
     listed = summary.front or summary.least_violating
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     data = payload(results, summary.front, summary.best, summary.history)
     trials, left_out = every_trial(results)
+    point = answer_point(results, summary.best)
     data["listing"] = {"head": trials.head, "rows": trials.rows}
     return environment.get_template("report.html.j2").render(
         refresh=refresh,
@@ -72,6 +82,8 @@ def report_page(
         headline=headline(results, summary),
         subject=subject(results, load_spec(results.folder / SPEC, check_files=False)),
         answer=answer(results, summary),
+        glance=at_a_glance(results, summary),
+        point=None if point is None else results.with_report(point),
         fell=summary.fell,
         fell_lines=fell_lines,
         advice=ADVICE,
@@ -85,7 +97,7 @@ def report_page(
         min_trials=MIN_TRIALS,
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
-        unseen=results.with_report(summary.best) if summary.best else None,
+        certified=[certified_row(one) for one in certified(results)],
         recalled=[with_samples(one, samples) for one in summary.recalled],
         recalled_lines=recalled_lines,
         titles=TITLES,
@@ -97,7 +109,7 @@ def report_page(
         data_sets=data_sets(results),
         charts=axes(results) is not None,
         moved=axes(results) is not None and any(e.metrics for rows in results.trials.values() for e in rows),
-        compares_settings=axes(results) is not None and len(results.trials) > 1 and bool(data["params"]),
+        compares_settings=bool(data["params"]) and sum(trial["outcome"] is not None for trial in data["trials"]) > 1,
         css=Markup((ASSETS / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         plotly=Markup(plotly_js()),
@@ -113,6 +125,23 @@ def plotly_js() -> str:
     return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
+def code(text: str) -> Markup:
+    """A sentence with its `commands` marked as such."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+
+
+def breaks(name: str) -> Markup:
+    """A long name that a line may break after each of its parts."""
+    return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
+
+
+def certified_row(one: Certified) -> tuple[str, str, str, str]:
+    """Name, what is gone, what its certify groups keep on average, and the bound of that."""
+    kept = ", ".join(f"{value(m, m.kept)} of {m.metric}" for m in one.at.margins)
+    return adapter_name(one.e), one.gone, kept, ", ".join(value(m, m.low) for m in one.at.margins)
+
+
 def embed(data: Any) -> Markup:
     """JSON that is safe inside <script>: no `<`, `>` or `&` survives, so no name can end the element."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
@@ -124,6 +153,7 @@ def grouped(results: SweepRecords, state: str) -> list[dict[str, Any]]:
     return [
         {
             "count": len(ended),
+            "rule": ended[0].rule,
             "example": ended[0].reason or "no reason was recorded",
             "first": min(results.steps(e.trial_id) for e in ended),
             "last": max(results.steps(e.trial_id) for e in ended),

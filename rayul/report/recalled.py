@@ -16,8 +16,8 @@ from rayul.words import percent, plural
 
 TITLES = {
     "forget": "to forget",
-    "retain": "to keep, read by the search",
-    "retain_report": "to keep, unread",
+    "retain": "to keep (select rows)",
+    "retain_report": "to keep (report rows)",
     "general": "general",
 }
 MOST_GROUPS = 100

@@ -51,7 +51,7 @@ def test_the_lines_count_rows_and_name_the_worst(folder: Path) -> None:
     assert recalled_lines(one) == [
         "3 of the 17 rows to forget still come back word for word (15 did before); most is left of Ben: 3 of 5 "
         "(before: 4). 1 of 2 groups still has such a row.",
-        "Of 20 rows to keep, read by the search, 10 come back word for word (19 did before); most is lost of Di: 2 of "
+        "Of 20 rows to keep (select rows), 10 come back word for word (19 did before); most is lost of Di: 2 of "
         "10 (before: 9).",
         "Of 60 rows of general knowledge, 39 come back word for word (50 did before).",
     ]

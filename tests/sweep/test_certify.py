@@ -249,7 +249,7 @@ def test_what_is_certified_is_attacked_once_and_lost_lines_are_tried_again(made:
     assert sum(row.attack == FINE_TUNE for row in results.attacked) == 3 * 3
     assert {row.attack for row in results.attacked} == {FINE_TUNE, INTERPOLATE, "noise"}
     assert "The certified weights under attack" in (sweep.folder / "report.html").read_text()
-    assert any("Under attack" in line for line in attacked_lines(results))
+    assert any("The worst attack on" in line for line in attacked_lines(results))
     with pytest.raises(InputError, match="no attack is left to try"):
         certify_sweep(sweep.folder, attack=FEW)
 

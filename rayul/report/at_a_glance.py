@@ -1,0 +1,123 @@
+"""The answer's point at a glance: what of whom still comes back, what is kept, what no limit protected, what attacks
+bring back, and where its weights are."""
+
+from __future__ import annotations
+
+import math
+
+from rayul.pareto.held_out import held_out
+from rayul.records import Evaluation, adapter_name
+from rayul.records.certificate import CERTIFIED
+from rayul.records.folder import SweepRecords
+from rayul.report.attacked import attacked_lines, removal
+from rayul.report.axes import axes
+from rayul.report.certified import Certified, certified, told_groups, value
+from rayul.report.recalled import Change, Recalled, RecalledSet, recalled_lines
+from rayul.report.side_effects import answer_point, side_effects
+from rayul.report.summary import Summary
+from rayul.words import percent, plural
+
+Fact = tuple[str, list[str]]
+
+UNEVEN = 0.2
+"""Difference of es between the groups with most and least left from which an average over them hides something."""
+
+
+def at_a_glance(results: SweepRecords, summary: Summary) -> list[Fact]:
+    """(what, in sentences), without what nothing is known of; empty where there is no point to speak of."""
+    e = answer_point(results, summary.best)
+    if e is None:
+        return []
+    proven = next((one for one in certified(results) if one.e is e), None)
+    known = next((one for one in summary.recalled if one.e.key == e.key), None)
+    facts: list[Fact] = [
+        ("Still comes back", _left(known)),
+        ("Kept", _kept(results, e, proven)),
+        ("Damaged" if any(one.lost for one in side_effects(results, e)) else "No limit on", _others(results, e, known)),
+        ("Under attack", _attacks(results, proven)),
+        ("Its weights", _weights(results, e, proven)),
+    ]
+    return [(what, lines) for what, lines in facts if lines]
+
+
+def _left(known: Recalled | None) -> list[str]:
+    found = _set_of(known, "forget")
+    if known is None or found is None:
+        return []
+    lines = recalled_lines(Recalled(known.what, known.e, [found], ()))
+    groups = found.groups
+    if len(groups) > 1 and groups[0].es_after - groups[-1].es_after > UNEVEN:
+        most = " and ".join(map(_extractable, groups[:2] if len(groups) > 3 else groups[:1]))
+        lines.append(f"Uneven: of {most} can still be extracted, of {_extractable(groups[-1])}.")
+    return lines
+
+
+def _extractable(group: Change) -> str:
+    return f"{group.name} {percent(group.es_after)}"
+
+
+def _set_of(known: Recalled | None, name: str) -> RecalledSet | None:
+    return None if known is None else next((one for one in known.sets if one.set == name), None)
+
+
+def _kept(results: SweepRecords, e: Evaluation, proven: Certified | None) -> list[str]:
+    lines = []
+    if proven is not None:
+        lines += [
+            f"{value(m, m.kept)} of {m.metric} on {told_groups(proven, m)} that nothing had read before "
+            f"(certify rows); {'at least' if m.at_least else 'at most'} {value(m, m.low)} at "
+            f"{100 * proven.confidence:g}% confidence."
+            for m in proven.at.margins
+        ]
+    reported = held_out(results, e)
+    lines += [
+        f"{percent(h.report)} of {h.metric} on{_counted(results, h.twin)} that nothing was chosen by (report rows), "
+        f"{percent(h.select)} on{_counted(results, h.metric)} that the search chose by (select rows)."
+        for h in reported
+    ]
+    chosen = axes(results)
+    if not reported and chosen is not None and math.isfinite(share := float(chosen[1].of([e])[0])):
+        metric = chosen[1].metric
+        lines.append(f"{percent(share)} of {metric} on{_counted(results, metric)} that the search chose by.")
+    return lines
+
+
+def _counted(results: SweepRecords, metric: str) -> str:
+    name = metric.partition(".")[0]
+    rows, groups = results.baseline.rows.get(name, 0), results.baseline.groups.get(name, 0)
+    if not rows:
+        return " rows"
+    return f" {plural(rows, 'row')}" + (f" in {plural(groups, 'group')}" if 0 < groups < rows else "")
+
+
+def _others(results: SweepRecords, e: Evaluation, known: Recalled | None) -> list[str]:
+    lines = []
+    for one in side_effects(results, e):
+        found = _set_of(known, one.metric.partition(".")[0])
+        counted = [] if found is None else recalled_lines(Recalled("", e, [found], ()))
+        lines.append(" ".join([f"{percent(one.kept)} of {one.metric} is left; no limit protects it.", *counted]))
+    return lines
+
+
+def _attacks(results: SweepRecords, proven: Certified | None) -> list[str]:
+    if proven is not None:
+        return [*attacked_lines(results)[:1], *removal(results)]
+    return [
+        f"Not tried. `rayul audit {results.folder}` attacks fresh runs of its settings. Whoever loads the base without "
+        "an adapter has everything back."
+    ]
+
+
+def _weights(results: SweepRecords, e: Evaluation, proven: Certified | None) -> list[str]:
+    scaled = f" at {e.mixing:.0%} of its strength (mixing)" if e.mixing != 1 else ""
+    what = f"Trial {e.trial_id} after {plural(e.step, 'step')}{scaled}"
+    if proven is not None:
+        place, command = f"{CERTIFIED}/{adapter_name(e)}", "--certified"
+    elif e.key in results.adapters:
+        place, command = results.adapters[e.key].path, f"--trial {e.trial_id} --step {e.step}"
+    else:
+        return [f"{what}; they were not saved."]
+    return [
+        f"{what}: {results.folder / place}. `rayul export {results.folder} {command}` scores them again and writes "
+        "them with a model card."
+    ]

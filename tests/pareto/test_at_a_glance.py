@@ -1,0 +1,52 @@
+"""What the head of a report says of the answer's point, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rayul.records.folder import SweepRecords, load_records
+from rayul.records.manifest import Run
+from rayul.report import summarise, summary_of
+from rayul.report.answer import states, tiles
+from rayul.report.at_a_glance import at_a_glance
+from tests.pareto.synthetic import baseline, evaluation, sweep, write_folder
+from tests.pareto.test_certified_answer import passed, reading, results_with
+from tests.pareto.test_recalled import folder as recalled_folder  # noqa: F401 (a fixture)
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+def facts(results: SweepRecords) -> dict[str, str]:
+    return {what: " ".join(lines) for what, lines in at_a_glance(results, summary_of(results))}
+
+
+def test_a_certified_point_is_told_by_its_own_numbers(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "made", sweep(12))
+    results = results_with(folder, reading(passed("0002", 14, 0.49)))
+    told = facts(results)
+    assert "96.0% of retain.es on 20 new groups that nothing had read before" in told["Kept"]
+    assert "at least 92.0% at 90% confidence" in told["Kept"]
+    assert told["Under attack"].startswith(f"Not tried yet: `rayul certify {folder}`")
+    assert "Trial 0002 after 30 steps at 70% of its strength" in told["Its weights"]
+    assert f"{folder}/certified/0002-30-0.7" in told["Its weights"]
+    shown = {label: (value, note) for label, value, note, _ in tiles(results, summary_of(results))}
+    assert shown["Kept, certified: retain.es"] == ("96.0%", "on 20 new groups; 90% bound 92.0%")
+    page = summarise(folder).report.read_text()
+    assert f"<code>rayul export {folder} --certified</code>" in page
+    assert "trial 0002, step 30, mixing 0.7" in page, "the table of metrics is about the same point"
+
+
+def test_an_average_over_unequal_groups_is_told_apart(recalled_folder: Path) -> None:  # noqa: F811
+    told = facts(load_records(recalled_folder))
+    assert "Uneven: of Ben 80.0% can still be extracted, of Ada 20.0%." in told["Still comes back"]
+    assert told["Under attack"].startswith("Not tried.")
+
+
+def test_trials_of_a_stopped_sweep_are_not_running(tmp_path: Path) -> None:
+    rows = [baseline(), evaluation("0000", 20, 0.5, 0.9)]
+    going, stopped = (load_records(write_folder(tmp_path / name, rows)) for name in ("going", "stopped"))
+    assert states(going) == "1 running"
+    run = Run(began=NOW, ended=NOW, stopped="Ctrl-C")
+    assert states(replace(stopped, manifest=stopped.manifest.model_copy(update={"runs": (run,)}))) == "1 unfinished"
