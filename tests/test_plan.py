@@ -302,6 +302,13 @@ def test_the_trials_of_a_pack_share_a_model(make_plan: Callable[..., Plan]) -> N
         ),
         ({"method": {"name": "ga", "gru_gamma": 0.5}}, "gru_gamma has no effect"),
         ({"training": {"micro_batch_size": 8}}, "micro_batch_size 8 has no effect"),
+        (
+            {
+                "training": {"lr": {"float": [1e-4, 1e-2], "prior": {"center": 1e-3, "spread": 1e-3}}},
+                "search": {"sampler": "random"},
+            },
+            "the prior of training.lr has no effect on sampler random",
+        ),
         ({"search": {"sampler": "random", "startup_trials": 3}}, "startup_trials has no effect on sampler random"),
         (
             {"control": NINETY, "baseline": {"retain.es": (0.0, 0.0)}},

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rayul.errors import RayulError
 from rayul.pareto.power import Spread
 from rayul.records import BASELINE, COMPLETED, JOURNAL, PRUNED, SPEC, Ending, Evaluation, read_journal
-from rayul.spec import LEAST_GROUPS, Spec, difference, load_spec
+from rayul.spec import LEAST_GROUPS, Spec, difference, load_spec, without_priors
 
 _MAY_DIFFER = ("name", "search", "resources", "oracle", "certify")
 """Sections that say how often and where to try, not what a trial does."""
@@ -40,7 +40,8 @@ def earlier_sweeps(spec: Spec, results: Path) -> Iterator[tuple[Spec, list[Evalu
             rows, endings = read_journal(file.parent / JOURNAL)
         except (RayulError, OSError):  # somebody else's folder, or one that a sweep has only just made
             continue
-        if all(line.split(":")[0].split(".")[0] in _MAY_DIFFER for line in difference(earlier, spec)):
+        lines = difference(without_priors(earlier), without_priors(spec))
+        if all(line.split(":")[0].split(".")[0] in _MAY_DIFFER for line in lines):
             yield earlier, rows, endings
 
 

@@ -106,6 +106,8 @@ def _unused(spec: Spec) -> Iterator[str]:
         yield f"training.micro_batch_size {micro} has no effect on batches of at most {batch}"
     if spec.search.traits.learns == "nothing" and spec.search.startup_trials != Search().startup_trials:
         yield f"search.startup_trials has no effect on sampler {spec.search.sampler}"
+    if spec.priors and (spec.search.traits.learns == "nothing" or is_custom(spec.search.sampler)):
+        yield f"the prior of {', '.join(spec.priors)} has no effect on sampler {spec.search.sampler}"
 
 
 def _baseline(plan: Estimate) -> Iterator[str]:

@@ -55,8 +55,8 @@ from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
 from rayul.spec.shipped import shipped_specs, spec_file
 from rayul.spec.source import COLUMNS, GROUP_ALIAS, Source
-from rayul.spec.space import Choice, Distribution, Float, Int
-from rayul.spec.spec import Spec, difference
+from rayul.spec.space import Choice, Distribution, Float, Int, Prior
+from rayul.spec.spec import Spec, difference, without_priors
 from rayul.spec.tracking import Tracking
 from rayul.spec.update import UPDATES
 from rayul.spec.yaml_text import dump_yaml
@@ -103,6 +103,7 @@ __all__ = [
     "OwnControl",
     "Packaged",
     "Parameter",
+    "Prior",
     "ProbeRows",
     "Problem",
     "Resources",
@@ -149,4 +150,5 @@ __all__ = [
     "too_few_groups",
     "uncertified",
     "violations",
+    "without_priors",
 ]

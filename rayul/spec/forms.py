@@ -65,9 +65,17 @@ def _distributions(value: Form) -> Iterator[Form]:
     yield {"type": "object", "properties": {"choice": options}, "required": ["choice"], "additionalProperties": False}
 
 
+_PRIOR: Form = {
+    "type": "object",
+    "properties": {"center": {"type": "number"}, "spread": {"type": "number", "exclusiveMinimum": 0}},
+    "required": ["center", "spread"],
+    "additionalProperties": False,
+}
+
+
 def _range(kind: str, end: Form, step: Form) -> Form:
     ends = {"type": "array", "items": end, "minItems": 2, "maxItems": 2}
-    properties = {kind: ends, "log": {"type": "boolean"}, "step": step}
+    properties = {kind: ends, "log": {"type": "boolean"}, "step": step, "prior": _PRIOR}
     return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
 
 

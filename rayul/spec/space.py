@@ -3,6 +3,8 @@
 {float: [1e-4, 5e-3], log: true}    a number between the two ends, ends included; step for a grid of values
 {int: [4, 16]}                      a whole number between the two ends, ends included
 {choice: [4, 8, 16]}                one of the options
+
+A range may have a `prior: {center: 2e-3, spread: 2}`: what the first trials are drawn by.
 """
 
 from __future__ import annotations
@@ -18,6 +20,18 @@ Scalar = None | bool | int | float | str
 
 
 @dataclass(frozen=True)
+class Prior:
+    """Where in a range good values are thought to be: about two thirds of them within `spread` of `center`. On a log
+    range spread is a factor, above 1."""
+
+    center: float
+    spread: float
+
+    def to_yaml(self) -> dict[str, Any]:
+        return {"center": self.center, "spread": self.spread}
+
+
+@dataclass(frozen=True)
 class Float:
     """A number in [low, high]; uniform in its logarithm with `log`, a multiple of `step` above `low` with `step`."""
 
@@ -25,6 +39,7 @@ class Float:
     high: float
     log: bool = False
     step: float | None = None
+    prior: Prior | None = None
 
     @property
     def count(self) -> int | None:
@@ -35,7 +50,7 @@ class Float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def to_yaml(self) -> dict[str, Any]:
-        return _range_to_yaml("float", self.low, self.high, self.log, self.step)
+        return _range_to_yaml("float", self.low, self.high, self.log, self.step, self.prior)
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,7 @@ class Int:
     high: int
     log: bool = False
     step: int = 1
+    prior: Prior | None = None
 
     @property
     def count(self) -> int:
@@ -55,7 +71,7 @@ class Int:
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def to_yaml(self) -> dict[str, Any]:
-        return _range_to_yaml("int", self.low, self.high, self.log, self.step if self.step != 1 else None)
+        return _range_to_yaml("int", self.low, self.high, self.log, self.step if self.step != 1 else None, self.prior)
 
 
 @dataclass(frozen=True)
@@ -106,12 +122,13 @@ def searched(value: object, check: Callable[[Any], Any]) -> Any:
 
 
 def parse(form: dict[str, Any]) -> Distribution:
-    """A distribution from its YAML form. Raises `refuse(...)` for empty ranges, logs through 0 and unknown keys."""
+    """A distribution from its YAML form. Raises `refuse(...)` for empty ranges, logs through 0, priors outside of the
+    range and unknown keys."""
     kinds = [kind for kind in _KINDS if kind in form]
     if len(kinds) > 1:
         raise refuse(f"both {kinds[0]} and {kinds[1]} are given", "a distribution has one of float, int, choice")
     kind = kinds[0]
-    allowed = (kind,) if kind == "choice" else (kind, "log", "step")
+    allowed = (kind,) if kind == "choice" else (kind, "log", "step", "prior")
     for key in form:
         if key not in allowed:
             raise refuse(f"unknown key {key} in a {kind} distribution", did_you_mean(str(key), allowed))
@@ -129,9 +146,28 @@ def parse(form: dict[str, Any]) -> Distribution:
         step = _number(kind, step, "step")
         if not 0 < step <= high - low:
             raise refuse(f"step must be in (0, {high - low:g}], got {step:g}")
+    prior = None if form.get("prior") is None else _parse_prior(form["prior"], low, high, log)
     if kind == "int":
-        return Int(int(low), int(high), log, 1 if step is None else int(step))
-    return Float(float(low), float(high), log, None if step is None else float(step))
+        return Int(int(low), int(high), log, 1 if step is None else int(step), prior)
+    return Float(float(low), float(high), log, None if step is None else float(step), prior)
+
+
+def _parse_prior(form: object, low: float, high: float, log: bool) -> Prior:
+    keys = tuple(Prior.__dataclass_fields__)
+    if not isinstance(form, dict) or form.keys() != set(keys):
+        example = "{center: 1e-3, spread: 2}" if log else "{center: 0.5, spread: 0.1}"
+        raise refuse(f"a prior has a center and a spread, got {show(form)}", f"write prior: {example}")
+    center, spread = (float(_number("float", form[key], f"{key} of the prior")) for key in keys)
+    if not low <= center <= high:
+        raise refuse(f"center of the prior: {center:g} is outside of [{low:g}, {high:g}]", "move it, or widen the range")
+    if log and spread <= 1:
+        raise refuse(
+            f"spread of the prior must be a factor above 1 on a log range, got {spread:g}",
+            "2 draws two thirds of the values between half and twice the center",
+        )
+    if spread <= 0:
+        raise refuse(f"spread of the prior must be more than 0, got {spread:g}")
+    return Prior(center, spread)
 
 
 def _parse_ends(kind: str, ends: object) -> tuple[float, float]:
@@ -168,10 +204,14 @@ def _parse_choice(options: object) -> Choice:
     return Choice(tuple(options))
 
 
-def _range_to_yaml(kind: str, low: float, high: float, log: bool, step: float | None) -> dict[str, Any]:
+def _range_to_yaml(
+    kind: str, low: float, high: float, log: bool, step: float | None, prior: Prior | None
+) -> dict[str, Any]:
     form: dict[str, Any] = {kind: [low, high]}
     if log:
         form["log"] = True
     if step is not None:
         form["step"] = step
+    if prior is not None:
+        form["prior"] = prior.to_yaml()
     return form

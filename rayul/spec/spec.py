@@ -335,6 +335,11 @@ class Spec(Section):
         return {dotted(loc): value for loc, value in _leaves(self) if isinstance(value, Distribution)}
 
     @property
+    def priors(self) -> dict[str, Float | Int]:
+        """The ranges of the space that have a prior."""
+        return {key: one for key, one in self.space.items() if isinstance(one, (Float, Int)) and one.prior is not None}
+
+    @property
     def size(self) -> tuple[int, tuple[str, ...]]:
         """How many combinations of the discrete values there are, and the keys that are continuous. A parameter
         multiplies only the combinations in which it is active."""
@@ -417,6 +422,16 @@ def validated(data: dict[str, Any], *, check_files: bool) -> Spec:
     """Raises pydantic's ValidationError."""
     context = {"check_files": check_files, OWN: own_metric_names(data), PROBED: probe_metrics(data)}
     return Spec.model_validate(data, context=context)
+
+
+def without_priors(spec: Spec) -> Spec:
+    """The same space, drawn evenly from the start."""
+    plain = spec.resolved()
+    for loc, value in _leaves(spec):
+        if isinstance(value, (Float, Int)) and value.prior is not None:
+            form = {key: part for key, part in value.to_yaml().items() if key != "prior"}
+            _replace(plain, loc, form)
+    return from_plain(plain)
 
 
 def difference(a: Spec, b: Spec) -> list[str]:

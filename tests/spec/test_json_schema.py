@@ -89,6 +89,7 @@ def test_it_takes_every_example_on_the_pages_that_load_spec_takes() -> None:
     "section",
     [
         "training: {lr: {float: [1e-4, 1e-2], log: true}, steps: {int: [20, 60], step: 20}}",
+        "training: {lr: {float: [1e-4, 1e-2], log: true, prior: {center: 1e-3, spread: 3}}}",
         "training: {lr: 1, evaluate_every: geometric, optimizer: {choice: [adamw, muon]}}",
         "lora: {r: {int: [4, 16], log: true}, target_modules: [q_proj], layers: [1, 2]}",
         "method: npo",
@@ -192,6 +193,7 @@ def test_it_refuses_a_spec_without_what_it_needs(key: str) -> None:
         "training: {lr: {flaot: [1e-4, 1e-2]}}",
         "training: {lr: {float: [1e-4]}}",
         "training: {lr: {float: [1e-4, 1e-2], lgo: true}}",
+        "training: {lr: {float: [1e-4, 1e-2], prior: {centre: 1e-3, spread: 3}}}",
         "training: {lr: 1e-3, steps: {float: [20, 60]}}",
         "training: {lr: 1e-3, evaluate_every: often}",
         "training: {lr: 1e-3, optimizer: adam}",

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rayul.spec import METHODS, Choice, Float, Int, Spec, SpecError, difference, dump_yaml, load_spec, parse_spec
+from rayul.spec import (
+    METHODS,
+    Choice,
+    Float,
+    Int,
+    Prior,
+    Spec,
+    SpecError,
+    difference,
+    dump_yaml,
+    load_spec,
+    parse_spec,
+    without_priors,
+)
 from rayul.spec.gradients import OWNER
 
 TEMPLATE = "name: x\nmodel: testbed\ndata: testbed\nmethod: {method}\ntraining: {training}\n{more}"
@@ -69,6 +82,13 @@ def test_space_has_every_distribution_in_order() -> None:
         ("{float: [1, 2], step: 2}", "step must be in (0, 1], got 2"),
         ("{float: [1, 2], step: 0}", "step must be in (0, 1], got 0"),
         ("{float: [1, 2], log: true, step: 0.1}", "log and step exclude each other"),
+        ("{float: [1, 2], prior: 1.5}", "a prior has a center and a spread, got 1.5\n  hint: write prior: {center: 0.5"),
+        ("{float: [1, 2], prior: {center: 1}}", "a prior has a center and a spread"),
+        ("{float: [1, 2], prior: {center: 3, spread: 1}}", "center of the prior: 3 is outside of [1, 2]"),
+        ("{float: [1, 2], prior: {center: 1, spread: 0}}", "spread of the prior must be more than 0, got 0"),
+        ("{float: [1, 2], prior: {center: x, spread: 1}}", "center of the prior: expected a number"),
+        ("{float: [1, 2], log: true, prior: {center: 1, spread: 0.5}}", "must be a factor above 1 on a log range"),
+        ("{choice: [1, 2], prior: {center: 1, spread: 1}}", "unknown key prior in a choice distribution"),
         ("{float: [1, 2], int: [1, 2]}", "both float and int"),
         ("{int: [0.5, 2]}", "expected a whole number, got 0.5"),
         ("{choice: []}", "a choice without options"),
@@ -86,6 +106,19 @@ def test_a_bad_distribution_is_one_problem_at_its_line(lr: str, expected: str) -
     found = problem(training=f"\n  steps: 5\n  lr: {lr}")
     assert found.startswith("x.yaml:7: training.lr: ")
     assert expected in found
+
+
+def test_a_prior_is_written_back_and_can_be_left_out() -> None:
+    more = "lora: {r: {int: [2, 64], log: true, prior: {center: 8, spread: 2}}}"
+    primed = spec(training="{lr: {float: [1, 2], prior: {center: 1.5, spread: 0.2}}}", more=more)
+    assert primed.priors == {
+        "lora.r": Int(2, 64, log=True, prior=Prior(8.0, 2.0)),
+        "training.lr": Float(1.0, 2.0, prior=Prior(1.5, 0.2)),
+    }
+    assert parse_spec(dump_yaml(primed.resolved()), source="x.yaml") == primed
+    even = without_priors(primed)
+    assert even == spec(training="{lr: {float: [1, 2]}}", more="lora: {r: {int: [2, 64], log: true}}")
+    assert even.priors == {}
 
 
 def test_ends_and_options_obey_the_field() -> None:

@@ -76,12 +76,13 @@ def test_a_row_says_whether_its_sampler_learns(name: str, make_spec: Make, row: 
 
     def draws(sign: int) -> list[dict[str, Any]]:
         spec = make_spec(**SPACE, search={"sampler": "random" if SAMPLERS[name].grid else name, "startup_trials": 3})
+        named = spec.model_copy(update={"search": spec.search.model_copy(update={"sampler": name})})
         study = optuna.create_study(directions=["minimize", "maximize"])
         found: list[dict[str, Any]] = []
         rows: dict[str, list[Any]] = {}
         evidence = Evidence(spec, baseline, lambda trial_id: rows.get(trial_id, []))
         for number in range(12):
-            study.sampler = sampler(spec.search.model_copy(update={"sampler": name}), number, evidence)
+            study.sampler = sampler(named, number, evidence)
             trial = study.ask()
             found.append(suggest(trial, spec))
             lr = found[-1]["training.lr"]

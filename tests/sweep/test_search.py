@@ -172,6 +172,26 @@ GRID = {
 }
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "trajectory", "nsga2", "gp"])
+def test_the_first_trials_follow_a_prior_and_later_ones_what_was_found(
+    make_spec: Make, begin: Any, sampler: str
+) -> None:
+    """A prior at the wrong end: what trials come to grows with the learning rate."""
+    prior = {"center": 2e-4, "spread": 1.5}
+    plain = {"float": [1e-4, 1e-2], "log": True}
+    search = {"sampler": sampler, "startup_trials": 8, "seed": 1}
+
+    def rates(count: int, **more: Any) -> list[float]:
+        spec = make_spec(method="ga", lora={"r": {"int": [2, 8]}}, training={"lr": plain | more}, search=search)
+        return [params["training.lr"] for _, params in begin(spec).run(count)]
+
+    primed = rates(20 if sampler in ("tpe", "trajectory") else 8, prior=prior)
+    first, later = primed[:8], primed[8:]
+    assert sum(lr < 4e-4 for lr in first) >= 5 > sum(lr < 4e-4 for lr in rates(8))
+    assert max(first) > 6e-4, "some of them look elsewhere"
+    assert not later or sum(lr > 2e-3 for lr in later) > sum(lr < 4e-4 for lr in later)
+
+
 def test_a_grid_has_every_cell_once_and_inactive_parameters_open_no_cells(make_spec: Make) -> None:
     cells = list(grid(make_spec(**GRID)))
     ga = itertools.product([2, 4, 6, 8], [0.1, 0.2, 0.3])

@@ -100,6 +100,21 @@ def scores_of(make_spec: Make, baseline: Evaluation, rows: Any, **sections: Any)
     return scoring, scoring.of_trial(rows)
 
 
+def test_a_prior_has_as_many_within_its_spread_as_a_normal_distribution(make_spec: Make) -> None:
+    """Of three quarters of the first configurations; the rest is spread evenly."""
+    lr = {"float": [1e-6, 1.0], "log": True, "prior": {"center": 1e-3, "spread": 2.0}}
+    r = {"int": [1, 101], "step": 10, "prior": {"center": 51, "spread": 10}}
+    space = Space(make_spec(method="ga", lora={"r": r}, training={"lr": lr}))
+    drawn = [space.decode(x) for number in range(0, 512, 64) for x in space.filling(number, 0)]
+    within = np.mean([5e-4 <= params["training.lr"] <= 2e-3 for params in drawn])
+    assert within == pytest.approx(0.75 * 0.683 + 0.25 * math.log(4) / math.log(1e6), abs=0.02)
+    # Of the normal distribution what rounds to 51 has 0.383, and of the even spread 1 of 11.
+    assert np.mean([params["lora.r"] == 51 for params in drawn]) == pytest.approx(0.75 * 0.383 + 0.25 / 11, abs=0.02)
+    assert {params["lora.r"] for params in drawn} == set(range(1, 102, 10))
+    later = [space.decode(x)["training.lr"] for x in space.draws(500, np.random.default_rng(0))]
+    assert np.mean([5e-4 <= lr <= 2e-3 for lr in later]) < 0.2, "candidates for later trials are drawn without it"
+
+
 def test_scores_are_what_the_hypervolume_is_computed_on(make_spec: Make, baseline: Evaluation, row: Row) -> None:
     spec = make_spec(control=KEEP)
     rows = [row(spec, 0, step, *point) for step, point in ((0, (0.8, 0.5)), (2, (0.4, 0.475)), (4, (0.2, 0.4)))]
@@ -283,8 +298,8 @@ def test_after_so_many_trials_another_sampler_takes_over_and_the_sweep_says_so(
 ) -> None:
     spec = make_spec(**RIDGE, search={"sampler": "trajectory", "trials": 600})
     evidence = Evidence(spec, baseline, lambda _: ())
-    assert isinstance(sampler(spec.search, 499, evidence), TrajectorySampler)
-    assert isinstance(sampler(spec.search, 500, evidence), optuna.samplers.TPESampler)
+    assert isinstance(sampler(spec, 499, evidence), TrajectorySampler)
+    assert isinstance(sampler(spec, 500, evidence), optuna.samplers.TPESampler)
     said = "trajectory proposes the first 500 trials of the study, TPESampler those after them"
     assert handed_over(spec.search, 0) == said
     assert handed_over(spec.search.model_copy(update={"trials": 500}), 1) == said

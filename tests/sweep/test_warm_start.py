@@ -111,6 +111,8 @@ def test_several_earlier_sweeps_and_what_may_differ_in_them(make_spec: Make, beg
     )
     two = finished(begin, make_spec, trials=3, name="other", search={"tell": "last_feasible"})
     assert len(earlier_trials(continuing(make_spec, one, two), {}, same_text)) == 15
+    lr = two.spec.space["training.lr"].to_yaml() | {"prior": {"center": 1e-3, "spread": 2}}
+    assert len(earlier_trials(continuing(make_spec, two, training={"lr": lr}), {}, same_text)) == 3
 
 
 def test_what_is_told_follows_this_sweeps_choice(make_spec: Make, begin: Begin) -> None:

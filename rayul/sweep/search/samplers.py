@@ -13,22 +13,25 @@ import optuna
 
 from rayul.errors import InputError, RayulError
 from rayul.spec import Choice, Float, Int, Search, Spec, is_custom
+from rayul.sweep.search.priors import WithPriors
 from rayul.sweep.search.trajectory.sampler import Evidence, TrajectorySampler
 from rayul.unlearn.own import own_function
 
 
-def sampler(search: Search, number: int, evidence: Evidence | None = None) -> optuna.samplers.BaseSampler:
-    """The sampler that draws trial `number`; evidence: for those that model trajectories, which without it do not.
+def sampler(spec: Spec, number: int, evidence: Evidence | None = None) -> optuna.samplers.BaseSampler:
+    """The sampler that draws trial `number`; evidence: for those that model trajectories, which without it do not. The
+    first trials follow the priors of the space, except with samplers that learn nothing and with somebody's own.
 
     Made anew for each trial, seeded by (search.seed, number): a draw depends on the seed, the number and what has been
     told, so a resumed search neither repeats draws nor needs a sampler's hidden state.
     """
+    search = spec.search
     if evidence is not None and number < search.traits.trajectories:
         return TrajectorySampler(evidence, search.seed, search.startup_trials)
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate, group: stable since 2.2
-        made = _own(search, seed) if is_custom(search.sampler) else _built_in(search, seed)
+        made = _own(search, seed) if is_custom(search.sampler) else _built_in(spec, seed)
     if not isinstance(made, optuna.samplers.BaseSampler):
         raise InputError(f"{search.sampler} returned a {type(made).__name__}", "return an optuna.samplers.BaseSampler")
     return made
@@ -47,10 +50,12 @@ def _own(search: Search, seed: int) -> Any:
     return own_function(search.sampler, search.code)(seed, search.startup_trials)
 
 
-def _built_in(search: Search, seed: int) -> Any:
-    row = search.traits
-    startup = {row.startup: max(row.least, search.startup_trials)} if row.startup else {}
-    return getattr(optuna.samplers, row.optuna)(seed=seed, **startup, **row.options)
+def _built_in(spec: Spec, seed: int) -> Any:
+    row = spec.search.traits
+    startup = {row.startup: max(row.least, spec.search.startup_trials)} if row.startup else {}
+    made = getattr(optuna.samplers, row.optuna)(seed=seed, **startup, **row.options)
+    priors = spec.priors
+    return WithPriors(made, priors, seed, spec.search.startup_trials) if priors and row.learns != "nothing" else made
 
 
 @contextmanager
@@ -72,7 +77,7 @@ def check_sampler(spec: Spec) -> None:
     what it raises, and where it is no sampler."""
     if is_custom(spec.search.sampler):
         with blamed(spec.search, 0):
-            study = optuna.create_study(directions=list(spec.objectives.values()), sampler=sampler(spec.search, 0))
+            study = optuna.create_study(directions=list(spec.objectives.values()), sampler=sampler(spec, 0))
             suggest(study.ask(), spec)
 
 

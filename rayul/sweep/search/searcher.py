@@ -206,7 +206,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             return finished
         number = self.asked_for if left is None else left
         with blamed(self.spec.search, number):
-            self.study.sampler = sampler(self.spec.search, number, self.evidence)
+            self.study.sampler = sampler(self.spec, number, self.evidence)
             trial = self.study.ask() if left is None else self._trial(left)
             self.asked_for = max(self.asked_for, trial.number + 1)
             self.asked[trial.number] = trial
@@ -242,7 +242,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             drawn = params.get(number, {})
             if number not in params and (number >= len(known) or known[number].state == TrialState.WAITING):
                 with blamed(self.spec.search, number):  # all that it had is lost: it is drawn as it was then
-                    self.study.sampler = sampler(self.spec.search, number, self.evidence)
+                    self.study.sampler = sampler(self.spec, number, self.evidence)
             if number >= len(known):
                 self.study.enqueue_trial(drawn)
             if number >= len(known) or known[number].state == TrialState.WAITING:

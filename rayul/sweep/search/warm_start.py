@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from rayul.errors import InputError
 from rayul.records import BASELINE, JOURNAL, SPEC, Ending, Evaluation, read_journal, to_json
 from rayul.records.manifest import Manifest, RowSet, read_manifest
-from rayul.spec import Spec, difference, load_spec
+from rayul.spec import Spec, difference, load_spec, without_priors
 from rayul.sweep.search.outcome import outcome
 from rayul.sweep.search.samplers import distributions
 from rayul.sweep.search.searcher import CONSTRAINTS, WARM_START
@@ -51,7 +51,8 @@ def _trials_of(
     if not (folder / SPEC).is_file() or not (folder / JOURNAL).is_file():
         raise InputError(f"{place} is not the folder of a sweep", "name one that `rayul sweep` has written")
     before = load_spec(folder / SPEC, check_files=False)
-    changed = [line for line in difference(before, spec) if not line.startswith(MAY_DIFFER)]
+    lines = difference(without_priors(before), without_priors(spec))
+    changed = [line for line in lines if not line.startswith(MAY_DIFFER)]
     manifest = read_manifest(folder)
     then = manifest.data
     changed += [f"the rows of {name} have changed" for name in data if name in then and then[name] != data[name]]

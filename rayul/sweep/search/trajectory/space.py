@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 
 from rayul.spec import Choice, Float, Int, Spec
@@ -25,6 +26,8 @@ FILLING = 64
 """Configurations of the Sobol sequence that are looked at for one that has not been tried."""
 KEPT = 0.8
 """Probability that a perturbed configuration keeps a parameter as it is."""
+TRUST = 0.75
+"""Share of the first trials that a prior draws; the others are spread over the whole range, in case it is wrong."""
 
 
 class Options:
@@ -50,6 +53,8 @@ class Options:
     def spread(self, u: Floats) -> Floats:
         """Places [n] of numbers u [n] in [0, 1), each option as often as every other."""
         return np.take(self.table, (u * len(self.table)).astype(int), mode="clip")
+
+    likely = spread
 
     def nearest(self, place: Floats) -> Floats:
         """The places [n] of the options nearest to `place` [n]."""
@@ -85,6 +90,18 @@ class Range:
         if self.one.count is not None and not self.one.log:
             u = (u * self.one.count - 0.5) / max(1, self.one.count - 1)
         return self.nearest(u)
+
+    def likely(self, u: Floats) -> Floats:
+        """Places [n] of numbers u [n] in [0, 1) as the prior has them: a normal distribution cut off at the ends of the
+        range for a share TRUST, and `spread` for the rest; without a prior `spread` alone."""
+        prior = self.one.prior
+        if prior is None:
+            return self.spread(u)
+        width = np.log(prior.spread) if self.one.log else prior.spread
+        center, sd = self.place(prior.center), width / (self.high - self.low)
+        below, above = ndtr((0.0 - center) / sd), ndtr((1.0 - center) / sd)
+        drawn = center + sd * ndtri(below + np.minimum(u / TRUST, 1.0) * (above - below))
+        return np.where(u < TRUST, self.nearest(drawn), self.spread(np.maximum(u - TRUST, 0.0) / (1.0 - TRUST)))
 
     def nearest(self, place: Floats) -> Floats:
         """The places [n] of the values nearest to `place` [n]."""
@@ -138,11 +155,12 @@ class Space:
         }
 
     def filling(self, number: int, seed: int) -> Floats:
-        """Configurations [m, d] of a scrambled Sobol sequence from `number` on; the whole fills the space evenly."""
+        """Configurations [m, d] of a scrambled Sobol sequence from `number` on; the whole fills the space evenly, where
+        it has priors as these have it."""
         sequence = qmc.Sobol(len(self.keys), rng=np.random.default_rng(seed))
         if number:  # SciPy 1.17 cannot go forward by 0
             sequence.fast_forward(number)
-        return self._spread(sequence.random(FILLING))
+        return self._spread(sequence.random(FILLING), likely=True)
 
     def draws(self, count: int, rng: np.random.Generator) -> Floats:
         """[count, d], each parameter on its own."""
@@ -169,8 +187,9 @@ class Space:
         i = self.keys.index("training.steps")
         return np.array([self.columns[i].value(place) for place in x[:, i]], dtype=np.float64)
 
-    def _spread(self, u: Floats, masked: bool = True) -> Floats:
-        x = np.column_stack([column.spread(u[:, i]) for i, column in enumerate(self.columns)])
+    def _spread(self, u: Floats, masked: bool = True, likely: bool = False) -> Floats:
+        ways = [column.likely if likely else column.spread for column in self.columns]
+        x = np.column_stack([way(u[:, i]) for i, way in enumerate(ways)])
         return self._only_active(x) if masked else x
 
     def _only_active(self, x: Floats) -> Floats:
