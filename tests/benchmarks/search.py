@@ -115,7 +115,9 @@ def propose(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
 class Arm(NamedTuple):
     """sampler: by name, of rayul's own or (stock) of Optuna's defaults through Ray's OptunaSearch, which is told last
     values; rules: rayul's pruning; asha: Ray's ASHA on forget.es; tell: rayul's choice of what stands for a trial;
-    startup: trials before rayul's sampler models anything; flights: how many at a time it is run with."""
+    startup: trials before rayul's sampler models anything; flights: how many at a time it is run with; ranged: whether
+    numbers of three options and more are ranges to it, of which the sampler is told the recorded value nearest to what
+    it proposed (rayul's own only); prior: of the learning rate, then."""
 
     sampler: str
     stock: bool = False
@@ -124,7 +126,12 @@ class Arm(NamedTuple):
     tell: str = "auto"
     startup: int = 10
     flights: tuple[int, ...] = FLIGHTS
+    ranged: bool = False
+    prior: tuple[float, float] | None = None
 
+
+GOOD, BAD = (3.2e-3, 2.0), (1e-4, 2.0)
+"""Priors of the learning rate: where trials forget most within the limit, and at the end where none forgets at all."""
 
 BOTH = ("criteria", "dominance")
 ARMS: dict[str, Arm] = {
@@ -146,6 +153,12 @@ ARMS: dict[str, Arm] = {
     "trajectory": Arm("trajectory", rules=BOTH),
     "trajectory, no pruning": Arm("trajectory"),
     "trajectory, 6 at first": Arm("trajectory", startup=6),
+    "tpe, ranges": Arm("tpe", ranged=True),
+    "tpe, good prior": Arm("tpe", ranged=True, prior=GOOD),
+    "tpe, bad prior": Arm("tpe", ranged=True, prior=BAD),
+    "trajectory, ranges": Arm("trajectory", ranged=True),
+    "trajectory, good prior": Arm("trajectory", ranged=True, prior=GOOD),
+    "trajectory, bad prior": Arm("trajectory", ranged=True, prior=BAD),
 }
 
 STOCK: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -169,15 +182,33 @@ def spec_of(arm: Arm, mixing: bool, seed: int = 0) -> Any:
     return from_plain(plain)
 
 
-def searched(spec: Any, space: dict[str, list[Any]]) -> Any:
+def searched(spec: Any, space: dict[str, list[Any]], arm: Arm) -> Any:
     """The spec with the recorded space in it."""
     from rayul.spec.spec import from_plain
 
     plain = spec.resolved()
     for key, options in space.items():
         section, _, name = key.partition(".")
-        plain[section] = plain[section] | {name: {"choice": options}}
+        form: dict[str, Any] = {"choice": options}
+        if arm.ranged and isinstance(options[0], float) and len(options) > 2:
+            form = {"float": [min(options), max(options)], "log": True}
+            if arm.prior is not None and key == "training.lr":
+                form["prior"] = dict(zip(("center", "spread"), arm.prior, strict=True))
+        plain[section] = plain[section] | {name: form}
     return from_plain(plain)
+
+
+def recorded_at(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
+    """The recorded configuration nearest to what was proposed, on the scale of its logarithm; the study is told that it
+    was proposed, so that no result stands at a configuration that it is not of."""
+    found = {}
+    for key, value in trial.params.items():
+        found[key] = value
+        if value not in space[key]:
+            found[key] = min(space[key], key=lambda option: abs(math.log(option / value)))
+            one = trial.distributions[key]
+            trial.storage.set_trial_param(trial._trial_id, key, one.to_internal_repr(found[key]), one)
+    return found
 
 
 def evaluation(number: int, point: Point) -> Any:
@@ -204,21 +235,23 @@ class Mine:
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
         self.rows: dict[int, list[Any]] = {}
-        self.searched, self.evidence = None, None
-        if self.spec.search.traits.trajectories:
+        self.evidence = None
+        modelled = bool(self.spec.search.traits.trajectories)
+        self.searched = searched(self.spec, space, arm) if modelled or arm.ranged else None
+        if modelled:
             from rayul.sweep.search.trajectory.sampler import Evidence
 
-            self.searched = searched(self.spec, space)
             self.evidence = Evidence(self.searched, self.baseline, lambda trial_id: self.rows[int(trial_id)])
 
     def ask(self, number: int) -> dict[str, Any]:
         from rayul.sweep.search.samplers import sampler, suggest
 
-        self.study.sampler = sampler(self.spec.search, number, self.evidence)
+        self.study.sampler = sampler(self.searched or self.spec, number, self.evidence)
         self.trials[number] = self.study.ask()
         self.rows[number] = []
         if self.searched is not None:  # it reads a choice among numbers as numbers
-            return suggest(self.trials[number], self.searched)
+            suggest(self.trials[number], self.searched)
+            return recorded_at(self.trials[number], self.space)
         return propose(self.trials[number], self.space)
 
     def report(self, number: int, points: list[Point]) -> bool:
@@ -432,6 +465,39 @@ RULES = {
 }
 
 
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+
+
+def delays(results: list[dict[str, Any]], flight: int, mixing: bool, mine: str) -> str:
+    """Markdown: per arm the mean final hypervolume, and the steps until its mean over the seeds is what it is for
+    `mine` after a quarter, half, three quarters and all of the steps of `mine`, as a multiple of these."""
+    arms: dict[str, list[Any]] = {}
+    for r in results:
+        if (r["flight"], r["mixing"]) == (flight, mixing):
+            arms.setdefault(r["arm"], []).append(r)
+    steps = np.arange(0, max(r["steps"] for runs in arms.values() for r in runs) + 1)
+
+    def mean_at(runs: list[Any]) -> Any:
+        total = np.zeros(len(steps))
+        for r in runs:
+            at, volume = [0, *(c[0] for c in r["curve"])], [0.0, *(c[2] for c in r["curve"])]
+            total += np.array(volume)[np.searchsorted(at, steps, side="right") - 1]
+        return total / len(runs)
+
+    own = mean_at(arms[mine])
+    full = statistics.median(r["steps"] for r in arms[mine])
+    lines = ["| arm | final | " + " | ".join(f"steps to {q:g} of {mine}" for q in QUARTERS) + " |", "|" + " --- |" * 6]
+    for arm, runs in arms.items():
+        curve = mean_at(runs)
+        cells = [arm, f"{curve[-1]:.3f}"]
+        for q in QUARTERS:
+            there = np.flatnonzero(curve >= own[int(q * full)] - 1e-12)
+            first = np.flatnonzero(own >= own[int(q * full)] - 1e-12)[0]
+            cells.append(f"{there[0] / first:.2f}" if there.size else "never")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def rules(known: dict[str, list[Point]], mixing: bool, orders: int) -> str:
     """False prunes: of the trajectories run to the end, met one after the other in `orders` random orders, those that
     a rule stops before an evaluation of theirs that is on the front of all; and the hypervolume lost with them."""
@@ -538,9 +604,12 @@ def main() -> None:
             print(f"{len(results)}/{len(jobs)}", end="\r", file=sys.stderr, flush=True)
     for mixing in modes:
         for flight in sorted({r["flight"] for r in results}):
-            text += [f"\n### {name_of(mixing)}, {flight} in flight\n", compare(results, flight, mixing), ""]
+            text.append(f"\n### {name_of(mixing)}, {flight} in flight\n")
+            if set(REFERENCES) <= set(chosen):
+                text += [compare(results, flight, mixing), ""]
             if arguments.mine in chosen:
-                text.append(inferiority(results, flight, mixing, arguments.mine))
+                text += [inferiority(results, flight, mixing, arguments.mine), ""]
+                text.append(delays(results, flight, mixing, arguments.mine))
     print("\n".join(text))
     if arguments.out is not None:
         import pyarrow as pa
