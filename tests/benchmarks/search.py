@@ -1,15 +1,21 @@
 """Search arms compared on real runs: hypervolume against training steps and time, and what pruning rules cost.
 
-    python tests/benchmarks/trajectories.py --cache FILE   (once: every configuration of search_space.yaml, to its end)
     python tests/benchmarks/search.py --cache FILE [--seeds 0-9] [--trials 64] [--out results/search]
     python tests/benchmarks/search.py --cache FILE --rules (false prunes of each rule on all trajectories)
 
-Every arm proposes configurations of the same space and is answered from the cache by the exact configuration; one that
-is not there is an error, never a neighbour. Trials take the seconds that theirs took, `flight` of them at a time, so a
-sampler with more in flight has seen less. Steps are training steps of all trials; seconds are those of the sweep on
-`flight` equal cores: CPU seconds of the recorded run, split into training and forwards by least squares. Hypervolume is
-rayul's own (feasible at 90% of retain.es, at least 5% forgotten, utility above the limit), of every evaluation an arm
-has paid for. With mixing every arm's trials are calibrated; one that knows no criteria is told calibrated values.
+FILE is a recorded space (recorded.py): results/search/trajectories.jsonl, or results/search/space.parquet. Every arm
+proposes configurations of the same space and is answered by the run of exactly that configuration. Where a space is
+recorded in part, or an arm takes a number for a range, what it proposed is moved to the nearest recorded configuration
+that it has not tried, and its study is told that it proposed this one: no result stands at a configuration that it is
+not of, but proposals are less free than in a sweep, the more so the less is recorded.
+
+Trials take the seconds that theirs took, `flight` of them at a time, so a sampler with more in flight has seen less.
+Steps are training steps of all trials; seconds are those of the sweep on `flight` equal cores: CPU seconds of the
+recorded run, those of training and of forwards apart. Hypervolume is rayul's own (feasible at 90% of retain.es, at
+least 5% forgotten, utility above the limit), of every evaluation an arm has paid for. On space.parquet each seed draws
+the authors that a search selects and certifies by, and what certificates pass of its front is told as well, with the
+truth over all authors. With mixing every arm's trials are calibrated; one that knows no criteria is told calibrated
+values.
 """
 
 from __future__ import annotations
@@ -25,80 +31,22 @@ import random
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from itertools import groupby, pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 import trajectories
+from recorded import DIALS, Interval, Recorded, recording
 from scipy import stats
 from trajectories import Point
 
-SPEC = trajectories.space_spec()
-STEPS = SPEC.training.steps
 BASE = {"forget.es": 1.0, "retain.es": 1.0}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 FLIGHTS = (2, 8, 32)
-
-
-class Interval(NamedTuple):
-    """One evaluation with what it took: seconds since the one before."""
-
-    step: int
-    rows: list[Point]
-    seconds: float
-
-
-def intervals(known: dict[str, list[Point]], mixing: bool) -> dict[str, list[Interval]]:
-    """The trajectories as an arm meets them: without mixing only the rows of mixing 1, and their forwards."""
-    forward = seconds_of_a_forward(known)
-    found = {}
-    for key, points in known.items():
-        steps = [list(rows) for _, rows in groupby(points, lambda point: point.step)]
-        training = (points[-1].cpu - forward * (len(points) - 1)) / max(1, len(steps) - 1)
-        found[key] = [
-            Interval(
-                rows[0].step,
-                rows if mixing else rows[:1],
-                (max(0.0, training) + forward * (len(rows) if mixing else 1)) if rows[0].step else 0.0,
-            )
-            for rows in steps
-        ]
-    return found
-
-
-def seconds_of_a_forward(known: dict[str, list[Point]]) -> float:
-    """Least squares of seconds on forwards between two evaluations, each trajectory with its own training time."""
-    x, y = [], []
-    for points in known.values():
-        steps = [list(rows) for _, rows in groupby(points, lambda point: point.step)]
-        spent = np.array([b[0].cpu - a[0].cpu for a, b in pairwise(steps)])
-        forwards = np.array([len(rows) for rows in steps[1:]])
-        x.append(forwards - forwards.mean())
-        y.append(spent - spent.mean())
-    forwards, spent = np.concatenate(x), np.concatenate(y)
-    return float(forwards @ spent / (forwards @ forwards))
-
-
-def load(cache: Path, batch_size: int | None) -> dict[str, list[Point]]:
-    """The recorded trajectories, or the half of the space with this batch size."""
-    known = trajectories.load(cache)
-    return {k: v for k, v in known.items() if batch_size in (None, json.loads(k)["training.batch_size"])}
-
-
-def space_of(known: dict[str, list[Point]]) -> dict[str, list[Any]]:
-    """The options by key, in the order of the spec, of which every combination is recorded; an error where not."""
-    cells = [json.loads(key) for key in known]
-    space = {
-        key: [option for option in choice.options if any(cell[key] == option for cell in cells)]
-        for key, choice in SPEC.space.items()
-    }
-    wanted = math.prod(map(len, space.values()))
-    if len(known) != wanted:
-        raise SystemExit(f"{len(known)} of {wanted} configurations are recorded: run trajectories.py to its end first")
-    return space
+EVERY = 8
+"""Trials after which the front is certified, to see what that would give."""
 
 
 def propose(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
@@ -167,14 +115,12 @@ STOCK: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 }
 
 
-def spec_of(arm: Arm, mixing: bool, seed: int = 0) -> Any:
-    """The spec that rayul's scheduler, sampler and outcome read, with the arm's rules."""
+def spec_of(recorded: Recorded, arm: Arm, mixing: bool, seed: int = 0) -> Any:
+    """The spec that rayul's scheduler, sampler and outcome read, with the arm's rules and one configuration."""
     from rayul.spec.spec import from_plain
 
-    plain = SPEC.resolved() | {
-        "method": "gd",
-        "lora": {"r": 8},
-        "training": {"lr": 1e-3, "steps": STEPS, "evaluate_every": SPEC.training.evaluate_every},
+    cell = next(cell for cell in recorded.cells if cell["method.name"] == "gd")
+    plain = recorded.spec.at(cell).resolved() | {
         "search": {"sampler": arm.sampler, "tell": arm.tell, "seed": seed, "startup_trials": arm.startup},
         "pruning": {rule: rule in arm.rules for rule in ("criteria", "dominance", "budget")},
     }
@@ -198,16 +144,29 @@ def searched(spec: Any, space: dict[str, list[Any]], arm: Arm) -> Any:
     return from_plain(plain)
 
 
-def recorded_at(trial: optuna.Trial, space: dict[str, list[Any]]) -> dict[str, Any]:
-    """The recorded configuration nearest to what was proposed, on the scale of its logarithm; the study is told that it
-    was proposed, so that no result stands at a configuration that it is not of."""
-    found = {}
+def settled(trial: optuna.Trial, recorded: Recorded, taken: set[str], indices: bool) -> dict[str, Any]:
+    """The recorded configuration that a proposal comes to; the study is told that this one was proposed.
+
+    indices: whether the numbers are places among the options (`propose`). taken: keys of those tried; this one is
+    added.
+    """
+
+    def is_index(key: str) -> bool:
+        return indices and key != "method.name"
+
+    params = {}
     for key, value in trial.params.items():
-        found[key] = value
-        if value not in space[key]:
-            found[key] = min(space[key], key=lambda option: abs(math.log(option / value)))
+        options = recorded.space[key]
+        params[key] = options[value] if is_index(key) else value
+        if params[key] not in options:
+            params[key] = min(options, key=lambda option: abs(math.log(option / value)))
+    found = recorded.nearest(params, taken)
+    for key, value in trial.params.items():
+        told = recorded.space[key].index(found[key]) if is_index(key) else found[key]
+        if told != value:
             one = trial.distributions[key]
-            trial.storage.set_trial_param(trial._trial_id, key, one.to_internal_repr(found[key]), one)
+            trial.storage.set_trial_param(trial._trial_id, key, one.to_internal_repr(told), one)
+    taken.add(trajectories.key_of(found))
     return found
 
 
@@ -217,27 +176,35 @@ def evaluation(number: int, point: Point) -> Any:
     violation = (0.9 - point.retain) / 0.9
     metrics = {"forget.es": point.forget, "retain.es": point.retain}
     violations = {"retain.es": violation}
+    errors = {"forget.es": point.forget_error, "retain.es": point.retain_error}
     return Evaluation(
-        f"{number:04d}", point.step, point.mixing, metrics=metrics, violation=violations, feasible=violation <= 0
+        f"{number:04d}",
+        point.step,
+        point.mixing,
+        metrics=metrics,
+        stderr={key: error for key, error in errors.items() if error},
+        violation=violations,
+        feasible=violation <= 0,
     )
 
 
 class Mine:
     """rayul's side: ask Optuna, judge with the scheduler, tell the outcome."""
 
-    def __init__(self, arm: Arm, seed: int, mixing: bool, space: dict[str, list[Any]]) -> None:
+    def __init__(self, arm: Arm, seed: int, mixing: bool, recorded: Recorded) -> None:
         from rayul.records import Evaluation
         from rayul.sweep.pruning.scheduler import PruningScheduler
 
-        self.spec, self.space = spec_of(arm, mixing, seed), space
+        self.spec, self.recorded, self.space = spec_of(recorded, arm, mixing, seed), recorded, recorded.space
         self.study = optuna.create_study(directions=["minimize", "maximize"])
         self.scheduler = PruningScheduler(self.spec, BASE)
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
+        self.taken: set[str] = set()
         self.rows: dict[int, list[Any]] = {}
         self.evidence = None
         modelled = bool(self.spec.search.traits.trajectories)
-        self.searched = searched(self.spec, space, arm) if modelled or arm.ranged else None
+        self.searched = searched(self.spec, self.space, arm) if modelled or arm.ranged else None
         if modelled:
             from rayul.sweep.search.trajectory.sampler import Evidence
 
@@ -251,15 +218,15 @@ class Mine:
         self.rows[number] = []
         if self.searched is not None:  # it reads a choice among numbers as numbers
             suggest(self.trials[number], self.searched)
-            return recorded_at(self.trials[number], self.space)
-        return propose(self.trials[number], self.space)
+        else:
+            propose(self.trials[number], self.space)
+        return settled(self.trials[number], self.recorded, self.taken, indices=self.searched is None)
 
     def report(self, number: int, points: list[Point]) -> bool:
+        from rayul.sweep.result import TrialResult
 
         rows = [evaluation(number, point) for point in points]
         self.rows[number] += rows
-        from rayul.sweep.result import TrialResult
-
         result = TrialResult(rows).to_ray()
         return bool(self.scheduler.on_trial_result(None, _Trial(rows[0].trial_id), result) == "STOP")
 
@@ -276,11 +243,13 @@ class Mine:
 class Stock:
     """Ray's own OptunaSearch with two objectives, and ASHA where the arm has it."""
 
-    def __init__(self, arm: Arm, seed: int, mixing: bool, space: dict[str, list[Any]]) -> None:
+    def __init__(self, arm: Arm, seed: int, mixing: bool, recorded: Recorded) -> None:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
-        self.space = space
+        self.recorded, self.steps = recorded, recorded.spec.training.steps
+        self.taken: set[str] = set()
+        self.found: dict[str, Any] = {}
         self.search = OptunaSearch(
             space=self._define, metric=["forget.es", "retain.es"], mode=["min", "max"], sampler=STOCK[arm.sampler](seed)
         )
@@ -290,21 +259,21 @@ class Stock:
                 time_attr="step",
                 metric="forget.es",
                 mode="min",
-                max_t=STEPS,
-                grace_period=STEPS // 4,
+                max_t=self.steps,
+                grace_period=self.steps // 4,
                 reduction_factor=3,
             )
         self.last: dict[int, dict[str, float]] = {}
 
     def ask(self, number: int) -> dict[str, Any]:
-        indices = self.search.suggest(f"{number}")
+        self.search.suggest(f"{number}")
         if self.asha is not None:
             self.asha.on_trial_add(None, _Trial(f"{number}"))
-        return {key: value if key == "method.name" else self.space[key][value] for key, value in indices.items()}
+        return self.found
 
     def _define(self, trial: optuna.Trial) -> None:
-        """OptunaSearch takes what a define-by-run function suggests (indices) as the configuration."""
-        propose(trial, self.space)
+        propose(trial, self.recorded.space)
+        self.found = settled(trial, self.recorded, self.taken, indices=True)
 
     def report(self, number: int, points: list[Point]) -> bool:
         last = points[-1]
@@ -315,7 +284,7 @@ class Stock:
             "retain.es": last.retain,
         }
         self.last[number] = result
-        if self.asha is None or not 0 < last.step < STEPS:
+        if self.asha is None or not 0 < last.step < self.steps:
             return False
         return self.asha.on_trial_result(None, _Trial(f"{number}"), result) == "STOP"
 
@@ -339,61 +308,70 @@ class Job(NamedTuple):
 
 
 def run(job: Job) -> dict[str, Any]:
-    """One arm with one seed: (steps, seconds, hypervolume) whenever it grew, and the totals."""
+    """One arm with one seed: (steps, seconds, hypervolume) whenever it grew, and the totals; of a space with authors
+    also (steps, seconds, certified) after every EVERY trials."""
+    from rayul.pareto.front import front
     from rayul.pareto.hypervolume import hypervolume_history
+    from rayul.pareto.spread import spread
     from rayul.records import Evaluation
 
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
-    recorded = load(Path(job.cache), job.batch_size)
-    known = intervals(recorded, job.mixing)
+    recorded = recording(Path(job.cache), job.batch_size)
+    known = recorded.trials(job.mixing, job.seed)
+    training = recorded.spec.training
     arm = ARMS[job.arm]
-    side: Any = (Stock if arm.stock else Mine)(arm, job.seed, job.mixing, space_of(recorded))
-    rows, spent, steps, now = [], [], 0, 0.0
-    for now, number, interval, _ in played(side, known, job.trials, job.flight):
-        steps += SPEC.training.evaluate_every
-        rows += [evaluation(number, point) for point in interval.rows]
-        spent += [(steps, now)] * len(interval.rows)
+    side: Any = (Stock if arm.stock else Mine)(arm, job.seed, job.mixing, recorded)
     baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
     objectives: Any = {"forget.es": "minimize", "retain.es": "maximize"}
-    history = hypervolume_history(rows, baseline, objectives, {"retain.es": 0.9})
-    curve = [(*(spent[count - 1] if count else (0, 0.0)), volume) for count, volume in history]
-    totals = {"steps": steps, "seconds": now, "hypervolume": curve[-1][2], "curve": curve}
-    return {"job": job} | job._asdict() | totals
-
-
-def played(
-    side: Any, known: dict[str, list[Interval]], trials: int, flight: int
-) -> Iterator[tuple[float, int, Interval, bool]]:
-    """A sweep on the recorded runs: (seconds since its begin, trial, its next interval, whether that ended it)."""
-    started, now = 0, 0.0
+    rows, spent, started, ended, steps, now = [], [], 0, 0, 0, 0.0
+    keys: dict[int, str] = {}
+    certified = []
     running: list[tuple[float, int]] = []
-    ahead: dict[int, list[Interval]] = {}
+    ahead: dict[int, Any] = {}
 
     def begin() -> None:
         nonlocal started
-        first, *ahead[started] = known[trajectories.key_of(side.ask(started))]
-        side.report(started, first.rows)
+        keys[started] = trajectories.key_of(side.ask(started))
+        ahead[started] = iter(known[keys[started]])
+        side.report(started, next(ahead[started]).rows)
         advance(started)
         started += 1
 
     def advance(number: int) -> None:
-        if ahead[number]:
-            heapq.heappush(running, (now + ahead[number][0].seconds, number))
+        following = next(ahead[number], None)
+        if following is not None:
+            heapq.heappush(running, (now + following.seconds, number))
+            ahead[number] = _chain(following, ahead[number])
 
-    while started < min(flight, trials):
+    while started < min(job.flight, job.trials):
         begin()
     while running:
         now, number = heapq.heappop(running)
-        interval = ahead[number].pop(0)
-        ended = side.report(number, interval.rows) or interval.step >= STEPS
-        yield now, number, interval, ended
-        if not ended:
+        interval = next(ahead[number])
+        steps += training.evaluate_every
+        rows += [evaluation(number, point) for point in interval.rows]
+        spent += [(steps, now)] * len(interval.rows)
+        if side.report(number, interval.rows) or interval.step >= training.steps:
+            side.end(number)
+            ended += 1
+            if ended % EVERY == 0 or ended == job.trials:
+                points = spread(front(rows, baseline, objectives), DIALS)
+                found = recorded.certified([(keys[int(e.trial_id)], e.step) for e in points], job.seed)
+                certified += [] if found is None else [(steps, now, *found)]
+            if started < job.trials:
+                begin()
+        else:
             advance(number)
-            continue
-        side.end(number)
-        if started < trials:
-            begin()
+    history = hypervolume_history(rows, baseline, objectives, {"retain.es": 0.9})
+    curve = [(*(spent[count - 1] if count else (0, 0.0)), volume) for count, volume in history]
+    totals = {"steps": steps, "seconds": now, "hypervolume": curve[-1][2], "curve": curve, "certified": certified}
+    return {"job": job} | job._asdict() | totals
+
+
+def _chain(first: Interval, rest: Any) -> Any:
+    yield first
+    yield from rest
 
 
 def reached(curve: list[tuple[int, float, float]], volume: float, which: int) -> float:
@@ -437,12 +415,20 @@ def quartiles(values: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def inferiority(results: list[dict[str, Any]], flight: int, mixing: bool, mine: str = "rayul") -> str:
-    """Paired difference mine - arm in final hypervolume over the seeds that both have: mean, its lower 95% bound
+Course = list[tuple[int, float, float]]
+"""(steps, seconds, value) whenever a value is known anew."""
+
+MEASURES: dict[str, Callable[[dict[str, Any]], Course]] = {
+    "hypervolume": lambda r: r["curve"],
+    "certified forgetting": lambda r: [(c[0], c[1], c[2]) for c in r["certified"]],
+    "certified hypervolume": lambda r: [(c[0], c[1], c[4]) for c in r["certified"]],
+}
+
+
+def inferiority(results: list[dict[str, Any]], measure: str, mine: str) -> str:
+    """Paired difference mine - arm in the final value over the seeds that both have: mean, its lower 95% bound
     (one-sided t), and the 95% interval of 10,000 bootstrap samples of the seeds."""
-    finals = {
-        (r["arm"], r["seed"]): r["hypervolume"] for r in results if (r["flight"], r["mixing"]) == (flight, mixing)
-    }
+    finals = {(r["arm"], r["seed"]): MEASURES[measure](r)[-1][2] for r in results}
     lines = [f"| {mine} against | mean difference | 95% bound | bootstrap interval |", "| --- | --- | --- | --- |"]
     for arm in dict.fromkeys(arm for arm, _ in finals if arm != mine):
         seeds = sorted(seed for name, seed in finals if name == arm and (mine, seed) in finals)
@@ -468,51 +454,58 @@ RULES = {
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 
-def delays(results: list[dict[str, Any]], flight: int, mixing: bool, mine: str) -> str:
-    """Markdown: per arm the mean final hypervolume, and the steps until its mean over the seeds is what it is for
-    `mine` after a quarter, half, three quarters and all of the steps of `mine`, as a multiple of these."""
+def delays(results: list[dict[str, Any]], measure: str, mine: str) -> str:
+    """Markdown: per arm the mean final value with its standard error, and the steps until its mean over the seeds is
+    what it is for `mine` after a quarter, half, three quarters and all of the steps of `mine`, as a multiple of these;
+    of certificates also in how many searches the point that forgets most breaks the limit."""
     arms: dict[str, list[Any]] = {}
     for r in results:
-        if (r["flight"], r["mixing"]) == (flight, mixing):
-            arms.setdefault(r["arm"], []).append(r)
-    steps = np.arange(0, max(r["steps"] for runs in arms.values() for r in runs) + 1)
+        arms.setdefault(r["arm"], []).append(r)
+    steps = np.arange(0, max(r["steps"] for r in results) + 1)
 
     def mean_at(runs: list[Any]) -> Any:
         total = np.zeros(len(steps))
         for r in runs:
-            at, volume = [0, *(c[0] for c in r["curve"])], [0.0, *(c[2] for c in r["curve"])]
-            total += np.array(volume)[np.searchsorted(at, steps, side="right") - 1]
+            course = MEASURES[measure](r)
+            at, values = [0, *(c[0] for c in course)], [0.0, *(c[2] for c in course)]
+            total += np.array(values)[np.searchsorted(at, steps, side="right") - 1]
         return total / len(runs)
 
     own = mean_at(arms[mine])
     full = statistics.median(r["steps"] for r in arms[mine])
-    lines = ["| arm | final | " + " | ".join(f"steps to {q:g} of {mine}" for q in QUARTERS) + " |", "|" + " --- |" * 6]
+    heads = ["arm", f"final {measure}", *(f"steps to {q:g} of {mine}" for q in QUARTERS)]
+    heads += ["limit broken"] if measure != "hypervolume" else []
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for arm, runs in arms.items():
         curve = mean_at(runs)
-        cells = [arm, f"{curve[-1]:.3f}"]
+        finals = np.array([MEASURES[measure](r)[-1][2] for r in runs])
+        error = finals.std(ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else math.nan
+        cells = [arm, f"{curve[-1]:.3f} ± {error:.3f}"]
         for q in QUARTERS:
             there = np.flatnonzero(curve >= own[int(q * full)] - 1e-12)
             first = np.flatnonzero(own >= own[int(q * full)] - 1e-12)[0]
-            cells.append(f"{there[0] / first:.2f}" if there.size else "never")
+            cells.append(f"{there[0] / max(1, first):.2f}" if there.size else "never")
+        if measure != "hypervolume":
+            cells.append(f"{sum(r['certified'][-1][3] for r in runs)} of {len(runs)}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def rules(known: dict[str, list[Point]], mixing: bool, orders: int) -> str:
+def rules(recorded: Recorded, mixing: bool, orders: int) -> str:
     """False prunes: of the trajectories run to the end, met one after the other in `orders` random orders, those that
     a rule stops before an evaluation of theirs that is on the front of all; and the hypervolume lost with them."""
-    trials = list(intervals(known, mixing).values())
+    trials, full_steps = list(recorded.trials(mixing, 0).values()), recorded.spec.training.steps
     heads = ["rules", "steps kept", "stopped", "of those, on the final front later", "hypervolume lost (median, worst)"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for label, chosen in RULES.items():
         kept, stopped, false, lost = [], 0, 0, []
         for seed in range(orders):
             some = random.Random(seed).sample(trials, len(trials))
-            ends = replay(some, chosen, mixing)
-            kept.append(sum(ends) / (STEPS * len(some)))
+            ends = replay(recorded, some, chosen, mixing)
+            kept.append(sum(ends) / (full_steps * len(some)))
             full = [(n, row) for n, trial in enumerate(some) for interval in trial for row in interval.rows]
             cut = [(n, row) for n, row in full if row.step <= ends[n]]
-            stopped += sum(end < STEPS for end in ends)
+            stopped += sum(end < full_steps for end in ends)
             false += len({n for n, row in front_of(full) if row.step > ends[n]})
             lost.append(1 - volume_of(cut) / volume_of(full))
         cells = [label, f"{statistics.mean(kept):.0%}", f"{stopped / orders:.0f} of {len(trials)}"]
@@ -521,13 +514,13 @@ def rules(known: dict[str, list[Point]], mixing: bool, orders: int) -> str:
     return "\n".join(lines)
 
 
-def replay(trials: list[list[Interval]], chosen: tuple[str, ...], mixing: bool) -> list[int]:
+def replay(recorded: Recorded, trials: list[list[Interval]], chosen: tuple[str, ...], mixing: bool) -> list[int]:
     """The step at which each trajectory ends under the rules, one after the other."""
-    side = Mine(Arm("random", rules=chosen), 0, mixing, {})
+    side = Mine(Arm("random", rules=chosen), 0, mixing, recorded)
     ends = []
     for number, trial in enumerate(trials):
         side.rows[number] = []
-        ends.append(next((i.step for i in trial if side.report(number, i.rows)), STEPS))
+        ends.append(next((i.step for i in trial if side.report(number, i.rows)), recorded.spec.training.steps))
     return ends
 
 
@@ -573,11 +566,13 @@ def main() -> None:
     arguments = parser.parse_args()
     modes = {"off": [False], "on": [True], "both": [False, True]}[arguments.mixing]
     first, last = map(int, arguments.seeds.split("-"))
-    known = load(arguments.cache, arguments.batch_size)
     text = []
     if arguments.rules:
         for mixing in modes:
-            text += [f"\n### {name_of(mixing)}\n", rules(known, mixing, last - first + 1)]
+            text += [
+                f"\n### {name_of(mixing)}\n",
+                rules(recording(arguments.cache, arguments.batch_size), mixing, last - first + 1),
+            ]
         print("\n".join(text))
         if arguments.out is not None:
             arguments.out.mkdir(parents=True, exist_ok=True)
@@ -608,8 +603,9 @@ def main() -> None:
             if set(REFERENCES) <= set(chosen):
                 text += [compare(results, flight, mixing), ""]
             if arguments.mine in chosen:
-                text += [inferiority(results, flight, mixing, arguments.mine), ""]
-                text.append(delays(results, flight, mixing, arguments.mine))
+                mine = [r for r in results if (r["flight"], r["mixing"]) == (flight, mixing)]
+                for measure in MEASURES if mine[0].get("certified") else ["hypervolume"]:
+                    text += [inferiority(mine, measure, arguments.mine), "", delays(mine, measure, arguments.mine), ""]
     print("\n".join(text))
     if arguments.out is not None:
         import pyarrow as pa

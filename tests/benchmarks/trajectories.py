@@ -23,13 +23,16 @@ SPEC = Path(__file__).with_name("search_space.yaml")
 
 
 class Point(NamedTuple):
-    """One evaluation: `cpu` are the seconds of the trial up to this step, all of its forwards included."""
+    """One evaluation: `cpu` are the seconds of the trial up to this step, all of its forwards included; the errors are
+    standard errors over groups, where these were recorded."""
 
     step: int
     mixing: float
     forget: float
     retain: float
     cpu: float
+    forget_error: float = 0.0
+    retain_error: float = 0.0
 
 
 def space_spec() -> Any:
@@ -117,7 +120,7 @@ def main() -> None:
         if key_of(params) in load(arguments.cache):
             continue
         points = runner.run(params)
-        line = json.dumps({"params": params, "seed": seed_of(params), "points": points})
+        line = json.dumps({"params": params, "seed": seed_of(params), "points": [point[:5] for point in points]})
         with open(arguments.cache, "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(line + "\n")
