@@ -159,7 +159,9 @@ def _parse_prior(form: object, low: float, high: float, log: bool) -> Prior:
         raise refuse(f"a prior has a center and a spread, got {show(form)}", f"write prior: {example}")
     center, spread = (float(_number("float", form[key], f"{key} of the prior")) for key in keys)
     if not low <= center <= high:
-        raise refuse(f"center of the prior: {center:g} is outside of [{low:g}, {high:g}]", "move it, or widen the range")
+        raise refuse(
+            f"center of the prior: {center:g} is outside of [{low:g}, {high:g}]", "move it, or widen the range"
+        )
     if log and spread <= 1:
         raise refuse(
             f"spread of the prior must be a factor above 1 on a log range, got {spread:g}",

@@ -82,7 +82,7 @@ def test_space_has_every_distribution_in_order() -> None:
         ("{float: [1, 2], step: 2}", "step must be in (0, 1], got 2"),
         ("{float: [1, 2], step: 0}", "step must be in (0, 1], got 0"),
         ("{float: [1, 2], log: true, step: 0.1}", "log and step exclude each other"),
-        ("{float: [1, 2], prior: 1.5}", "a prior has a center and a spread, got 1.5\n  hint: write prior: {center: 0.5"),
+        ("{float: [1, 2], prior: 1.5}", "a prior has a center and a spread, got 1.5\n  hint: write prior: {center"),
         ("{float: [1, 2], prior: {center: 1}}", "a prior has a center and a spread"),
         ("{float: [1, 2], prior: {center: 3, spread: 1}}", "center of the prior: 3 is outside of [1, 2]"),
         ("{float: [1, 2], prior: {center: 1, spread: 0}}", "spread of the prior must be more than 0, got 0"),

@@ -15,8 +15,8 @@ from rayul.sweep.search.trajectory.space import Range
 
 
 class WithPriors(optuna.samplers.BaseSampler):
-    """While fewer than `startup` trials of the study have ended with a result, numbers that have a prior are drawn by it
-    and all else as the sampler draws it independently; from then on the sampler proposes, and learns from the first
+    """While fewer than `startup` trials of the study have ended with a result, numbers that have a prior are drawn by
+    it and all else as the sampler draws it independently; from then on the sampler proposes, and learns from the first
     trials as from others.
 
     priors: the ranges that have one, by key.
