@@ -209,4 +209,4 @@ def test_the_sampler_of_ones_own_draws(make_spec: Any, tmp_path: Path, monkeypat
     search = {"sampler": "./my_sampler.py:spread"}
     spec = make_spec(training={"lr": {"float": [1e-4, 1e-2]}}, search=search)
     check_sampler(spec)
-    assert type(sampler(spec.search, 0)).__name__ == "QMCSampler"
+    assert type(sampler(spec, 0)).__name__ == "QMCSampler"

@@ -14,10 +14,10 @@ import argparse
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import search
+from recorded import Recorded, recording
 
 LIMIT, LEAST = 0.9, 0.95
 """retain.es that must be kept, and the forget.es above which an evaluation is no solution."""
@@ -35,11 +35,11 @@ def read(retain: float, forget: float, front: list[tuple[float, float]], parts: 
     return 1.0
 
 
-def saved(arm: str, seed: int, mixing: bool, recorded: dict[str, Any], parts: int) -> tuple[float, ...]:
+def saved(arm: str, seed: int, mixing: bool, recorded: Recorded, parts: int) -> tuple[float, ...]:
     """Of one sweep: evaluations; shares of them that break the limit, are told to the sampler, and are on the front
     when they come; and the shares of their rows that are saved, where what is told may be partial and where not."""
-    known = search.intervals(recorded, mixing)
-    side = search.Mine(search.ARMS[arm], seed, mixing, search.space_of(recorded))
+    known = recorded.trials(mixing, seed)
+    side = search.Mine(search.ARMS[arm], seed, mixing, recorded)
     front: list[tuple[float, float]] = []
     found = []
     for _, _, interval, ended in search.played(side, known, 64, 8):
@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
-    recorded = search.load(options.cache, None)
+    recorded = recording(options.cache)
     print("| sweep | evaluations | break the limit | told | onto the front | rows saved | what is told complete |")
     print("|" + " --- |" * 7)
     for arm in ("rayul", "rayul, no pruning"):

@@ -31,7 +31,7 @@ import random
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,11 +144,10 @@ def searched(spec: Any, space: dict[str, list[Any]], arm: Arm) -> Any:
     return from_plain(plain)
 
 
-def settled(trial: optuna.Trial, recorded: Recorded, taken: set[str], indices: bool) -> dict[str, Any]:
+def settled(trial: optuna.Trial, recorded: Recorded, keys: dict[int, str], indices: bool) -> dict[str, Any]:
     """The recorded configuration that a proposal comes to; the study is told that this one was proposed.
 
-    indices: whether the numbers are places among the options (`propose`). taken: keys of those tried; this one is
-    added.
+    indices: whether the numbers are places among the options (`propose`). keys: of those tried; this one is added.
     """
 
     def is_index(key: str) -> bool:
@@ -160,13 +159,13 @@ def settled(trial: optuna.Trial, recorded: Recorded, taken: set[str], indices: b
         params[key] = options[value] if is_index(key) else value
         if params[key] not in options:
             params[key] = min(options, key=lambda option: abs(math.log(option / value)))
-    found = recorded.nearest(params, taken)
+    found = recorded.nearest(params, set(keys.values()))
     for key, value in trial.params.items():
         told = recorded.space[key].index(found[key]) if is_index(key) else found[key]
         if told != value:
             one = trial.distributions[key]
             trial.storage.set_trial_param(trial._trial_id, key, one.to_internal_repr(told), one)
-    taken.add(trajectories.key_of(found))
+    keys[trial.number] = trajectories.key_of(found)
     return found
 
 
@@ -200,7 +199,7 @@ class Mine:
         self.scheduler = PruningScheduler(self.spec, BASE)
         self.baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
         self.trials: dict[int, optuna.Trial] = {}
-        self.taken: set[str] = set()
+        self.keys: dict[int, str] = {}
         self.rows: dict[int, list[Any]] = {}
         self.evidence = None
         modelled = bool(self.spec.search.traits.trajectories)
@@ -220,7 +219,7 @@ class Mine:
             suggest(self.trials[number], self.searched)
         else:
             propose(self.trials[number], self.space)
-        return settled(self.trials[number], self.recorded, self.taken, indices=self.searched is None)
+        return settled(self.trials[number], self.recorded, self.keys, indices=self.searched is None)
 
     def report(self, number: int, points: list[Point]) -> bool:
         from rayul.sweep.result import TrialResult
@@ -248,7 +247,7 @@ class Stock:
         from ray.tune.search.optuna import OptunaSearch
 
         self.recorded, self.steps = recorded, recorded.spec.training.steps
-        self.taken: set[str] = set()
+        self.keys: dict[int, str] = {}
         self.found: dict[str, Any] = {}
         self.search = OptunaSearch(
             space=self._define, metric=["forget.es", "retain.es"], mode=["min", "max"], sampler=STOCK[arm.sampler](seed)
@@ -273,7 +272,7 @@ class Stock:
 
     def _define(self, trial: optuna.Trial) -> None:
         propose(trial, self.recorded.space)
-        self.found = settled(trial, self.recorded, self.taken, indices=True)
+        self.found = settled(trial, self.recorded, self.keys, indices=True)
 
     def report(self, number: int, points: list[Point]) -> bool:
         last = points[-1]
@@ -319,59 +318,57 @@ def run(job: Job) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     recorded = recording(Path(job.cache), job.batch_size)
     known = recorded.trials(job.mixing, job.seed)
-    training = recorded.spec.training
     arm = ARMS[job.arm]
     side: Any = (Stock if arm.stock else Mine)(arm, job.seed, job.mixing, recorded)
     baseline = Evaluation("baseline", 0, mixing=0.0, metrics=BASE)
     objectives: Any = {"forget.es": "minimize", "retain.es": "maximize"}
-    rows, spent, started, ended, steps, now = [], [], 0, 0, 0, 0.0
-    keys: dict[int, str] = {}
-    certified = []
-    running: list[tuple[float, int]] = []
-    ahead: dict[int, Any] = {}
-
-    def begin() -> None:
-        nonlocal started
-        keys[started] = trajectories.key_of(side.ask(started))
-        ahead[started] = iter(known[keys[started]])
-        side.report(started, next(ahead[started]).rows)
-        advance(started)
-        started += 1
-
-    def advance(number: int) -> None:
-        following = next(ahead[number], None)
-        if following is not None:
-            heapq.heappush(running, (now + following.seconds, number))
-            ahead[number] = _chain(following, ahead[number])
-
-    while started < min(job.flight, job.trials):
-        begin()
-    while running:
-        now, number = heapq.heappop(running)
-        interval = next(ahead[number])
-        steps += training.evaluate_every
+    rows, spent, certified, ends, steps, now = [], [], [], 0, 0, 0.0
+    for now, number, interval, ended in played(side, known, job.trials, job.flight):
+        steps += recorded.spec.training.evaluate_every
         rows += [evaluation(number, point) for point in interval.rows]
         spent += [(steps, now)] * len(interval.rows)
-        if side.report(number, interval.rows) or interval.step >= training.steps:
-            side.end(number)
-            ended += 1
-            if ended % EVERY == 0 or ended == job.trials:
-                points = spread(front(rows, baseline, objectives), DIALS)
-                found = recorded.certified([(keys[int(e.trial_id)], e.step) for e in points], job.seed)
-                certified += [] if found is None else [(steps, now, *found)]
-            if started < job.trials:
-                begin()
-        else:
-            advance(number)
+        ends += ended
+        if ended and (ends % EVERY == 0 or ends == job.trials):
+            points = spread(front(rows, baseline, objectives), DIALS)
+            found = recorded.certified([(side.keys[int(e.trial_id)], e.step) for e in points], job.seed)
+            certified += [] if found is None else [(steps, now, *found)]
     history = hypervolume_history(rows, baseline, objectives, {"retain.es": 0.9})
     curve = [(*(spent[count - 1] if count else (0, 0.0)), volume) for count, volume in history]
     totals = {"steps": steps, "seconds": now, "hypervolume": curve[-1][2], "curve": curve, "certified": certified}
     return {"job": job} | job._asdict() | totals
 
 
-def _chain(first: Interval, rest: Any) -> Any:
-    yield first
-    yield from rest
+def played(
+    side: Any, known: dict[str, list[Interval]], trials: int, flight: int
+) -> Iterator[tuple[float, int, Interval, bool]]:
+    """A sweep on the recorded runs: (seconds since its begin, trial, its next interval, whether that ended it)."""
+    started, now = 0, 0.0
+    running: list[tuple[float, int]] = []
+    ahead: dict[int, list[Interval]] = {}
+
+    def begin() -> None:
+        nonlocal started
+        first, *ahead[started] = known[trajectories.key_of(side.ask(started))]
+        side.report(started, first.rows)
+        advance(started)
+        started += 1
+
+    def advance(number: int) -> None:
+        heapq.heappush(running, (now + ahead[number][0].seconds, number))
+
+    while started < min(flight, trials):
+        begin()
+    while running:
+        now, number = heapq.heappop(running)
+        interval = ahead[number].pop(0)
+        ended = side.report(number, interval.rows) or not ahead[number]
+        yield now, number, interval, ended
+        if not ended:
+            advance(number)
+            continue
+        side.end(number)
+        if started < trials:
+            begin()
 
 
 def reached(curve: list[tuple[int, float, float]], volume: float, which: int) -> float:
