@@ -234,7 +234,8 @@ def _limit_label(limit: Limit, axis: Axis, letter: str) -> dict[str, Any]:
         if letter == "y"
         else {"x": axis.place(limit), "yref": "paper", "y": 0, "xanchor": "left", "yanchor": "bottom"}
     )
-    return {"name": "limit", "text": escape(f"limit: {limit}"), "showarrow": False, **place}
+    share = f" ({axis.place(limit):.0%} of the baseline)" if not axis.forgets else ""
+    return {"name": "limit", "text": escape(f"limit: {limit}{share}"), "showarrow": False, **place}
 
 
 def history_figure(history: Sequence[tuple[int, float]]) -> Figure:
