@@ -71,3 +71,10 @@ def _escaped(character: str) -> str:
 def first_line(error: BaseException) -> str:
     """Of what an error says, or its kind where it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def clock(seconds: float) -> str:
+    """75 -> "1:15", 4000 -> "1:06:40"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "rayul"
 FLOORS = (
-    ("errors", "files", "words", "cache", "console", "background", "cores"),
+    ("errors", "files", "words", "cache", "console", "background", "cores", "pace", "progress"),
     ("spec",),
     ("records",),
     ("pareto", "unlearn"),
@@ -30,7 +30,7 @@ FLOORS = (
 MODEL_STACK = {"torch", "transformers", "peft"}
 FORBIDDEN = {
     **dict.fromkeys(
-        ("errors", "files", "words", "cache", "console", "background", "cores", "spec"),
+        ("errors", "files", "words", "cache", "console", "background", "cores", "pace", "progress", "spec"),
         MODEL_STACK | {"ray", "optuna", "pyarrow"},
     ),
     **dict.fromkeys(("records", "pareto", "audit", "report", "plan"), MODEL_STACK | {"ray", "optuna"}),

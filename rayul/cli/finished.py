@@ -6,16 +6,17 @@ import json
 import shlex
 import sys
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rayul.cli.app import AsJson, Document, ResultsOf, Samples, Trust, app
-from rayul.cli.output import ProgressBar, writing
+from rayul.cli.output import writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
+from rayul.progress import doing
 
 Figures = Annotated[
     str | None, typer.Option(metavar="FORMATS", help="Also figures for a paper: pdf, png, svg or several of them.")
@@ -129,7 +130,7 @@ def export(
         choose.adapter_path(results, chosen)
     out = out or Path(f"{results.name}-{chosen.trial_id}-{chosen.step}")
     console = PlainConsole(stderr=True)
-    with console.status("loading torch") if console.is_terminal else nullcontext():
+    with doing(console, "loading torch"):
         from rayul.sweep.export import check_repo_id, push, refuse_existing
         from rayul.sweep.export import export as write
 
@@ -138,7 +139,7 @@ def export(
     refuse_existing(out)
     mixed = f", mixing {chosen.mixing:g}" if chosen.mixing != 1 else ""
     show(f"trial {chosen.trial_id} at step {chosen.step}{mixed}")
-    with ProgressBar(console) as bar, console.status("loading the model") as working:
+    with doing(console, "loading the model") as bar:
         difference = write(
             results,
             chosen,
@@ -146,7 +147,7 @@ def export(
             merge=merge,
             address=push_to_hub,
             testbed_progress=bar.update,
-            say=working.update,
+            say=bar.update,
             trust=trust,
         )
     if certified and merge is None and (out / "adapter_config.json").exists() and not (out / "merged").exists():
@@ -184,18 +185,11 @@ def certify(
     overrides = [f"certify.attack.{key}={value}" for key, value in chosen.items() if value is not None]
     asked = load_spec(place / SPEC, overrides, check_files=False).certify if overrides else None
     console = PlainConsole(stderr=True)
-    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+    with doing(console, "loading ray and torch"):
         from rayul.sweep.certify import certify_sweep
-    with ProgressBar(console) as bar:
-        summary = certify_sweep(
-            folder,
-            again=again,
-            attack=asked.attack if asked else None,
-            address=address,
-            console=console,
-            testbed_progress=bar.update,
-            trust=trust,
-        )
+    summary = certify_sweep(
+        folder, again=again, attack=asked.attack if asked else None, address=address, console=console, trust=trust
+    )
     results = load_records(summary.folder)
     if json_:
         from rayul.cli.documents import CertifyDocument
@@ -238,17 +232,15 @@ def audit(
     overrides = [f"finalists.{key}={json.dumps(value)}" for key, value in chosen.items() if value is not None]
     wanted = load_spec(place / SPEC, overrides, check_files=False).finalists
     console = PlainConsole(stderr=True)
-    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+    with doing(console, "loading ray and torch"):
         from rayul.audit.verdict import verdict_lines
         from rayul.sweep.audit import audit_sweep
         from rayul.sweep.last_words import ENDED, last_words
         from rayul.sweep.stop import Interrupted
     again = shlex.join(["rayul", *sys.argv[1:]])
     try:
-        with ProgressBar(console) as bar, last_words(ENDED + again):
-            summary = audit_sweep(
-                folder, wanted, address=address, console=console, testbed_progress=bar.update, trust=trust
-            )
+        with last_words(ENDED + again):
+            summary = audit_sweep(folder, wanted, address=address, console=console, trust=trust)
     except Interrupted:
         show(f"stopped; the same command goes on: {again}")
         raise typer.Exit(130) from None

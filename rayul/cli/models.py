@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from rayul.cli.app import TrustRemoteCode, app
-from rayul.cli.output import ProgressBar, takes_files, writing
+from rayul.cli.output import takes_files, writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
+from rayul.progress import ProgressBar, doing
 
 _OTHER_OUTPUT = "choose another file with --output"
 
@@ -80,7 +80,7 @@ def evaluate(
     console = PlainConsole(stderr=True)
     for line in spec.notices:
         console.print(line, soft_wrap=True)
-    with console.status("loading torch") if console.is_terminal else nullcontext():
+    with doing(console, "loading torch"):
         from rayul.testbed import with_testbed
         from rayul.unlearn.chunks import load_rows
         from rayul.unlearn.data import read_rows
@@ -99,11 +99,11 @@ def evaluate(
     if single and not found["forget"]:
         raise InputError(f"{data} has no rows", "name a file with rows as --data")
     sets = {key: tuple(spaced(list(rows), max_rows)) for key, rows in found.items()}
-    loaded, tokenizer = load_model(spec.model)
-    for line in text_notices(tokenizer, Template.of(spec.model)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    compared = load_model(spec.oracle)[0] if spec.oracle else None
-    with console.status("measuring") as status:
+    with doing(console, "loading the model") as bar:
+        loaded, tokenizer = load_model(spec.model)
+        for line in text_notices(tokenizer, Template.of(spec.model)):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        compared = load_model(spec.oracle)[0] if spec.oracle else None
         result = evaluate_model(
             loaded,
             tokenizer,
@@ -111,7 +111,7 @@ def evaluate(
             Template.of(spec.model),
             compared,
             spec.evaluate.final or None,
-            progress=lambda key: status.update(f"measuring {key}"),
+            progress=lambda key, done: bar.update(f"measuring {key}", done),
             own=own,
             oracle_auc=spec.evaluate.oracle_auc,
         )
@@ -136,13 +136,15 @@ def _print_benchmark(
     own = [f"model.{key}={json.dumps(value)}" for key, value in model.items()]
     spec = load_spec(shipped_specs()[name], [*own, *overrides])
     console = PlainConsole(stderr=True)
-    with console.status("loading torch") if console.is_terminal else nullcontext():
+    with doing(console, "loading torch"):
         from rayul.testbed import with_testbed
         from rayul.unlearn.benchmark import measure_benchmark
     with ProgressBar(console) as bar:
         spec = with_testbed(spec, bar.update)
-    with console.status("measuring") as status:
-        result = measure_benchmark(spec, BENCHMARKS[name], max_rows, lambda key: status.update(f"measuring {key}"))
+    with doing(console, "loading the model") as bar:
+        result = measure_benchmark(
+            spec, BENCHMARKS[name], max_rows, lambda key, done: bar.update(f"measuring {key}", done)
+        )
     PlainConsole().print(result.table())
     if output is not None:
         with writing(output, _OTHER_OUTPUT):

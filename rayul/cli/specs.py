@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rayul.cli.app import AsJson, Document, Overrides, SpecFile, SpecFiles, Trust, app, spec_names
-from rayul.cli.output import ProgressBar, writing
+from rayul.cli.output import writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
+from rayul.progress import ProgressBar
 
 if TYPE_CHECKING:
     from rayul.spec import Spec

@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, Samples, SpecFile, Trust, app
-from rayul.cli.output import ProgressBar, is_driven
+from rayul.cli.output import is_driven
 from rayul.cli.specs import check_code
 from rayul.console import PlainConsole, show
+from rayul.progress import doing
 
 
 @app.command()
@@ -51,7 +52,7 @@ def sweep(
     spec = load_spec(file, overrides)
     check_code(file, spec, trust, sends=True)
     console = PlainConsole(stderr=True)
-    with console.status("loading ray and torch") if console.is_terminal else nullcontext():
+    with doing(console, "loading ray and torch"):
         from rayul.records.storage import is_url, joined
         from rayul.report import front_lines
         from rayul.sweep.last_words import ENDED, last_words
@@ -63,7 +64,6 @@ def sweep(
     command = f"rayul sweep {shlex.quote(str(file))}"  # it is pasted into a shell
     try:
         with (
-            ProgressBar(console) as bar,
             last_words(ENDED + f"{command} --resume-if-any{again}"),
             _watched(folder) if watch else nullcontext(),
         ):
@@ -73,7 +73,6 @@ def sweep(
                 resume=resume or ("if any" if resume_if_any else False),
                 address=address,
                 console=console,
-                testbed_progress=bar.update,
                 trust=True,  # checked above: FILE is the user's own, or they trust it
             )
     except Interrupted as stopped:
@@ -157,7 +156,7 @@ def _watched(
 def repair(folder: ResultsOf) -> None:
     """Set aside what is damaged in a results folder, and say what --resume will run again."""
     console = PlainConsole(stderr=True)
-    with console.status("loading optuna") if console.is_terminal else nullcontext():
+    with doing(console, "loading optuna"):
         from rayul.sweep.repair import repair as mend
 
     if not mend(folder, show):

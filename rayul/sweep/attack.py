@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 import torch
 
 from rayul.errors import RayulError
+from rayul.pace import Work
+from rayul.progress import ProgressBar
 from rayul.records import adapter_name, holds_model
 from rayul.records.attacked import Attacked, attack_journal
 from rayul.records.certificate import certified_folder
@@ -19,7 +21,7 @@ from rayul.report.certified import certified
 from rayul.spec import Attack, Spec
 from rayul.sweep.cluster import Allocation
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.losses import root_cause
+from rayul.sweep.losses import as_they_come
 from rayul.unlearn.attacks.certified import Try, Victim, tries
 from rayul.unlearn.attacks.target import Target
 from rayul.unlearn.data import Sets
@@ -48,7 +50,14 @@ def left_to_try(results: SweepRecords, wanted: Attack) -> list[Try]:
 
 
 def attack_certified(
-    spec: Spec, sets: Sets, results: SweepRecords, wanted: Attack, allocation: Allocation, disk: DriverDisk, say: Say
+    spec: Spec,
+    sets: Sets,
+    results: SweepRecords,
+    wanted: Attack,
+    allocation: Allocation,
+    disk: DriverDisk,
+    say: Say,
+    bar: ProgressBar,
 ) -> None:
     """Try what is left to try, a line for each. What a lost process was at is tried again by the command's next run.
 
@@ -80,22 +89,14 @@ def attack_certified(
     # Each process takes every so-manieth, so that all have some of the long ones.
     streams = [task.remote(*fixed, left[i::processes], sent) for i in range(processes)]
     journal = attack_journal(results.folder)
-    for rows in _as_they_come(streams):
+    work = Work(Counter(one.attack for one in left))
+    bar.update(f"attacking: 0 of {len(left)} tried", 0.0)
+    for rows in as_they_come(streams):
         journal.append(*rows)
+        work.add(rows[0].attack, 1, sum(row.seconds for row in rows))
+        bar.update(f"attacking: {work.count:.0f} of {len(left)} tried", work.share)
         worst = max(rows, key=lambda row: max(row.es, default=0.0))
         say(_line(worst))
-
-
-def _as_they_come(streams: list[Any]) -> Iterator[list[Attacked]]:
-    while streams:
-        (stream,), _ = ray.wait(streams, num_returns=1)
-        try:
-            yield ray.get(next(stream))
-        except StopIteration:
-            streams.remove(stream)
-        except Exception as error:
-            cause = root_cause(error)
-            raise (cause if isinstance(cause, RayulError) else error) from None
 
 
 def _line(row: Attacked) -> str:

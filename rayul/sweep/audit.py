@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +14,9 @@ from rich.console import Console
 from rayul.audit.choice import finalists, recalibrates
 from rayul.console import PlainConsole
 from rayul.files import write_json
+from rayul.pace import Work
 from rayul.pareto.targets import target_of
+from rayul.progress import ProgressBar, doing
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, JsonLines
 from rayul.records.audited import (
     ASKED,
@@ -50,6 +53,7 @@ from rayul.unlearn.data import Sets, group_numbers
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import spaced
 from rayul.unlearn.trial import REPORTED
+from rayul.words import plural
 
 FRESH = 1_000_000
 """Added to the search's seed: trial n of a sweep has seed search.seed + n, and no sweep has a million trials."""
@@ -61,7 +65,6 @@ def audit_sweep(
     *,
     address: str | None = None,
     console: Console | None = None,
-    testbed_progress: Callable[[str, float], None] | None = None,
     trust: bool = False,
 ) -> Summary:
     """Audit a finished sweep, or go on with its audit; what is wanted that the journal has already is not done again.
@@ -72,18 +75,22 @@ def audit_sweep(
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied), losses_told():
+    with opened(folder, warn) as (work, is_copied), losses_told(), doing(console, "reading the records") as bar:
         results = load_records(work)
         written = load_spec(work / SPEC)
         check_trusted(written, folder, trusted=trust)
         wanted = wanted or written.finalists or Finalists()
         finalists(results, wanted)  # refuses before anything is loaded
-        ready = with_testbed(written, testbed_progress, results.manifest.date)
+        ready = with_testbed(written, bar.update, results.manifest.date)
+        bar.update("reading the rows")
         sets = load_rows(ready)
         checked_rows(sets, results.manifest)
         checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
+        bar.update("connecting to Ray" if address else "starting Ray")
         with connected(address, warn) as remote:
-            stopped = audit(ready, sets, results, wanted, console, remote=remote, uploads_adapters=is_copied)
+            stopped = audit(ready, sets, results, wanted, console, bar, remote=remote, uploads_adapters=is_copied)
+            bar.update("ending Ray")
+        bar.update("writing the report")
         summary = summarise(work)
     if stopped:
         raise Interrupted(summary)
@@ -96,6 +103,7 @@ def audit(
     results: SweepRecords,
     wanted: Finalists,
     console: Console,
+    bar: ProgressBar,
     *,
     remote: bool = False,
     uploads_adapters: bool = False,
@@ -125,11 +133,20 @@ def audit(
             threads=allocation.threads,
         )
         listener = partial(say, highlight=False, markup=False, soft_wrap=True)
+        wanted_lines = [(run, name) for run in runs for name in (BEFORE, *wanted.attacks) if name not in run["done"]]
+        work = Work(Counter(_kind(run["subject"], name) for run, name in wanted_lines))
+
+        def tell(row: Audited) -> None:
+            listener(_line(row))
+            work.add(_kind(row.subject, row.attack), 1, row.seconds)
+            bar.update(f"audit: {work.count:.0f} of {plural(len(wanted_lines), 'measurement')}", work.share)
+
+        bar.update(f"audit: 0 of {plural(len(wanted_lines), 'measurement')}", 0.0)
         stop = StopSignal()
         fit(
             tune.with_resources(trainable, allocation.resources),
             stop,
-            [MemoryPressure(), _Recorder(journal, wanted.attacks, listener)],
+            [MemoryPressure(), _Recorder(journal, wanted.attacks, tell)],
             _directory,
             listener,
             param_space={"run": tune.grid_search(runs)},
@@ -201,8 +218,8 @@ def _write_asked(spec: Spec, sets: Sets, results: SweepRecords, wanted: Finalist
 class _Recorder(Callback):  # type: ignore[misc]
     """Each line is on disk before Tune goes on. A model that starts again repeats lines; the first of a key stays."""
 
-    def __init__(self, journal: JsonLines[Audited], attacks: Sequence[str], listener: Callable[[str], None]) -> None:
-        self.journal, self.attacks, self.listener = journal, attacks, listener
+    def __init__(self, journal: JsonLines[Audited], attacks: Sequence[str], tell: Callable[[Audited], None]) -> None:
+        self.journal, self.attacks, self.tell = journal, attacks, tell
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for a restore that we never do, and a console holds a lock."""
@@ -224,7 +241,12 @@ class _Recorder(Callback):  # type: ignore[misc]
 
     def _append(self, row: Audited) -> None:
         if self.journal.append(row):
-            self.listener(_line(row))
+            self.tell(row)
+
+
+def _kind(subject: str, attack: str) -> str:
+    """What takes about as long as another: references are measured without being trained."""
+    return attack or ("measured" if subject in (BASELINE, ORACLE) else "trained")
 
 
 def _line(row: Audited) -> str:

@@ -18,6 +18,7 @@ from rayul.pareto.choose import adapter_path
 from rayul.pareto.front import front_of
 from rayul.pareto.spread import spread
 from rayul.pareto.targets import best_at_targets
+from rayul.progress import ProgressBar, doing
 from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.certificate import (
     CERTIFICATE,
@@ -73,7 +74,6 @@ def certify_sweep(
     attack: Attack | None = None,
     address: str | None = None,
     console: Console | None = None,
-    testbed_progress: Callable[[str, float], None] | None = None,
     trust: bool = False,
 ) -> Summary:
     """Certify the front of a finished sweep where that has not been done, and then attack the certified weights.
@@ -86,12 +86,13 @@ def certify_sweep(
     """
     console = console or PlainConsole(stderr=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, say) as (work, is_copied):
+    with opened(folder, say) as (work, is_copied), doing(console, "reading the records") as bar:
         results = load_records(work)
         asked = load_spec(work / SPEC)
         check_trusted(asked, folder, trusted=trust)
         wanted = asked.certify or Certify()
-        spec = with_testbed(asked, testbed_progress, results.manifest.date)
+        spec = with_testbed(asked, bar.update, results.manifest.date)
+        bar.update("reading the rows")
         sets = load_rows(spec)
         rows = checked_rows(sets, results.manifest)
         latest = results.certificates.latest
@@ -106,6 +107,7 @@ def certify_sweep(
         if reads and (why_not := cannot_certify(asked, sets, results)):
             raise InputError(f"{work}: {why_not[0]}", why_not[1])
         checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
+        bar.update("connecting to Ray" if address else "starting Ray")
         with (
             connected(address, say) as remote,
             served(work, spec, remote=remote, uploads_adapters=is_copied) as disk,
@@ -113,14 +115,23 @@ def certify_sweep(
         ):
             allocation = allocate(spec.resources)
             if reads:
-                read_certify_rows(spec, sets, rows, results, wanted, ProcessMeasurer(spec, sets, allocation, disk), say)
+                measurer = ProcessMeasurer(spec, sets, allocation, disk)
+                read_certify_rows(spec, sets, rows, results, wanted, measurer, say, bar)
             if tried is not None:
-                attack_certified(spec, sets, load_records(work), tried, allocation, disk, say)
+                attack_certified(spec, sets, load_records(work), tried, allocation, disk, say, bar)
+            bar.update("ending Ray")
+        bar.update("writing the report")
         return summarise(work)
 
 
 def certify_at_end(
-    spec: Spec, sets: Sets, rows: dict[str, RowSet], results: SweepRecords, measurer: Measurer, say: Say
+    spec: Spec,
+    sets: Sets,
+    rows: dict[str, RowSet],
+    results: SweepRecords,
+    measurer: Measurer,
+    say: Say,
+    bar: ProgressBar,
 ) -> None:
     """At the end of a sweep, or of its resume: a reading where there is something to certify that has not been read
     yet. It says what it does, and why it does nothing."""
@@ -139,7 +150,7 @@ def certify_at_end(
         alpha = alpha_of(spec.certify, certificates)
         say(f"the certify rows are read again for the new front, at alpha {alpha:.3g} (before: {latest.alpha:.3g})")
     try:
-        read_certify_rows(spec, sets, rows, results, spec.certify, measurer, say)
+        read_certify_rows(spec, sets, rows, results, spec.certify, measurer, say, bar)
     except RayulError as error:  # the sweep has ended, and its report is still to be written
         say(f"warning: nothing is certified: {error}")
 
@@ -191,6 +202,7 @@ def read_certify_rows(
     wanted: Certify,
     measurer: Measurer,
     say: Say,
+    bar: ProgressBar,
 ) -> Reading:
     """One reading: frozen, written down, read, judged, written down; the certified adapters are saved."""
     folder = results.folder
@@ -209,7 +221,9 @@ def read_certify_rows(
     unread = "" if certificates.latest else " that nothing has read"
     groups = " and ".join(f"{one.groups} groups of {one.certify}" for one in reading.read)
     say(f"certifying {plural(len(sources), 'point')} on {groups}{unread}")
+    bar.update("reading the certify rows")
     walked = measurer.walk(reading, sources, results.baseline.metrics)
+    bar.update("saving what is certified")
     reading = reading.with_found(tuple(found for found, _ in walked))
     for (found, recall), point in zip(walked, sources, strict=True):
         if found.certified is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,16 @@ def fetch(pending: Any) -> Any:
         if isinstance(error.cause, RayulError):
             raise error.cause from None
         raise
+
+
+def as_they_come(streams: list[Any]) -> Iterator[Any]:
+    """What tasks with streaming returns yield, each when it is there; errors as `fetch`."""
+    while streams:
+        (stream,), _ = ray.wait(streams, num_returns=1)
+        try:
+            yield fetch(next(stream))
+        except StopIteration:
+            streams.remove(stream)
 
 
 def lost(text: str) -> Lost | None:

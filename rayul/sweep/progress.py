@@ -17,7 +17,7 @@ from rayul.pareto.front import front
 from rayul.pareto.hypervolume import hypervolume
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Ending, Evaluation, Record
 from rayul.spec import Spec, limits
-from rayul.words import printable
+from rayul.words import clock, printable
 
 PLAIN_EVERY = 15.0
 """Seconds between two summary lines where there is no terminal."""
@@ -137,13 +137,6 @@ class _PlainLines:
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def clock(seconds: float) -> str:
-    """75 -> "1:15", 4000 -> "1:06:40"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def short(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,18 +9,16 @@ import ray
 import torch
 
 from rayul.errors import RayulError
-from rayul.files import write_json
-from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder, to_json
+from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder
 from rayul.records.certificate import Reading
-from rayul.records.recall import Found, write_recall
-from rayul.records.text_note import NOTE, text_note
+from rayul.records.recall import Found
 from rayul.spec import Spec
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.losses import fetch
+from rayul.sweep.losses import as_they_come, fetch
+from rayul.sweep.point_note import complaint, write_note
 from rayul.unlearn.cost import Cost, Progress, measuring
 from rayul.unlearn.data import Sets
-from rayul.unlearn.export import TOLERANCE, largest_difference
 from rayul.unlearn.recall import Recaller
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.trial import final_measurement, reference_evaluation
@@ -41,10 +38,11 @@ class Measurer(Protocol):
     def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
         """The rows of the baseline and the oracle, as far as they are named, each measured on its own."""
 
-    def verify(self, points: Sequence[Evaluation]) -> list[str]:
+    def verify(self, points: Sequence[Evaluation]) -> Iterator[str]:
         """Reload each point of the front from its folder, score it again, and note what the report sets say beside it.
 
-        Writes rayul.json and recall.json into each folder. Returns a line for each point that differs from its record.
+        Writes rayul.json and recall.json into each folder, point by point. Yields a text for each as it is done: what
+        is wrong with it, or "".
         """
 
     def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
@@ -61,9 +59,11 @@ class ProcessMeasurer:
     def measure(self, names: Sequence[str]) -> dict[str, Evaluation]:
         return dict(zip(names, fetch([self._ask(reference_row, name) for name in names]), strict=True))
 
-    def verify(self, points: Sequence[Evaluation]) -> list[str]:
-        lines: list[str] = fetch(self._ask(verified, points))
-        return lines
+    def verify(self, points: Sequence[Evaluation]) -> Iterator[str]:
+        processes = max(1, min(self.allocation.slots, len(points)))
+        task = _share(self.allocation, _each, num_returns="streaming")
+        fixed = (self.allocation.threads, verified, self.spec, self.sets, self.disk)
+        yield from as_they_come([task.remote(*fixed, points[i::processes]) for i in range(processes)])
 
     def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         found: tuple[Found, ...] = fetch(self._ask(walk_dials, reading, points, baseline))
@@ -111,6 +111,11 @@ def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -
     return function(*arguments)
 
 
+def _each(threads: int, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    torch.set_num_threads(threads)
+    yield from function(*arguments)
+
+
 def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Task | None = None) -> Evaluation:
     """The row of the baseline or the oracle. task: that of the spec, where this process has it (and a pack on it).
 
@@ -126,41 +131,25 @@ def reference_row(spec: Spec, sets: Sets, disk: DriverDisk, name: str, task: Tas
 
 
 def verified(
-    spec: Spec, sets: Sets, disk: DriverDisk, points: Sequence[Evaluation], task: Task | None = None
-) -> list[str]:
-    """`Measurer.verify` in the process that does it. task: as for `reference_row`. An adapter that cannot be loaded is
-    set aside."""
+    spec: Spec, sets: Sets, disk: DriverDisk, points: Sequence[Evaluation], recaller: Recaller | None = None
+) -> Iterator[str]:
+    """`Measurer.verify` in the process that does it. recaller: of the spec's task, where this process has one. An
+    adapter that cannot be loaded is set aside."""
     spec, folder = disk.with_models(spec), disk.adapters()
-    task = task or load_task(spec, sets)
-    recaller = Recaller(task, spec)
-    problems = []
+    recaller = recaller or Recaller(load_task(spec, sets), spec)  # before an adapter is loaded: that changes the base
     for point in points:
         place = adapter_folder(folder, point)
         if not disk.get(place):
-            problems.append(f"{place.name}: it is missing (its node was lost before it was saved)")
+            yield f"{place.name}: it is missing (its node was lost before it was saved)"
             continue
         try:
-            with loaded(task.base, place) as model:
-                measurement = final_measurement(model, task, spec)
+            with loaded(recaller.task.base, place) as model:
+                measurement = final_measurement(model, recaller.task, spec)
                 recall = recaller.of(model, measurement)
         except Damaged as error:
             aside = disk.set_aside(place)
-            problems.append(f"{first_line(error)}; it was moved to {aside}, and its point has none now")
+            yield f"{first_line(error)}; it was moved to {aside}, and its point has none now"
             continue
-        found = measurement.measured
-        worst = largest_difference(found, point.metrics)
-        if worst > TOLERANCE:
-            problems.append(f"{place.name}: reloaded, a metric differs by {worst:.2g} from its record")
-        report = {k: m for k, m in found.items() if k not in point.metrics}
-        note = {
-            "evaluation": json.loads(to_json(point)),
-            "report_metrics": {k: m.value for k, m in report.items()},
-            "report_stderr": {k: m.stderr for k, m in report.items()},
-            "report_notes": list(measurement.notes),
-            "verified": worst <= TOLERANCE,
-            "largest_difference": worst,
-        }
-        write_json(place / NOTE, note | text_note(spec.model))
-        write_recall(place, recall)
+        worst = write_note(place, point, measurement, recall, spec)
         disk.send(place)
-    return problems
+        yield complaint(place, worst)

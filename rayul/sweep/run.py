@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from rayul.console import PlainConsole
 from rayul.pareto.front import front
+from rayul.progress import ProgressBar
 from rayul.records import (
     BASELINE,
     CHECKPOINTS,
@@ -28,6 +30,7 @@ from rayul.records import (
     Evaluation,
     Journal,
     Record,
+    adapter_folder,
     trial_id,
 )
 from rayul.records.folder import load_records
@@ -60,6 +63,7 @@ from rayul.sweep.packs.broker import Devices, broker
 from rayul.sweep.packs.measurer import DeviceMeasurer
 from rayul.sweep.packs.packed_trial import PackedTrial
 from rayul.sweep.packs.packing import Packing, as_recorded, choose_packing
+from rayul.sweep.point_note import complaint, noted_difference
 from rayul.sweep.progress import Progress, shown
 from rayul.sweep.pruning.rules import rules_of
 from rayul.sweep.pruning.scheduler import PruningScheduler
@@ -78,6 +82,7 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.model import load_tokenizer
 from rayul.unlearn.task import check_needs
 from rayul.unlearn.template import Template, text_notices
+from rayul.words import plural
 
 
 def run_sweep(
@@ -87,7 +92,6 @@ def run_sweep(
     resume: bool | Literal["if any"] = False,
     address: str | None = None,
     console: Console | None = None,
-    testbed_progress: Callable[[str, float], None] | None = None,
     trust: bool = False,
 ) -> Summary:
     """Run or resume a sweep; returns its summary, with the report on disk at `summary.report`.
@@ -100,12 +104,12 @@ def run_sweep(
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied), losses_told():
+    with opened(folder, warn) as (work, is_copied), losses_told(), ProgressBar(console) as bar:
         resumes = (work / SPEC).exists() if resume == "if any" else resume
         recorded = run_begins(checked(work, spec, resumes), work / JOURNAL)
         check_trusted(spec, work, trusted=trust or not (work / SPEC).exists(), sends=True)
         with alerted(spec, work, warn):
-            return _run(spec, work, recorded, resumes, address, is_copied, console, testbed_progress)
+            return _run(spec, work, recorded, resumes, address, is_copied, console, bar)
 
 
 @dataclass(frozen=True)
@@ -138,14 +142,15 @@ def _run(
     address: str | None,
     uploads_adapters: bool,
     console: Console,
-    testbed_progress: Callable[[str, float], None] | None,
+    bar: ProgressBar,
 ) -> Summary:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     warn = partial(say, style="yellow")
 
     # --- Check and prepare: what cannot work is refused before anything is spent --------------------------------
     began = time.monotonic()
-    ready = with_testbed(asked, testbed_progress, recorded.date)
+    ready = with_testbed(asked, bar.update, recorded.date)
+    bar.update("reading the rows")
     sets = load_rows(ready)
     data = checked_rows(sets, recorded)
     check_needs(ready, sets)
@@ -169,6 +174,7 @@ def _run(
         say(line)
     callbacks = trackers(asked, folder, say)
 
+    bar.update("connecting to Ray" if address else "starting Ray")
     with (
         connected(address, warn) as remote,
         served(folder, ready, remote=remote, uploads_adapters=uploads_adapters) as disk,
@@ -176,6 +182,7 @@ def _run(
     ):
         if remote:
             say(cluster_line())
+        bar.update("choosing how many trials share a device")
         packing = choose_packing(ready, sets, disk, recorded.pack)
         allocation = allocate(ready.resources, packing.slots)
         pack = as_recorded(packing, ready.model.dtype, allocation.threads)
@@ -190,6 +197,7 @@ def _run(
 
         with _devices(ready, sets, allocation, packing, disk) as (devices, measurer):
             # --- References: the models that everything is compared with -------------------------------------------
+            bar.update(f"measuring {' and '.join(missing)}" if missing else "reading the journal")
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
             for line in baseline.notes:
@@ -208,7 +216,8 @@ def _run(
             sweep = Sweep(
                 ready, sets, disk, manifest, allocation, devices, journal, study, baseline, callbacks, console
             )
-            stopped = _search(sweep)
+            stopped = _search(sweep, bar)
+            bar.update("reading the journal")
             write_manifest(folder, run_ends(manifest, stopped, time.monotonic() - began, len(list(journal.records))))
             if stopped not in ("", CTRL_C):
                 say(f"stopped: {stopped}")
@@ -218,22 +227,25 @@ def _run(
             # --- Adapters: those of the front, loaded again and measured on rows that took no part in the search ---
             points = front(journal, baseline, asked.objectives)
             if stopped != CTRL_C and points:
-                for line in measurer.verify(points):
-                    say(f"warning: {line}", style="yellow")
+                for problem in _verified(ready, folder, measurer, points, bar):
+                    warn(f"warning: {problem}")
 
             # --- Certificates: the only reading of the certify rows ---------------------------------------------------
             if stopped != CTRL_C:
-                certify_at_end(ready, sets, data, load_records(folder), measurer, say)
+                certify_at_end(ready, sets, data, load_records(folder), measurer, say, bar)
+            bar.update("ending the devices")
 
         # --- Audit: the finalists, where the spec asks for it -------------------------------------------------------
         if stopped != CTRL_C and asked.finalists is not None and points:
             results = load_records(folder)
             ended = audit(
-                ready, sets, results, asked.finalists, console, remote=remote, uploads_adapters=uploads_adapters
+                ready, sets, results, asked.finalists, console, bar, remote=remote, uploads_adapters=uploads_adapters
             )
             stopped = ended or stopped
+        bar.update("ending Ray")
 
     # --- Report -----------------------------------------------------------------------------------------------------
+    bar.update("writing the report")
     summary = summarise(folder)
     if stopped == CTRL_C:
         raise Interrupted(summary)
@@ -255,8 +267,27 @@ def _devices(
         yield devices, DeviceMeasurer(devices, allocation)
 
 
-def _search(sweep: Sweep) -> str:
-    """Run the trials that are still to run; what stopped them early, or ""."""
+def _verified(
+    spec: Spec, folder: Path, measurer: Measurer, points: Sequence[Evaluation], bar: ProgressBar
+) -> Iterator[str]:
+    """What is wrong with points of the front, which are loaded and measured again unless an earlier run has done it."""
+    left = []
+    for point in points:
+        place = adapter_folder(folder, point)
+        difference = noted_difference(place, point, spec.report.samples or 0)
+        if difference is None:
+            left.append(point)
+        else:
+            yield from filter(None, [complaint(place, difference)])
+    earlier = f" ({len(points) - len(left)} more before)" if len(left) < len(points) else ""
+    of = plural(len(left), "point")
+    for done, problem in enumerate(chain([""], measurer.verify(left))) if left else ():
+        bar.update(f"measuring the front again: {done} of {of}{earlier}", done / len(left))
+        yield from filter(None, [problem])
+
+
+def _search(sweep: Sweep, bar: ProgressBar) -> str:
+    """Run the trials that are still to run; what stopped them early, or "". Their view takes the place of the bar."""
     spec, journal, baseline, allocation = sweep.spec, sweep.journal, sweep.baseline, sweep.allocation
     devices = sweep.devices  # `listen` is pickled with its surroundings by Tune: it must not see the console
     spent = sweep.manifest.seconds(datetime.now(UTC))
@@ -278,6 +309,7 @@ def _search(sweep: Sweep) -> str:
     if searcher.remaining <= 0 or budget.exhausted():
         return budget.exhausted() if searcher.remaining else ""
     stop = StopSignal(lambda: budget.exhausted() or alike.stopped())
+    bar.stop()
     fit(
         tune.with_resources(_trainable(sweep), allocation.resources),
         stop,

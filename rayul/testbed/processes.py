@@ -7,14 +7,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rayul.errors import RayulError
 from rayul.testbed.train import ROLES
-from rayul.words import duration
 
 Progress = Callable[[str, float], None]
 """Called with what is happening and how much of it is done, in [0, 1]."""
@@ -80,7 +78,6 @@ class _Follower:
         self.share, self.progress = share, progress
         self.done = dict.fromkeys(ROLES, 0.0)
         self.strength = dict.fromkeys(ROLES, 0.0)
-        self.began = time.monotonic()
 
     def __call__(self, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
         """Yields (role, result) as each ends."""
@@ -95,6 +92,4 @@ class _Follower:
                 self.done[role] = max(self.done[role], min(self.share(event), 0.99))
             memorised = ", ".join(f"{name} {strength:.0%}" for name, strength in self.strength.items())
             share = sum(self.done.values()) / len(self.done)
-            left = (time.monotonic() - self.began) * (1 - share) / max(share, 1e-9)
-            time_left = f", about {duration(left)} left" if 0.1 < share < 1 else ""
-            self.progress(f"training target and oracle, memorised: {memorised}{time_left}", share)
+            self.progress(f"training target and oracle, memorised: {memorised}", share)

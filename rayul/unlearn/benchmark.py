@@ -53,7 +53,7 @@ class BenchmarkResult:
 
 
 def measure_benchmark(
-    spec: Spec, numbers: Numbers, max_rows: int | None, progress: Callable[[str], None]
+    spec: Spec, numbers: Numbers, max_rows: int | None, progress: Callable[[str, float], None]
 ) -> BenchmarkResult:
     """Measure the probes of a spec that these numbers are of, on all of their rows: without a search none are held
     back. Raises InputError for rows that cannot be read or do not fit into the model."""

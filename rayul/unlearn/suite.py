@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rayul import spec as specs
 from rayul.errors import InputError
+from rayul.pace import Work
 from rayul.spec import METRICS, is_certify_set, is_forget_set, metric_name
 from rayul.spec.probes import holdout_of
 from rayul.unlearn import suite_metrics
@@ -96,7 +98,7 @@ def evaluate_model(
     metrics: Collection[str] | None = None,
     batch_size: int = 64,
     max_new_tokens: int = specs.MAX_NEW_TOKENS,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, float], None] | None = None,
     own: Mapping[str, RowMetric] | None = None,
     oracle_auc: float | None = None,
     probes: Mapping[str, specs.ProbeRows] = _NO_PROBES,
@@ -108,8 +110,9 @@ def evaluate_model(
     oracle: a model trained without the forget rows, for forget_quality, mia_*_gap and privleak; it shares tokenizer
     and template. oracle_auc: in its place, for privleak alone (`evaluate.oracle_auc`).
     sets may hold TOFU's real_authors and world_facts beside the usual keys. progress is told each key before it is
-    measured. Costs a forward per answer, paraphrase and wrong answer, and one generation per question; es_similar
-    generates once more per wrong token until a continuation is similar, so leave it out while searching.
+    measured, and which share of the work is done. Costs a forward per answer, paraphrase and wrong
+    answer, and one generation per question; es_similar generates once more per wrong token until a continuation is
+    similar, so leave it out while searching.
     Raises InputError for an unknown metric, and for rows that do not fit into the model.
     """
     own = own or {}
@@ -128,26 +131,51 @@ def evaluate_model(
     check_fits(model, {f"reworded {key}": reworded(tokenizer, template, sets[key]) for key in scored})
     result = SuiteResult({}, {})
 
-    def record(key: str, measured: Callable[[], Measured]) -> None:
-        if progress is not None:
-            progress(key)
-        try:
-            result.measured[key] = measured()
-        except Missing as missing:
-            result.skipped[key] = missing.message
-
     beside = {key: holdout_of(key) for key in probes if is_forget_set(key)}
-    for key, one in scored.items():
-        if key in beside.values():
-            continue
+    asked = []
+    for key in [key for key in scored if key not in beside.values()]:
         wanted = probes[key].metrics_of(key) if key in probes else chosen
+        names = [name for name in (*METRICS, *own) if name in wanted]
+        only = {name: name not in own and key not in probes and METRICS[name].only for name in names}
+        asked += [(key, name) for name in names if key in (only[name] or scored)]
+    passes = _passes(asked, {key: len(one.rows) for key, one in scored.items()})
+    work = Work(_by_kind(passes.values()), _SECONDS)
+    for key, name in asked:
+        if progress is not None:
+            progress(f"{key}.{name}", work.share)
         holdout = beside.get(key, "")
         compared = Probes({"holdout": scored[holdout]}, None, oracle_auc) if holdout in scored else others
-        for name in (*METRICS, *own):
-            if name in wanted and (name in own or key in probes or key in (METRICS[name].only or scored)):
-                record(f"{key}.{name}", partial(_measure, own.get(name, name), one, compared))
+        started = time.perf_counter()
+        try:
+            result.measured[f"{key}.{name}"] = _measure(own.get(name, name), scored[key], compared)
+        except Missing as missing:
+            result.skipped[f"{key}.{name}"] = missing.message
+        if (key, name) in passes:
+            work.add(*passes[key, name], time.perf_counter() - started)
     notes = tuple(f"{key}: {one.stop_note}" for key, one in scored.items() if one.stop_note is not None)
     return replace(result, notes=notes)
+
+
+_SECONDS = {"forward": 1.0, "passes": 4.0, "generate": 60.0, "es_similar": 200.0, "oracle": 4.0}
+"""What a row costs beside others before any was measured: an answer is generated token by token."""
+
+
+def _passes(asked: Sequence[tuple[str, str]], rows: Mapping[str, int]) -> dict[tuple[str, str], tuple[str, int]]:
+    """By set and metric the kind of the passes that it makes, and their rows: the first metric of a kind makes those of
+    its set, and the next ones find them made."""
+    found: dict[tuple[str, str], tuple[str, int]] = {}
+    for key, name in asked:
+        kind = "es_similar" if name == "es_similar" else METRICS[name].needs if name in METRICS else "forward"
+        if not any(k == key and of == kind for (k, _), (of, _) in found.items()):
+            found[key, name] = (kind, rows[key])
+    return found
+
+
+def _by_kind(passes: Iterable[tuple[str, int]]) -> Counter[str]:
+    total = Counter[str]()
+    for kind, rows in passes:
+        total[kind] += rows
+    return total
 
 
 def _measure(metric: str | RowMetric, probe: Probe, probes: Probes) -> Measured:

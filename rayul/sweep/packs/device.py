@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.job import TrialJob, shared_row
 from rayul.unlearn.pack import Packs, Report, Shape
 from rayul.unlearn.pack.state import SlotState
+from rayul.unlearn.recall import Recaller
 from rayul.unlearn.trial import failure
 
 
@@ -96,14 +97,19 @@ class Device:
             return reference_row(self.spec, self.sets, self.disk, name, self.packs.task)
 
     def verify(self, points: Sequence[Evaluation]) -> list[str]:
-        """`reference.verified` in this process."""
+        """`reference.verified` in this process: what is wrong with points, where something is."""
         with self._between_steps():
-            return verified(self.spec, self.sets, self.disk, points, self.packs.task)
+            return list(filter(None, verified(self.spec, self.sets, self.disk, points, self._recaller)))
 
     def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         """`dials.walk_dials` in this process."""
         with self._between_steps():
             return walk_dials(self.spec, self.sets, self.disk, reading, points, baseline, self.packs.task)
+
+    @cached_property
+    def _recaller(self) -> Recaller:
+        """Made once for the points of all questions: it measures the base."""
+        return Recaller(self.packs.task, self.disk.with_models(self.spec))
 
     @contextmanager
     def _between_steps(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,13 @@ class DeviceMeasurer:
         pending = [self._ask(partial(_measure, name)) for name in names]
         return dict(zip(names, fetch(pending), strict=True))
 
-    def verify(self, points: Sequence[Evaluation]) -> list[str]:
-        lines: list[str] = fetch(self._ask(partial(_verify, points)))
-        return lines
+    def verify(self, points: Sequence[Evaluation]) -> Iterator[str]:
+        """One point per question: on several devices at once, and a device that is lost loses one measurement."""
+        pending = [self._ask(partial(_verify, [point])) for point in points]
+        while pending:
+            done, pending = ray.wait(pending)
+            for answer in done:
+                yield "".join(fetch(answer))
 
     def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
         found: tuple[Found, ...] = fetch(self._ask(partial(_walk, (reading, points, baseline))))
