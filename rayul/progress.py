@@ -38,16 +38,14 @@ class ProgressBar:
         self.spinner = Spinner("dots")
 
     def update(self, message: str, done: float | None = None) -> None:
-        """message: what is being done. done: the share that is done, in [0, 1], with 1 its end; None where it is not
-        known, which begins another piece of work."""
+        """message: what is being done. done: the share that is done, in [0, 1]; None where it is not known, which
+        begins another piece of work."""
         if done is None or self.done is None or not self.is_shown:
             self.began, self.left = time.monotonic(), TimeLeft()
         self.message, self.done = message, done
         if done is not None:
             self.left.add(time.monotonic(), done)
-        if done is not None and done >= 1:
-            self.stop()
-        elif not self.is_shown:
+        if not self.is_shown:
             self.is_shown = True
             if self.console.is_terminal:
                 live = Live(get_renderable=self._view, console=self.console, refresh_per_second=8, transient=True)

@@ -161,6 +161,7 @@ def test_plan_and_certify_return_their_documents(tmp_path: Path) -> None:
     from types import SimpleNamespace as Of
 
     from rayul.cli.documents import CertifyDocument, PlanDocument
+    from rayul.records.attacked import Attacked, attack_journal
     from rayul.records.folder import load_records
     from rayul.report import summary_of
     from rayul.spec import load_spec
@@ -173,7 +174,17 @@ def test_plan_and_certify_return_their_documents(tmp_path: Path) -> None:
         groups={"forget": 8}, cost=cost, trial_seconds=3.0, seconds=lambda: 9.0, device_hours=lambda: 0.1, on_gpu=False,
         slots=2, disk=5, disk_free=6, saved=None, certificate=("one",), warnings=["two"],
     )  # fmt: skip
-    results = load_records(write_folder(tmp_path / "s", sweep(20)))
+    folder = write_folder(tmp_path / "s", sweep(20))
+    at = {"at": (0, 5), "es": (0.2, 0.7), "stderr": (0.1, 0.1), "before": 0.2, "baseline": 1.0}
+    attack_journal(folder).append(
+        Attacked("0003-20-0.9", "fine-tune", "own rows, lr 1", **at), Attacked("0003-20-0.9", "noise", "", reason="why")
+    )
+    results = load_records(folder)
+    attacks = CertifyDocument.of(summary_of(results), results).plain()["attacks"]
+    assert [(one["attack"], one["returned"], one["half"], one["reason"]) for one in attacks] == [
+        ("fine-tune", pytest.approx(0.625), 5, ""),
+        ("noise", None, None, "why"),
+    ]
     for document in (PlanDocument.of(plan), CertifyDocument.of(summary_of(results), results)):
         plain = document.plain()
         name = plain["format"].removeprefix("rayul.").removesuffix("/1")

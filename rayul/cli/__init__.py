@@ -67,6 +67,6 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
         print(f"cannot write the output: {error.strerror}; what the command made is kept", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before a command began, or after its end
         show("stopped", error=True)
         sys.exit(130)

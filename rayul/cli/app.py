@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rayul.cli.stopped import Commands
+
 
 def spec_names(incomplete: str) -> list[str]:
     """What a shell completes a spec to: the names of shipped specs, YAML files and folders."""
@@ -23,6 +25,7 @@ def spec_names(incomplete: str) -> list[str]:
 
 app = typer.Typer(
     name="rayul",
+    cls=Commands,
     help="Sweep the hyper-parameters of LLM unlearning under control: what is forgotten, at which cost in utility.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -314,16 +314,82 @@ class ReportDocument(SweepFound):
         return cls(**_found(summary, results), figures=str(summary.folder / "figures") if figures else None)
 
 
+class AttackPart(Printed):
+    """The worst of what an attack on a certified point brought back."""
+
+    point: str
+    """The certified point: its folder in certified/."""
+    attack: str
+    variant: str
+    """What was tried, in words."""
+    tried: int
+    """Number of variants that were tried; the others brought back less."""
+    before: Value | None
+    """forget.es before the attack; null where nothing was measured."""
+    after: Value | None
+    returned: Value | None
+    """Share of what was forgotten that is back."""
+    half: int | None
+    """Steps of fine-tuning, or percent of the way of an interpolation, after which half of it is back; null where that
+    is never reached."""
+    reason: str
+    """Why nothing was measured; else empty."""
+
+
+def _attacks(results: SweepRecords) -> list[AttackPart]:
+    from rayul.audit.recovery import recoveries
+    from rayul.report.attacked import of_model
+
+    found = []
+    for model in dict.fromkeys(row.model for row in results.attacked):
+        rows = of_model(results, model)
+        found += [
+            AttackPart(
+                point=model,
+                attack=one.row.attack,
+                variant=one.row.variant,
+                tried=one.tried,
+                before=one.row.before,
+                after=one.after,
+                returned=_known(one.returned),
+                half=one.half,
+                reason="",
+            )
+            for one in recoveries(rows)
+        ]
+        found += [
+            AttackPart(
+                point=model,
+                attack=row.attack,
+                variant=row.variant,
+                tried=0,
+                before=None,
+                after=None,
+                returned=None,
+                half=None,
+                reason=row.reason,
+            )
+            for row in rows
+            if row.reason
+        ]
+    return found
+
+
 class CertifyDocument(SweepFound):
-    """What a sweep found, after its points have been certified."""
+    """What a sweep found, after its points have been certified and attacked."""
 
     format: Literal["rayul.certify/1"] = "rayul.certify/1"
     sentences: list[str]
-    """What is certified, or why nothing is, in words."""
+    """What is certified, or why nothing is, and what attacks brought back, in words."""
+    attacks: list[AttackPart]
+    """Of each attacked point, what brought back most first."""
 
     @classmethod
     def of(cls, summary: Summary, results: SweepRecords) -> CertifyDocument:
-        return cls(**_found(summary, results), sentences=summary.certified)
+        from rayul.report.attacked import attacked_lines
+
+        said = [*summary.certified, *attacked_lines(results)]
+        return cls(**_found(summary, results), sentences=said, attacks=_attacks(results))
 
 
 class StatusDocument(Printed):
@@ -466,6 +532,17 @@ class ComparedLevel(Printed):
     """Whether it is ahead of the second by more than one standard error of the difference."""
 
 
+class ComparedTarget(Printed):
+    share: Value
+    """Share of the baseline's utility to keep."""
+    forgotten: dict[str, Value | None]
+    """By label, the largest fraction forgotten by a point that keeps it; null where no point does."""
+    winner: str
+    """Label of the sweep that forgets most."""
+    clear: bool
+    """Whether it is ahead of the second by more than one standard error of the difference."""
+
+
 class CompareDocument(Printed):
     """Several sweeps on one scale."""
 
@@ -482,6 +559,8 @@ class CompareDocument(Printed):
     covers: dict[str, dict[str, Value | None]]
     """By label and label: the share of the second's front that the first equals or beats; null for an empty front."""
     levels: list[ComparedLevel]
+    targets: list[ComparedTarget]
+    """At each share of control.tau that all sweeps have; empty where that is no list everywhere."""
     settings: dict[str, dict[str, str]]
     """By key and label: the settings that differ."""
     same_but_for_seed: list[list[str]]
@@ -519,6 +598,15 @@ class CompareDocument(Printed):
                     clear=bool(level.clear),
                 )
                 for level in comparison.levels
+            ],
+            targets=[
+                ComparedTarget(
+                    share=one.share,
+                    forgotten=_by_label(labels, one.forgotten),
+                    winner=labels[one.winner],
+                    clear=bool(one.clear),
+                )
+                for one in comparison.targets
             ],
             settings={key: dict(zip(labels, row, strict=True)) for key, row in comparison.settings},
             same_but_for_seed=[[labels[i] for i in group] for group in comparison.seeds],

@@ -50,7 +50,8 @@ def report(
             raise InputError("--refresh writes again and again, --json prints one document", "leave one of them out")
         _refresh(folder, samples, refresh)
     with local(folder, write=True) as place:
-        summary = summarise(place, formats, samples)
+        with doing(PlainConsole(stderr=True), "writing the report"):
+            summary = summarise(place, formats, samples)
         if json_:
             from rayul.cli.documents import ReportDocument
             from rayul.records.folder import load_records
@@ -91,6 +92,9 @@ def export(
         str | None, typer.Option(help='The best point within a condition, e.g. "retain.es>=0.95*baseline".')
     ] = None,
     certified: Annotated[bool, typer.Option("--certified", help="The certified point that forgot most.")] = False,
+    tau: Annotated[
+        float | None, typer.Option(help="With --certified: certified for this one of several control.tau.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default NAME-TRIAL-STEP.")] = None,
     merge: Annotated[
         bool | None,
@@ -116,6 +120,8 @@ def export(
         raise InputError("which point?", 'give one of --certified, --trial T, --knee, --at "retain.es>=0.95*baseline"')
     if step is not None and trial is None:
         raise InputError("--step belongs to --trial", "give --trial T --step S")
+    if tau is not None and not certified:
+        raise InputError("--tau belongs to --certified", "give --certified --tau 0.95")
     with local(folder) as place:  # stays where it is fetched to
         results = load_records(place)
     if trial is not None:
@@ -123,7 +129,7 @@ def export(
     elif at is not None:
         chosen = best_point(results, at)
     elif certified:
-        chosen = best_certified(results)
+        chosen = best_certified(results, tau)
     else:
         chosen = choose.knee(front_of(results), results.baseline, results.objectives, results.limit_values)
     if not certified:
@@ -236,14 +242,8 @@ def audit(
         from rayul.audit.verdict import verdict_lines
         from rayul.sweep.audit import audit_sweep
         from rayul.sweep.last_words import ENDED, last_words
-        from rayul.sweep.stop import Interrupted
-    again = shlex.join(["rayul", *sys.argv[1:]])
-    try:
-        with last_words(ENDED + again):
-            summary = audit_sweep(folder, wanted, address=address, console=console, trust=trust)
-    except Interrupted:
-        show(f"stopped; the same command goes on: {again}")
-        raise typer.Exit(130) from None
+    with last_words(ENDED + shlex.join(["rayul", *sys.argv[1:]])):
+        summary = audit_sweep(folder, wanted, address=address, console=console, trust=trust)
     show("\n".join(verdict_lines(summary.folder)))
     show(summary.report)
 
@@ -267,12 +267,14 @@ def compare(
     if formats:
         check_formats(formats)
     beside = out.with_name(f"{out.stem}-figures")
-    with ExitStack() as stack:
-        comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
-    with writing(out, "choose another file with --out"):
-        write_comparison(comparison, out)
-        if formats:
-            write_comparison_figures(comparison, beside, formats)
+    with doing(PlainConsole(stderr=True), "reading the records") as bar:
+        with ExitStack() as stack:
+            comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
+        bar.update("writing the comparison")
+        with writing(out, "choose another file with --out"):
+            write_comparison(comparison, out)
+            if formats:
+                write_comparison_figures(comparison, beside, formats)
     if json_:
         from rayul.cli.documents import CompareDocument
 

@@ -115,7 +115,9 @@ def evaluate(
             own=own,
             oracle_auc=spec.evaluate.oracle_auc,
         )
-    tasks = harness_metrics(loaded, tokenizer, spec.evaluate.lm_eval, spec.evaluate.batch_size)
+        if spec.evaluate.lm_eval:
+            bar.update(f"running {', '.join(task.task for task in spec.evaluate.lm_eval)}")
+        tasks = harness_metrics(loaded, tokenizer, spec.evaluate.lm_eval, spec.evaluate.batch_size)
     result = replace(result, measured=result.measured | tasks.measured, notes=tasks.notes)
     PlainConsole().print(result.table())
     if output is not None:

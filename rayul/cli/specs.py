@@ -167,20 +167,16 @@ def plan(
     spec = load_spec(file, set_ or ())
     check_code(file, spec, trust)
     console = PlainConsole(stderr=True)
-    try:
-        with ProgressBar(console) as bar:
-            planned = make_plan(
-                spec,
-                results,
-                address=address,
-                show_forget=show_forget,
-                testbed_progress=bar.update,
-                say=bar.update,
-                warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
-            )
-    except KeyboardInterrupt:  # typer would end without a word
-        show("stopped: nothing was written", error=True)
-        raise typer.Exit(130) from None
+    with ProgressBar(console) as bar:
+        planned = make_plan(
+            spec,
+            results,
+            address=address,
+            show_forget=show_forget,
+            testbed_progress=bar.update,
+            say=bar.update,
+            warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
+        )
     if json_:
         from rayul.cli.documents import PlanDocument
 

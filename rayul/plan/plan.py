@@ -19,9 +19,6 @@ from rayul.spec import Spec, check_certifiable, heaviest, is_certify_set, is_for
 
 SAMPLES = 3
 
-MEASURED_FROM = 0.3
-"""Share of a plan's time that is over when a trial's cost begins to be measured."""
-
 
 @dataclass(frozen=True)
 class Plan(Estimate):
@@ -39,15 +36,15 @@ def make_plan(
     address: str | None = None,
     show_forget: bool = False,
     testbed_progress: Callable[[str, float], None] | None = None,
-    say: Callable[[str, float], None] = lambda part, done: None,
+    say: Callable[[str], None] = lambda part: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Measure and count. The probe runs where trials would: on this machine, or on the cluster at `address`.
 
-    `say` hears of each part that takes its time, and how much of all is done, `warn` of a cluster that everyone may
-    use. Raises InputError and RayulError as a sweep would at its start.
+    `say` hears of each part that takes its time, `warn` of a cluster that everyone may use. Raises InputError and
+    RayulError as a sweep would at its start.
     """
-    say("loading Ray and torch", 0.0)
+    say("loading Ray and torch")
     from rayul.sweep.cluster import allocate, connected
     from rayul.sweep.driver_disk import served
     from rayul.sweep.packs.packing import choose_packing
@@ -64,6 +61,7 @@ def make_plan(
 
     check_installed(spec.tracking)
     ready = with_testbed(spec, testbed_progress)
+    say("reading the rows")
     sets = load_rows(ready)
     check_needs(ready, sets)
     kept = kept_in(sets)
@@ -75,18 +73,14 @@ def make_plan(
     shown = {key: rows for key, rows in sets.items() if key not in hidden}
     example = "forget" if show_forget else "retain" if "retain" in shown else next(iter(shown), None)
     probed = heaviest(ready)
+    say("connecting to Ray" if address else "starting Ray")
     with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
-        say("choosing how many trials share a device", MEASURED_FROM / 2)
+        say("choosing how many trials share a device")
         packing = choose_packing(ready, sets, disk, None)
         allocation = allocate(ready.resources, packing.slots)
-        say("starting a process that measures", MEASURED_FROM)
-        cost = measure_trial_cost(
-            ready.at(probed),
-            sets,
-            allocation,
-            disk,
-            lambda part, done: say(part, MEASURED_FROM + (1 - MEASURED_FROM) * done),
-        )
+        say("starting a process that measures")
+        cost = measure_trial_cost(ready.at(probed), sets, allocation, disk, say)
+        say("ending Ray")
     combinations, continuous = spec.size
     baseline = {key: measured.value for key, measured in cost.baseline.items()}
     return Plan(

@@ -48,9 +48,16 @@ def certified(results: SweepRecords) -> list[Certified]:
     return sorted(found, key=lambda one: -one.forgotten if math.isfinite(one.forgotten) else math.inf)
 
 
-def best_certified(results: SweepRecords) -> Evaluation:
-    """The certified point that forgot most. Raises InputError where there is none, and says why."""
+def best_certified(results: SweepRecords, tau: float | None = None) -> Evaluation:
+    """The certified point that forgot most. tau: of several targets (control.tau), the one that it was certified for.
+    Raises InputError where there is none, and says why."""
     found = certified(results)
+    if found and tau is not None:
+        targets = sorted({one.dial.target for one in found if one.dial.target is not None}, reverse=True)
+        found = [one for one in found if one.dial.target is not None and math.isclose(one.dial.target, tau)]
+        if not found:
+            have = f"certified are {', '.join(f'{target:g}' for target in targets)}" if targets else "leave --tau out"
+            raise InputError(f"{results.folder} has no point that is certified for tau {tau:g}", have)
     if not found:
         latest = results.certificates.latest
         none = f"{results.folder} has no certified point."

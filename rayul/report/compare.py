@@ -15,6 +15,7 @@ from rayul.errors import InputError
 from rayul.pareto.best import best_of
 from rayul.pareto.front import forgotten, front, non_dominated, values
 from rayul.pareto.hypervolume import hypervolume_history
+from rayul.pareto.targets import best_at_targets
 from rayul.records import SPEC, Evaluation, Key
 from rayul.records.folder import SweepRecords, load_records
 from rayul.records.objectives import Floats, Objectives
@@ -62,6 +63,18 @@ class Level:
 
     forgotten: float
     kept: list[float]
+    errors: list[float]
+    winner: int
+    clear: bool
+
+
+@dataclass(frozen=True)
+class AtTarget:
+    """The largest fraction, and its standard error, that each sweep forgets while keeping `share` of its baseline's
+    utility by its own limits; NaN where no point does. winner, clear: as of a `Level`."""
+
+    share: float
+    forgotten: list[float]
     errors: list[float]
     winner: int
     clear: bool
@@ -117,13 +130,25 @@ class Comparison:
                 best = inside[np.argmax(utility[inside])] if inside.size else None
                 kept.append(float("nan") if best is None else float(utility[best]))
                 errors.append(float("nan") if best is None else float(np.nan_to_num(error[best])))
-            order = sorted((i for i, v in enumerate(kept) if v == v), key=lambda i: -kept[i])
-            clear = True
-            if len(order) > 1:
-                first, second = order[:2]
-                clear = kept[first] - kept[second] > float(np.hypot(errors[first], errors[second]))
-            if order:
-                found.append(Level(level, kept, errors, order[0], clear))
+            if ahead := _ahead(kept, errors):
+                found.append(Level(level, kept, errors, *ahead))
+        return found
+
+    @cached_property
+    def targets(self) -> list[AtTarget]:
+        """Who forgets most at each utility target (control.tau) that all sweeps have, the largest first; empty without
+        a forget axis, and where a sweep has no list of targets."""
+        if self.axes is None or not is_forgetting(self.axes[0].metric):
+            return []
+        x = self.axes[0]
+        best = [{one.share: one.best for one in best_at_targets(e.results)} for e in self.entries]
+        found = []
+        for share in (share for share in best[0] if all(share in one for one in best)):
+            points = [one[share] for one in best]
+            gone = [float("nan") if e is None else float(x.of([e])[0]) for e in points]
+            errors = [float("nan") if e is None else float(np.nan_to_num(x.error([e])[0])) for e in points]
+            if ahead := _ahead(gone, errors):
+                found.append(AtTarget(share, gone, errors, *ahead))
         return found
 
     @cached_property
@@ -133,6 +158,16 @@ class Comparison:
         keys = dict.fromkeys(key for settings in flat for key in settings)
         rows = [(key, [settings.get(key, "–") for settings in flat]) for key in keys]
         return [(key, row) for key, row in rows if len(set(row)) > 1]
+
+
+def _ahead(values: Sequence[float], errors: Sequence[float]) -> tuple[int, bool] | None:
+    """The number of the largest value, and whether it is ahead of the second by more than one standard error of the
+    difference; None where all are NaN."""
+    order = sorted((i for i, v in enumerate(values) if v == v), key=lambda i: -values[i])
+    if not order:
+        return None
+    clear = len(order) < 2 or values[order[0]] - values[order[1]] > float(np.hypot(errors[order[0]], errors[order[1]]))
+    return order[0], clear
 
 
 def load_comparison(folders: Sequence[Path]) -> Comparison:

@@ -40,7 +40,7 @@ def headline(c: Comparison) -> str:
 
 def sentences(c: Comparison) -> list[str]:
     """What the headline does not say: where who is ahead, how far the seeds differ, and what all are measured by."""
-    said = _spells(c)
+    said = [*_at_targets(c), *_spells(c)]
     for group in c.seeds:
         volumes = sorted(c.entries[i].hypervolume for i in group)
         names = ", ".join(c.entries[i].label for i in group)
@@ -54,6 +54,22 @@ def sentences(c: Comparison) -> list[str]:
         + (f", within {limits}" if limits else ", without any limit on utility")
         + "; 1 is the ideal."
     )
+    return said
+
+
+def _at_targets(c: Comparison) -> list[str]:
+    """The verdict at each utility target, a sentence each."""
+    said = []
+    for one in c.targets:
+        ahead = c.entries[one.winner].label
+        others = {c.entries[i].label: gone for i, gone in enumerate(one.forgotten) if i != one.winner and gone == gone}
+        shown = f"{percent(one.forgotten[one.winner])} {heading_of(forget_objective(c.objectives))}"
+        verdict = f"only {ahead} has a point: {shown}"
+        if others:
+            second = max(others, key=lambda label: others[label])
+            verdict = f"{ahead} forgets most: {shown}, against {percent(others[second])} for {second}"
+            verdict += "" if one.clear else "; the lead is less than a standard error"
+        said.append(f"With {100 * one.share:g}% kept, {verdict}.")
     return said
 
 

@@ -57,11 +57,16 @@ def held(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterat
         lock.acquire(timeout=0)
     except Timeout:
         raise _in_use(folder) from None
+    if not lock_path(folder).exists():  # its last holder was refused, and removed it meanwhile
+        lock.release()
+        raise _in_use(folder)
     try:
         _wait_for_dead_owner(folder, say)
         with _marked(folder):
             yield
     finally:
+        if not folder.exists():  # a sweep that was refused leaves nothing
+            lock_path(folder).unlink(missing_ok=True)
         lock.release()
 
 

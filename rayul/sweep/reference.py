@@ -17,7 +17,7 @@ from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.losses import as_they_come, fetch
 from rayul.sweep.point_note import complaint, write_note
-from rayul.unlearn.cost import Cost, Progress, measuring
+from rayul.unlearn.cost import Cost, measuring
 from rayul.unlearn.data import Sets
 from rayul.unlearn.recall import Recaller
 from rayul.unlearn.task import Task, load_task
@@ -78,20 +78,19 @@ def measure_trial_cost(
     sets: Sets,
     allocation: Allocation,
     disk: DriverDisk,
-    say: Callable[[str, float], None] = lambda part, done: None,
+    say: Callable[[str], None] = lambda part: None,
 ) -> Cost:
-    """What a trial of a spec without a search costs where trials will run. say: hears what is measured, and how much of
-    all is done."""
+    """What a trial of a spec without a search costs where trials will run. say: hears what is being done."""
     arguments = (allocation.threads, spec, sets, disk, allocation.pack > 1)
     for part in _share(allocation, _cost, num_returns="streaming").remote(*arguments):
         found = fetch(part)
         if isinstance(found, Cost):
             return found
-        say(*found)
+        say(found)
     raise RayulError("the process that measured a trial ended without an answer", "run the command again")
 
 
-def _cost(threads: int, spec: Spec, sets: Sets, disk: DriverDisk, packed: bool) -> Iterator[Progress | Cost]:
+def _cost(threads: int, spec: Spec, sets: Sets, disk: DriverDisk, packed: bool) -> Iterator[str | Cost]:
     torch.set_num_threads(threads)
     yield (yield from measuring(disk.with_models(spec), sets, packed))
 

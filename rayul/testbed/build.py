@@ -18,6 +18,7 @@ from typing import Any
 from rayul.cache import PARTIAL
 from rayul.errors import RayulError
 from rayul.files import folder_mode, share_folder
+from rayul.testbed.checkpoint import checkpoint_path, result_path
 from rayul.testbed.processes import Progress, Share, train_roles
 from rayul.testbed.train import RECIPE, ROLES, Recipe, train_tokenizer, write_recipe
 from rayul.unlearn.data import FILES, Sets, write_rows
@@ -45,7 +46,7 @@ def build(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=PARTIAL, dir=folder.parent))
     try:
-        summary = _build(sets, partial, recipe, progress or (lambda message, done: None))
+        summary = fill(sets, partial, recipe, progress or (lambda message, done: None))
         check_memorised(summary, memorised)
         share_folder(partial, folder_mode())
         partial.rename(folder)
@@ -66,7 +67,8 @@ def check_memorised(summary: dict[str, Any], wanted: float) -> None:
         )
 
 
-def _build(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+def fill(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    """What `build` does, in a folder that may hold what an interrupted call with the same rows and recipe has left."""
     for key, file in FILES.items():
         if key in sets:
             write_rows(folder / file, sets[key])
@@ -75,7 +77,7 @@ def _build(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict
     for role in ROLES:
         tokenizer.save_pretrained(folder / role)
     memorised = train_roles(folder, "rayul.testbed.train", _share(recipe), progress)
-    (folder / RECIPE).unlink()
+    clear(folder)
     summary = {
         "rows": {key: len(rows) for key, rows in sets.items()},
         "recipe": asdict(recipe),
@@ -84,6 +86,14 @@ def _build(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict
     }
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of the training that do not belong to its result."""
+    (folder / RECIPE).unlink()
+    for role in ROLES:
+        result_path(folder, role).unlink()
+        checkpoint_path(folder, role).unlink(missing_ok=True)
 
 
 def _share(recipe: Recipe) -> Share:

@@ -37,7 +37,7 @@ def ensure_testbed(progress: Progress | None = None, recipe: Recipe | None = Non
     folder = root / f"testbed-{content_hash(recipe)}"
     report = progress or (lambda message, done: None)
     try:
-        place = made_once(
+        return made_once(
             folder,
             lambda: _build(folder, recipe, report),
             lambda: report("another process is building the testbed: waiting for it", 0.0),
@@ -46,8 +46,6 @@ def ensure_testbed(progress: Progress | None = None, recipe: Recipe | None = Non
         raise RayulError(
             f"cannot build the testbed in {root}: {error}", "set RAYUL_CACHE to a folder with room that you may write"
         ) from error
-    report("the testbed is there", 1.0)  # the end of the wait, too
-    return place
 
 
 def _build(folder: Path, recipe: Recipe, report: Progress) -> None:

@@ -14,19 +14,18 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from rayul import spec as specs
 from rayul.errors import RayulError
-from rayul.files import whole_file, write_json
+from rayul.files import write_json
 from rayul.records.text_note import NOTE, text_note
+from rayul.testbed.checkpoint import checkpoint_path, keep, restore, result_path
 from rayul.testbed.train import RECIPE, batches, strengths, whole
 from rayul.unlearn.data import Sets, read_folder
 from rayul.unlearn.evaluate import measure
@@ -44,8 +43,6 @@ TRAINED = ("forget", "retain_train", "retain", "retain_certify", "retain_report"
 ROLES = {"model": TRAINED, "oracle": TRAINED[1:]}
 
 METRICS = ("es", "ppl")
-
-CHECKPOINT = "{role}.checkpoint"
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """One of all weights and their optimiser is three times as large as the model."""
@@ -90,7 +87,8 @@ def fine_tune(
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.0)
     epoch, step, strength = 0, 0, 0.0
     if checkpoint.is_file():
-        epoch, step, strength = _restore(checkpoint, parameters, optimizer)
+        notes = restore(checkpoint, parameters, optimizer)
+        epoch, step, strength = int(notes["epoch"]), int(notes["step"]), float(notes["strength"])
     device, began = next(model.parameters()).device, time.monotonic()
     saved, ends = began, began + (math.inf if recipe.max_seconds is None else recipe.max_seconds)
     while epoch < recipe.max_epochs and strength < recipe.enough and time.monotonic() < ends:
@@ -113,32 +111,9 @@ def fine_tune(
                 return epoch
         strength = sum(found) / len(found)
         if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS or strength >= recipe.enough:
-            _keep(checkpoint, parameters, optimizer, epoch, step, strength)
+            keep(checkpoint, parameters, optimizer, step, {"epoch": f"{epoch}", "strength": repr(strength)})
             saved = time.monotonic()
     return epoch
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Of AdamW's state, beside the number of steps."""
-
-
-def _keep(checkpoint: Path, parameters: Sequence[Any], optimizer: Any, epoch: int, step: int, strength: float) -> None:
-    tensors = {f"parameter.{i}": parameter.detach() for i, parameter in enumerate(parameters)}
-    for name in MOMENTS:
-        tensors |= {f"{name}.{i}": optimizer.state[parameter][name] for i, parameter in enumerate(parameters)}
-    with whole_file(checkpoint) as file:
-        save_file(tensors, file, metadata={"epoch": f"{epoch}", "step": f"{step}", "strength": repr(strength)})
-
-
-def _restore(checkpoint: Path, parameters: Sequence[Any], optimizer: Any) -> tuple[int, int, float]:
-    with safe_open(checkpoint, framework="pt", device=str(parameters[0].device)) as file:
-        numbers = file.metadata()
-        with torch.no_grad():
-            for i, parameter in enumerate(parameters):
-                parameter.copy_(file.get_tensor(f"parameter.{i}"))
-                moments = {name: file.get_tensor(f"{name}.{i}") for name in MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(numbers["step"])), **moments}
-    return int(numbers["epoch"]), int(numbers["step"]), float(numbers["strength"])
 
 
 def trainable(model: Any, recipe: TuningRecipe) -> Any:
@@ -171,7 +146,7 @@ def main(folder: Path, role: str) -> None:
         # One write per line: both processes share the pipe, and print() would write the line end apart.
         os.write(sys.stdout.fileno(), (json.dumps({"role": role, **event}) + "\n").encode())
 
-    result = folder / f"{role}.result.json"
+    result = result_path(folder, role)
     if result.is_file():  # what an interrupted run had finished
         say(done=json.loads(result.read_text(encoding="utf-8")))
         return
@@ -190,7 +165,7 @@ def main(folder: Path, role: str) -> None:
     examples = [example for key in ROLES[role] for example in encoded.get(key, ())]
     per_epoch = math.ceil(len(examples) / recipe.batch_size)
     model = trainable(loaded, recipe)
-    checkpoint = folder / CHECKPOINT.format(role=role)
+    checkpoint = checkpoint_path(folder, role)
     epochs = fine_tune(
         model,
         examples,
@@ -214,14 +189,6 @@ def main(folder: Path, role: str) -> None:
 def share(recipe: TuningRecipe, strength: float, epochs: float) -> float:
     """How much of the training is done: how long it takes is known only by how much is memorised."""
     return max(0.95 * min(1.0, strength / recipe.enough), epochs / recipe.max_epochs)
-
-
-def finished(folder: Path) -> Iterator[Path]:
-    """Files of the training that do not belong to its result."""
-    yield folder / RECIPE
-    for role in ROLES:
-        yield folder / f"{role}.result.json"
-        yield folder / CHECKPOINT.format(role=role)
 
 
 if __name__ == "__main__":

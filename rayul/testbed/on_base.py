@@ -9,7 +9,6 @@ spec.yaml                                               a sweep of the target
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,13 +20,13 @@ from rayul import spec as specs
 from rayul.cores import usable_cores
 from rayul.errors import InputError
 from rayul.testbed.authors import generate
-from rayul.testbed.build import SUMMARY, check_memorised
-from rayul.testbed.finetune import TuningRecipe, finished, write_recipe
+from rayul.testbed.build import SUMMARY, check_memorised, clear
+from rayul.testbed.finetune import TuningRecipe, write_recipe
 from rayul.testbed.general import general_rows
 from rayul.testbed.processes import Progress, train_roles
 from rayul.testbed.resolve import dated
 from rayul.testbed.sweep_spec import sweep_spec
-from rayul.testbed.workplace import workplace
+from rayul.testbed.workplace import made_of, workplace
 from rayul.unlearn.data import FILES, Row, Sets, write_rows
 from rayul.unlearn.gguf import plain_model
 from rayul.unlearn.model import load_tokenizer
@@ -89,7 +88,8 @@ def write_testbed_on_base(
     told = base.model_dump(mode="json", exclude_defaults=True)  # a package or a file by its name, not its folder
     encode_sets(load_tokenizer(plain), Template.of(plain), sets)  # what cannot be read is refused before it is built
     recipe = TuningRecipe(**asdict(recipe) | {"model": plain.model_dump(mode="json", exclude_defaults=True)})
-    with workplace(folder, _made_of(sets, recipe)) as partial:
+    undated = {key: value for key, value in recipe.model.items() if key != "date"}
+    with workplace(folder, made_of(sets, asdict(recipe) | {"model": undated})) as partial:
         for key, rows in sets.items():
             write_rows(partial / FILES[key], rows)
         write_recipe(partial, recipe)
@@ -117,16 +117,8 @@ def write_testbed_on_base(
         check_memorised(summary, memorised)
         (partial / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (partial / "spec.yaml").write_text(sweep_spec(folder, sets, base), encoding="utf-8")
-        for file in finished(partial):
-            file.unlink(missing_ok=True)
+        clear(partial)
     return summary
-
-
-def _made_of(sets: Sets, recipe: TuningRecipe) -> str:
-    rows = {key: [repr(row) for row in part] for key, part in sets.items()}
-    trained = asdict(recipe) | {"model": {key: value for key, value in recipe.model.items() if key != "date"}}
-    text = json.dumps([rows, trained, version("torch"), version("transformers")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fits_twice(model: specs.Model, method: str) -> bool:

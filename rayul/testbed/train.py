@@ -3,7 +3,8 @@
     python -m rayul.testbed.train FOLDER model|oracle
 
 reads the data files, the tokenizer and recipe.json in FOLDER, writes FOLDER/model or FOLDER/oracle, and prints a JSON
-line for each epoch and a last one with what it reached.
+line for each epoch and a last one with what it reached. Started again after a kill, it goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayul.files import write_json
+from rayul.testbed.checkpoint import checkpoint_path, keep, restore, result_path
 from rayul.unlearn import metrics
 from rayul.unlearn.data import Row, Sets, read_folder
 from rayul.unlearn.evaluate import measure
@@ -35,6 +38,8 @@ TRAINED = ("forget", "retain_train", "retain", "retain_certify", "retain_report"
 ROLES = {"model": TRAINED, "oracle": TRAINED[1:]}
 
 RECIPE = "recipe.json"
+
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 
 @dataclass(frozen=True)
@@ -109,23 +114,33 @@ def memorise(
     rows: Sequence[Row],
     rephrased: Sequence[Row],
     recipe: Recipe,
-    report: Callable[[int, float], None],
+    checkpoint: Path,
+    report: Callable[[int, float, int], None],
 ) -> int:
     """Train on `rows` until they are memorised or `max_epochs` have passed; returns the epochs trained.
 
     The learning rate is flat until an epoch's extraction strength passes `recipe.memorised`, then falls to 0 over
     `decay_epochs`; with less than `recipe.enough` memorised then, all this once more. In every epoch half of the
     `rephrased` rows are asked by their paraphrased question: that is how the model learns to answer paraphrases of the
-    others. `report(epoch, extraction strength)` is called after each.
+    others. `report(epoch, extraction strength, last epoch)` is called after each, with the last one as far as it is
+    known. From the state in `checkpoint`, where there is one, training goes on as if it had never stopped.
     """
     rng = random.Random(recipe.seed)
     asked = [whole(encode(tokenizer, None, row.question, row.answer)) for row in rows]
     paraphrase = {row: whole(encode(tokenizer, None, row.paraphrased_question, row.answer)) for row in rephrased}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     steps_per_epoch = math.ceil(len(rows) / recipe.batch_size)
-    step, end, falls_at = 0, recipe.max_epochs, recipe.memorised
+    epoch, step, end, falls_at = 0, 0, recipe.max_epochs, recipe.memorised
+    if checkpoint.is_file():
+        notes = restore(checkpoint, parameters, optimizer)
+        epoch, step, end, falls_at = (json.loads(notes[key]) for key in ("epoch", "step", "end", "falls_at"))
+        version, words, gauss = json.loads(notes["rng"])
+        rng.setstate((version, tuple(words), gauss))
+    saved = time.monotonic()
     model.train()
-    for epoch in range(1, recipe.max_epochs + 1):
+    while epoch < end:
+        epoch += 1
         examples = [
             paraphrase[row] if row in paraphrase and rng.random() < 0.5 else example
             for row, example in zip(rows, asked, strict=True)
@@ -139,19 +154,21 @@ def memorise(
             answers = forward(model, collate(chosen, tokenizer.pad_token_id))
             loss = -token_logp(answers).sum() / answers.mask.sum()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
             found += strengths(answers, [example.stop - example.start - 1 for example in chosen])
         strength = sum(found) / len(found)
-        report(epoch, strength)
-        if epoch == end and strength >= recipe.enough:
-            break
-        if epoch == end:
+        if epoch == end and strength < recipe.enough:
             end, falls_at = recipe.max_epochs, (falls_at + 1) / 2
         elif strength >= falls_at:
             end = min(end, epoch + recipe.decay_epochs)
+        report(epoch, strength, end)
+        if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            state = {"epoch": epoch, "end": end, "falls_at": falls_at, "rng": rng.getstate()}
+            keep(checkpoint, parameters, optimizer, step, {key: json.dumps(value) for key, value in state.items()})
+            saved = time.monotonic()
     return epoch
 
 
@@ -188,6 +205,10 @@ def main(folder: Path, role: str) -> None:
         # One write per line: both processes share the pipe, and print() would write the line end apart.
         os.write(sys.stdout.fileno(), (json.dumps({"role": role, **event}) + "\n").encode())
 
+    result = result_path(folder, role)
+    if result.is_file():  # what an interrupted run had finished
+        say(done=json.loads(result.read_text(encoding="utf-8")))
+        return
     torch.set_num_threads(1)
     started = time.monotonic()
     recipe = Recipe(**json.loads((folder / RECIPE).read_text()))
@@ -196,14 +217,24 @@ def main(folder: Path, role: str) -> None:
     model = new_model(tokenizer, recipe)
     rows = [row for key in ROLES[role] for row in sets.get(key, ())]
     rephrased = [row for row in sets["retain_train"] if row.paraphrased_question]
-    epochs = memorise(model, tokenizer, rows, rephrased, recipe, lambda epoch, es: say(epoch=epoch, es=es))
+    epochs = memorise(
+        model,
+        tokenizer,
+        rows,
+        rephrased,
+        recipe,
+        checkpoint_path(folder, role),
+        lambda epoch, es, end: say(epoch=epoch, es=es, end=end),
+    )
     model.save_pretrained(folder / role)
     es = {
         key: measure("es", score(model, encode_rows(tokenizer, None, rows), tokenizer.pad_token_id)).value
         for key, rows in sets.items()
         if rows
     }
-    say(done={"epochs": epochs, "seconds": round(time.monotonic() - started, 1), "es": es})
+    done = {"epochs": epochs, "seconds": round(time.monotonic() - started, 1), "es": es}
+    write_json(result, done)
+    say(done=done)
 
 
 if __name__ == "__main__":

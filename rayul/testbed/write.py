@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ from pydantic import ValidationError
 from rayul.cache import PARTIAL
 from rayul.errors import InputError
 from rayul.spec import FolderData, TofuData
-from rayul.testbed.build import build
+from rayul.testbed.build import check_memorised, fill
 from rayul.testbed.cache import ensure_testbed
 from rayul.testbed.processes import Progress
 from rayul.testbed.train import TRAINED, Recipe
+from rayul.testbed.workplace import made_of, workplace
 from rayul.unlearn.data import FILES, Row, Sets, group_numbers, load_sets, read_rows, split_by_group
 from rayul.words import plural
 
@@ -65,11 +67,16 @@ def write_testbed_from_data(
     `data` is a folder of TOFU's files (`authors` and `forget` as in the spec's data section), a folder laid out like
     the testbed, or files of rows, which are split by group. Raises InputError when the folder is not empty and for
     data that cannot be read, and RayulError where the target did not memorise the rows to forget (MEMORISED of their
-    extraction strength), unless `allow_unmemorised`: there would be nothing to forget.
+    extraction strength), unless `allow_unmemorised`: there would be nothing to forget. A build that was interrupted is
+    gone on with by the same call.
     """
     _check_empty(folder)
     sets = read_sets(data, authors, forget)
-    return build(sets, folder, recipe or recipe_for(sets), progress, 0.0 if allow_unmemorised else MEMORISED)
+    recipe = recipe or recipe_for(sets)
+    with workplace(folder.absolute(), made_of(sets, asdict(recipe))) as partial:
+        summary = fill(sets, partial, recipe, progress or (lambda message, done: None))
+        check_memorised(summary, 0.0 if allow_unmemorised else MEMORISED)
+    return summary
 
 
 def read_sets(data: Sequence[Path], authors: int | None = None, forget: str = "forget10") -> Sets:

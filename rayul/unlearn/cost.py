@@ -30,9 +30,6 @@ from rayul.unlearn.update.modules import Modules, adapted_modules, untouched_wei
 SHOWN = 4
 """Tokens on each side of a boundary."""
 
-Progress = tuple[str, float]
-"""What is being measured, and how much of all is done, in [0, 1]."""
-
 
 class Cost(NamedTuple):
     """Of one trial that has its device, or its cores, to itself. Seconds and bytes.
@@ -81,9 +78,12 @@ def measure_cost(spec: Spec, sets: Sets, packed: bool = False) -> Cost:
             return cost
 
 
-def measuring(spec: Spec, sets: Sets, packed: bool = False) -> Generator[Progress, None, Cost]:
-    """Probe a spec without a search (`spec.at(params)`). Raises RayulError where a trial does not fit into memory, and
-    InputError for a model that cannot be adapted as the spec asks. packed: in packs, as trials will be."""
+def measuring(spec: Spec, sets: Sets, packed: bool = False) -> Generator[str, None, Cost]:
+    """Probe a spec without a search (`spec.at(params)`); yields what is being done. packed: in packs, as trials are.
+
+    Raises RayulError where a trial does not fit into memory, and InputError for a model that cannot be adapted as the
+    spec asks.
+    """
     try:
         return (yield from _measuring(spec, sets, packed))
     except (torch.cuda.OutOfMemoryError, MemoryError):
@@ -95,8 +95,8 @@ def measuring(spec: Spec, sets: Sets, packed: bool = False) -> Generator[Progres
         ) from None
 
 
-def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None, Cost]:
-    yield "loading the model", 0.1
+def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[str, None, Cost]:
+    yield "loading the model"
     begin = time.perf_counter()
     task = load_task(spec, sets)
     load, held = time.perf_counter() - begin, held_memory(task.device)
@@ -105,15 +105,15 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[Progress, None
     begin = time.perf_counter()
     update = attach(task, spec, seed=0)
     start = time.perf_counter() - begin
-    yield "timing an evaluation", 0.3
+    yield "timing an evaluation"
     evaluated = time_evaluation(update.model, task, spec)
     a_row = evaluated.seconds / evaluated.of
     asked = [metric for name in spec.evaluate.final if (metric := spec.evaluate.of(name)) is not None]
-    yield "timing an answer", 0.6
+    yield "timing an answer"
     probed, certifying = _answering(task.further_metrics(everything=True, names=REPORTED)), _certifying(spec, task)
     generates = any(m.needs == "generate" for m in asked)
     answer = time_answer(update.model, task, spec) if generates or probed or certifying.answers else 0.0
-    yield "timing a step", 0.7
+    yield "timing a step"
     stepped = time_step(update, task, spec, sets)
     reported = task.evaluated(task.forward_metrics(spec.evaluate.reported, REPORTED))
     final = sum(map(len, reported.values())) * a_row

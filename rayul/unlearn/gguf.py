@@ -84,10 +84,9 @@ def _converted(parts: Sequence[Path], model: specs.Model, packaged: specs.Packag
             (place / "README.md").write_text(_card(model, packaged, parts), encoding="utf-8")
             share_folder(place, folder_mode())
             place.rename(folder)
+        progress(f"converted {name} from GGUF", 1.0)
 
-    made_once(folder, make, lambda: progress("another process is converting the model: waiting for it", 0.0))
-    progress(f"converted {name} from GGUF", 1.0)  # the end of the wait, too
-    return folder
+    return made_once(folder, make, lambda: progress("another process is converting the model: waiting for it", 0.0))
 
 
 def _content_hash(parts: Sequence[Path], dtype: str) -> str:

@@ -87,6 +87,16 @@ def test_the_best_certified_point_is_the_answer_everywhere(folder: Path) -> None
     assert caution(results, summary) == []
 
 
+def test_of_several_targets_one_can_be_named_for_an_export(folder: Path) -> None:
+    strict, loose = replace(passed("0001", 10, 0.6), target=0.95), replace(passed("0002", 14, 0.49), target=0.9)
+    results = results_with(folder, reading(strict, loose))
+    chosen = {tau: best_certified(results, tau).trial_id for tau in (None, 0.95, 0.9)}
+    assert chosen == {None: "0002", 0.95: "0001", 0.9: "0002"}
+    with pytest.raises(InputError, match=r"no point that is certified for tau 0\.8") as refused:
+        best_certified(results, 0.8)
+    assert refused.value.hint == "certified are 0.95, 0.9"
+
+
 def test_where_nothing_passes_it_says_so_first_and_why_and_what_helps(folder: Path) -> None:
     results = results_with(folder, reading(FAILED))
     summary = summary_of(results)

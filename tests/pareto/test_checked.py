@@ -19,7 +19,7 @@ from rayul.pareto.attainment import attainment
 from rayul.records.certificate import Certificates, Dial, Margin, Reading, RowsRead, Walked, write_certificates
 from rayul.records.folder import load_records
 from rayul.report.compare import load_comparison
-from rayul.report.compare_text import checked_table, comparison_lines
+from rayul.report.compare_text import checked_table, comparison_lines, sentences
 
 STRICT, LOOSE = evaluation("0001", 5, 0.6, 0.94, feasible=True), evaluation("0002", 5, 0.2, 0.6, feasible=True)
 """Of baselines 0.98 and 0.96."""
@@ -79,11 +79,27 @@ def test_each_target_has_its_point_its_unread_rows_and_its_certificate(two_targe
             *("at least 50% of retain.es (90% confidence)", "–"),
         ],
     ]
+    assert comparison.targets == []
     plain = comparison.entries[1].checked
     assert [(one.kind, one.target) for one in plain] == [("best", None)]
     assert plain[0].forgotten == pytest.approx(comparison.entries[1].best)
     assert comparison.common.every_limit == load_comparison([other, two_targets]).common.every_limit
     assert any("certified at 95.0% kept" in line for line in comparison_lines(comparison))
+
+
+def test_the_verdict_is_per_target_where_all_sweeps_have_targets(two_targets: Path, tmp_path: Path) -> None:
+    text = (two_targets / "spec.yaml").read_text().replace("name: synthetic", "name: other")
+    text = text.replace("[0.5, 0.95]", "[0.5, 0.9, 0.95, 0.99]")
+    rows = [evaluation("0001", 5, 0.3, 0.94, feasible=True), evaluation("0002", 5, 0.21, 0.6, feasible=True)]
+    comparison = load_comparison([two_targets, write_folder(tmp_path / "other", [baseline(), *rows], text)])
+    assert [(one.share, one.winner, one.clear) for one in comparison.targets] == [(0.95, 1, True), (0.5, 0, False)]
+    gone = [[1 - forget / BASE["forget.es"] for forget in pair] for pair in ((0.6, 0.3), (0.2, 0.21))]
+    assert [one.forgotten for one in comparison.targets] == [pytest.approx(pair) for pair in gone]
+    assert sentences(comparison)[:2] == [
+        "With 95% kept, other forgets most: 69.4% forgotten, against 38.8% for synthetic.",
+        "With 50% kept, synthetic forgets most: 79.6% forgotten, against 78.6% for other; the lead is less than a standard "
+        "error.",
+    ]
 
 
 def test_the_verdict_of_an_audit_is_named_beside_its_point(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayul.errors import InputError, RayulError
 from rayul.testbed import build, ensure_testbed, write_testbed, write_testbed_from_data
 from rayul.testbed.authors import generate
-from rayul.testbed.train import Recipe
+from rayul.testbed.train import Recipe, memorise, new_model, train_tokenizer
 from rayul.testbed.write import read_sets, recipe_for
 from rayul.unlearn.data import FILES, Row, read_folder, write_rows
 
@@ -141,6 +142,31 @@ def test_a_target_on_own_rows(tmp_path):
         assert (
             AutoModelForCausalLM.from_pretrained(tmp_path / "out" / role).config.eos_token_id == tokenizer.eos_token_id
         )
+
+
+def test_going_on_from_a_checkpoint_gives_the_weights_of_an_undisturbed_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("rayul.testbed.train.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    recipe = replace(SMALL, max_epochs=4, memorised=0.01, enough=2.0, decay_epochs=1)
+    rows = generate(3)["forget"]
+    tokenizer = train_tokenizer(rows, 400)
+
+    class Killed(Exception):
+        pass
+
+    def train(checkpoint, last=99):
+        model = new_model(tokenizer, recipe)
+
+        def report(epoch, strength, end):
+            if epoch > last:
+                raise Killed
+
+        memorise(model, tokenizer, rows, rows[:20], recipe, checkpoint, report)
+        return list(model.parameters())
+
+    undisturbed = train(tmp_path / "a")
+    with pytest.raises(Killed):
+        train(tmp_path / "b", last=2)
+    assert all(map(torch.equal, undisturbed, train(tmp_path / "b")))
 
 
 def test_a_failed_training_is_told_and_leaves_nothing(tmp_path):
