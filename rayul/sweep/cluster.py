@@ -137,11 +137,11 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             stack.callback(ray.shutdown)  # before token and folder go
             try:
                 _init("local", folder, options)
-            except (OSError, RuntimeError, ValueError, RayError) as error:
-                raise RayulError(
-                    f"Ray cannot start on this machine: {first_line(error)}",
-                    f"set RAY_TMPDIR or TMPDIR to a folder that Ray may write to; it tried {folder}",
-                ) from error
+            except Exception as error:  # of any kind: that a node timed out is a plain Exception
+                hint = f"set RAY_TMPDIR or TMPDIR to a folder that Ray may write to; it tried {folder}"
+                if "timed out" in str(error):
+                    hint = "run the command again when the machine is less busy"
+                raise RayulError(f"Ray cannot start on this machine: {first_line(error)}", hint) from error
             yield False
             return
         try:

@@ -97,8 +97,8 @@ def test_the_verdict_is_per_target_where_all_sweeps_have_targets(two_targets: Pa
     assert [one.forgotten for one in comparison.targets] == [pytest.approx(pair) for pair in gone]
     assert sentences(comparison)[:2] == [
         "With 95% kept, other forgets most: 69.4% forgotten, against 38.8% for synthetic.",
-        "With 50% kept, synthetic forgets most: 79.6% forgotten, against 78.6% for other; the lead is less than a standard "
-        "error.",
+        "With 50% kept, synthetic forgets most: 79.6% forgotten, against 78.6% for other; the lead is less than a "
+        "standard error.",
     ]
 
 
