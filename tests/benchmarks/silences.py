@@ -1,7 +1,8 @@
 """How long commands say nothing: `python tests/benchmarks/silences.py [--plain] [--left] -- COMMAND...`.
 
 The command runs in a pseudo-terminal, or with --plain into a pipe; SILENCES_LOG names a file for what it prints. Shown
-are the longest times without a byte of output and what stood on the screen then. With --left also how well "about ... left" foretold the end of its bar.
+are the longest times without a byte of output and what stood on the screen then, and with --left how well "about ...
+left" foretold the end of each bar.
 """
 
 from __future__ import annotations
