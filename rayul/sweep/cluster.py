@@ -31,7 +31,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 import ray
 from ray._private import ray_constants, utils, worker
-from ray.exceptions import RayError, RpcError
+from ray.exceptions import RpcError
 from ray.tune.execution import class_cache
 
 from rayul.cores import usable_cores
