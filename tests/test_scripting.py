@@ -23,6 +23,7 @@ import rayul.cli
 from rayul.cli import app
 from rayul.cli.documents import DOCUMENTS, Printed, document_schema
 from rayul.cli.machine import is_for_a_program
+from rayul.cli.stopped import GOES_ON, sentence
 from rayul.errors import InputError, RayulError
 
 sys.path.insert(0, str(Path(__file__).parent / "pareto"))
@@ -227,6 +228,13 @@ def test_exit_codes_are_those_of_the_table(tmp_path: Path) -> None:
     assert seen[1].stderr
     assert seen[2].stderr
     assert "Traceback" not in "".join(done.stderr for done in seen.values())
+    assert seen[130].stderr == "stopped: nothing was written\n"
+
+
+def test_an_interrupted_command_says_how_to_go_on() -> None:
+    assert sentence("audit", ["audit", "my results/x"]).endswith(": rayul audit 'my results/x'")
+    assert sentence("certify", ["certify", "x", "--again"]).endswith(": rayul certify x"), "a reading goes on without"
+    assert set(GOES_ON) <= {command.name or command.callback.__name__ for command in app.registered_commands}
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

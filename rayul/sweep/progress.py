@@ -36,12 +36,17 @@ class Progress:
         known = list(records)
         for record in known:
             self._count(record)
-        self.ended_before = self.ended
         self.started = time.monotonic()
+        self.steps: dict[str, int] = {}
+        """Of each trial, its steps."""
+        self.first: tuple[float, float] | None = None
+        """When the first record of this run came, and how many trials' worth of steps were done then: what came before
+        is the start of the processes, which no later trial pays for."""
         self.front = front((e for e in known if isinstance(e, Evaluation)), baseline, spec.objectives)
 
     def add(self, record: Record) -> None:
         self._count(record)
+        self.first = self.first or (time.monotonic(), self.done)
         if isinstance(record, Evaluation) and record.feasible and record.step:
             self.front = front([*self.front, record], self.baseline, self.spec.objectives)
 
@@ -55,11 +60,23 @@ class Progress:
         return hypervolume(self.front, self.baseline, self.spec.objectives, self.limits)
 
     @property
+    def done(self) -> float:
+        """Trials that have ended, and of those that run the share of their steps."""
+        running = [trial for trial, state in list(self.states.items()) if state == RUNNING and trial in self.last]
+        return self.ended + sum(min(1.0, self.last[trial].step / self._steps(trial)) for trial in running)
+
+    def _steps(self, trial: str) -> int:
+        if trial not in self.steps:
+            self.steps[trial] = self.spec.at(self.last[trial].params).training.steps
+        return self.steps[trial]
+
+    @property
     def remaining(self) -> float | None:
-        """Seconds, at the rate of the trials that ended in this run; None before the first."""
-        done = self.ended - self.ended_before
-        elapsed = time.monotonic() - self.started
-        return elapsed / done * (self.total - self.ended) if done else None
+        """Seconds, at the rate of this run since its first record; None before there is one."""
+        if self.first is None or self.done <= self.first[1]:
+            return None
+        since, before = self.first
+        return (time.monotonic() - since) / (self.done - before) * (self.total - self.done)
 
     def summary(self) -> str:
         count = Counter(list(self.states.values()))

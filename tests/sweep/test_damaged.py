@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,16 @@ import peft
 import pytest
 import torch
 from devices import join, reported
+from rich.console import Console
 
 from rayul.errors import InputError, ResultsUnwritable
+from rayul.progress import ProgressBar
 from rayul.records import ADAPTERS, BASELINE, CHECKPOINTS, Evaluation, adapter_folder
 from rayul.sweep.driver_disk import DAMAGED, DriverDisk
+from rayul.sweep.point_note import complaint, noted_difference
 from rayul.sweep.reference import reference_row, verified
+from rayul.sweep.run import _verified
+from rayul.unlearn.export import TOLERANCE
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -81,6 +88,42 @@ def test_it_is_set_aside_and_the_others_are_verified(
     assert device.measure(BASELINE).metrics == reference_row(device.spec, device.sets, device.disk, BASELINE).metrics
     (again,) = device.verify(rows)
     assert "it is missing" in again, "what is aside is not looked at again"
+
+
+def test_what_an_earlier_run_measured_is_known_by_its_note_and_its_weights(
+    points: tuple[Any, list[Evaluation]], tmp_path: Path
+) -> None:
+    device, rows = points
+    places = [adapter_folder(tmp_path, row) for row in rows]
+    assert [noted_difference(place, row, 0) for place, row in zip(places, rows, strict=True)] == [None] * len(rows)
+    assert device.verify(rows) == []
+    noted = [noted_difference(place, row, 0) for place, row in zip(places, rows, strict=True)]
+    assert all(difference is not None and difference <= TOLERANCE for difference in noted)
+    assert noted_difference(places[0], rows[0], 5) is None, "samples are asked for that it has not"
+    assert noted_difference(places[0], replace(rows[0], metrics={"forget.es": 0.5}), 0) is None, "another record"
+    shutil.copyfile(places[1] / WEIGHTS, places[0] / WEIGHTS)
+    assert noted_difference(places[0], rows[0], 0) is None, "other weights"
+    (line,) = device.verify(rows[:1])
+    assert line.startswith(f"{places[0].name}: reloaded, a metric differs by ")
+    assert complaint(places[0], noted_difference(places[0], rows[0], 0) or 0.0) == line, "it is said again"
+
+
+def test_a_sweep_that_goes_on_measures_only_what_no_run_has_measured(
+    points: tuple[Any, list[Evaluation]], tmp_path: Path
+) -> None:
+    device, rows = points
+    assert device.verify(rows[1:]) == []
+    asked: list[Evaluation] = []
+
+    class Measurer:
+        def verify(self, points: list[Evaluation]) -> Iterator[str]:
+            asked.extend(points)
+            return iter(["it is gone"] * len(points))
+
+    with ProgressBar(Console(file=io.StringIO())) as bar:
+        problems = list(_verified(device.spec, tmp_path, Measurer(), rows, bar))  # type: ignore[arg-type]
+    assert asked == rows[:1]
+    assert problems == ["it is gone"]
 
 
 def test_a_whole_model_that_is_cut_off_is_set_aside(

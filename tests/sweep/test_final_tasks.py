@@ -15,6 +15,7 @@ from rayul.records.folder import load_records
 from rayul.report.write import summarise
 from rayul.sweep.export import export
 from rayul.sweep.reference import verified
+from rayul.unlearn.recall import Recaller
 
 TASK = """
 task: made_up_towns
@@ -45,7 +46,8 @@ def test_what_a_task_gives_goes_with_the_point(
     sweep = made(evaluate={"lm_eval": [{"task": "made_up_towns", "include_path": str(folder)}]})
     summarise(sweep.folder)
     (point, *_) = front_of(load_records(sweep.folder))
-    assert not verified(sweep.spec, sweep.sets, sweep.measurer.disk, [point], sweep.task)
+    recaller = Recaller(sweep.task, sweep.spec)
+    assert not any(verified(sweep.spec, sweep.sets, sweep.measurer.disk, [point], recaller))
     results = load_records(sweep.folder)
     adapter = results.adapters[point.key]
     note = "lm_eval/made_up_towns: task version 2, 6 examples, lm-evaluation-harness"

@@ -43,6 +43,16 @@ def test_a_link_to_a_folder_is_the_folder(tmp_path: Path) -> None:
     assert not mark_path(tmp_path / "short").exists()
 
 
+def test_a_sweep_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
+    with held(tmp_path / "s"):
+        assert is_held(tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+    with held(tmp_path / "s"):
+        (tmp_path / "s").mkdir()
+    with held(tmp_path / "s"):
+        assert is_held(tmp_path / "s")
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="another host name needs root, unshare")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the file system without locks")
 def test_a_driver_of_another_machine_is_seen_where_the_file_system_keeps_no_locks(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from rayul.records import COMPLETED, FAILED, PRUNED, Ending, Evaluation
@@ -18,7 +19,8 @@ def test_each_ending_is_a_line_and_is_counted_by_state_and_rule(
     spec, said = make_spec(), io.StringIO()
     before = row(spec, 0, 5, 0.5, 0.4)
     progress = Progress(spec, baseline, [baseline, before, before.ended(PRUNED, "retain.es", "below")], total=6)
-    assert (progress.ended, progress.ended_before) == (1, 1)
+    assert progress.ended == 1
+    assert progress.remaining is None
     with shown(progress, Console(file=said, width=200)):
         pruned, completed, broken = (row(spec, n, 10, 0.4, 0.3 + n / 100) for n in (1, 2, 3))
         for record in (
@@ -38,6 +40,7 @@ def test_each_ending_is_a_line_and_is_counted_by_state_and_rule(
         "trial 0003 failed after step 10 (forget.es 0.400 retain.es 0.330): diverged: step 13: loss nan",
         "trial 0004 failed before its first evaluation: diverged: step 1: loss nan",
     ]
+    assert progress.done == pytest.approx(5 + 5 / spec.training.steps)
     assert progress.summary().startswith("5/6 trials | 1 running | 1 completed | 2 pruned | 2 failed | front ")
     view = io.StringIO()
     Console(file=view, width=80).print(progress.view())
