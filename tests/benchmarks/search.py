@@ -230,12 +230,13 @@ class Mine:
         return bool(self.scheduler.on_trial_result(None, _Trial(rows[0].trial_id), result) == "STOP")
 
     def end(self, number: int) -> None:
-        from rayul.sweep.search.outcome import outcome
+        from rayul.sweep.search.outcome import SOLVED, outcome
 
         told = outcome(self.rows[number], self.spec, self.baseline)
         assert told is not None
         for metric, violation in told.constraints.items():
             self.trials[number].set_constraint(metric, violation)
+        self.trials[number].set_user_attr(SOLVED, told.solved)
         self.study.tell(self.trials[number], told.values)
 
 

@@ -14,6 +14,9 @@ from rayul.pareto.hypervolume import unit_scores
 from rayul.records import Ending, Evaluation
 from rayul.spec import Spec, limits, plainly
 
+SOLVED = "solved"
+"""The attribute of a trial in the study that says whether it had a solution."""
+
 HUGE = 1e9
 """Stands for infinity (the perplexity of a ruined model), which no study takes."""
 
@@ -21,18 +24,19 @@ HUGE = 1e9
 class Outcome(NamedTuple):
     """values: one per objective, in the spec's order. violations: by metric of a criterion, <= 0 is feasible;
     constraints: the same, as the sampler is to see them. All are finite, as Optuna wants them. step, mixing: the
-    evaluation that is told."""
+    evaluation that is told. solved: whether the trial had a solution."""
 
     values: tuple[float, ...]
     violations: Mapping[str, float]
     constraints: Mapping[str, float]
     step: int
     mixing: float
+    solved: bool
 
     def attributes(self, ending: Ending) -> dict[str, Any]:
         """What a study keeps beside the values: which evaluation they are of, and how the trial ended."""
         violations = {f"violation.{metric}": violation for metric, violation in self.violations.items()}
-        return ended(ending) | {"step": self.step, "mixing": self.mixing} | violations
+        return ended(ending) | {"step": self.step, "mixing": self.mixing, SOLVED: self.solved} | violations
 
 
 def ended(ending: Ending) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _told(row: Evaluation, spec: Spec, solved: bool = True) -> Outcome:
     values = tuple(max(-HUGE, min(row.metrics[metric], HUGE)) for metric in spec.objectives)
     violations = {metric: min(v, HUGE) for metric, v in row.violation.items()}
     constraints = {metric: min(v, 0.0) if solved else v for metric, v in violations.items()}
-    return Outcome(values, violations, constraints, row.step, row.mixing)
+    return Outcome(values, violations, constraints, row.step, row.mixing, solved)
 
 
 def _with_return(row: Evaluation, spec: Spec, baseline: Evaluation) -> Evaluation:

@@ -55,7 +55,11 @@ def _built_in(spec: Spec, seed: int) -> Any:
     startup = {row.startup: max(row.least, spec.search.startup_trials)} if row.startup else {}
     made = getattr(optuna.samplers, row.optuna)(seed=seed, **startup, **row.options)
     priors = spec.priors
-    return WithPriors(made, priors, seed, spec.search.startup_trials) if priors and row.learns != "nothing" else made
+    return (
+        WithPriors(made, priors, spec.search.seed, spec.search.startup_trials)
+        if priors and row.learns != "nothing"
+        else made
+    )
 
 
 @contextmanager
