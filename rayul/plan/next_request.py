@@ -147,7 +147,13 @@ def _text(spec: Spec, request: Request, export: Path, data: Path, name: str, mar
     merged = export / "merged"
     place = merged if merged.is_dir() else export
     plain["name"] = name
-    plain["model"] |= {"path": str(place.absolute()), "revision": None, "gguf_file": None, "date": None}
+    plain["model"] |= {
+        "path": str(place.absolute()),
+        "revision": None,
+        "gguf_file": None,
+        "date": None,
+        "tokenizer": None,
+    }
     plain["data"], plain["oracle"] = {"folder": str(data)}, None
     for probe in plain["probes"].values():
         probe["split"] = None

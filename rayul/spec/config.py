@@ -54,8 +54,23 @@ def _check_model_path(path: str, info: ValidationInfo) -> str:
         raise refuse(
             f"{show(path)} is not a model: it has no config.json", "name the folder that save_pretrained wrote"
         )
-    if not any(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)):
-        raise refuse(f"{show(path)} has no tokenizer", "save it there with tokenizer.save_pretrained")
+    return path
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern))
+
+
+def _check_tokenizer_path(path: str, info: ValidationInfo) -> str:
+    if not path or path in (TESTBED, *PACKAGED):
+        raise refuse("is empty" if not path else f"{path} is no folder or Hub id", "write a folder or a Hub id")
+    folder = find(path) if wants_files(info) else None
+    if folder is None:
+        if wants_files(info) and looks_local(path):
+            raise missing(path)
+        return path
+    if not folder.is_dir() or not _has_tokenizer(folder):
+        raise refuse(f"{show(path)} has no tokenizer", "name the folder that tokenizer.save_pretrained wrote")
     return path
 
 
@@ -100,6 +115,9 @@ class Model(Section):
     gguf_file: Annotated[str, AfterValidator(_check_gguf_name)] | None = None
     """A GGUF file in that folder or under that id, of any kind of quantisation that transformers can undo. It is
     converted once, into rayul's cache."""
+    tokenizer: Annotated[str, AfterValidator(_check_tokenizer_path)] | None = None
+    """A folder or Hub id with the tokenizer, for a model that comes without its own, such as some GGUF files and
+    checkpoints; null for the one beside the model. Code that comes with it is never run."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     template: Annotated[str, AfterValidator(check_template)] | None = None
     """How question and answer become a text: "chat" for the tokenizer's own chat template, or a text with {question}
@@ -133,6 +151,18 @@ class Model(Section):
             files = [file.name for file in sorted(folder.glob("*.gguf"))]
             problem = refuse(f"{show(self.path)} has no config.json, only GGUF files", f"add gguf_file: {files[0]}")
             raise refuse_all([(("path",), problem)])
+        return self
+
+    @model_validator(mode="after")
+    def _check_tokenizer(self, info: ValidationInfo) -> Model:
+        if self.tokenizer is not None or self.gguf_file is not None or self.path in (TESTBED, *PACKAGED):
+            return self
+        folder = find(self.path) if wants_files(info) else None
+        if folder is None or not (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+            return self  # an adapter may have its base's
+        if not _has_tokenizer(folder):
+            hint = "save it there with tokenizer.save_pretrained, or name another place as model.tokenizer"
+            raise refuse_all([(("path",), refuse(f"{show(self.path)} has no tokenizer", hint))])
         return self
 
     @model_validator(mode="after")

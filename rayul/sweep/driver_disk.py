@@ -26,7 +26,7 @@ from rayul.cache import cache_folder
 from rayul.errors import InputError, RayulError
 from rayul.files import sync_files, write_text
 from rayul.records import ADAPTERS, holds_model
-from rayul.spec import Spec
+from rayul.spec import Model, Spec
 
 BLOCK = 32 * 2**20
 """Bytes of a model that travel at a time."""
@@ -63,10 +63,14 @@ class DriverDisk:
 
     def with_models(self, spec: Spec) -> Spec:
         """The spec with its models where this node has them: where the driver has them, or fetched into the cache."""
-        update: dict[str, Any] = {"model": spec.model.model_copy(update={"path": self._model(spec.model.path)})}
+        update: dict[str, Any] = {"model": self._here(spec.model)}
         if spec.oracle is not None:
-            update["oracle"] = spec.oracle.model_copy(update={"path": self._model(spec.oracle.path)})
+            update["oracle"] = self._here(spec.oracle)
         return spec.model_copy(update=update)
+
+    def _here(self, model: Model) -> Model:
+        tokenizer = None if model.tokenizer is None else self._model(model.tokenizer)
+        return model.model_copy(update={"path": self._model(model.path), "tokenizer": tokenizer})
 
     def _model(self, path: str) -> str:
         if self.server is None or path not in self.models or _files(Path(path).expanduser()) == self.models[path]:
@@ -134,7 +138,8 @@ def served(folder: Path, spec: Spec, *, remote: bool, uploads_adapters: bool = F
     if not remote:
         yield DriverDisk(folder, mark, word, {})
         return
-    paths = [model.path for model in (spec.model, spec.oracle) if model is not None]
+    named = [model for model in (spec.model, spec.oracle) if model is not None]
+    paths = [path for model in named for path in (model.path, model.tokenizer) if path is not None]
     models = {path: files for path in paths if (files := _files(Path(path).expanduser()))}
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(_Server)

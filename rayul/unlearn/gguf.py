@@ -72,7 +72,8 @@ def _found(model: specs.Model) -> Path:
 def _converted(parts: Sequence[Path], model: specs.Model, packaged: specs.Packaged | None, progress: Progress) -> Path:
     root = cache_folder() / "models"
     dtype = "float32" if model.dtype == "auto" else model.dtype
-    folder = root / f"gguf-{_content_hash(parts, dtype)}"
+    without = "-without-tokenizer" if model.tokenizer else ""
+    folder = root / f"gguf-{_content_hash(parts, dtype)}{without}"
     name = model.gguf_file or model.path
 
     def make() -> None:
@@ -123,7 +124,7 @@ def _convert(file: Path, folder: Path, model: specs.Model, dtype: torch.dtype) -
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
         with redirect_stderr(io.StringIO()):  # a bar of its own that no setting turns off
-            tokenizer = AutoTokenizer.from_pretrained(**source)
+            tokenizer = None if model.tokenizer else AutoTokenizer.from_pretrained(**source)
             quantised, found = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype, output_loading_info=True)
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -132,7 +133,8 @@ def _convert(file: Path, folder: Path, model: specs.Model, dtype: torch.dtype) -
     if missing := sorted(found["missing_keys"]):
         raise _unloadable(model, f"it lacks {len(missing)} weights, {missing[0]} among them")
     _rebuilt(quantised).save_pretrained(folder, state_dict=quantised.state_dict())
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
 def _rebuilt(quantised: Any) -> Any:

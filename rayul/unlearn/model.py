@@ -54,7 +54,20 @@ def load_model(model: specs.Model, device: str | None = None, spread: bool = Fal
     base.generation_config.pad_token_id = ends[0] if isinstance(ends, list) else ends
     if not spread and model.quantize is None:  # those are where they belong
         base = base.to(device)
-    return base.eval(), load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
+    if model.tokenizer is not None:
+        _check_vocabulary(base, tokenizer, model)
+    return base.eval(), tokenizer
+
+
+def _check_vocabulary(base: Any, tokenizer: Tokenizer, model: specs.Model) -> None:
+    """Raises InputError for a tokenizer from elsewhere with tokens that the model has no embedding of."""
+    known, last = base.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    if last >= known:
+        raise InputError(
+            f"model.tokenizer {model.tokenizer!r} has tokens up to number {last}, and the model knows {known}",
+            "name the tokenizer that the model was trained with",
+        )
 
 
 def _weights(model: specs.Model, place: str, dtype: Any, options: dict[str, Any]) -> Any:
@@ -224,11 +237,15 @@ def gradient_checkpointing(model: Any, on: bool) -> Iterator[None]:
 
 
 def load_tokenizer(model: specs.Model) -> Tokenizer:
-    """The tokenizer of a model folder or Hub id, of its base for an adapter without one; InputError where there is
-    none."""
+    """The tokenizer of a model folder or Hub id, of its base for an adapter without one, or of the place that
+    `model.tokenizer` names; InputError where there is none."""
     from transformers import AutoTokenizer
 
-    model = plain_model(model)
+    if model.tokenizer is None:
+        model = plain_model(model)
+    else:
+        elsewhere = {"path": model.tokenizer, "tokenizer": None, "revision": None, "trust_remote_code": False}
+        model = model.model_copy(update=elsewhere)
     place = _place(model)
     if Path(place).is_dir() and not any(Path(place).glob("tokenizer*")) and not (Path(place) / "vocab.json").exists():
         if (Path(place) / "adapter_config.json").is_file():

@@ -32,7 +32,7 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["muse-news", "muse-books", "wmdp-bio", "wmdp-cyber", "rwku"])
 def test_a_sweep_of_the_shipped_spec(name: str, chatting: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {
-        "model": {"path": str(chatting), "dtype": "float32"},
+        "model": {"path": str(chatting), "tokenizer": None, "dtype": "float32"},
         "training": {"lr": 3e-4, "batch_size": 2, "micro_batch_size": 2, "steps": 2, "evaluate_every": 1},
         "search": {"sampler": "random", "trials": 2, "seed": 0},
         "resources": {"gpu": 0, "trials_per_gpu": 2},
