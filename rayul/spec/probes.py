@@ -38,8 +38,19 @@ class Rouge(Section):
 
     kind: Literal["recall", "f1"] = "recall"
     stem: bool = True
+    words: Literal["letters", "blanks"] = "letters"
+    """`letters`: lower-case words without punctuation. `blanks`: what stands between blanks, as it is, sentence by
+    sentence and each word once, as the package `rouge` counts and with it RWKU; with `stem: false`."""
     tokens: int | None = Field(default=None, ge=1)
     """Compare with the answer's first tokens only, this many; null for all."""
+
+    @model_validator(mode="after")
+    def _check_words(self) -> Rouge:
+        if self.words == "blanks" and self.stem:
+            raise refuse_all(
+                [(("words",), refuse("words as they stand between blanks have no stems", "add stem: false"))]
+            )
+        return self
 
 
 class ProbeSplit(Section):

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from rayul.spec import Rouge
 from rayul.unlearn.measured import Groups, Measured
+from rayul.unlearn.rouge_by_sentence import rouge_by_sentence
 
 _TOFU = Rouge()
+_SCORE = {"recall": "recall", "f1": "fmeasure"}
 
 
 def rouge_l(answers: Sequence[str], generated: Sequence[str], rouge: Rouge = _TOFU) -> NDArray[np.float64]:
@@ -21,8 +23,12 @@ def rouge_l(answers: Sequence[str], generated: Sequence[str], rouge: Rouge = _TO
     ROUGE-L recall); or the F1 of that and of LCS / |generated|.
 
     An answer whose letters are mostly not Latin is split into words as `ScriptTokenizer` does, any other as rouge_score
-    does.
+    does. With `words: blanks` it is `rouge_by_sentence`.
     """
+    if rouge.words == "blanks":
+        return np.array(
+            [getattr(rouge_by_sentence(*pair), _SCORE[rouge.kind]) for pair in zip(answers, generated, strict=True)]
+        )
     from rouge_score.rouge_scorer import RougeScorer  # NLTK, and with it a second of SciPy
 
     from rayul.unlearn.rouge_words import ScriptTokenizer, mostly_latin
@@ -33,7 +39,7 @@ def rouge_l(answers: Sequence[str], generated: Sequence[str], rouge: Rouge = _TO
         (latin if mostly_latin(answer) else other).score(answer, text)["rougeL"]
         for answer, text in zip(answers, generated, strict=True)
     ]
-    return np.array([score.recall if rouge.kind == "recall" else score.fmeasure for score in scores])
+    return np.array([getattr(score, _SCORE[rouge.kind]) for score in scores])
 
 
 def empty(generated: Sequence[str]) -> NDArray[np.float64]:
