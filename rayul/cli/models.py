@@ -62,8 +62,8 @@ def evaluate(
         raise InputError(f"cannot write {output}: not a file that can be written", _OTHER_OUTPUT)
     text = noted_text(Path(model)) if template is None else {"template": template}
     if benchmark is not None:
-        shared = {"tokenizer": None, "trust_remote_code": trust_remote_code}
-        own = {"path": model} | shared | text | ({"dtype": dtype} if dtype else {})
+        own = {"path": model, "tokenizer": None, "trust_remote_code": trust_remote_code, **text}
+        own |= {"dtype": dtype} if dtype else {}
         if oracle or metrics or lm_eval:
             raise InputError("a benchmark has its own metrics", "leave --oracle, --metrics and --lm-eval out")
         _print_benchmark(benchmark, own, set_ or [], max_rows, output)
