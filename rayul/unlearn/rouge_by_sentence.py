@@ -14,19 +14,19 @@ NO_ANSWER = "NOANSWER"
 """What RWKU scores in place of an empty answer."""
 
 
-class Scored(NamedTuple):
+class WordOverlap(NamedTuple):
     """Both in [0, 1]."""
 
     recall: float
     fmeasure: float
 
 
-def rouge_by_sentence(answer: str, text: str) -> Scored:
+def rouge_by_sentence(answer: str, text: str) -> WordOverlap:
     """Of a generated text against the true answer. 0 where one of them has no sentence."""
     true, generated = _sentences(answer), _sentences(text if text.strip() else NO_ANSWER)
     common = {word for one in true for other in generated for word in _common(one, other)}
     recall, precision = (len(common) / max(1, len({w for s in side for w in s})) for side in (true, generated))
-    return Scored(recall, 2 * recall * precision / (recall + precision + 1e-8))
+    return WordOverlap(recall, 2 * recall * precision / (recall + precision + 1e-8))
 
 
 def _sentences(text: str) -> list[list[str]]:

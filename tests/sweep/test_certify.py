@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from rayul.errors import InputError, RayulError
 from rayul.files import json_line
 from rayul.pareto.front import front_of
+from rayul.progress import ProgressBar
 from rayul.records import BASELINE, SPEC, Evaluation, Journal, adapter_folder, adapter_name
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE
 from rayul.records.certificate import (
@@ -55,6 +57,7 @@ from rayul.unlearn.update.saved import loaded, scalable
 from tests.conftest import rows_of, small_sets
 
 STEPS = 6
+SILENT = ProgressBar(Console(quiet=True))
 GROUPS = tuple(f"Author {first}{last}" for first in "ABCD" for last in "xyz")
 SCALES = tuple(i / 20 for i in range(1, 21))
 LIMIT = {"metric": "retain.prob", "at_least": "90% of baseline"}
@@ -102,11 +105,12 @@ class Sweep:
     def certify(self, wanted: Certify | None = None, measurer: Any = None) -> Reading:
         results = load_records(self.folder)
         where = measurer or self.measurer
-        return read_certify_rows(self.spec, self.sets, self.rows, results, wanted or Certify(), where, self.said.append)
+        asked = wanted or Certify()
+        return read_certify_rows(self.spec, self.sets, self.rows, results, asked, where, self.said.append, SILENT)
 
     def at_end(self) -> None:
         results = load_records(self.folder)
-        certify_at_end(self.spec, self.sets, self.rows, results, self.measurer, self.said.append)
+        certify_at_end(self.spec, self.sets, self.rows, results, self.measurer, self.said.append, SILENT)
 
     def kept(self, model: Any) -> Any:
         """retain_certify.prob of each author, each measured as a set of its own."""
