@@ -37,6 +37,7 @@ ARMS = {
     "unpruned": "rayul sweep, no pruning",
 }
 UNPRUNED = "pruning={criteria: false, dominance: false}"
+CERTIFY = "retain_certify"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -176,7 +177,7 @@ def of_peer(folder: Path, began: float) -> dict[str, Any]:
     from rayul.pareto.front import front
     from rayul.pareto.spread import spread
     from rayul.records import BASELINE, Evaluation, adapter_folder
-    from rayul.records.certificate import Dial, Reading
+    from rayul.records.certificate import Dial, Reading, RowsRead
     from rayul.spec import Certify
     from rayul.sweep.certify import certify_groups
     from rayul.sweep.dials import walk_dials
@@ -205,8 +206,8 @@ def of_peer(folder: Path, began: float) -> dict[str, Any]:
     certified = []
     if chosen:
         dials = tuple(Dial(e.trial_id, e.step, e.mixing, tuple(dial().tolist())) for e in chosen)
-        alpha, groups = round(1 - wanted.confidence, 12), certify_groups(sets)
-        reading = Reading("", alpha, groups, True, len(sets["retain_certify"]), "", ("retain.es",), dials=dials)
+        read = RowsRead(CERTIFY, certify_groups(sets)[CERTIFY], True, len(sets[CERTIFY]), "")
+        reading = Reading("", round(1 - wanted.confidence, 12), (read,), ("retain.es",), dials=dials)
         walked = walk_dials(spec, sets, DriverDisk(folder, folder, "", {}), reading, chosen, baseline.metrics, task)
         certified = [one.certified for one, _ in walked if one.certified is not None]
     return judged(rows, baseline, [point["at"] - began for point in points], certified)

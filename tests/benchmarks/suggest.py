@@ -54,7 +54,7 @@ def ended(spec: Any, count: int) -> list[optuna.trial.FrozenTrial]:
     from rayul.records import to_json
     from rayul.sweep.search.samplers import distributions
     from rayul.sweep.search.searcher import WARM_START
-    from rayul.sweep.search.trajectory.sampler import ROWS
+    from rayul.sweep.search.outcome import ROWS
 
     rng, trials = np.random.default_rng(0), []
     for _ in range(count):

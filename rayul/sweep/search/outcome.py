@@ -17,6 +17,9 @@ from rayul.spec import Spec, limits, plainly
 SOLVED = "solved"
 """The attribute of a trial in the study that says whether it had a solution."""
 
+ROWS = "rows"
+"""The attribute of a trial in the study that has its evaluations, where the sweep's own journal does not."""
+
 HUGE = 1e9
 """Stands for infinity (the perplexity of a ruined model), which no study takes."""
 

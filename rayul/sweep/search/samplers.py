@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 
 from rayul.errors import InputError, RayulError
+from rayul.records import Evaluation
 from rayul.spec import Choice, Float, Int, Search, Spec, is_custom
 from rayul.sweep.search.priors import WithPriors
-from rayul.sweep.search.trajectory.sampler import Evidence, TrajectorySampler
 from rayul.unlearn.own import own_function
+
+if TYPE_CHECKING:  # scipy, half a second of a start, for one sampler
+    from rayul.sweep.search.trajectory.sampler import Evidence
+
+
+def evidence_of(spec: Spec, baseline: Evaluation, rows: Callable[[str], Sequence[Evaluation]]) -> Evidence | None:
+    """What a sampler that models trajectories reads; None for the others."""
+    if not spec.search.traits.trajectories:
+        return None
+    from rayul.sweep.search.trajectory.sampler import Evidence
+
+    return Evidence(spec, baseline, rows)
 
 
 def sampler(spec: Spec, number: int, evidence: Evidence | None = None) -> optuna.samplers.BaseSampler:
@@ -27,6 +39,8 @@ def sampler(spec: Spec, number: int, evidence: Evidence | None = None) -> optuna
     """
     search = spec.search
     if evidence is not None and number < search.traits.trajectories:
+        from rayul.sweep.search.trajectory.sampler import TrajectorySampler
+
         return TrajectorySampler(evidence, search.seed, search.startup_trials)
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     with warnings.catch_warnings():

@@ -25,8 +25,7 @@ from rayul.files import whole_file
 from rayul.records import JOURNAL, STUDY, Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.search.outcome import ended, outcome
-from rayul.sweep.search.samplers import blamed, grid, sampler, suggest
-from rayul.sweep.search.trajectory.sampler import Evidence
+from rayul.sweep.search.samplers import blamed, evidence_of, grid, sampler, suggest
 
 CONSTRAINTS = "constraints"
 """The system attribute that Optuna's samplers read violations from."""
@@ -169,7 +168,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self.enough = enough
         self.study, self.spec, self.journal, self.baseline, self.limit = study, spec, journal, baseline, limit
-        self.evidence = Evidence(spec, baseline, journal.of) if spec.search.traits.trajectories else None
+        self.evidence = evidence_of(spec, baseline, journal.of)
         self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
         self.asked: dict[int, optuna.Trial] = {}
         self.unfinished: list[int] = []

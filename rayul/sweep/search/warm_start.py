@@ -13,10 +13,9 @@ from rayul.errors import InputError
 from rayul.records import BASELINE, JOURNAL, SPEC, Ending, Evaluation, read_journal, to_json
 from rayul.records.manifest import Manifest, RowSet, read_manifest
 from rayul.spec import Spec, difference, load_spec, without_priors
-from rayul.sweep.search.outcome import outcome
+from rayul.sweep.search.outcome import ROWS, outcome
 from rayul.sweep.search.samplers import distributions
 from rayul.sweep.search.searcher import CONSTRAINTS, WARM_START
-from rayul.sweep.search.trajectory.sampler import ROWS
 
 MAY_DIFFER = (
     "name: ",

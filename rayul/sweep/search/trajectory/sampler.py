@@ -12,13 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rayul.records import Evaluation, from_json, trial_id
 from rayul.spec import Spec
+from rayul.sweep.search.outcome import ROWS
 from rayul.sweep.search.trajectory.evidence import Scoring, Trajectory, Tried, seen
 from rayul.sweep.search.trajectory.kernel import Floats
 from rayul.sweep.search.trajectory.proposal import expected_gains, modelled
 from rayul.sweep.search.trajectory.space import Space
-
-ROWS = "rows"
-"""The attribute of a trial in the study that has its evaluations, where the sweep's own journal does not."""
 
 DRAWS = 200_000
 """Most candidates drawn from the space, times trials so far: each costs as much as there are trials."""
