@@ -52,9 +52,9 @@ def spec_of(sampler: str) -> Any:
 def ended(spec: Any, count: int) -> list[optuna.trial.FrozenTrial]:
     """Random configurations with an outcome that follows from them: half of them feasible."""
     from rayul.records import to_json
+    from rayul.sweep.search.outcome import ROWS
     from rayul.sweep.search.samplers import distributions
     from rayul.sweep.search.searcher import WARM_START
-    from rayul.sweep.search.outcome import ROWS
 
     rng, trials = np.random.default_rng(0), []
     for _ in range(count):

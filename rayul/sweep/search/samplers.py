@@ -17,7 +17,7 @@ from rayul.spec import Choice, Float, Int, Search, Spec, is_custom
 from rayul.sweep.search.priors import WithPriors
 from rayul.unlearn.own import own_function
 
-if TYPE_CHECKING:  # scipy, half a second of a start, for one sampler
+if TYPE_CHECKING:  # what only one sampler needs is not imported at each start
     from rayul.sweep.search.trajectory.sampler import Evidence
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from scipy.stats import qmc
 
 from rayul.spec import Choice, Float, Int, Spec
 from rayul.sweep.search.trajectory.kernel import Features, Floats
@@ -157,6 +156,8 @@ class Space:
     def filling(self, number: int, seed: int) -> Floats:
         """Configurations [m, d] of a scrambled Sobol sequence from `number` on; the whole fills the space evenly, where
         it has priors as these have it."""
+        from scipy.stats import qmc  # half a second to import, for one sampler
+
         sequence = qmc.Sobol(len(self.keys), rng=np.random.default_rng(seed))
         if number:  # SciPy 1.17 cannot go forward by 0
             sequence.fast_forward(number)
