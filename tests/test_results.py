@@ -21,6 +21,19 @@ def test_a_folder_of_tables_is_refused_as_that_and_the_page_says_how_to_make_the
     assert "`rayul report bench/ga`" in (RESULTS / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_tables_of_what_stays_forgotten_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "stays_tables", raising=False)
+    import stays_tables
+
+    page = (RESULTS / "stays" / "README.md").read_text(encoding="utf-8").splitlines()
+    made = "\n".join(stays_tables.tables(pd.read_parquet(stays_tables.RECORDS))).splitlines()
+    assert len(made) > 30
+    assert [line for line in made if line and line not in page] == []
+
+
 @pytest.fixture
 def claims(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "benchmarks" / "reference"))

@@ -40,9 +40,12 @@ from rayul.unlearn.attacks.target import Target
 from rayul.unlearn.data import Row, Sets, load_sets
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.forward import score
+from rayul.unlearn.gradients.contract import FORGET
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.task import Task, load_task
+from rayul.unlearn.train import accumulate_gradient, steering_direction
 from rayul.unlearn.trial import run_trial
+from rayul.unlearn.update import attach
 from rayul.unlearn.update.saved import save_scaled, scalable, standalone
 
 PASSES, BATCH = 96, 4
@@ -228,16 +231,33 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def start_of(method: str, bench: Bench) -> str:
+    """The forget gradient of a loss at the first step, where the adapter still does nothing: a row of a table."""
+    spec = spec_of(Cell(method, "plain"))
+    update = attach(bench.task, spec, bench.seed)
+    rows, direction = list(range(BATCH)), steering_direction(bench.task, spec, bench.seed)
+    terms = accumulate_gradient(update, bench.task, spec, rows, rows, direction, of=FORGET)
+    norm = sum(float(p.grad.square().sum()) for p in update.parameters if p.grad is not None) ** 0.5
+    update.detach()
+    return f"| {method} | {terms['forget']:.3g} | {norm:.1e} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--until", default="23:59", help="start no cell after this time of the day")
+    parser.add_argument("--starts", action="store_true", help="only the gradients of the losses at the first step")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work.mkdir(parents=True, exist_ok=True)
     sets = load_sets(spec_of(Cell("npo", "plain")).data)
+    if asked.starts:
+        bench = Bench(1, sets)
+        print("| loss | at the first step | norm of its gradient |", "| --- | --- | --- |", sep="\n")
+        print("\n".join(start_of(method, bench) for method in METHODS))
+        return
     path = asked.work / "cells.jsonl"
     path.write_text("".join(json_line(row) + "\n" for row in read(path)), encoding="utf-8")
     for draw in range(1, asked.draws + 1):

@@ -9,6 +9,7 @@ Intervals are Student's t over draws, 95%; each draw has authors and a seed of i
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats
-from stays import METHODS, RULES, read
 
 from rayul.audit.recovery import recovery
 from rayul.records.attacked import FINE_TUNE, Attacked
@@ -51,7 +51,7 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
 def balanced(rows: pd.DataFrame) -> pd.DataFrame:
     """The losses that have the most draws, in the draws in which every rule was tried with all of them; so what is
     compared has seen the same rows."""
-    tried = rows.groupby(["method", "draw"]).rule.nunique().unstack() == len(RULES)
+    tried = rows.groupby(["method", "draw"]).rule.nunique().unstack() == rows.rule.nunique()
     most = tried[tried.sum(axis=1) >= tried.sum(axis=1).max() - 1]
     draws = most.columns[most.all()]
     return rows[rows.method.isin(most.index) & rows.draw.isin(draws)]
@@ -84,28 +84,24 @@ def mean(values: Sequence[float] | pd.Series) -> Mean:
 def by_cell(rows: pd.DataFrame) -> Iterator[str]:
     heads = ["loss", "rule", "draws", "certified", "kept", *ATTACKS, "4 or 8 bits", "worst relearning", "share back"]
     yield f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}"
-    for method in METHODS:
-        for rule in RULES:
-            mine = rows[(rows.method == method) & (rows.rule == rule)]
-            if len(mine):
-                columns = ["forget", "kept", *ATTACKS, "quantised", "worst", "returned"]
-                told = [str(found) if math.isfinite((found := mean(mine[key])).value) else "" for key in columns]
-                yield f"| {method} | {rule} | {len(mine)} | {' | '.join(told)} |"
+    columns = ["forget", "kept", *ATTACKS, "quantised", "worst", "returned"]
+    for (method, rule), mine in rows.groupby(CELL, sort=False):
+        told = [str(found) if math.isfinite((found := mean(mine[key])).value) else "" for key in columns]
+        yield f"| {method} | {rule} | {len(mine)} | {' | '.join(told)} |"
 
 
 def against_plain(rows: pd.DataFrame) -> Iterator[str]:
-    """Paired by draw and loss, averaged over the losses within a draw."""
-    keys = ["forget", "worst", "returned"]
-    yield f"| rule | certified forget.es | after the worst relearning | share back | draws |\n|{' --- |' * 5}"
-    for rule in RULES:
-        if rule == "plain":
-            continue
-        told = []
-        for key in keys:
-            table = rows.pivot_table(index=["draw", "method"], columns="rule", values=key)
-            found = mean((table[rule] - table["plain"]).groupby("draw").mean())
-            told.append(f"{found.value:+.2f}{'*' if found.sure else ''} ± {found.half:.2f}")
-        yield f"| {rule} | {' | '.join(told)} | {rows.draw.nunique()} |"
+    """Paired by draw, of each loss and of all, averaged over the losses within a draw."""
+    yield f"| loss | rule | certified forget.es | after the worst relearning | share back |\n|{' --- |' * 5}"
+    losses = list(dict.fromkeys(rows.method))
+    for told, mine in [*((one, [one]) for one in losses), *([("all", losses)] if len(losses) > 1 else [])]:
+        for rule in dict.fromkeys(rows.rule[rows.rule != "plain"]):
+            found = []
+            for key in ("forget", "worst", "returned"):
+                table = rows[rows.method.isin(mine)].pivot(index=["draw", "method"], columns="rule", values=key)
+                gained = mean((table[rule] - table["plain"]).groupby("draw").mean())
+                found.append(f"{gained.value:+.2f}{'*' if gained.sure else ''} ± {gained.half:.2f}")
+            yield f"| {told} | {rule} | {' | '.join(found)} |"
 
 
 class Choice(NamedTuple):
@@ -120,7 +116,7 @@ class Choice(NamedTuple):
             cells = ", ".join(f"{cell} ({count})" for cell, count in often.items())
             yield f"| {name} | {mean(chosen.forget)} | {mean(chosen.worst)} | {mean(chosen.returned)} | {cells} |"
         yield ""
-        gained = mean((self.ours.returned - self.theirs.returned).to_numpy())
+        gained = mean(self.ours.returned.to_numpy() - self.theirs.returned.to_numpy())
         yield f"Difference of the shares: {gained.value:+.2f} ± {gained.half:.2f}; their ratio: {self.ratio:.2f}."
 
     @property
@@ -166,7 +162,8 @@ def tables(rows: pd.DataFrame) -> Iterator[str]:
     yield "## Every cell\n"
     yield from by_cell(rows)
     tried = balanced(rows)
-    yield "\n## Rules against plain\n"
+    yield f"\nBelow, what all of {', '.join(dict.fromkeys(tried.method))} have: {tried.draw.nunique()} draws.\n"
+    yield "## Rules against plain\n"
     yield from against_plain(tried)
     yield "\n## The best plain cell and the best robust cell\n"
     yield HEADS
@@ -189,8 +186,12 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=None)
     asked = parser.parse_args()
     if asked.cells is not None:
+        from stays import METHODS, RULES, read  # with torch
+
         RECORDS.parent.mkdir(exist_ok=True)
-        pd.DataFrame([flat(row) for row in read(asked.cells)]).to_parquet(RECORDS, index=False)
+        order = {(method, rule): i for i, (method, rule) in enumerate(itertools.product(METHODS, RULES))}
+        cells = sorted(read(asked.cells), key=lambda row: (order[row["method"], row["rule"]], row["draw"]))
+        pd.DataFrame([flat(row) for row in cells]).to_parquet(RECORDS, index=False)
     print("\n".join(tables(pd.read_parquet(RECORDS))))
 
 

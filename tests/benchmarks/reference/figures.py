@@ -176,12 +176,50 @@ def mixing(results: Path) -> Figure:
     return made
 
 
+def stays(results: Path) -> Figure:
+    """Left: forget.es of certified points of each rule, before and after the worst relearning, by loss. Right: what a
+    search measures of a point, and what the attacks find on other rows."""
+    rows = pd.read_parquet(results / "stays" / "cells.parquet")
+    losses, rules = list(dict.fromkeys(rows.method)), list(dict.fromkeys(rows.rule))
+    made = figure(2, 3.2)
+    left, right = made.axes
+    for i, rule in enumerate(rules):
+        for j, loss in enumerate(losses):
+            mine = rows[(rows.rule == rule) & (rows.method == loss)]
+            if mine.empty:
+                continue
+            y = len(rules) - 1 - i + 0.6 * (j + 0.5) / len(losses) - 0.3
+            before, after = mine.forget.mean(), mine.worst.mean()
+            half = stats.t.ppf(0.975, len(mine) - 1) * stats.sem(mine.worst) if len(mine) > 1 else 0
+            left.plot([before, after], [y, y], color=COLOURS[j], lw=0.8)
+            left.plot(before, y, "o", color=COLOURS[j], mfc="white", ms=4)
+            left.errorbar(after, y, xerr=half, fmt="o", color=COLOURS[j], ms=4, lw=0.8, label="" if i else loss)
+    left.set_yticks(range(len(rules)), rules[::-1])
+    left.set(
+        xlabel="forget.es: ○ certified, ● after relearning", xlim=(0, 1.02), title="what returns, by gradient rule"
+    )
+    left.legend(loc="lower right")
+    for i, rule in enumerate(rules):
+        mine = rows[rows.rule == rule]
+        right.scatter(mine.relearned, mine.worst, s=12, color=COLOURS[i], alpha=0.8, label=rule)
+    right.axline((0, 0), slope=1, color=GREY, lw=0.6)
+    right.set(
+        xlabel="relearned.es, in the search",
+        ylabel="forget.es after the attacks",
+        title="relearned.es against the attacks",
+    )
+    right.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    right.legend(loc="lower right")
+    return made
+
+
 FIGURES: dict[str, Callable[[Path], Figure]] = {
     "testbed": testbed,
     "methods": methods,
     "fronts": fronts,
     "tofu": tofu,
     "mixing": mixing,
+    "stays": stays,
 }
 
 
