@@ -24,6 +24,9 @@ from rayul.records.attacked import FINE_TUNE, Attacked
 
 RECORDS = Path(__file__).resolve().parents[2] / "results" / "stays" / "cells.parquet"
 CELL = ["method", "rule"]
+LEAST = 5
+"""Draws below which nothing is said of a loss."""
+
 ATTACKS = ("own rows, LoRA", "own rows, all weights", "related rows, all weights", "unrelated rows, all weights")
 
 
@@ -48,13 +51,16 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def complete(rows: pd.DataFrame) -> pd.DataFrame:
+    """The draws of each loss in which every rule was tried, of losses that have at least LEAST of these."""
+    tried = rows.groupby(["method", "draw"]).rule.transform("nunique") == rows.rule.nunique()
+    rows = rows[tried]
+    return rows[rows.groupby("method").draw.transform("nunique") >= LEAST]
+
+
 def balanced(rows: pd.DataFrame) -> pd.DataFrame:
-    """The losses that have the most draws, in the draws in which every rule was tried with all of them; so what is
-    compared has seen the same rows."""
-    tried = rows.groupby(["method", "draw"]).rule.nunique().unstack() == rows.rule.nunique()
-    most = tried[tried.sum(axis=1) >= tried.sum(axis=1).max() - 1]
-    draws = most.columns[most.all()]
-    return rows[rows.method.isin(most.index) & rows.draw.isin(draws)]
+    """Of these, the draws that all losses have."""
+    return rows[rows.groupby("draw").method.transform("nunique") == rows.method.nunique()]
 
 
 class Mean(NamedTuple):
@@ -91,17 +97,19 @@ def by_cell(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def against_plain(rows: pd.DataFrame) -> Iterator[str]:
-    """Paired by draw, of each loss and of all, averaged over the losses within a draw."""
-    yield f"| loss | rule | certified forget.es | after the worst relearning | share back |\n|{' --- |' * 5}"
-    losses = list(dict.fromkeys(rows.method))
-    for told, mine in [*((one, [one]) for one in losses), *([("all", losses)] if len(losses) > 1 else [])]:
+    """Paired by draw, of each loss, and of all over the losses' mean in a draw that has all."""
+    yield f"| loss | rule | draws | certified forget.es | after the worst relearning | share back |\n|{' --- |' * 6}"
+    parts = dict(list(rows.groupby("method", sort=False)))
+    if len(parts) > 1:
+        parts["all"] = balanced(rows)
+    for name, mine in parts.items():
         for rule in dict.fromkeys(rows.rule[rows.rule != "plain"]):
             found = []
             for key in ("forget", "worst", "returned"):
-                table = rows[rows.method.isin(mine)].pivot(index=["draw", "method"], columns="rule", values=key)
+                table = mine.pivot(index=["draw", "method"], columns="rule", values=key)
                 gained = mean((table[rule] - table["plain"]).groupby("draw").mean())
                 found.append(f"{gained.value:+.2f}{'*' if gained.sure else ''} ± {gained.half:.2f}")
-            yield f"| {told} | {rule} | {' | '.join(found)} |"
+            yield f"| {name} | {rule} | {mine.draw.nunique()} | {' | '.join(found)} |"
 
 
 class Choice(NamedTuple):
@@ -158,27 +166,40 @@ def again(rows: pd.DataFrame, choice: Choice) -> Choice:
     return Choice(**means)
 
 
+def chosen(rows: pd.DataFrame) -> Iterator[str]:
+    """What choosing a cell leads to."""
+    yield "The plain cell and the robust cell that leave least after relearning in the other draws:\n"
+    yield HEADS
+    yield from plain_and_robust(rows).told(("plain", "robust"))
+    yield "\nA search of each draw, by forget.es and by relearned.es:\n"
+    yield HEADS
+    found = searches(rows)
+    yield from found.told(("forget.es", "relearned.es"))
+    yield "\nThe recipes that these searches found, on the other draws:\n"
+    yield HEADS
+    yield from again(rows, found).told(("forget.es", "relearned.es"))
+    ranks = {
+        key: mean([float(own[key].corr(own.worst, method="spearman")) for _, own in rows.groupby("draw")])
+        for key in ("relearned", "searched")
+    }
+    yield ""
+    yield f"Rank correlation with es after the worst relearning, within a draw: {ranks['relearned']} of relearned.es,"
+    yield f"{ranks['searched']} of forget.es."
+
+
 def tables(rows: pd.DataFrame) -> Iterator[str]:
+    rows = complete(rows)
     yield "## Every cell\n"
     yield from by_cell(rows)
-    tried = balanced(rows)
-    yield f"\nBelow, what all of {', '.join(dict.fromkeys(tried.method))} have: {tried.draw.nunique()} draws.\n"
-    yield "## Rules against plain\n"
-    yield from against_plain(tried)
-    yield "\n## The best plain cell and the best robust cell\n"
-    yield HEADS
-    yield from plain_and_robust(tried).told(("plain", "robust"))
-    yield "\n## Searches by forget.es and by relearned.es\n"
-    yield HEADS
-    chosen = searches(tried)
-    yield from chosen.told(("forget.es", "relearned.es"))
-    yield "\nThe same recipes on the other draws:\n"
-    yield HEADS
-    yield from again(tried, chosen).told(("forget.es", "relearned.es"))
-    ranks = [float(own.relearned.corr(own.worst, method="spearman")) for _, own in tried.groupby("draw")]
-    plain = [float(own.searched.corr(own.worst, method="spearman")) for _, own in tried.groupby("draw")]
-    yield ""
-    yield f"Rank correlation with what the audit finds: of relearned.es {mean(ranks)}, of forget.es {mean(plain)}."
+    yield "\n## Rules against plain\n"
+    yield from against_plain(rows)
+    counts = rows.groupby("method", sort=False).draw.nunique()
+    parts = {", ".join(counts.index): balanced(rows)}
+    if len(counts) > 1 and counts.max() > counts.min():
+        parts[f"{counts.idxmax()} alone"] = rows[rows.method == counts.idxmax()]
+    for name, mine in parts.items():
+        yield f"\n## Choosing among the cells of {name} ({mine.draw.nunique()} draws)\n"
+        yield from chosen(mine)
 
 
 def main() -> None:

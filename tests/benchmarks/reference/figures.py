@@ -180,6 +180,7 @@ def stays(results: Path) -> Figure:
     """Left: forget.es of certified points of each rule, before and after the worst relearning, by loss. Right: what a
     search measures of a point, and what the attacks find on other rows."""
     rows = pd.read_parquet(results / "stays" / "cells.parquet")
+    rows = rows[rows.groupby(["method", "rule"]).draw.transform("nunique") >= 5]
     losses, rules = list(dict.fromkeys(rows.method)), list(dict.fromkeys(rows.rule))
     made = figure(2, 3.2)
     left, right = made.axes
@@ -198,7 +199,7 @@ def stays(results: Path) -> Figure:
     left.set(
         xlabel="forget.es: ○ certified, ● after relearning", xlim=(0, 1.02), title="what returns, by gradient rule"
     )
-    left.legend(loc="lower right")
+    left.legend(loc="upper right")
     for i, rule in enumerate(rules):
         mine = rows[rows.rule == rule]
         right.scatter(mine.relearned, mine.worst, s=12, color=COLOURS[i], alpha=0.8, label=rule)
