@@ -12,7 +12,7 @@ import torch
 from scipy.stats import ttest_rel
 
 from rayul.records import Evaluation, adapter_folder
-from rayul.records.certificate import Dial, Reading
+from rayul.records.certificate import Dial, Reading, RowsRead
 from rayul.spec import Attack
 from rayul.sweep.attack import attack_here
 from rayul.sweep.dials import walk_dials
@@ -53,7 +53,8 @@ def test_a_cell_is_certified_and_attacked_as_rayul_certify_does_it(
     found |= bench.certified(place)
 
     scales = tuple(i / 10 for i in range(1, 11))
-    reading = Reading("", 0.1, 20, True, 100, "", ("retain.es>=0.9*baseline",), dials=(Dial("0000", 16, 1.0, scales),))
+    read = RowsRead("retain_certify", 20, True, 100, "")
+    reading = Reading("", 0.1, (read,), ("retain.es>=0.9*baseline",), dials=(Dial("0000", 16, 1.0, scales),))
     disk = DriverDisk(tmp_path, tmp_path, "", {})
     ((dial, _),) = walk_dials(spec, task.sets, disk, reading, [point], bench.baseline, task)
     assert dial.certified is not None
