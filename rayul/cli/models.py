@@ -186,11 +186,11 @@ def write_testbed_folder(
     if base is not None:
         _testbed_on_base(folder, base, data or [], authors, forget, allow_unmemorised, method, lr, set_ or [], console)
         return
-    from rayul.testbed import write_testbed, write_testbed_from_data
-
     if method != "full" or lr is not None or set_:
         raise InputError("--method, --lr and --set need a pretrained model", "name one with --base")
-    with ProgressBar(console) as bar, writing(folder, "name another folder"):
+    with doing(console, "loading torch") as bar, writing(folder, "name another folder"):
+        from rayul.testbed import write_testbed, write_testbed_from_data
+
         if data:
             write_testbed_from_data(
                 folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
@@ -218,14 +218,15 @@ def _testbed_on_base(
         raise InputError(f"--method {method}: unknown", "write full or lora")
     named = [f"model={json.dumps({'path': base})}", *overrides]
     spec = parse_spec("name: testbed\ndata: testbed\nmethod: ga\ntraining: {lr: 1e-3}", named, source="rayul testbed")
-    from rayul.testbed.finetune import TuningRecipe
-    from rayul.testbed.on_base import ALL_AUTHORS, LEARNING_RATES, invented, table, write_testbed_on_base
-    from rayul.testbed.write import MEMORISED, read_sets
+    with doing(console, "loading torch"):
+        from rayul.testbed.finetune import TuningRecipe
+        from rayul.testbed.on_base import ALL_AUTHORS, LEARNING_RATES, invented, table, write_testbed_on_base
+        from rayul.testbed.write import MEMORISED, read_sets
 
     sets = read_sets(data, authors, forget) if data else invented(ALL_AUTHORS if authors is None else authors)
     recipe = TuningRecipe(lr=lr or LEARNING_RATES[method], method="lora" if method == "lora" else "full")
     memorised = 0.0 if allow_unmemorised else MEMORISED
-    with ProgressBar(console) as bar, writing(folder, "name another folder"):
+    with doing(console, "reading the rows") as bar, writing(folder, "name another folder"):
         summary = write_testbed_on_base(folder, spec.model, sets, recipe, bar.update, memorised)
     show(table(summary))
     show(f"{folder}\nnext: rayul sweep {shlex.quote(str(folder / 'spec.yaml'))}")

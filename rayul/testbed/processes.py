@@ -55,6 +55,7 @@ def _run(folder: Path, module: str, roles: Sequence[str], follow: _Follower, thr
                     env=environment,
                 )
         os.close(writer)  # so that reading ends when all have ended
+        follow.tell()  # the first line comes after seconds of imports, or minutes of a first epoch
         with os.fdopen(reader, encoding="utf-8") as lines:
             results = dict(follow(lines))
         for role, process in processes.items():
@@ -90,6 +91,9 @@ class _Follower:
             else:
                 self.strength[role] = event["es"]
                 self.done[role] = max(self.done[role], min(self.share(event), 0.99))
-            memorised = ", ".join(f"{name} {strength:.0%}" for name, strength in self.strength.items())
-            share = sum(self.done.values()) / len(self.done)
-            self.progress(f"training target and oracle, memorised: {memorised}", share)
+            self.tell()
+
+    def tell(self) -> None:
+        memorised = ", ".join(f"{name} {strength:.0%}" for name, strength in self.strength.items())
+        share = sum(self.done.values()) / len(self.done)
+        self.progress(f"training target and oracle, memorised: {memorised}", share)
