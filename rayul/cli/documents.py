@@ -436,7 +436,7 @@ class StatusDocument(Printed):
             asked=status.total,
             ended=status.ended,
             trials=status.summary.states,
-            evaluations=sum(map(len, status.results.trials.values())),
+            evaluations=status.results.trained,
             seconds_since_last=status.silent,
             seconds_per_trial=status.seconds_per_trial,
             seconds_left=status.seconds_left,
@@ -526,7 +526,7 @@ class ComparedLevel(Printed):
     """The smallest fraction forgotten."""
     kept: dict[str, Value | None]
     """Best utility of each sweep at that, as a share of the baseline; null where its front does not get that far."""
-    winner: str
+    winner: str | None
     """Label of the sweep with the best utility."""
     clear: bool
     """Whether it is ahead of the second by more than one standard error of the difference."""
@@ -537,7 +537,7 @@ class ComparedTarget(Printed):
     """Share of the baseline's utility to keep."""
     forgotten: dict[str, Value | None]
     """By label, the largest fraction forgotten by a point that keeps it; null where no point does."""
-    winner: str
+    winner: str | None
     """Label of the sweep that forgets most."""
     clear: bool
     """Whether it is ahead of the second by more than one standard error of the difference."""
@@ -594,7 +594,7 @@ class CompareDocument(Printed):
                 ComparedLevel(
                     forgotten=level.forgotten,
                     kept=_by_label(labels, level.kept),
-                    winner=labels[level.winner],
+                    winner=None if level.winner is None else labels[level.winner],
                     clear=bool(level.clear),
                 )
                 for level in comparison.levels
@@ -603,7 +603,7 @@ class CompareDocument(Printed):
                 ComparedTarget(
                     share=one.share,
                     forgotten=_by_label(labels, one.forgotten),
-                    winner=labels[one.winner],
+                    winner=None if one.winner is None else labels[one.winner],
                     clear=bool(one.clear),
                 )
                 for one in comparison.targets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,6 +112,8 @@ def init(
         )
     else:
         text = starter_spec(out.stem, forget, retain, model, group)
+        if off := re.search(r"^# Off: (.+)\ncertify: false$", text, re.MULTILINE):
+            show(f"No certificate: {off[1][:1].lower()}{off[1][1:]}", error=True)
         if group is None and (columns := grouping_columns(forget, retain)):
             show(
                 f"No group column: every row counts as independent. If {' or '.join(columns)} says whom or what a row "

@@ -83,6 +83,11 @@ class SweepRecords:
     """What attacks on certified weights brought back."""
     study: StudyRead = field(default_factory=StudyRead)
 
+    @property
+    def trained(self) -> int:
+        """Number of evaluations of trials after at least one step."""
+        return sum(e.step > 0 for rows in self.trials.values() for e in rows)
+
     @cached_property
     def fixed_limits(self) -> tuple[Limit, ...]:
         """The limits as numbers, for the rows that the search read. On other rows a percentage of the baseline is

@@ -13,7 +13,7 @@ from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes
 from rayul.report.certified import certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
-from rayul.report.gone import ES, forgotten_es, gone
+from rayul.report.gone import ES, LITTLE_GONE, forgotten_es, gone
 from rayul.report.heading import unfinished
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
@@ -45,7 +45,7 @@ def _found(results: SweepRecords, summary: Summary) -> str:
             return "Nothing is certified."
         best = held[0]
         known = math.isfinite(best.forgotten)
-        found = f"{gone(results, best.e, best.forgotten, 0)}. " if known else ""
+        found = f"{_share_gone(results, best.e, best.forgotten)}. " if known else ""
         return f"{found}Certified: {kept_on_new(best)}."
     if summary.best is None:
         if not any(summary.states.values()):
@@ -57,11 +57,17 @@ def _found(results: SweepRecords, summary: Summary) -> str:
         return "Nothing was forgotten yet."
     if not math.isfinite(summary.best_forgotten):
         return f"{plural(len(summary.front), 'setting')} on the front."
-    found = gone(results, summary.best, summary.best_forgotten, 0)
+    found = _share_gone(results, summary.best, summary.best_forgotten)
     if any(h.breaks for h in held_out(results, summary.best)):
         return f"{found}, but the limit does not hold on unseen rows."
     limits = "within the limits" if summary.limits else "with no limit on utility"
     return f"{found} {limits}."
+
+
+def _share_gone(results: SweepRecords, e: Evaluation, share: float) -> str:
+    """ "54% forgotten"; of less than half: "Only 17% forgotten"."""
+    found = gone(results, e, share, 0)
+    return f"Only {found}" if forgotten_es(results, e) < LITTLE_GONE else found
 
 
 def caution(results: SweepRecords, summary: Summary) -> list[str]:
@@ -147,14 +153,13 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
 
 
 def _no_answer(results: SweepRecords, summary: Summary) -> list[str]:
-    trained = sum(e.step > 0 for rows in results.trials.values() for e in rows)
-    counted = f"{plural(trained, 'evaluation')} of {plural(len(results.trials), 'trial')}"
+    counted = f"{plural(results.trained, 'evaluation')} of {plural(len(results.trials), 'trial')}"
     failed = [e for e in results.endings.values() if e.state == FAILED]
     if failed and len(failed) == len(results.trials):
         return [
             f"{plural(len(failed), 'trial')}, and none ran to its end. The first: {failed[0].reason or 'no reason'}."
         ]
-    if not trained:
+    if not results.trained:
         return ["The journal holds the reference models only."]
     if not summary.least_violating:
         return [f"{counted} kept the limits, and none of them forgot 5% or more." if results.limits else counted + "."]
@@ -176,10 +181,9 @@ def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, 
     """(label, value, note, mark) of the few numbers worth a large font, about the answer's point; the mark "broken"
     where a limit is, "lost" where a tenth is gone of what has none."""
     cost = sum(e.train_seconds for e in results.endings.values())
-    trained = sum(e.step > 0 for rows in results.trials.values() for e in rows)
     shown = [
         ("Trials", f"{len(results.trials):,}", states(results) or "none yet", ""),
-        ("Evaluations", f"{trained:,}", f"{duration(cost)} of device time, summed over trials", ""),
+        ("Evaluations", f"{results.trained:,}", f"{duration(cost)} of device time, summed over trials", ""),
         ("Front", f"{len(summary.front):,}", "evaluations that no other beats within the limits", ""),
         ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better", ""),
     ]

@@ -122,9 +122,13 @@ def name_of(row: Attacked) -> str:
 
 def _told(one: Recovery) -> str:
     if one.row.attack == FINE_TUNE:
-        how = one.row.variant.partition(", ")[2].rpartition(", ")[0]
-        return f"{name_of(one.row)} ({how}, after {plural(one.at, 'step')})"
+        return f"{name_of(one.row)} ({_how(one)}, after {plural(one.at, 'step')})"
     return name_of(one.row) + (f" ({one.row.variant})" if one.row.variant else "")
+
+
+def _how(one: Recovery) -> str:
+    """Of fine-tuning, "LoRA, adamw, linear, lr 0.0005": without its rows, and without the steps of the whole budget."""
+    return one.row.variant.partition(", ")[2].rpartition(", ")[0]
 
 
 def _returned(one: Recovery) -> str:
@@ -150,7 +154,7 @@ def _row(one: Recovery) -> tuple[str, str, str, str, str, str, str]:
     mark = "broken" if one.returned >= 0.5 else ""
     return (
         name_of(one.row),
-        (one.row.variant.partition(", ")[2] if one.row.attack == FINE_TUNE else one.row.variant) or "–",
+        (f"{_how(one)}, after {plural(one.at, 'step')}" if one.row.attack == FINE_TUNE else one.row.variant) or "–",
         str(one.tried),
         f"{one.row.before:.2f} → {one.after:.2f}{spread(one)}",
         "–" if math.isnan(one.returned) else _returned(one),

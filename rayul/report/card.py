@@ -113,7 +113,7 @@ def model_card(
         equal_groups=[] if certificate is None else equal_groups(certificate),
         settings=dump_yaml({name: trial[name] for name in METHOD_SECTIONS if name in trial}),
         trials=len(results.trials),
-        evaluations=sum(map(len, results.trials.values())),
+        evaluations=results.trained,
         provenance=dump_yaml({"sweep": results.name, **results.manifest.plain()}),
     )
 

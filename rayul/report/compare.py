@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,13 +59,14 @@ class Entry:
 @dataclass(frozen=True)
 class Level:
     """The best utility, and its standard error, that each sweep keeps while forgetting at least `forgotten`; NaN where
-    its front does not get that far. winner: the number of the best; clear: whether it is ahead of the second by more
-    than one standard error of the difference."""
+    its front does not get that far. winner: the number of the best, None where several are equal; clear: whether it is
+    ahead of the second by more than one standard error of the difference over groups (the spread of seeds is no part
+    of that)."""
 
     forgotten: float
     kept: list[float]
     errors: list[float]
-    winner: int
+    winner: int | None
     clear: bool
 
 
@@ -76,7 +78,7 @@ class AtTarget:
     share: float
     forgotten: list[float]
     errors: list[float]
-    winner: int
+    winner: int | None
     clear: bool
 
 
@@ -160,12 +162,14 @@ class Comparison:
         return [(key, row) for key, row in rows if len(set(row)) > 1]
 
 
-def _ahead(values: Sequence[float], errors: Sequence[float]) -> tuple[int, bool] | None:
-    """The number of the largest value, and whether it is ahead of the second by more than one standard error of the
-    difference; None where all are NaN."""
+def _ahead(values: Sequence[float], errors: Sequence[float]) -> tuple[int | None, bool] | None:
+    """The number of the largest value (None where others equal it), and whether it is ahead of the second by more than
+    one standard error of the difference; None where all are NaN."""
     order = sorted((i for i, v in enumerate(values) if v == v), key=lambda i: -values[i])
     if not order:
         return None
+    if len(order) > 1 and math.isclose(values[order[0]], values[order[1]], rel_tol=0, abs_tol=1e-9):
+        return None, False
     clear = len(order) < 2 or values[order[0]] - values[order[1]] > float(np.hypot(errors[order[0]], errors[order[1]]))
     return order[0], clear
 

@@ -61,6 +61,9 @@ def _at_targets(c: Comparison) -> list[str]:
     """The verdict at each utility target, a sentence each."""
     said = []
     for one in c.targets:
+        if one.winner is None:
+            said.append(f"With {100 * one.share:g}% kept, the first are equal: {percent(max(known(one.forgotten)))}.")
+            continue
         ahead = c.entries[one.winner].label
         others = {c.entries[i].label: gone for i, gone in enumerate(one.forgotten) if i != one.winner and gone == gone}
         shown = f"{percent(one.forgotten[one.winner])} {heading_of(forget_objective(c.objectives))}"
@@ -73,14 +76,19 @@ def _at_targets(c: Comparison) -> list[str]:
     return said
 
 
+def known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
 def _spells(c: Comparison) -> list[str]:
     """Runs of neighbouring levels with one verdict, a sentence each."""
     runs: list[tuple[str, list[float]]] = []
     for level in c.levels:
-        label = c.entries[level.winner].label
+        label = "" if level.winner is None else c.entries[level.winner].label
         reached = sum(not math.isnan(kept) for kept in level.kept)
         verdict = f"only {label} gets there" if reached == 1 else f"{label} keeps most utility"
         verdict += "" if level.clear else ", but by less than a standard error"
+        verdict = verdict if label else "the first keep equal utility"
         if runs and runs[-1][0] == verdict:
             runs[-1][1].append(level.forgotten)
         else:

@@ -9,6 +9,8 @@ from rayul.records.folder import SweepRecords
 from rayul.records.objectives import forget_objective
 
 ES = "forget.es"
+LITTLE_GONE = 0.5
+"""Share of forget.es below which most of what was to be forgotten is still there."""
 
 
 def forgotten_es(results: SweepRecords, e: Evaluation) -> float:

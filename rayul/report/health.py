@@ -14,6 +14,7 @@ from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check
+from rayul.report.gone import ES, LITTLE_GONE, forgotten_es
 from rayul.report.health_trials import (
     calibration,
     duplicates,
@@ -24,7 +25,7 @@ from rayul.report.health_trials import (
     pruning,
     report_rows,
 )
-from rayul.report.side_effects import side_effect_checks
+from rayul.report.side_effects import answer_point, side_effect_checks
 from rayul.words import plural
 
 
@@ -36,6 +37,7 @@ def health_checks(results: SweepRecords, front: Sequence[Evaluation]) -> list[Ch
         *_feasible(results, front),
         *_resolution(results),
         *_margin(results, front),
+        *_forgotten(results, front),
         *_runner_up(results, front),
         *report_rows(results, front),
         *side_effect_checks(results, best_of(front, results)),
@@ -148,6 +150,22 @@ def _margin(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Chec
                 f"{'it' if len(close) == 1 else 'they'} may break it. What a point keeps on report and certify rows, "
                 "where it was measured there, is what to go by.",
             )
+
+
+def _forgotten(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
+    """Of the answer's point: a certificate is about what is kept, and says nothing of this."""
+    e = answer_point(results, best_of(front, results))
+    if e is None or not math.isfinite(share := forgotten_es(results, e)):
+        return
+    title, told = "Is most of it forgotten?", f"trial {e.trial_id} at step {e.step} has forgotten {share:.1%} of {ES}"
+    if share < LITTLE_GONE:
+        yield Check(
+            title,
+            "warning",
+            f"No: {told}. Search stronger settings, more trials or other methods, or lower the limit on utility.",
+        )
+    else:
+        yield Check(title, "good", f"Yes: {told}. What is left of whom stands at the top.")
 
 
 def _runner_up(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:

@@ -88,7 +88,7 @@ def status_lines(status: Status) -> list[str]:
     lines = [
         f"{results.name}: {status.phase}",
         f"trials      {status.ended}/{status.total} ended" + (f" ({states})" if states else ""),
-        f"evaluations {sum(map(len, results.trials.values())):,}, the last {duration(status.silent)} ago",
+        f"evaluations {results.trained:,}, the last {duration(status.silent)} ago",
     ]
     if status.seconds_per_trial is not None:
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""

@@ -58,7 +58,7 @@ def test_of_several_targets_each_is_judged_on_retain_report_by_its_own_limit(tmp
     assert [sum(f"≥ {0.96 * share:.4g}" in one for one in at_baseline) for share in (0.95, 0.92, 0.5)] == [1, 1, 1]
     # 0.92 lies 0.008 above its own limit, with an error of 0.02; from 0.48 all are far.
     (close,) = [c.sentence for c in summary.checks if "within noise" in c.title and "0.912" in c.sentence]
-    assert close.startswith("1 of 3 front points lies")
+    assert close.startswith("Yes: 1 of 3 front points lies")
 
 
 def test_what_was_not_measured_is_not_judged(tmp_path: Path) -> None:
