@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from rayul.errors import RayulError
+from rayul.errors import InputError, RayulError
+from rayul.words import first_line
 
 _NODE = re.compile(r"because (?:its|the) node .{0,200}?node(?: |_)id:? ?'?([0-9a-f]{56})", re.IGNORECASE | re.DOTALL)
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.*)", re.MULTILINE)
@@ -36,6 +37,20 @@ def root_cause(error: BaseException) -> BaseException:
     while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
         error = error.cause
     return error
+
+
+def of_own_code(error: RayTaskError, code: Mapping[str, str]) -> InputError | None:
+    """What a loss of the user's own raised, with its place in the file; None for what was raised elsewhere. code: the
+    source text by path."""
+    paths = "|".join(map(re.escape, code))
+    found = re.findall(rf'File "({paths})", line (\d+), in (\w+)', str(error)) if code else []
+    if not found:
+        return None
+    (path, line, function), cause = found[-1], root_cause(error)
+    return InputError(
+        f"{path}:{line}, in {function}: {type(cause).__name__}: {first_line(cause)}",
+        "docs/methods.md says what a loss of your own is given and returns",
+    )
 
 
 def says_no_memory(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from rayul.errors import RayulError
 from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder
@@ -15,7 +16,7 @@ from rayul.records.recall import Found
 from rayul.spec import Spec
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.losses import as_they_come, fetch
+from rayul.sweep.losses import as_they_come, fetch, of_own_code
 from rayul.sweep.point_note import complaint, write_note
 from rayul.unlearn.cost import Cost, measuring
 from rayul.unlearn.data import Sets
@@ -83,7 +84,10 @@ def measure_trial_cost(
     """What a trial of a spec without a search costs where trials will run. say: hears what is being done."""
     arguments = (allocation.threads, spec, sets, disk, allocation.pack > 1)
     for part in _share(allocation, _cost, num_returns="streaming").remote(*arguments):
-        found = fetch(part)
+        try:
+            found = fetch(part)
+        except RayTaskError as error:
+            raise of_own_code(error, spec.method.code) or error from None
         if isinstance(found, Cost):
             return found
         say(found)
