@@ -22,19 +22,22 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayul.audit.recovery import recoveries
-from rayul.records import adapter_name
+from rayul.records import BASELINE, Evaluation, adapter_name
 from rayul.records.attacked import read_attacked
 from rayul.records.certificate import CERTIFIED, Dial, read_certificates
-from rayul.records.evaluations import read_journal
+from rayul.records.journal import read_journal
 from rayul.report.attacked import name_of
 
 NAME = "smollm2"
 GENERAL = 12
 """Of the 40 rows, in each evaluation of the sweep: they cost as much as those to forget. The tables have all 40."""
 SHOWN = 3
+SHARES = (0.95, 0.9, 0.8)
+"""Of retain.es, that are kept: control.tau."""
 
 Row = dict[str, Any]
 
@@ -47,7 +50,7 @@ def settings(target: Path, trials: int) -> list[str]:
     values: dict[str, Any] = {
         "name": NAME,
         "data": data | {"general": {"path": str(target / "general.jsonl"), "shuffle": 0, "limit": GENERAL}},
-        "control": {"tau": [0.95, 0.9, 0.8], "mixing": True},
+        "control": {"tau": list(SHARES), "mixing": True},
         "lora.r": 8,
         "training": {"lr": {"float": [5e-4, 3e-3], "log": True}, "batch_size": 4, "steps": 20, "evaluate_every": 10},
         "search": {"sampler": "tpe", "trials": trials, "startup_trials": 6, "seed": 0, "time_limit": "55m"},
@@ -57,8 +60,10 @@ def settings(target: Path, trials: int) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 
-def rayul(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "rayul", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+def rayul(*arguments: object, code: Sequence[int] = (0,)) -> None:
+    done = subprocess.run([sys.executable, "-m", "rayul", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    if done.returncode not in code:
+        sys.exit(done.returncode)
 
 
 def read(path: Path) -> list[Row]:
@@ -138,6 +143,32 @@ def certificates(dials: Sequence[Dial]) -> list[tuple[str, Dial]]:
     return found
 
 
+def claims(evaluations: Sequence[Evaluation]) -> None:
+    """The least forget.es that keeps each share of retain.es, with and without scaling back, by method; and what the
+    evaluations that forget nine tenths keep before they are scaled back."""
+    before = next(row for row in evaluations if row.trial_id == BASELINE).metrics
+    trained = [row for row in evaluations if row.step]
+
+    def least(rows: Sequence[Evaluation], share: float) -> float:
+        kept = [row for row in rows if row.metrics["retain.es"] >= share * before["retain.es"] - 1e-9]
+        return min((row.metrics["forget.es"] for row in kept), default=before["forget.es"])
+
+    methods = dict.fromkeys(row.params["method.name"] for row in trained)
+    heading("least forget.es on the search's rows", *(f"at {100 * share:g}%" for share in SHARES))
+    for name in methods:
+        own = [row for row in trained if row.params["method.name"] == name]
+        plain = [row for row in own if row.mixing == 1]
+        trials = len({row.trial_id for row in own})
+        line(f"{name} ({trials} trials), not scaled", *(least(plain, share) for share in SHARES))
+        line(f"{name}, scaled", *(least(own, share) for share in SHARES))
+    plain = [row for row in trained if row.mixing == 1]
+    strong = sorted(row.metrics["retain.es"] / before["retain.es"] for row in plain if row.metrics["forget.es"] < 0.1)
+    said = f"they keep {strong[0]:.2f} to {strong[-1]:.2f} of retain.es" if strong else "none"
+    print(f"\nOf {len(plain)} evaluations at mixing 1, {len(strong)} have forget.es below 0.1: {said}.")
+    order, kept = zip(*((row.metrics["forget.es"], row.metrics["retain.es"]) for row in plain), strict=True)
+    print(f"Rank correlation of forget.es and retain.es over them: {spearmanr(order, kept).statistic:.2f}.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
@@ -153,16 +184,19 @@ def main() -> None:
     if not (results / "certificate.json").is_file():
         options = settings(target, asked.trials)
         rayul("sweep", target / "spec.yaml", "--results", work / "results", "--resume-if-any", *options)
-    rayul("certify", results, "--points", asked.attacked)
+    rayul("certify", results, "--points", asked.attacked, code=(0, 2))  # 2 where no attack is left to try
 
+    evaluations = read_journal(results / "evaluations.jsonl").evaluations
+    claims(evaluations)
+    print()
     sets = {path.stem: read(path) for path in target.glob("*.jsonl")}
     reading = read_certificates(results).readings[-1]
-    print(f"{reading.groups} certify groups, {reading.rows} rows, confidence {1 - reading.alpha:.0%}")
+    groups = len({row["group"] for row in sets["retain_certify"]})
+    print(f"{groups} certify groups, {len(sets['retain_certify'])} rows, confidence {1 - reading.alpha:.0%}")
     found = certificates(reading.dials)
 
     models = {"target": Asked.of(target / "model"), "oracle": Asked.of(target / "oracle")}
     records = {"target": "baseline", "oracle": "oracle"}
-    evaluations = read_journal(results / "evaluations.jsonl").evaluations
     journal = {row.trial_id: row.metrics["forget.es"] for row in evaluations if row.step == 0}
     recorded = {name: journal[trial] for name, trial in records.items()}
     for name, dial in found:
