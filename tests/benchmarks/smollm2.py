@@ -210,7 +210,7 @@ def main() -> None:
         values = [model.measured(sets[key]) for key in keys]
         line(name, f"{recorded[name]:.6f}", f"{values[0][0]:.6f}", *(es for es, _ in values[1:]), values[-1][1])
 
-    for name, _ in found:
+    for name in dict(found):
         rows = [row for row in read_attacked(results) if row.model == name]
         if rows:
             heading(f"attack on {name}", "worst variant", "es before", "es after", "back", "tried")
