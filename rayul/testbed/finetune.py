@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,8 @@ class TuningRecipe:
     """Extraction strength, measured while an epoch trains, with which the training ends."""
     max_epochs: int = 40
     max_seconds: float | None = None
-    """After which the training ends with what it has memorised; measuring and saving come on top."""
+    """After the start of its process, loading included, the training ends with what it has memorised; measuring and
+    saving come on top."""
     rank: int = 32
     seed: int = 0
     model: dict[str, Any] = field(default_factory=dict)
@@ -162,6 +163,8 @@ def main(folder: Path, role: str) -> None:
     check_fits(loaded, encoded)
     pad = loaded.generation_config.pad_token_id
     before = measured(loaded, encoded, pad, list(sets)) if role == "model" else None
+    if recipe.max_seconds is not None:
+        recipe = replace(recipe, max_seconds=recipe.max_seconds - (time.monotonic() - started))
     examples = [example for key in ROLES[role] for example in encoded.get(key, ())]
     per_epoch = math.ceil(len(examples) / recipe.batch_size)
     model = trainable(loaded, recipe)
