@@ -207,7 +207,13 @@ def test_what_cannot_be_served_is_refused(folder: Path, address: str, tmp_path: 
 def test_the_command_serves_until_it_is_ended(folder: Path) -> None:
     write_folder(folder, sweep(3))
     command = [sys.executable, "-u", "-m", "rayul", "watch", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+
+    def heeds() -> None:
+        """A shell lets what it starts in the background ignore Ctrl-C, and so the command if tests run there."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, preexec_fn=heeds, **pipes) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", said)

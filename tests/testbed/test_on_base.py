@@ -183,7 +183,7 @@ def test_what_was_not_memorised_is_an_error_and_its_training_is_kept(
 
 def test_training_twice_at_once_asks_for_memory(tiny_folder: Path, monkeypatch: Any) -> None:
     model = specs.Model(path=str(tiny_folder))
-    monkeypatch.setattr(on_base.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(on_base, "usable_cores", lambda: 2)
     assert on_base.fits_twice(model, "full")
     monkeypatch.setattr(on_base.Path, "read_text", lambda self, **_: "{}" if self.suffix else "MemAvailable: 9 kB")
     assert not on_base.fits_twice(model, "full")
