@@ -13,7 +13,7 @@ from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes
 from rayul.report.certified import certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
-from rayul.report.gone import ES, LITTLE_GONE, forgotten_es, gone
+from rayul.report.gone import ES, forgotten_es, gone, most_is_left
 from rayul.report.heading import unfinished
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
@@ -67,7 +67,7 @@ def _found(results: SweepRecords, summary: Summary) -> str:
 def _share_gone(results: SweepRecords, e: Evaluation, share: float) -> str:
     """ "54% forgotten"; of less than half: "Only 17% forgotten"."""
     found = gone(results, e, share, 0)
-    return f"Only {found}" if forgotten_es(results, e) < LITTLE_GONE else found
+    return f"Only {found}" if most_is_left(forgotten_es(results, e)) else found
 
 
 def caution(results: SweepRecords, summary: Summary) -> list[str]:

@@ -33,7 +33,7 @@ def at_a_glance(results: SweepRecords, summary: Summary) -> list[Fact]:
     facts: list[Fact] = [
         ("Still comes back", _left(known)),
         ("Kept", _kept(results, e, proven)),
-        ("Damaged" if any(one.lost for one in side_effects(results, e)) else "No limit on", _others(results, e, known)),
+        ("Damaged" if any(one.lost for one in side_effects(results, e)) else "Unprotected", _others(results, e, known)),
         ("Under attack", _attacks(results, proven)),
         ("Its weights", _weights(results, e, proven)),
     ]

@@ -9,8 +9,11 @@ from rayul.records.folder import SweepRecords
 from rayul.records.objectives import forget_objective
 
 ES = "forget.es"
-LITTLE_GONE = 0.5
-"""Share of forget.es below which most of what was to be forgotten is still there."""
+
+
+def most_is_left(share: float) -> bool:
+    """Whether less than half is gone, to whole percent as headings show it."""
+    return round(share, 2) < 0.5
 
 
 def forgotten_es(results: SweepRecords, e: Evaluation) -> float:

@@ -14,7 +14,7 @@ from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check
-from rayul.report.gone import ES, LITTLE_GONE, forgotten_es
+from rayul.report.gone import ES, forgotten_es, most_is_left
 from rayul.report.health_trials import (
     calibration,
     duplicates,
@@ -158,7 +158,7 @@ def _forgotten(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[C
     if e is None or not math.isfinite(share := forgotten_es(results, e)):
         return
     title, told = "Is most of it forgotten?", f"trial {e.trial_id} at step {e.step} has forgotten {share:.1%} of {ES}"
-    if share < LITTLE_GONE:
+    if most_is_left(share):
         yield Check(
             title,
             "warning",

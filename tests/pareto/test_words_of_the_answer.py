@@ -46,6 +46,13 @@ def test_forgotten_is_by_extraction_strength_whatever_the_objective(tmp_path: Pa
     assert "Forgotten: 1 − forget.es" not in page
 
 
+def test_it_is_said_where_most_is_left(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [baseline(), *ends(point("0000", 0.8, 0.8))])
+    assert said(folder).startswith("Only 18% forgotten")
+    (check,) = [c for c in summarise(folder).checks if c.title == "Is most of it forgotten?"]
+    assert check.verdict == "warning"
+
+
 def test_an_objective_alone_is_named_where_es_was_not_measured(tmp_path: Path) -> None:
     def without(e: Evaluation) -> Evaluation:
         return replace(e, metrics={k: v for k, v in e.metrics.items() if k != "forget.es"})
