@@ -104,6 +104,26 @@ def test_kill_9_at_ten_moments_loses_and_repeats_nothing(kill: Any, spec_file: P
         assert row["metrics"] == pytest.approx(other[k]["metrics"], rel=1e-4)
 
 
+def test_kill_9_while_the_front_is_measured_and_the_next_run_measures_only_the_rest(
+    kill: Any, spec_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results" / "tiny"
+
+    def notes() -> dict[str, int]:
+        """Of each point that has one, which file it is: whoever measures it again writes another."""
+        return {path.parent.name: path.stat().st_ino for path in (folder / "adapters").glob("*/rayul.json")}
+
+    driver = start(spec_file, tmp_path / "results")
+    wait(lambda: bool(notes()), driver)
+    kill(driver)
+    before, points = notes(), {path.name for path in (folder / "adapters").iterdir()}
+    assert set(before) < points, "it was killed in the middle"
+    final = sweep(spec_file, tmp_path / "results", "--resume")
+    assert final.returncode == 0, final.stderr
+    assert before.items() <= notes().items(), "what was measured is not measured again"
+    assert set(notes()) == points
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_complete_records_a_report_and_a_way_on(
     number: signal.Signals, spec_file: Path, tmp_path: Path
