@@ -527,7 +527,7 @@ class ComparedLevel(Printed):
     kept: dict[str, Value | None]
     """Best utility of each sweep at that, as a share of the baseline; null where its front does not get that far."""
     winner: str | None
-    """Label of the sweep with the best utility."""
+    """Label of the sweep with the best utility; null where several are equal."""
     clear: bool
     """Whether it is ahead of the second by more than one standard error of the difference."""
 
@@ -538,7 +538,7 @@ class ComparedTarget(Printed):
     forgotten: dict[str, Value | None]
     """By label, the largest fraction forgotten by a point that keeps it; null where no point does."""
     winner: str | None
-    """Label of the sweep that forgets most."""
+    """Label of the sweep that forgets most; null where several are equal."""
     clear: bool
     """Whether it is ahead of the second by more than one standard error of the difference."""
 

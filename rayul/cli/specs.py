@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,7 +81,7 @@ def init(
 ) -> None:
     """Write a commented spec to start from: for your own rows, a copy of a shipped one, or the next request."""
     from rayul.plan.next_request import next_request
-    from rayul.plan.starter import copied_spec, grouping_columns, starter_spec
+    from rayul.plan.starter import copied_spec, grouping_columns, starter_spec, why_uncertified
 
     if out.exists():
         raise InputError(f"{out} exists already", "choose another name with --out")
@@ -112,8 +111,8 @@ def init(
         )
     else:
         text = starter_spec(out.stem, forget, retain, model, group)
-        if off := re.search(r"^# Off: (.+)\ncertify: false$", text, re.MULTILINE):
-            show(f"No certificate: {off[1][:1].lower()}{off[1][1:]}", error=True)
+        if why := why_uncertified(text):
+            show(f"No certificate: {why}", error=True)
         if group is None and (columns := grouping_columns(forget, retain)):
             show(
                 f"No group column: every row counts as independent. If {' or '.join(columns)} says whom or what a row "

@@ -157,11 +157,19 @@ def _columns_text(columns: Mapping[str, str], indent: int) -> str:
     return "".join(f"{' ' * indent}{line}\n" for line in lines)
 
 
+_OFF = "# Off: "
+
+
 def _certify_text(kept: CertifyRows) -> str:
     if kept.groups < LEAST_GROUPS:
-        why = f"# Off: {plural(kept.groups, 'group')} of rows would be kept for it, and it takes {LEAST_GROUPS}."
-        return f"{why}\ncertify: false\n"
+        why = f"{plural(kept.groups, 'group')} of rows would be kept for it, and it takes {LEAST_GROUPS}."
+        return f"{_OFF}{why}\ncertify: false\n"
     return _CERTIFY
+
+
+def why_uncertified(text: str) -> str:
+    """Of a starter spec, why it has no certificate, in a sentence; "" where it has one."""
+    return next((line.removeprefix(_OFF) for line in text.splitlines() if line.startswith(_OFF)), "")
 
 
 _CERTIFY = """\

@@ -11,7 +11,7 @@ from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, RUNNING, Ending, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes
-from rayul.report.certified import certified, kept_on_new, told_groups, value
+from rayul.report.certified import certificate_of, certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
 from rayul.report.gone import ES, forgotten_es, gone, most_is_left
 from rayul.report.heading import unfinished
@@ -198,7 +198,7 @@ def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, 
 def _kept(results: SweepRecords, point: Evaluation, kept: Axis) -> list[tuple[str, str, str, str]]:
     """Of the answer's point: on certify, report and select rows, and on sets that no limit protects."""
     found = []
-    proven = next((one for one in certified(results) if one.e is point), None)
+    proven = certificate_of(results, point)
     for m in [] if proven is None else proven.at.margins:
         if m.metric == kept.metric and proven is not None:
             note = f"on {told_groups(proven, m)}; {100 * proven.confidence:g}% bound "

@@ -11,10 +11,12 @@ from rayul.records.certificate import CERTIFIED
 from rayul.records.folder import SweepRecords
 from rayul.report.attacked import attacked_lines, removal
 from rayul.report.axes import axes
-from rayul.report.certified import Certified, certified, told_groups, value
+from rayul.report.certified import Certified, certificate_of, told_groups, value
+from rayul.report.evidence import in_groups
 from rayul.report.recalled import Change, Recalled, RecalledSet, recalled_lines
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
+from rayul.report.verdict_of import audited
 from rayul.words import percent, plural
 
 Fact = tuple[str, list[str]]
@@ -28,13 +30,13 @@ def at_a_glance(results: SweepRecords, summary: Summary) -> list[Fact]:
     e = answer_point(results, summary.best)
     if e is None:
         return []
-    proven = next((one for one in certified(results) if one.e is e), None)
+    proven = certificate_of(results, e)
     known = next((one for one in summary.recalled if one.e.key == e.key), None)
     facts: list[Fact] = [
         ("Still comes back", _left(known)),
         ("Kept", _kept(results, e, proven)),
         ("Damaged" if any(one.lost for one in side_effects(results, e)) else "Unprotected", _others(results, e, known)),
-        ("Under attack", _attacks(results, proven)),
+        ("Under attack", _attacks(results, e, proven)),
         ("Its weights", _weights(results, e, proven)),
     ]
     return [(what, lines) for what, lines in facts if lines]
@@ -85,9 +87,7 @@ def _kept(results: SweepRecords, e: Evaluation, proven: Certified | None) -> lis
 def _counted(results: SweepRecords, metric: str) -> str:
     name = metric.partition(".")[0]
     rows, groups = results.baseline.rows.get(name, 0), results.baseline.groups.get(name, 0)
-    if not rows:
-        return " rows"
-    return f" {plural(rows, 'row')}" + (f" in {plural(groups, 'group')}" if 0 < groups < rows else "")
+    return f" {in_groups(rows, groups)}" if rows else " rows"
 
 
 def _others(results: SweepRecords, e: Evaluation, known: Recalled | None) -> list[str]:
@@ -99,13 +99,12 @@ def _others(results: SweepRecords, e: Evaluation, known: Recalled | None) -> lis
     return lines
 
 
-def _attacks(results: SweepRecords, proven: Certified | None) -> list[str]:
+def _attacks(results: SweepRecords, e: Evaluation, proven: Certified | None) -> list[str]:
     if proven is not None:
         return [*attacked_lines(results)[:1], *removal(results)]
-    return [
-        f"Not tried. `rayul audit {results.folder}` attacks fresh runs of its settings. Whoever loads the base without "
-        "an adapter has everything back."
-    ]
+    if audit := audited(results, e):
+        return [f"In the audit of its settings: {audit[1]}."]
+    return [f"Not tried. `rayul audit {results.folder}` attacks fresh runs of its settings."]
 
 
 def _weights(results: SweepRecords, e: Evaluation, proven: Certified | None) -> list[str]:

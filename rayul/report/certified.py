@@ -48,6 +48,11 @@ def certified(results: SweepRecords) -> list[Certified]:
     return sorted(found, key=lambda one: -one.forgotten if math.isfinite(one.forgotten) else math.inf)
 
 
+def certificate_of(results: SweepRecords, e: Evaluation) -> Certified | None:
+    """What is certified of an evaluation that a certificate holds; None of any other."""
+    return next((one for one in certified(results) if one.e is e), None)
+
+
 def best_certified(results: SweepRecords, tau: float | None = None) -> Evaluation:
     """The certified point that forgot most. tau: of several targets (control.tau), the one that it was certified for.
     Raises InputError where there is none, and says why."""

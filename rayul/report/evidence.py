@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rayul.words import plural
+
+
+def in_groups(rows: int, groups: int) -> str:
+    """ "80 rows in 8 groups"; "80 rows" where no two belong together. groups: 0 where it is not known."""
+    return plural(rows, "row") + (f" in {plural(groups, 'group')}" if 0 < groups < rows else "")
+
 
 def evidence(rows: Mapping[str, int], groups: Mapping[str, int]) -> str:
     """ "80 forget rows in 8 groups and 60 general rows; ± is one standard error over groups, ...". rows, groups: by

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rayul.records import RUNNING
 from rayul.records.folder import SweepRecords
 from rayul.report.card import model_name, set_name
+from rayul.report.evidence import in_groups
 from rayul.spec import Spec
 from rayul.words import plural
 
@@ -27,9 +28,9 @@ def unfinished(results: SweepRecords) -> str:
 def subject(results: SweepRecords, spec: Spec) -> str:
     """Which model, which rows, and what the words mean, for who reads nothing else."""
     rows, groups = (of.get("forget", 0) for of in (results.baseline.rows, results.baseline.groups))
-    counted = plural(rows, "row") + (f" in {plural(groups, 'group')}" if 0 < groups < rows else "")
+    counted = f", {in_groups(rows, groups)}" if rows else ""
     return (
-        f"What was to be forgotten: {set_name(spec.data)}{f', {counted}' if rows else ''}. By which model: "
-        f"{model_name(spec)}. Forgotten means that less can be extracted: given the question and the beginning of an "
+        f"What was to be forgotten: {set_name(spec.data)}{counted}. By which model: {model_name(spec)}. "
+        "Forgotten means that less can be extracted: given the question and the beginning of an "
         "answer, the model no longer completes it exactly."
     )

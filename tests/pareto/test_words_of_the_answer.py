@@ -13,6 +13,7 @@ from rayul.records import COMPLETED, PRUNED, Evaluation, Record
 from rayul.records.folder import load_records
 from rayul.report import front_lines, summarise, summary_of
 from rayul.report.answer import headline, tiles
+from rayul.report.at_a_glance import at_a_glance
 from rayul.report.card import Forgotten, model_card
 from rayul.report.fell import BOTH, NEITHER, ONLY, PART, fell, fell_lines
 from rayul.spec import load_spec
@@ -100,6 +101,9 @@ def test_an_audit_of_the_point_changes_the_heading(tmp_path: Path, rows: dict[st
     assert summary.best is not None
     assert NAME.startswith(summary.best.trial_id)
     assert words in said(folder)
+    assert dict(at_a_glance(load_records(folder), summary))["Under attack"][0].startswith(
+        "In the audit of its settings"
+    )
     options = {"address": "x", "after": {}, "difference": 0.0, "adapter": True, "merged": False}
     chosen = ["method.name=gd", "method.retain_weight=1.0", "lora.r=8", "training.lr=1e-3"]
     of = (load_spec(folder / "spec.yaml", chosen, check_files=False), summary.best, Forgotten("people", 8, "0" * 64))
