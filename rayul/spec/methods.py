@@ -13,11 +13,15 @@ NEEDS = ("retain", "idk", "reference", "hidden")
 @dataclass(frozen=True)
 class Method:
     """A loss by name. `needs` says what it reads besides the forget rows: "retain" (retain rows), "idk" (refusals in
-    place of answers), "reference" (predictions of the model before unlearning), "hidden" (hidden states)."""
+    place of answers), "reference" (predictions of the model before unlearning), "hidden" (hidden states).
+
+    b_std: standard deviation of the B of a fresh LoRA. Above 0 for a loss that has no gradient at the model before
+    unlearning, where B = 0 would leave it."""
 
     summary: str
     parameters: dict[str, Parameter]
     needs: frozenset[str] = frozenset()
+    b_std: float = 0.0
 
 
 _RETAIN = {"retain_weight": Parameter(float, 1.0, 0, summary="weight of the loss on retain rows")}
@@ -33,8 +37,8 @@ def _beta(default: float, summary: str, low: float = POSITIVE) -> dict[str, Para
     return {"beta": Parameter(float, default, low, summary=summary)}
 
 
-def _method(summary: str, needs: str = "", **parameters: Parameter) -> Method:
-    return Method(summary, parameters | SETTINGS, frozenset(needs.split()))
+def _method(summary: str, needs: str = "", b_std: float = 0.0, **parameters: Parameter) -> Method:
+    return Method(summary, parameters | SETTINGS, frozenset(needs.split()), b_std)
 
 
 METHODS: dict[str, Method] = {
@@ -109,6 +113,7 @@ METHODS: dict[str, Method] = {
     "cb": _method(
         "circuit breakers: hidden states of forget rows turned away from what they were",
         "retain reference hidden",
+        b_std=1e-2,
         **_LAYERS,
         orth_weight=Parameter(float, 0.0, 0, summary="weight of the cosine between the forget rows of a batch"),
         **_RETAIN,

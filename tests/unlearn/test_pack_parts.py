@@ -12,6 +12,7 @@ import torch
 from rayul.errors import InputError, RayulError
 from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.forward import forward, token_logp
+from rayul.unlearn.gradients.contract import FORGET
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape, packable
 from rayul.unlearn.pack.base import PackedBase
@@ -19,10 +20,29 @@ from rayul.unlearn.pack.lanes import forwards
 from rayul.unlearn.pack.lines import lines
 from rayul.unlearn.pack.parameters import Layout, targets
 from rayul.unlearn.tokens import Example, collate
+from rayul.unlearn.train import accumulate_gradient, steering_direction
+from rayul.unlearn.update import attach
 from rayul.unlearn.update.lora import attach_lora
 from rayul.unlearn.update.saved import detach_adapter
 
 MakeSpec = Callable[..., Any]
+
+
+def test_cb_starts_off_the_reference_alike_alone_and_in_a_pack(task: Any, make_spec: MakeSpec) -> None:
+    """Where the hidden states are those of the reference, its loss has no gradient."""
+    spec = make_spec(method={"name": "cb"}, lora={"r": 4})
+    update = attach(task, spec, 7)
+    alone = {k: v.detach().clone() for k, v in update.model.named_parameters() if "lora_" in k}
+    gradient = accumulate_gradient(update, task, spec, [0, 1], [0, 1], steering_direction(task, spec, 7), of=FORGET)
+    norm = sum(float(p.grad.square().sum()) for p in update.parameters if p.grad is not None) ** 0.5
+    update.detach()
+    assert gradient["forget"] == pytest.approx(1.0, abs=0.02)  # still next to the reference
+    assert norm > 1e-3
+    pack = Pack(task, spec, Shape.of(spec, 2, cpu=True))
+    slot = pack.join(TrialJob("0", spec, 7, {}, {}))
+    for name, pair in pack.layout.adapter(pack.slots[slot].row.detach(), 4).items():
+        for letter, tensor in zip("AB", pair, strict=True):
+            assert torch.equal(tensor, alone[f"base_model.model.{name}.lora_{letter}.default.weight"])
 
 
 @pytest.mark.parametrize(("rank", "seed"), [(1, 0), (4, 7), (8, 2**31)])

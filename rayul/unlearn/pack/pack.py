@@ -79,7 +79,8 @@ class Pack:
         if not self.free:
             raise RayulError(f"all {self.shape.slots} slots are taken", "let a trial leave first")
         slot = self.free[0]
-        self.parameters.values[slot] = self.layout.initial(job.spec.lora.r, job.seed)
+        method = job.spec.method.of(job.spec.method.name)
+        self.parameters.values[slot] = self.layout.initial(job.spec.lora.r, job.seed, method.b_std)
         row = job.row(device_name(self.task.device), f"{self.shape}, {numerics(self.task)}")
         # Where every slot has its place in a forward, parts as small as that: none waits for another's larger batch.
         size = self.shape.rows if self.shape.group is None else None

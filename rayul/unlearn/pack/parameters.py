@@ -12,7 +12,7 @@ from torch import Tensor
 from rayul.errors import InputError
 from rayul.spec import Lora
 from rayul.unlearn.pack.whole_input import check_whole_input
-from rayul.unlearn.update.lora import attach_smallest, lora_layers
+from rayul.unlearn.update.lora import attach_smallest, fresh_b, lora_layers
 from rayul.unlearn.update.saved import detach_adapter
 
 Pair = tuple[Tensor, Tensor]
@@ -74,8 +74,9 @@ class Layout:
         """Views of a vector [P]: each module's A [r, d] and B [o, r] as PEFT has them, without the padding."""
         return [m for a, b in self.pairs(row.unsqueeze(0)) for m in (a[0, :, :rank].T, b[0, :rank].T)]
 
-    def initial(self, rank: int, seed: int) -> Tensor:
-        """The row [P] of a fresh adapter: B = 0 and the very A that PEFT draws from this seed (`attach_lora`).
+    def initial(self, rank: int, seed: int, b_std: float = 0.0) -> Tensor:
+        """The row [P] of a fresh adapter: the very A that PEFT draws from this seed (`attach_lora`), and B = 0 or, with
+        b_std, `fresh_b`.
 
         PEFT makes two `nn.Linear` per module, which draw their own weights, and then draws A anew.
         """
@@ -86,6 +87,10 @@ class Layout:
                 drawn = torch.empty(shape)
                 torch.nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
             a[0, :, :rank] = drawn.T
+        if b_std:
+            shapes = [(one.outputs, rank) for one in self.linears]
+            for (_, b), drawn in zip(self.pairs(row), fresh_b(shapes, b_std, seed), strict=True):
+                b[0, :rank] = drawn.T
         return row[0]
 
     def adapter(self, row: Tensor, rank: int) -> dict[str, Pair]:

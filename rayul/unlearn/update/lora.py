@@ -6,7 +6,7 @@ The reference is the base with the adapter disabled, and mixing scales the adapt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
 
 def attach(task: Task, spec: specs.Spec, seed: int) -> Update:
-    return LoraUpdate(attach_lora(task.base, spec.lora, seed))
+    model = attach_lora(task.base, spec.lora, seed)
+    b_std = spec.method.of(spec.method.name).b_std
+    if b_std:
+        pairs = [layer.lora_B[name].weight for layer in lora_layers(model) for name in layer.active_adapters]
+        with torch.no_grad():
+            for b, drawn in zip(pairs, fresh_b([tuple(b.shape) for b in pairs], b_std, seed), strict=True):
+                b.copy_(drawn)
+    return LoraUpdate(model)
 
 
 class LoraUpdate:
@@ -113,6 +120,13 @@ def attach_lora(base: Any, lora: specs.Lora, seed: int) -> PeftModel:
         detach_adapter(model)
         raise
     return model
+
+
+def fresh_b(shapes: Iterable[tuple[int, int]], std: float, seed: int) -> Iterator[Tensor]:
+    """The B [o, r] of each module for a method that does not start at B = 0 (`Method.b_std`): normal, of mean 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for shape in shapes:
+        yield std * torch.randn(shape, generator=generator)
 
 
 def check_targets(base: Any, lora: specs.Lora) -> None:
