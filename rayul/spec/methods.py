@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayul.spec.gradients import SETTINGS
 from rayul.spec.parameter import POSITIVE, Parameter
@@ -37,8 +37,8 @@ def _beta(default: float, summary: str, low: float = POSITIVE) -> dict[str, Para
     return {"beta": Parameter(float, default, low, summary=summary)}
 
 
-def _method(summary: str, needs: str = "", b_std: float = 0.0, **parameters: Parameter) -> Method:
-    return Method(summary, parameters | SETTINGS, frozenset(needs.split()), b_std)
+def _method(summary: str, needs: str = "", **parameters: Parameter) -> Method:
+    return Method(summary, parameters | SETTINGS, frozenset(needs.split()))
 
 
 METHODS: dict[str, Method] = {
@@ -110,12 +110,12 @@ METHODS: dict[str, Method] = {
         "retain idk reference",
         **_RETAIN,
     ),
-    "cb": _method(
+    "cb": replace(
+        _method(
         "circuit breakers: hidden states of forget rows turned away from what they were",
         "retain reference hidden",
-        b_std=1e-2,
         **_LAYERS,
         orth_weight=Parameter(float, 0.0, 0, summary="weight of the cosine between the forget rows of a batch"),
         **_RETAIN,
-    ),
+    ), b_std=1e-2),
 }
