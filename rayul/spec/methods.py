@@ -112,10 +112,12 @@ METHODS: dict[str, Method] = {
     ),
     "cb": replace(
         _method(
-        "circuit breakers: hidden states of forget rows turned away from what they were",
-        "retain reference hidden",
-        **_LAYERS,
-        orth_weight=Parameter(float, 0.0, 0, summary="weight of the cosine between the forget rows of a batch"),
-        **_RETAIN,
-    ), b_std=1e-2),
+            "circuit breakers: hidden states of forget rows turned away from what they were",
+            "retain reference hidden",
+            **_LAYERS,
+            orth_weight=Parameter(float, 0.0, 0, summary="weight of the cosine between the forget rows of a batch"),
+            **_RETAIN,
+        ),
+        b_std=1e-2,
+    ),
 }
