@@ -195,7 +195,10 @@ def test_the_command(write: Callable[..., Path]) -> None:
     assert done.returncode == 0, done.stderr
     assert "rayul plan my-spec.yaml" in done.stdout
     assert "Set model.path" in done.stderr
-    assert "No certificate: 2 groups of rows would be kept for it, and it takes 5." in done.stderr
+    assert (
+        "No certificate: 2 groups of rows would be kept for it (20% of those in --retain), and it takes 5: "
+        in done.stderr
+    )
     assert load_spec("my-spec.yaml").name == "my-spec"
     again = init("--out", "my-spec.yaml")
     assert (again.returncode, "exists already" in again.stderr) == (2, True)

@@ -58,7 +58,8 @@ def test_a_group_in_two_sets_is_refused_with_both_places(tmp_path: Path, first: 
         load_sets(data_with_one_group_in(tmp_path, first, second))
     names = [name.replace("retain_select", "retain") for name in (first, second)]
     assert f"1 group has rows in {names[0]} and in {names[1]}" in caught.value.message
-    assert f"{names[0]} row 3 ({tmp_path}/{first}.jsonl:3) and {names[1]} row 3" in caught.value.message
+    places = [f"{tmp_path}/{part}.jsonl:3 ({name})" for part, name in zip((first, second), names, strict=True)]
+    assert " and ".join(places) in caught.value.message
     assert "same" not in caught.value.message, "the name of a group may be a person's"
     assert "columns.group" in caught.value.hint
 
@@ -171,7 +172,7 @@ def test_validate_reads_the_rows_whether_or_not_a_certificate_is_asked_for(tmp_p
     done = validate(spec_in(tmp_path, forget=[{"question": retain[3]["question"], "answer": "no"}], retain=retain))
     assert done.returncode == 0, done.stderr
     assert "the forget set has 1 row" in done.stdout
-    assert f"forget row 1 ({tmp_path}/forget.jsonl:1) and " in done.stdout
+    assert f"{tmp_path}/forget.jsonl:1 (forget) and " in done.stdout
     assert f" ({tmp_path}/retain.jsonl:4) share " in done.stdout, "where it is in the file, not in the part of a split"
     assert retain[3]["question"] not in done.stdout
     done = validate(spec_in(tmp_path, forget=[{"question": "q", "answer": 3}], retain=retain))

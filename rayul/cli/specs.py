@@ -23,7 +23,7 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
     """Check specs: every problem of every file, with its line, before anything is spent."""
     from rayul.cli.documents import ValidateDocument, ValidSpec
     from rayul.plan.certificate import certificate_told
-    from rayul.plan.rows import local_sets, row_lines
+    from rayul.plan.rows import hub_lines, local_sets, row_lines
     from rayul.spec import Problem, SpecError, load_spec
     from rayul.words import plural
 
@@ -33,7 +33,7 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
         try:
             spec = load_spec(file, set_ or ())
             sets = local_sets(spec)
-            lines = [*spec.notices, *certificate_told(spec, sets), *row_lines(sets or {})]
+            lines = [*spec.notices, *certificate_told(spec, sets), *row_lines(sets or {}), *hub_lines(spec)]
         except SpecError as error:
             problems += error.problems
         except InputError as error:  # of its rows

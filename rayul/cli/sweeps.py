@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from rayul.cli.output import is_driven
 from rayul.cli.specs import check_code
 from rayul.console import PlainConsole, show
 from rayul.progress import doing
+
+if TYPE_CHECKING:
+    from rayul.spec import Spec
 
 
 @app.command()
@@ -52,6 +56,7 @@ def sweep(
     spec = load_spec(file, overrides)
     check_code(file, spec, trust, sends=True)
     console = PlainConsole(stderr=True)
+    folder = _place(results, spec, resume, resume_if_any)
     with doing(console, "loading ray and torch"):
         from rayul.records.storage import is_url, joined
         from rayul.report import front_lines
@@ -59,7 +64,6 @@ def sweep(
         from rayul.sweep.run import run_sweep
         from rayul.sweep.stop import Interrupted
 
-    folder = joined(results, spec.name)
     again = _again(trials, results, name, [*(set_ or ()), *sampled])
     command = f"rayul sweep {shlex.quote(str(file))}"  # it is pasted into a shell
     try:
@@ -161,6 +165,19 @@ def repair(folder: ResultsOf) -> None:
 
     if not mend(folder, show):
         show("nothing to repair")
+
+
+def _place(results: str, spec: Spec, resume: bool, resume_if_any: bool) -> str:
+    """The results folder, or its URL. A folder that the sweep would refuse is refused here, before Ray is loaded."""
+    from rayul.records import SPEC
+    from rayul.records.storage import is_url, joined
+    from rayul.sweep.folder import checked
+
+    folder = joined(results, spec.name)
+    place = Path(folder)
+    if not is_url(folder) and not is_driven(folder, place):
+        checked(place, spec, resume or (resume_if_any and (place / SPEC).exists()))
+    return folder
 
 
 def _again(trials: int | None, results: str, name: str | None, overrides: list[str] | None) -> str:

@@ -68,14 +68,15 @@ def next_request(
             f"{gone} of {len(new)} rows in {forget} are of groups that an earlier request has forgotten already",
             "leave them out: the probe `before` measures them",
         )
-    fresh = [*sets["reserve"], *([] if more is None else read_rows(more, _columns(spec)))]
+    given = [] if more is None else read_rows(more, _columns(spec))
+    fresh = [*sets["reserve"], *given]
     unread = [row for row in fresh if _hash(row) not in leaving and _hash(row) not in set(request.seen)]
     groups = list(dict.fromkeys(map(_hash, unread)))
     if len(groups) < LEAST_GROUPS:
         raise InputError(
             f"{plural(len(groups), 'group')} of rows to keep {'is' if len(groups) == 1 else 'are'} left that no sweep "
             f"has read, and a new certificate takes {LEAST_GROUPS}",
-            "give more rows to keep, of new groups, with --retain",
+            _way_out(more, {_hash(row) for row in given}, leaving, set(request.seen)),
         )
     certify = set(groups[: max(LEAST_GROUPS, request.groups)])
     sets["retain"] += sets.get("retain_certify", ())  # read by a certificate, so fit for the search from now on
@@ -102,6 +103,17 @@ def next_request(
     ]
     said += [f"{plural(left, 'row')} to keep were left out: their groups are now to be forgotten"] if left else []
     return NextRequest(_text(spec, request, export, data, out.stem, margin), data, made, tuple(said))
+
+
+def _way_out(more: Path | None, groups: set[str], leaving: set[str], seen: set[str]) -> str:
+    """groups: those of the file `more`, as hashes."""
+    if more is None:
+        return "give rows to keep of groups that no earlier request had in any file, with --retain"
+    return (
+        f"of the {plural(len(groups), 'group')} in {more}, {len(groups & seen)} stood in a file of an earlier request "
+        f"and {len(groups & leaving)} are to be forgotten now: give others. Where there are none, go on without a "
+        "certificate: copy the last spec, set model.path, data.forget and `certify: false`"
+    )
 
 
 def _spec_of(request: Request, export: Path) -> Spec:

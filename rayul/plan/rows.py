@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rayul.spec import Source, SourceData, Spec, TofuData
+from rayul.spec import FolderData, Source, SourceData, Spec, TofuData
 from rayul.spec.data import TESTBED
+from rayul.spec.packaged import PACKAGED
 from rayul.spec.source import find
 from rayul.words import plural
 
@@ -21,21 +22,37 @@ def local_sets(spec: Spec) -> Sets | None:
     """The rows, where all are in files of this machine; None where some are elsewhere or, as the testbed's, not made
     yet. Raises what `load_sets` raises."""
     data = spec.data
-    if isinstance(data, TofuData):
+    if isinstance(data, TofuData) or (isinstance(data, FolderData) and data.folder == TESTBED):
         return None
-    if isinstance(data, SourceData):
-        sources = [value for _, value in data if isinstance(value, Source)]
-    elif data.folder == TESTBED:
-        return None
-    else:
-        sources = []
-    for name, probe in spec.probes.items():
-        sources += [one for _, *both in probe.sources(name) for one in both if one is not None]
-    if not all(find(source.path) for source in sources):
+    if not all(find(source.path) for source in _sources(spec).values()):
         return None
     from rayul.unlearn.data import load_sets
 
     return load_sets(data, spec.probes)
+
+
+def _sources(spec: Spec) -> dict[str, Source]:
+    """Every file, folder or data set of rows that the spec names, by its key."""
+    data = spec.data if isinstance(spec.data, SourceData) else ()
+    found = {f"data.{key}": value for key, value in data if isinstance(value, Source)}
+    for name, probe in spec.probes.items():
+        for set_name, *both in probe.sources(name):
+            found |= {
+                f"probes.{name} ({set_name}{kind})": one
+                for kind, one in zip(("", ", examples"), both, strict=True)
+                if one is not None
+            }
+    return found
+
+
+def hub_lines(spec: Spec) -> Iterator[str]:
+    """What is looked for on the Hub, since nothing here has its name: a mistyped folder looks the same."""
+    models = {"model.path": spec.model, "oracle.path": spec.oracle}
+    places = {key: model.path for key, model in models.items() if model is not None}
+    places |= {key: source.path for key, source in _sources(spec).items()}
+    for key, place in places.items():
+        if place not in (TESTBED, *PACKAGED) and find(place) is None:
+            yield f"{key}: nothing here is called {place}, so it will be looked for on the Hugging Face Hub"
 
 
 def row_lines(sets: Sets) -> Iterator[str]:
@@ -48,9 +65,15 @@ def row_lines(sets: Sets) -> Iterator[str]:
     groups = len(set(group_numbers(forget)))
     if len(forget) < FEW_ROWS or groups < FEW_GROUPS:
         of = f" of {plural(groups, 'group')}" if groups < len(forget) else ""
+        way_out = "; add rows, such as the same facts in other words"
+        if len(forget) >= FEW_ROWS:
+            way_out = (
+                ". That is so with the request of one person; if the rows are about several, name the column that says "
+                "whom with --group or data.columns.group"
+            )
         yield (
             f"the forget set has {plural(len(forget), 'row')}{of}: with fewer than {FEW_ROWS} rows or {FEW_GROUPS} "
-            "groups one row or group decides what its metrics say; add rows, such as the same facts in other words"
+            f"groups one row or group decides what its metrics say{way_out}"
         )
     yield from _copies(sets)
     yield from _alike(sets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections import Counter
@@ -10,20 +11,22 @@ from pathlib import Path
 
 from rayul.errors import InputError
 from rayul.plan.certificate import CertifyRows, kept_in
-from rayul.spec import GROUP_ALIAS, LEAST_GROUPS, SAMPLERS, TESTBED, SourceData, dump_yaml, parse_spec, shipped_specs
+from rayul.spec import (
+    GROUP_ALIAS,
+    LEAST_GROUPS,
+    SAMPLERS,
+    TESTBED,
+    SourceData,
+    Split,
+    dump_yaml,
+    parse_spec,
+    shipped_specs,
+)
 from rayul.spec.json_schema import EDITOR_LINE
 from rayul.spec.shipped import way_to_shipped
 from rayul.unlearn.data import column_names, load_sets, read_records
+from rayul.unlearn.data.columns import likely_columns, lines_that_map
 from rayul.words import plural
-
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "question": ("question", "prompt", "instruction", "query", "input", "q", "user"),
-    "answer": ("answer", "response", "output", "completion", "target", "a", "assistant"),
-    "group": ("group", "author", "subject", "entity", "person"),
-    "text": ("text", "passage", "document", "content"),
-    "messages": ("messages", "conversation", "conversations"),
-}
-"""What other people call our columns, the likeliest first. Capitals do not matter."""
 
 FORMS = (("question", "answer"), ("text",), ("messages",))
 """Columns that a row has, one of these."""
@@ -110,20 +113,17 @@ def _is_ours(name: str, column: str) -> bool:
 
 
 def _mapped(path: Path, names: Sequence[str]) -> dict[str, str]:
-    lower = {name.lower(): name for name in reversed(names)}
-    mapped = {
-        ours: next(lower[word] for word in words if word in lower)
-        for ours, words in SYNONYMS.items()
-        if any(word in lower for word in words)
-    }
+    if not names:
+        raise InputError(f"{path} has no rows", "name a file with rows")
+    mapped = likely_columns(names)
     for wanted in FORMS:
         if all(name in mapped for name in wanted):
             return {ours: theirs for ours, theirs in mapped.items() if ours in (*wanted, "group")}
-    found = f"the columns are {', '.join(names)}" if names else "the file is empty"
+    missing = " and ".join(name for name in ("question", "answer") if name not in mapped)
     raise InputError(
-        f"{path}: no column for {' and '.join(n for n in ('question', 'answer') if n not in mapped)}; {found}",
+        f"{path}: no column for {missing}; the columns are {', '.join(names)}",
         "name them question and answer (or text, for passages to be continued; messages, for conversations), or write "
-        "a spec with data.columns yourself",
+        f"a spec yourself (rayul init --from ga) that says which they are:\n{lines_that_map(names, {})}",
     )
 
 
@@ -162,7 +162,11 @@ _OFF = "# Off: "
 
 def _certify_text(kept: CertifyRows) -> str:
     if kept.groups < LEAST_GROUPS:
-        why = f"{plural(kept.groups, 'group')} of rows would be kept for it, and it takes {LEAST_GROUPS}."
+        share = Split().certify
+        why = (
+            f"{plural(kept.groups, 'group')} of rows would be kept for it ({share:.0%} of those in --retain), and it "
+            f"takes {LEAST_GROUPS}: give rows to keep of {math.ceil(LEAST_GROUPS / share)} groups or more."
+        )
         return f"{_OFF}{why}\ncertify: false\n"
     return _CERTIFY
 

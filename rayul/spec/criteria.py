@@ -16,6 +16,9 @@ from rayul.spec.metrics import METRICS, MetricKey, is_forgetting
 from rayul.spec.problems import expected, refuse, show
 from rayul.spec.section import Searchable
 
+_EXAMPLE = {"at_least": "90% of baseline", "at_most": "110% of baseline"}
+"""Of limits that keep most of what a model has."""
+
 
 def _side(value: Any, info: ValidationInfo) -> Limit:
     """The limit of the field `at_least` or `at_most` of a criterion."""
@@ -55,8 +58,16 @@ class Criterion(Searchable):
 
     @model_validator(mode="after")
     def _reachable(self) -> Criterion:
-        if not self.is_searched and not self.limit.relative and (why := _impossible(self.limit)):
-            raise refuse(f"no model can keep {self.limit}: {why}", "for example 0.9, or 90% of baseline")
+        if self.is_searched:
+            return self
+        limit = self.limit
+        if not limit.relative and (why := _impossible(limit)):
+            raise refuse(f"no model can keep {limit}: {why}", "for example 0.9, or 90% of baseline")
+        if limit.relative and _protects(limit) and not limit.keeps(1.0, {limit.metric: 1.0}):
+            raise refuse(
+                f"the model before unlearning does not keep {limit} itself",
+                f"for example `{limit.key}: {_EXAMPLE[limit.key]}`",
+            )
         return self
 
     @property
@@ -149,16 +160,20 @@ def check_baseline_keeps(criteria: Iterable[Criterion], baseline: Mapping[str, f
     beyond it. A limit on forget rows, or one that asks for less of what is good (at most of an accuracy), is a goal
     that trials may reach. Raises what `Limit.on` raises."""
     for limit in known_limits(criteria):
-        set_name, _, name = limit.metric.partition(".")
-        good = METRICS[name].direction_on_utility if name in METRICS else "higher"
         value = baseline.get(limit.metric, math.nan)
-        if set_name == "forget" or limit.at_least != (good == "higher") or limit.keeps(value, baseline):
+        if not _protects(limit) or limit.keeps(value, baseline):
             continue
         raise InputError(
             f"the model before unlearning does not keep {limit.fixed(baseline)}: its {limit.metric} is {value:.4g}",
-            f"relax the limit, or write it as a share of what the model has: `{limit.key}: "
-            f"{90 if limit.at_least else 110}% of baseline`",
+            f"relax the limit, or write it as a share of what the model has: `{limit.key}: {_EXAMPLE[limit.key]}`",
         )
+
+
+def _protects(limit: Limit) -> bool:
+    """Whether a limit keeps what the model has: on rows to keep, and from the side on which the metric gets worse."""
+    set_name, _, name = limit.metric.partition(".")
+    good = METRICS[name].direction_on_utility if name in METRICS else "higher"
+    return set_name != "forget" and limit.at_least == (good == "higher")
 
 
 def _impossible(limit: Limit) -> str:

@@ -37,7 +37,17 @@ def way_to_shipped(path: str | Path) -> str:
     stem = Path(path).stem
     if stem in shipped and not is_name(path):
         return f"rayul comes with a spec of that name: write {stem} in place of {path}"
-    if not is_name(path):
-        return ""
-    close = difflib.get_close_matches(stem.lower(), shipped, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"Shipped specs: {', '.join(shipped)}"
+    folder = Path(path).parent
+    beside = {str(file): file.name for file in _specs_in(folder) if not is_name(path)}
+    near = difflib.get_close_matches(Path(path).name, beside.values(), n=1)
+    meant = [file for file, name in beside.items() if name in near] or difflib.get_close_matches(
+        stem.lower(), shipped, n=1
+    )
+    return (f"did you mean {meant[0]}? " if meant else "") + f"Shipped specs: {', '.join(shipped)}"
+
+
+def _specs_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
+    except (OSError, ValueError):  # no such folder, a zero byte
+        return []

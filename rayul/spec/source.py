@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -36,9 +37,15 @@ GROUP_ALIAS = "author"
 """Another name of the column `group`, in files and in `columns`."""
 
 
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""`name` or `owner/name`."""
+
+
 def looks_local(path: str) -> bool:
-    """Whether a text means a path of this machine and not an id on the Hub."""
-    return path.startswith((".", "/", "~")) or path.lower().endswith(ROW_FILES)
+    """Whether a text means a path of this machine and not an id on the Hub (or a URL)."""
+    if path.startswith((".", "/", "~")) or path.lower().endswith(ROW_FILES):
+        return True
+    return "://" not in path and _HUB_ID.fullmatch(path) is None
 
 
 def find(path: str) -> Path | None:

@@ -39,6 +39,14 @@ def test_a_file_of_that_name_wins_and_a_folder_does_not() -> None:
     assert load_spec("ga").name == "own"
 
 
+def test_a_file_that_is_not_there_is_answered_with_one_that_is() -> None:
+    Path("mine.yaml").write_text("name: mine")
+    with pytest.raises(SpecError, match=r"did you mean mine\.yaml\? Shipped specs: cb, "):
+        load_spec("mien.yaml")
+    with pytest.raises(SpecError, match="hint: Shipped specs: cb, "):
+        load_spec("nothing-like-it.yaml")
+
+
 def test_an_unknown_name_lists_those_there_are() -> None:
     with pytest.raises(SpecError) as caught:
         load_spec("gaa")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from rayul.errors import InputError
 from rayul.spec import Criterion, check_baseline_keeps, check_limits, check_objectives, violations
@@ -99,12 +101,12 @@ def test_a_metric_of_a_probe_that_may_be_negative_has_negative_limits() -> None:
 
 
 def test_a_share_of_the_baseline_that_no_model_can_reach_is_refused_once_the_baseline_is_known() -> None:
-    asked = [criterion(at_least="150% of baseline")]
-    check_limits(asked, {"retain.es": 0.6})
-    with pytest.raises(InputError, match=r"no model can keep retain\.es ≥ 1\.2: es is never above 1"):
-        check_limits(asked, {"retain.es": 0.8})
+    asked = [Criterion.model_validate({"metric": "forget.es", "at_least": "150% of baseline"})]
+    check_limits(asked, {"forget.es": 0.6})
+    with pytest.raises(InputError, match=r"no model can keep forget\.es ≥ 1\.2: es is never above 1"):
+        check_limits(asked, {"forget.es": 0.8})
     with pytest.raises(InputError, match="has no meaning, the baseline is 0"):
-        check_limits(asked, {"retain.es": 0.0})
+        check_limits(asked, {"forget.es": 0.0})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,6 @@ def test_a_share_of_the_baseline_that_no_model_can_reach_is_refused_once_the_bas
     [
         ("retain.es", {"at_least": 0.8}, 0.79, False),
         ("retain.es", {"at_least": 0.8}, 0.8, True),
-        ("retain.es", {"at_least": "110% of baseline"}, 0.5, False),
         ("retain.es", {"at_least": "100% of baseline"}, 0.5, True),
         ("general.ppl", {"at_most": 3.0}, 3.1, False),
         ("general.ppl", {"at_most": 3.0}, 2.9, True),
@@ -132,6 +133,24 @@ def test_a_limit_on_what_is_kept_has_to_be_kept_by_the_baseline(
     with pytest.raises(InputError, match=f"does not keep {metric}") as caught:
         check_baseline_keeps(asked, {metric: value})
     assert "of baseline" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("metric", "side", "refused"),
+    [
+        ("retain.es", {"at_least": "120% of baseline"}, True),
+        ("retain.es", {"at_least": "100% of baseline"}, False),
+        ("general.ppl", {"at_most": "90% of baseline"}, True),
+        ("general.ppl", {"at_most": "110% of baseline"}, False),
+        ("forget.ppl", {"at_least": "150% of baseline"}, False),
+        ("general.es", {"at_most": "30% of baseline"}, False),
+    ],
+)
+def test_a_share_beyond_the_baseline_is_refused_before_anything_is_measured(
+    metric: str, side: dict[str, str], refused: bool
+) -> None:
+    with pytest.raises(ValidationError, match="does not keep") if refused else nullcontext():
+        Criterion.model_validate({"metric": metric, **side})
 
 
 def test_two_limits_that_exclude_each_other_are_refused() -> None:

@@ -99,6 +99,11 @@ def test_the_next_request_starts_from_the_export_and_names_it(first: Path, dara:
         next_request(second, third, tmp_path / "third.yaml")
     assert "--retain" in caught.value.hint
     more = tmp_path / "more.jsonl"
+    write_rows(more, rows_of(GROUPS[:3]))
+    with pytest.raises(InputError) as caught:
+        next_request(second, third, tmp_path / "third.yaml", more)
+    assert "of the 3 groups in" in caught.value.hint
+    assert "3 stood in a file of an earlier request" in caught.value.hint
     fresh = ("New Ax", "New Bx", "New Cx")
     write_rows(more, rows_of((*fresh, GROUPS[0])))  # one of them has been read
     made_next = next_request(second, third, tmp_path / "third.yaml", more)

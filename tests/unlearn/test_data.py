@@ -171,7 +171,38 @@ def test_rows_both_to_forget_and_to_retain_are_refused_and_three_are_listed(tmp_
     with pytest.raises(InputError) as caught:
         load_sets(SourceData(forget={"path": str(forget)}, retain={"path": str(retain)}))
     assert "5 rows to forget also stand in a set to retain" in str(caught.value)
-    assert str(caught.value).count("forget row") == 3
+    assert [f"{forget}:{i} (forget) = {retain}:{20 + i} (" in str(caught.value) for i in (1, 2, 3, 4, 5)].count(
+        True
+    ) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("question,answer\nq,\n", ":2: no 'answer': it is empty", "remove the row"),
+        (
+            "Frage,Response\nq,a\n",
+            ":2: no 'question'",
+            "    question: <its name in the file>\n        answer: Response",
+        ),
+        (",answer\nq,a\n", ":2: no 'question'", "the columns are: column 1, answer."),
+        (",,\nq,a,b\n", ":2: no 'question'", "the columns are: column 1, column 2, column 3."),
+    ],
+)
+def test_a_table_without_question_or_answer_is_told_what_to_write(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_rows(path)
+    assert f"{path}{message}" in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_column_without_a_name_beside_those_that_are_read_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "pandas.csv").write_text(",question,answer,\n0,q,a,\n")
+    assert read_rows(tmp_path / "pandas.csv") == [Row("q", "a")]
 
 
 def test_retain_rows_of_one_author_cannot_be_split(tmp_path: Path) -> None:
@@ -448,7 +479,8 @@ def test_a_row_in_two_sets_is_refused_and_counted(tmp_path: Path, first: str, se
         load_sets(SourceData(**paths))
     key = second.replace("retain_select", "retain")
     assert "2 " in str(caught.value)
-    assert f"{first.replace('retain_select', 'retain')} row 2 = {key} row 6" in str(caught.value)
+    places = [f"{tmp_path / name}.jsonl:{line} (" for name, line in ((first, 2), (second, 6))]
+    assert f"{places[0]}{first.replace('retain_select', 'retain')}) = {places[1]}{key})" in str(caught.value)
     assert caught.value.hint
     assert "asks" not in str(caught.value), "the text of a row may be private"
 

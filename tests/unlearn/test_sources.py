@@ -175,7 +175,7 @@ def test_a_folder_with_splits_in_its_names_is_read_by_split(tmp_path: Path) -> N
         ({"where": {"subjet": "art"}}, "where.subjet: there is no column 'subjet'", "the columns are: ask, reply"),
         ({"where": {"subject": ["Art", "ART"]}}, "no row has subject 'Art' or 'ART'", "letter by letter"),
         ({"columns": {"question": "ask", "answer": "year"}}, r"rows.jsonl:1: 'year' is a number (int)", '42 to "42"'),
-        ({"columns": {"question": "ask"}}, "rows.jsonl:1: no 'answer'", "map yours with columns.answer"),
+        ({"columns": {"question": "ask"}}, "rows.jsonl:1: no 'answer'", "    answer: <its name in the file>"),
     ],
 )
 def test_what_a_file_does_not_have_is_named_with_what_it_has(

@@ -204,10 +204,12 @@ def _check_once(names: Sequence[str], place: str) -> None:
 
 
 def _delimited(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
-    """Rows of a table whose first line names the columns; an empty cell is a missing value."""
+    """Rows of a table whose first line names the columns (one that it leaves blank, such as pandas' index, is called
+    after its number); an empty cell is a missing value."""
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        names = reader.fieldnames or ()
+        names = [name if name.strip() else f"column {i}" for i, name in enumerate(reader.fieldnames or (), 1)]
+        reader.fieldnames = names or None
         _check_once(names, f"{path}:1")
         if len(names) == 1 and (other := next((mark for mark in ";\t|," if mark in names[0]), None)):
             raise InputError(

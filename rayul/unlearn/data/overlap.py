@@ -21,6 +21,9 @@ what it keeps of them."""
 
 SHOWN = 3
 
+Shared = tuple[tuple[str, int], tuple[str, int]]
+"""A row that stands in two sets, as (set, number from 1) of each."""
+
 
 def check_apart(sets: Sets) -> None:
     """Raises InputError, with counts and the first places, where rows of two sets are the same but for capitals,
@@ -28,16 +31,17 @@ def check_apart(sets: Sets) -> None:
     keys = _keys(sets, *APART)
     both = _shared(keys, "forget", KEPT)
     if both:
+        stand = "row to forget also stands" if len(both) == 1 else "rows to forget also stand"
         raise InputError(
-            f"{len(both)} rows to forget also stand in a set to retain: {'; '.join(both[:SHOWN])}",
-            "a row cannot be both: remove it from the retain file",
+            f"{len(both)} {stand} in a set to retain: {_shown(sets, both)}",
+            "a row cannot be both: remove it from the retain file, or, where one file has all rows, take those to "
+            "forget with `where` and leave them out of the others with `unless`",
         )
     for first, second in combinations(APART, 2):
         both = _shared(keys, first, [second])
         if both:
             raise InputError(
-                f"{len(both)} of {len(sets[second])} {second} rows also stand in {first}: {'; '.join(both[:SHOWN])}",
-                f"{_why(first, second)}: remove them from one of the two",
+                _also(sets, both, first, second), f"{_why(first, second)}: remove them from one of the two"
             )
     for first, second in combinations(WHOLE, 2):
         _check_groups(sets, first, second)
@@ -57,9 +61,9 @@ def _check_groups(sets: Sets, first: str, second: str) -> None:
 
 
 def place_of(sets: Sets, name: str, number: int) -> str:
-    """A row of a set, counted from 1, and the file and line that it comes from, where they are known."""
+    """The file and line that a row of a set comes from, where they are known, else its number, counted from 1."""
     place = sets[name][number - 1].place
-    return f"{name} row {number} ({place})" if place else f"{name} row {number}"
+    return f"{place} ({name})" if place else f"{name} row {number}"
 
 
 def _first(sets: Sets, name: str, group: str) -> str:
@@ -72,7 +76,7 @@ def check_probes_apart(sets: Sets, probed: Sets) -> None:
     of rows to forget may share those, and a probe of others what steers anyway. Rows of a probe that are held back
     share none with any other set, and those that certify no group with the data."""
     both = {**sets, **probed}
-    for name, rows in probed.items():
+    for name in probed:
         others: tuple[str, ...] = ("forget", "retain_train", "retain_certify", "retain_report")
         if is_forget_set(name):
             others = KEPT
@@ -80,10 +84,8 @@ def check_probes_apart(sets: Sets, probed: Sets) -> None:
             others = tuple(other for other in (*APART, *probed) if other != name)
         for other in others:
             if shared := _shared(_keys(both, other, name), other, [name]):
-                raise InputError(
-                    f"{len(shared)} of {len(rows)} {name} rows also stand in {other}: {'; '.join(shared[:SHOWN])}",
-                    f"{_why(other, name)}: remove them from one of the two",
-                )
+                why = f"{_why(other, name)}: remove them from one of the two"
+                raise InputError(_also(both, shared, other, name), why)
         if is_certify_set(name):
             for other in WHOLE:
                 _check_groups(both, other, name)
@@ -97,15 +99,21 @@ def _is_held_back(name: str) -> bool:
     return is_certify_set(name) or is_report_set(name)
 
 
-def _shared(keys: Mapping[str, Sequence[str]], first: str, others: Sequence[str]) -> list[str]:
-    """Rows that stand in both, as "forget row 2 = retain row 7"."""
+def _shared(keys: Mapping[str, Sequence[str]], first: str, others: Sequence[str]) -> list[Shared]:
     places = {key: i for i, key in reversed(list(enumerate(keys[first], 1)))}
     return [
-        f"{first} row {places[key]} = {other} row {i}"
-        for other in others
-        for i, key in enumerate(keys[other], 1)
-        if key in places
+        ((first, places[key]), (other, i)) for other in others for i, key in enumerate(keys[other], 1) if key in places
     ]
+
+
+def _shown(sets: Sets, both: Sequence[Shared]) -> str:
+    """The first of them, as "forget.jsonl:2 (forget) = rows.csv:7 (retain)"."""
+    return "; ".join(f"{place_of(sets, *one)} = {place_of(sets, *other)}" for one, other in both[:SHOWN])
+
+
+def _also(sets: Sets, both: Sequence[Shared], first: str, second: str) -> str:
+    stand = "stands" if len(both) == 1 else "stand"
+    return f"{len(both)} of {len(sets[second])} {second} rows also {stand} in {first}: {_shown(sets, both)}"
 
 
 def _why(first: str, second: str) -> str:

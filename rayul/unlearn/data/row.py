@@ -17,6 +17,7 @@ from rayul.errors import InputError
 from rayul.spec import COLUMNS, GROUP_ALIAS
 from rayul.unlearn.data.chat import conversation
 from rayul.unlearn.data.choices import multiple_choice
+from rayul.unlearn.data.columns import lines_that_map
 from rayul.unlearn.scripts import is_mark, is_unspaced
 
 Sets = dict[str, tuple["Row", ...]]
@@ -150,7 +151,7 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
         _check_text([*(text for _, text in history), values["question"], values["answer"]], place, column)
     for name in ("question", "answer"):
         if not _readable(values[name]):
-            raise _unreadable(values[name], place, column or called[name], record, name)
+            raise _unreadable(values[name], place, column or called[name], record, columns)
     texts: dict[str, Any] = {name: values[name] for name in ("question", "answer")}
     for name in ("paraphrased_question", "paraphrased_answer"):
         texts[name] = "" if _missing(values[name]) else values[name]
@@ -195,17 +196,20 @@ def _messages(values: Mapping[str, Any], called: Mapping[str, str]) -> tuple[Any
     return None, ""
 
 
-def _unreadable(value: Any, place: str, column: str, record: Mapping[str, Any], name: str) -> InputError:
+def _unreadable(
+    value: Any, place: str, column: str, record: Mapping[str, Any], columns: Mapping[Any, str | None]
+) -> InputError:
     if isinstance(value, bool | int | float) and not _missing(value):
         return InputError(
             f"{place}: {column!r} is a number ({type(value).__name__}), not a text",
             'convert the column to text, 42 to "42"; of multiple choice, name the options as columns.choices',
         )
-    found = ", ".join(map(str, record)) or "nothing"
-    return InputError(
-        f"{place}: no {column!r}: it must be a text that is not empty",
-        f"the columns are: {found}; map yours with columns.{name}",
-    )
+    if column in record:
+        what = "it is empty" if not value or isinstance(value, str | float) else f"it is a {type(value).__name__}"
+        return InputError(f"{place}: no {column!r}: {what}, and has to be a text", "write it, or remove the row")
+    there = ", ".join(map(str, record)) or "none"
+    way_out = f"the columns are: {there}. Say in the spec which of them it is:\n{lines_that_map(record, columns)}"
+    return InputError(f"{place}: no {column!r}", way_out)
 
 
 def _readable(value: Any) -> bool:
