@@ -174,7 +174,7 @@ def test_validate_reads_the_rows_whether_or_not_a_certificate_is_asked_for(tmp_p
     assert done.returncode == 0, done.stderr
     assert "the forget set has 1 row" in done.stdout
     assert f"{tmp_path}/forget.jsonl:1 (forget) and " in done.stdout
-    assert re.search(rf"{tmp_path}/retain\.jsonl:4 \(retain_\w+\) share ", done.stdout), "where it is in the file, not in the part of a split"
+    assert re.search(rf"{tmp_path}/retain\.jsonl:4 \(retain_\w+\) share ", done.stdout), "the file's own line"
     assert retain[3]["question"] not in done.stdout
     done = validate(spec_in(tmp_path, forget=[{"question": "q", "answer": 3}], retain=retain))
     assert done.returncode == 2
