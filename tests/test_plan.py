@@ -213,6 +213,26 @@ def test_finalists_are_counted_as_trials_that_run_to_their_end(make_plan: Callab
 def test_calibration_costs_seven_evaluations_at_the_most(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(control={"mixing": True, "criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]})
     assert plan.measurements == 7 * 5
+    cost = plan.cost
+    assert plan.trial_seconds == cost.start + cost.steps * cost.step + 35 * cost.evaluation
+
+
+def test_the_usual_time_is_that_of_the_evaluations_that_calibration_usually_takes(
+    make_plan: Callable[..., Plan],
+) -> None:
+    """In results/smollm2, 12 trials with three targets and two evaluations took 49.5 min, which 164 evaluations of 12 s
+    and 240 steps of 6 s explain; the upper bound is 86 min."""
+    cost = {"load": 5.0, "start": 0.0, "step": 6.0, "steps": 20, "evaluation": 12.0, "evaluations": 2}
+    asked = {"control": {"tau": [0.95, 0.9, 0.8], "mixing": True}, "search": {"trials": 12}}
+    plan = make_plan(**asked, slots=2, pack=2, cost=cost)
+    assert plan.seconds() / 60 == pytest.approx(86, abs=1)
+    assert plan.usual_seconds() / 60 == pytest.approx(49.5, rel=0.15)
+    page = " ".join(plan_text(plan).split())
+    assert "at most 7 min: 20 steps, 26 evaluations with calibration, with a device to itself; usually 5 min" in page
+    assert "12 trials usually 55 min, at most 86 min, " in page
+    plain = make_plan(cost=cost)
+    assert plain.usual_seconds() == plain.seconds()
+    assert "usually" not in plan_text(plain)
 
 
 def test_a_grid_with_fewer_cells_than_trials(make_plan: Callable[..., Plan]) -> None:

@@ -172,8 +172,9 @@ def test_plan_and_certify_return_their_documents(tmp_path: Path) -> None:
     )
     plan: Any = Of(
         spec=load_spec("ga"), trials=64, combinations=54, continuous=("training.lr",), rows={"forget": 80},
-        groups={"forget": 8}, cost=cost, trial_seconds=3.0, seconds=lambda: 9.0, device_hours=lambda: 0.1, on_gpu=False,
-        slots=2, disk=5, disk_free=6, saved=None, certificate=("one",), warnings=["two"],
+        groups={"forget": 8}, cost=cost, trial_seconds=3.0, seconds=lambda: 9.0, usual_seconds=lambda: 9.0,
+        device_hours=lambda: 0.1, on_gpu=False, slots=2, disk=5, disk_free=6, saved=None, certificate=("one",),
+        warnings=["two"],
     )  # fmt: skip
     folder = write_folder(tmp_path / "s", sweep(20))
     at = {"at": (0, 5), "es": (0.2, 0.7), "stderr": (0.1, 0.1), "before": 0.2, "baseline": 1.0}

@@ -119,6 +119,8 @@ class PlanDocument(Printed):
     """Of a trial that runs to its last step and has a device to itself."""
     sweep_seconds: Value
     """Of all trials, as many at a time as fit, without pruning."""
+    usual_sweep_seconds: Value
+    """The same with as many evaluations as calibration usually takes; no upper bound."""
     device_hours: Value
     device_unit: Literal["GPU", "core"]
     trials_at_a_time: int
@@ -152,6 +154,7 @@ class PlanDocument(Printed):
             evaluation_seconds=plan.cost.evaluation,
             trial_seconds=plan.trial_seconds,
             sweep_seconds=plan.seconds(),
+            usual_sweep_seconds=plan.usual_seconds(),
             device_hours=plan.device_hours(),
             device_unit="GPU" if plan.on_gpu else "core",
             trials_at_a_time=plan.slots,

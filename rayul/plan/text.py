@@ -104,8 +104,11 @@ def _cost(plan: Plan) -> Iterator[str]:
     scored = ", ".join(_evaluated(plan))
     yield from _item("evaluation", f"{_seconds(cost.evaluation)} ({scored}){_extrapolated(*rows)}")
     yield from _item("baseline", _baseline(plan))
-    often = f"{plan.measurements} evaluations" + (" with calibration" if plan.spec.control.mixing else "")
-    yield from _item("trial", f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, with a device to itself")
+    mixing = bool(plan.spec.control.mixing)
+    often = f"{plan.measurements} evaluations" + " with calibration" * mixing
+    usual = f"; usually {_seconds(plan.usual_trial_seconds)}, about {plan.usual_measurements:.0f} evaluations" * mixing
+    took = f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, with a device to itself"
+    yield from _item("trial", "at most " * mixing + took + usual)
     further = f", {_bytes(plan.further_memory)} each further one of a pack" if plan.allocation.pack > 1 else ""
     yield from _item(
         "memory",
@@ -121,7 +124,7 @@ def _cost(plan: Plan) -> Iterator[str]:
     sharing = allocation.gpu and allocation.gpu < 1
     best = f" ({_seconds(plan.seconds() * allocation.gpu)} if sharing a GPU slowed no trial down)" if sharing else ""
     yield from _item(
-        f"{plan.trials} trials", f"{_seconds(plan.seconds())}{best}, {plan.device_hours():.3g} {unit} without pruning"
+        f"{plan.trials} trials", f"{_search(plan)}{best}, {plan.device_hours():.3g} {unit} without pruning"
     )
     if plan.saved is None:
         yield from _item("", f"with pruning: unknown, {plan.results} has no earlier sweep of this space")
@@ -129,7 +132,7 @@ def _cost(plan: Plan) -> Iterator[str]:
         share_saved, sweeps, trials = plan.saved
         yield from _item(
             "",
-            f"{_seconds(plan.seconds(share_saved))}, {plan.device_hours(share_saved):.3g} {unit} with the pruning of "
+            f"{_search(plan, share_saved)}, {plan.device_hours(share_saved):.3g} {unit} with the pruning of "
             f"{plural(sweeps, 'earlier sweep')} ({share_saved:.0%} of the steps of {trials} trials saved)",
         )
     yield from _item(
@@ -150,6 +153,11 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"{_bytes(cost.saved)}); {_bytes(plan.disk_free)} are free",
     )
     yield "  Upper bounds: every trial is assumed to cost as much as the most expensive one."
+
+
+def _search(plan: Plan, saved: float = 0.0) -> str:
+    usual = f"usually {_seconds(plan.usual_seconds(saved))}, at most " if plan.spec.control.mixing else ""
+    return f"{usual}{_seconds(plan.seconds(saved))}"
 
 
 def _extrapolated(timed: int, of: int) -> str:

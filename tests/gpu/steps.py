@@ -1,8 +1,8 @@
 """The steps of run.sh, each with a moment by which it ends, and after each of them the summary of what they left.
 
 Time that a step does not use is there for those after it. One that is late is interrupted, as by Ctrl-C, so that a
-sweep writes its report on the trials it has; ten seconds later its processes are killed. Every step's output is in a
-file of its name.
+sweep writes its report on the trials it has; ten seconds later its processes are killed. What every step printed is in
+the archive of records, and the end of what one printed that failed also in the summary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from summary import Step, write_summary
 
 HERE = Path(__file__).parent
+LOGS = "logs"
 GRACE = 10.0
 """Seconds between the interrupt and the kill."""
 WORTH = 8.0
@@ -79,19 +80,19 @@ TOY = Plan(
 
 
 class Runner:
-    """Runs commands into files in `folder`; `began` is when the clock of the plan was zero. `ended` is called after
-    each step, so that who ends all of this from outside still finds what was measured."""
+    """Runs commands; what they print is in files in `logs`. `began` is when the clock of the plan was zero. `ended` is
+    called after each step, so that who ends all of this from outside still finds what was measured."""
 
     def __init__(
-        self, folder: Path, began: float, environment: dict[str, str], ended: Callable[[list[Step]], object]
+        self, logs: Path, began: float, environment: dict[str, str], ended: Callable[[list[Step]], object]
     ) -> None:
-        self.folder, self.began, self.environment, self.ended = folder, began, environment, ended
+        self.logs, self.began, self.environment, self.ended = logs, began, environment, ended
         self.steps: list[Step] = []
         self.background: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
 
     def start(self, name: str, command: list[str]) -> None:
         """One that runs beside the others until `finish`."""
-        with open(self.folder / f"{name}.txt", "wb") as log:
+        with open(self.logs / f"{name}.txt", "wb") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -115,7 +116,7 @@ class Runner:
             with suppress(ProcessLookupError):  # also what it has left behind
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._say(Step(name, code, time.time() - started))
+        self._say(Step(name, code, time.time() - started, said="" if code == 0 else end_of(self.logs / f"{name}.txt")))
         return code == 0
 
     def run(self, name: str, until: float, command: list[str]) -> bool:
@@ -136,6 +137,10 @@ class Runner:
         self.steps.append(step)
         print(f"{time.time() - self.began:5.0f} s  {step.name}: {step.outcome}", flush=True)
         self.ended(self.steps)
+
+
+def end_of(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
@@ -159,10 +164,11 @@ def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
     if ready:
         sweep = [*rayul, "sweep", str(spec), "--results", str(work)]
         whole = runner.run("sweep", plan.sweep, sweep)
-        if not whole and runner.steps[-1].code not in (0, None):  # it broke: compiling is the part most likely to
+        certified = (work / "tofu" / "certificate.json").is_file  # what breaks after it breaks the report alone
+        if not (whole or certified() or runner.steps[-1].code is None):  # compiling is the part most likely to break
             shutil.rmtree(work / "tofu", ignore_errors=True)
             whole = runner.run("sweep-uncompiled", plan.sweep, [*sweep, "--set", "resources.compile=false"])
-        if whole:
+        if whole or certified():
             runner.run(
                 "attacks", plan.attacks, [*rayul, "certify", str(work / "tofu"), "--points", "1", *plan.attack_flags]
             )
@@ -186,12 +192,10 @@ def run_all(runner: Runner, plan: Plan, work: Path, toy: bool) -> None:
 def pack_up(work: Path, out: Path) -> None:
     """One archive of the logs and of what the sweeps wrote, without weights."""
     with tarfile.open(out / "records.tar.gz", "w:gz") as archive:
-        for log in sorted(out.glob("*.txt")):
-            archive.add(log, f"logs/{log.name}")
         for path in sorted(work.rglob("*")):
-            kept = path.suffix in (".json", ".jsonl", ".yaml", ".html", ".md", ".csv", ".parquet")
+            kept = path.suffix in (".txt", ".json", ".jsonl", ".yaml", ".html", ".md", ".csv", ".parquet")
             inside = path.relative_to(work)
-            if path.is_file() and kept and inside.parts[0] in ("tofu", "ga", "tofu.yaml"):
+            if path.is_file() and kept and inside.parts[0] in (LOGS, "tofu", "ga", "tofu.yaml"):
                 archive.add(path, inside)
 
 
@@ -207,13 +211,14 @@ def main() -> None:
     plan, out = TOY if arguments.toy else CARD, arguments.output.resolve()
     out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="rayul-gpu-"))
+    (work / LOGS).mkdir()
 
     def keep(steps: list[Step]) -> bool:
         passed = write_summary(out, work, steps, arguments.toy)
         pack_up(work, out)
         return passed
 
-    runner = Runner(out, arguments.began, plan.environment, ended=keep)
+    runner = Runner(work / LOGS, arguments.began, plan.environment, ended=keep)
     try:
         run_all(runner, plan, work, arguments.toy)
     finally:

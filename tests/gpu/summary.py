@@ -18,12 +18,14 @@ PACKAGES = ("torch", "transformers", "peft", "ray", "optuna", "bitsandbytes")
 
 @dataclass(frozen=True)
 class Step:
-    """One command. code: its exit code; None where it was interrupted, or skipped for a reason."""
+    """One command. code: its exit code; None where it was interrupted, or skipped for a reason. said: the end of what
+    it printed, where it did not end well."""
 
     name: str
     code: int | None
     seconds: float
     skipped: str = ""
+    said: str = ""
 
     @property
     def outcome(self) -> str:
@@ -196,6 +198,9 @@ def markdown(found: dict[str, Any], steps: Sequence[Step], targets: Sequence[Tar
         rates = found["evaluations"]["adapters_per_second"]
         said = ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items())
         lines += ["", f"Evaluations of {found['evaluations']['rows']} rows, adapters per second: {said}."]
+    for step in steps:
+        if step.said:
+            lines += ["", f"The end of what `{step.name}` printed:", "", "```text", step.said, "```"]
     lines += [
         "",
         "The seconds of a sweep are those of the whole command. Those by hand begin when the first trial trains.",

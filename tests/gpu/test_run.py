@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,11 @@ def test_every_step_runs_at_toy_size(tmp_path: Path) -> None:
     assert found["evaluations"]["adapters_per_second"].keys() == {"plain"}
     assert [arm["trial_steps"] > 0 for arm in found["by_hand"]] == [True]
     assert not found["by_hand"][0]["errors"]
-    assert (tmp_path / "records.tar.gz").stat().st_size > 0
+    with tarfile.open(tmp_path / "records.tar.gz") as archive:
+        names = set(archive.getnames())
+    assert names >= {f"logs/{name}.txt" for name in steps} | {"tofu/report.html", "ga/report.html"}
+    assert not [name for name in names if name.endswith(".safetensors")]
+    assert {path.name for path in tmp_path.iterdir()} == {"summary.md", "summary.json", "records.tar.gz"}
 
 
 def test_what_a_step_leaves_is_kept_before_the_next_begins(tmp_path: Path) -> None:
@@ -59,17 +64,21 @@ def test_what_a_step_leaves_is_kept_before_the_next_begins(tmp_path: Path) -> No
         write_summary(out, work, steps, toy=True)
         kept.append({step["name"]: step for step in json.loads((out / "summary.json").read_text())["steps"]})
 
-    runner = Runner(out, time.time(), {}, ended=keep)
+    runner = Runner(work, time.time(), {}, ended=keep)
     # A sweep that is killed in the middle of a line, and files that are cut off.
     lines = json.dumps({"step": 0, "numerics": "plain"}) + "\n" + '{"step": 1, "nume'
     (work / "tests.xml").write_text("<testsuites><testsuite")
     (work / "evaluations.json").write_text('{"rows": ')
-    broken = f"open({str(work / 'tofu' / 'evaluations.jsonl')!r}, 'w').write({lines!r}); exit(3)"
+    broken = (
+        f"print('about to break'); open({str(work / 'tofu' / 'evaluations.jsonl')!r}, 'w').write({lines!r}); exit(3)"
+    )
     assert not runner.run("sweep", 600, [sys.executable, "-c", broken])
     assert not runner.run("late", WORTH / 2, [sys.executable, "-c", "pass"])
     assert runner.run("ga", 600, [sys.executable, "-c", "pass"])
     assert [list(steps) for steps in kept] == [["sweep"], ["sweep", "late"], ["sweep", "late", "ga"]]
     assert kept[-1]["sweep"]["code"] == 3
+    assert kept[-1]["sweep"]["said"] == "about to break"
+    assert "about to break" in (out / "summary.md").read_text()
     assert kept[-1]["late"]["skipped"] == "no time was left"
     found = json.loads((out / "summary.json").read_text())
     assert found["sweep"]["trials"] == 0
