@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 
+from rayul.pareto.replicates import NEW
 from rayul.plan.estimate import FRONT
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
@@ -47,7 +49,9 @@ def _space(plan: Plan) -> Iterator[str]:
         )
     else:
         yield from _item("size", f"{searched} hyper-parameters, {plan.combinations:,} cells")
-    yield from _item("search", f"{plan.trials} trials of sampler {plan.spec.search.sampler}")
+    again = plan.trials - math.ceil(NEW * plan.trials) if plan.spec.search.replicates else 0
+    seeds = f"; the last {again} train the settings that lead again, with fresh seeds" if again else ""
+    yield from _item("search", f"{plan.trials} trials of sampler {plan.spec.search.sampler}{seeds}")
 
 
 def _rows(plan: Plan) -> Iterator[str]:

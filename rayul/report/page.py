@@ -28,6 +28,7 @@ from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
 from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, with_samples
+from rayul.report.several_seeds import several_seeds
 from rayul.report.side_effects import answer_point
 from rayul.report.summary import Summary
 from rayul.spec import load_spec
@@ -95,6 +96,7 @@ def report_page(
         left_out=left_out,
         importances=importances(results),
         min_trials=MIN_TRIALS,
+        recipes=several_seeds(results),
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
         certified=[certified_row(one) for one in certified(results)],

@@ -310,6 +310,10 @@ def _check_sampler(name: str, info: ValidationInfo) -> str:
 WarmStart = Annotated[str, Field(min_length=1)]
 
 
+REPLICATES_FROM = 48
+"""Trials from which on `search.replicate: auto` trains leading configurations again."""
+
+
 class Search(Section):
     """What to try, and how often."""
 
@@ -321,6 +325,10 @@ class Search(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     startup_trials: int = Field(default=10, ge=0)
     """Number of random trials before the sampler models anything."""
+    replicate: bool | Literal["auto"] = "auto"
+    """Whether the last third of the trials trains the configurations that lead once more, with fresh seeds, in place of
+    new ones: what a recipe is worth is the mean of its seeds. auto: with 48 trials and more, and a sampler that learns
+    from trials or from nothing. results/search says what it gains."""
     time_limit: Duration | None = None
     """Limit of all runs together, in seconds or as 30m, 2h, 1h30m: then the sweep ends as on Ctrl-C, with all its rows,
     and a resume with more time finishes the trials that were running."""
@@ -353,6 +361,21 @@ class Search(Section):
             hint = f"use {able}, or leave warm_start out"
             raise refuse_all([(("warm_start",), refuse(f"sampler {self.sampler} {why}", hint))])
         return self
+
+    @model_validator(mode="after")
+    def _check_replicate(self) -> Search:
+        if self.replicate is True and self.traits.grid:
+            hint = "use another sampler, or run the grid again with another search.seed"
+            raise refuse_all([(("replicate",), refuse("a grid trains each of its cells once", hint))])
+        return self
+
+    @property
+    def replicates(self) -> bool:
+        """Whether the last third of the trials trains the leading configurations again."""
+        if self.replicate == "auto":
+            learns = self.traits.learns != "generations" and not is_custom(self.sampler) and not self.traits.grid
+            return learns and self.trials >= REPLICATES_FROM
+        return self.replicate
 
     @property
     def traits(self) -> Sampler:

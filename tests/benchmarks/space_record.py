@@ -1,11 +1,13 @@
 """Every configuration of search_space_wide.yaml trained to its end, in packs: the second space of the search benchmark.
 
     nice -n 19 python tests/benchmarks/space_record.py --work DIR [--packs N]
+    nice -n 19 python tests/benchmarks/space_record.py --work DIR --best 40 --seeds 6   (once all runs are there)
 
 Trains in one process and one thread, without Ray. The order of the runs is random with a fixed seed, so what is there
-after any number of packs is a random sample of the space. Every fifth configuration is trained with a second seed. A
-file DIR/pack-NNNN.parquet for each pack of 8 runs, written when the pack is done. Each call ends by adding the packs of
-DIR to results/search/space.parquet; a pack that is in either place is not run again.
+after any number of packs is a random sample of the space. Every fifth configuration is trained with a second seed, and
+with --best so many of these with SEEDS seeds: those of which one of the two runs forgets most at 90% of what the other
+authors had. A file DIR/pack-NNNN.parquet for each pack of 8 runs, written when the pack is done. Each call ends by
+adding the packs of DIR to results/search/space.parquet; a pack that is in either place is not run again.
 
 At each evaluation a run is scored on 5 rows of each forget author, and where they have moved on 2 rows of each of the
 60 authors that judge what is kept (retain, retain_certify and retain_report of the testbed). Where it has forgotten
@@ -14,7 +16,7 @@ reader takes straight lines, and at 0 the baseline. A row of the table is one ru
 
 | column | meaning |
 | --- | --- |
-| number, replicate | its place in the random order, and which of its seeds (0, 1); number -1 is the baseline |
+| number, replicate | its place in the random order, and which of its seeds (0, 1, ...); number -1 is the baseline |
 | params | the configuration as JSON; seed: of its training |
 | step, mixing | |
 | sums | sum of es over the rows of each author, in thousandths: first the forget authors, then the others, who have the
@@ -82,6 +84,21 @@ def runs(spec: Any) -> list[Run]:
     cells = list(grid(spec))
     random.Random(0).shuffle(cells)
     return [Run(i, j, params) for i, params in enumerate(cells) for j in range(1 + (i % TWICE == 0))]
+
+
+def further(order: list[Run], table: Path, best: int, seeds: int) -> list[Run]:
+    """Runs with further seeds of the configurations that were trained with two and are the best by either of them."""
+    found = pq.read_table(table)
+    authors = json.loads(found.schema.metadata[b"authors"])
+    forgets = np.array([one.startswith("forget/") for one in authors])
+    sums = np.array(found["sums"].to_pylist(), dtype=float)
+    number, replicate = found["number"].to_numpy(), found["replicate"].to_numpy()
+    share = sums / sums[number < 0]
+    gone, kept = 1 - share[:, forgets].mean(1), share[:, ~forgets].mean(1)
+    twice = np.isin(number, [run.number for run in order if run.replicate]) & (replicate < 2) & (kept >= 0.9)
+    ranked = dict.fromkeys(number[np.flatnonzero(twice)[np.argsort(-gone[twice], kind="stable")]].tolist())
+    params = {run.number: run.params for run in order}
+    return [Run(one, seed, params[one]) for one in list(ranked)[:best] for seed in range(2, seeds)]
 
 
 class Recorder:
@@ -241,6 +258,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--packs", type=int, default=None, help="how many of all packs; 0 only joins what is there")
+    parser.add_argument("--best", type=int, default=0, help="so many configurations are trained with further seeds")
+    parser.add_argument("--seeds", type=int, default=6, help="of the best")
     parser.add_argument("--out", type=Path, default=TABLE)
     asked = parser.parse_args()
     if not MALLOC.items() <= os.environ.items():
@@ -249,13 +268,16 @@ def main() -> None:
     if asked.packs != 0:
         recorder = Recorder()
         order = runs(recorder.spec)
+        name = "pack"
+        if asked.best:
+            order, name = further(order, asked.out, asked.best, asked.seeds), "pack-best"
         packs = [order[i : i + SLOTS] for i in range(0, len(order), SLOTS)][: asked.packs]
         known = recorded(asked.out)
         first = asked.work / "pack-base.parquet"
         if not first.exists():
             recorder.write([recorder.row(Run(-1, 0, {}), 0, 0.0, recorder.baseline, 0.0, 0.0)], first)
         for i, some in enumerate(packs):
-            path = asked.work / f"pack-{i:04d}.parquet"
+            path = asked.work / f"{name}-{i:04d}.parquet"
             if path.exists() or {(run.number, run.replicate) for run in some} <= known:
                 continue
             began, wall = time.process_time(), time.perf_counter()

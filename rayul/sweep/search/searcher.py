@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from rayul.errors import RayulError, ResultsUnwritable
 from rayul.files import whole_file
+from rayul.pareto.replicates import NEW, most_forgotten, next_replicate
 from rayul.records import JOURNAL, STUDY, Evaluation, Journal, trial_id, truncate_torn_line
 from rayul.spec import Spec
 from rayul.sweep.search.outcome import ended, outcome
@@ -171,6 +172,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.evidence = evidence_of(spec, baseline, journal.of)
         self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
         self.asked: dict[int, optuna.Trial] = {}
+        self.scores: dict[int, float] = {}
         self.unfinished: list[int] = []
         if wrong := misread(study, spec, journal) or is_ahead(study, journal):
             raise damaged(journal.path.with_name(STUDY), wrong)
@@ -204,12 +206,37 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             finished: str = Searcher.FINISHED
             return finished
         number = self.asked_for if left is None else left
+        if left is None:
+            self._enqueue_replicate()
         with blamed(self.spec.search, number):
             self.study.sampler = sampler(self.spec, number, self.evidence)
             trial = self.study.ask() if left is None else self._trial(left)
             self.asked_for = max(self.asked_for, trial.number + 1)
             self.asked[trial.number] = trial
             return {"number": trial.number, "params": suggest(trial, self.spec)}
+
+    def _enqueue_replicate(self) -> None:
+        """Have the study propose a known configuration next, where its turn has come (`search.replicate`)."""
+        trials = self.study.get_trials(deepcopy=False)
+        waits = any(t.state == TrialState.WAITING for t in trials)
+        if waits or not self.spec.search.replicates or len(trials) - self.earlier < NEW * self.limit:
+            return
+        scores: dict[str, list[float | None]] = {}
+        for trial in trials[self.earlier :]:
+            settings = json.dumps(trial.params, sort_keys=True)
+            scores.setdefault(settings, []).append(self._score(trial))
+        chosen = next_replicate(scores)
+        if chosen is not None:
+            self.study.enqueue_trial(json.loads(chosen))
+
+    def _score(self, trial: FrozenTrial) -> float | None:
+        """The share that a trial has forgotten within the limits, None while it runs."""
+        if not trial.state.is_finished():
+            return None
+        if trial.number not in self.scores:
+            rows = self.journal.of(trial_id(trial.number))
+            self.scores[trial.number] = most_forgotten(rows, self.baseline, self.spec.objectives)
+        return self.scores[trial.number]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
