@@ -15,7 +15,7 @@ from rayul.records.objectives import forget_objective
 from rayul.words import number
 
 
-class Recipe(NamedTuple):
+class SeveralSeeds(NamedTuple):
     """trials: by id the share forgotten within the limits, in [0, 1], one for each seed. mean: of these; low: its lower
     bound."""
 
@@ -31,7 +31,7 @@ class Recipe(NamedTuple):
         return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def several_seeds(results: SweepRecords) -> list[Recipe]:
+def several_seeds(results: SweepRecords) -> list[SeveralSeeds]:
     """Empty where no two trials had the same settings, where all had, and without an objective on the forget set."""
     if not results.space or forget_objective(results.objectives) is None:
         return []
@@ -44,6 +44,7 @@ def several_seeds(results: SweepRecords) -> list[Recipe]:
     several = {settings: trials for settings, trials in seeds.items() if len(trials) > 1}
     low = lower_bounds({settings: list(trials.values()) for settings, trials in several.items()})
     found = [
-        Recipe(json.loads(s), trials, float(np.mean(list(trials.values()))), low[s]) for s, trials in several.items()
+        SeveralSeeds(json.loads(s), trials, float(np.mean(list(trials.values()))), low[s])
+        for s, trials in several.items()
     ]
     return sorted(found, key=lambda recipe: -recipe.low)
