@@ -532,7 +532,8 @@ class ComparedLevel(Printed):
     winner: str | None
     """Label of the sweep with the best utility; null where several are equal."""
     clear: bool
-    """Whether it is ahead of the second by more than one standard error of the difference."""
+    """Whether the 95% t interval of its lead over the second, over groups of rows, is above 0, or no other has a value.
+    The spread of seeds is no part of it."""
 
 
 class ComparedTarget(Printed):
@@ -543,7 +544,22 @@ class ComparedTarget(Printed):
     winner: str | None
     """Label of the sweep that forgets most; null where several are equal."""
     clear: bool
-    """Whether it is ahead of the second by more than one standard error of the difference."""
+    """Whether the 95% t interval of its lead over the second, over groups of rows, is above 0, or no other has a value.
+    The spread of seeds is no part of it."""
+
+
+class ComparedRecipes(Printed):
+    """Two specs, each run with several seeds."""
+
+    first: list[str]
+    """Labels of the first one's sweeps."""
+    second: list[str]
+    difference: Value
+    """Of their mean hypervolumes."""
+    margin: Value
+    """Half of its 95% t interval over seeds (Welch)."""
+    clear: bool
+    """Whether the interval is above 0."""
 
 
 class CompareDocument(Printed):
@@ -568,6 +584,8 @@ class CompareDocument(Printed):
     """By key and label: the settings that differ."""
     same_but_for_seed: list[list[str]]
     """Labels of sweeps that differ in their seed alone."""
+    over_seeds: ComparedRecipes | None
+    """The recipe of the largest mean hypervolume against the second; null where no two have several seeds each."""
     notes: list[str]
     """What is not the same everywhere, and what was done about it."""
 
@@ -613,6 +631,15 @@ class CompareDocument(Printed):
             ],
             settings={key: dict(zip(labels, row, strict=True)) for key, row in comparison.settings},
             same_but_for_seed=[[labels[i] for i in group] for group in comparison.seeds],
+            over_seeds=None
+            if (lead := comparison.over_seeds) is None
+            else ComparedRecipes(
+                first=[labels[i] for i in lead.first.sweeps],
+                second=[labels[i] for i in lead.second.sweeps],
+                difference=lead.difference,
+                margin=lead.margin,
+                clear=lead.clear,
+            ),
             notes=[*comparison.notes],
         )
 

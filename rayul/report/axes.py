@@ -54,10 +54,17 @@ class Axis:
 
     def error(self, evaluations: Sequence[Evaluation]) -> Floats:
         """Standard error on the axis' scale, by the slope of `score` at the value; NaN where none was recorded."""
-        value = values(evaluations, [self.metric])[:, 0]
         stderr = np.array([e.stderr.get(self.metric, np.nan) for e in evaluations], dtype=np.float64)
+        return stderr * self.slope(evaluations)
+
+    def slope(self, evaluations: Sequence[Evaluation]) -> Floats:
+        """By how much the place on the axis changes with the metric, without its sign."""
+        value = values(evaluations, [self.metric])[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return stderr * (self.baseline / value**2 if self.turned else 1.0 / np.float64(self.baseline))
+            every: Floats = np.broadcast_to(
+                self.baseline / value**2 if self.turned else 1.0 / np.float64(self.baseline), value.shape
+            )
+            return every
 
 
 def axes(results: SweepRecords) -> tuple[Axis, Axis] | None:

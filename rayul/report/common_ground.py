@@ -16,9 +16,14 @@ SAME = 1e-3
 
 
 def labels(sweeps: Sequence[SweepRecords]) -> list[str]:
-    """The names; with their folders where two sweeps share one."""
+    """The names; where two sweeps share one, with as much of their folders as tells them apart."""
     names = [sweep.name for sweep in sweeps]
-    return names if len(set(names)) == len(names) else [str(sweep.folder) for sweep in sweeps]
+    parts = [sweep.folder.absolute().parts for sweep in sweeps]
+    for count in range(1, max(map(len, parts)) + 1):
+        if len(set(names)) == len(names):
+            break
+        names = ["/".join(one[-count:]) for one in parts]
+    return names
 
 
 def common_objectives(sweeps: Sequence[SweepRecords], labels: Sequence[str], notes: list[str]) -> Objectives:

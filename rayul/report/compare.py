@@ -23,8 +23,11 @@ from rayul.records.objectives import Floats, Objectives
 from rayul.report.axes import Axis, axes
 from rayul.report.checked import Checked, checked
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
+from rayul.report.leads import OverSeeds, Recipe, lead_over_seeds, margin_over_groups, recipes
 from rayul.report.recalled import Recalled, recalled
-from rayul.spec import Limit, Spec, dump_yaml, is_forgetting, load_spec
+from rayul.spec import TESTBED, UPDATES, Limit, Spec, dump_yaml, is_forgetting, load_spec
+from rayul.spec.gradients import SETTINGS
+from rayul.spec.spec import from_plain
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Fractions forgotten at which the utility that is left is compared."""
@@ -58,26 +61,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Level:
-    """The best utility, and its standard error, that each sweep keeps while forgetting at least `forgotten`; NaN where
-    its front does not get that far. winner: the number of the best, None where several are equal; clear: whether it is
-    ahead of the second by more than one standard error of the difference over groups (the spread of seeds is no part
-    of that)."""
+    """The best utility that each sweep keeps while forgetting at least `forgotten`; NaN where its front does not get
+    that far. winner: the number of the best, None where several are equal; clear: whether the 95% t interval of its
+    lead over the second, over the groups of rows, lies above zero (`margin_over_groups`; the spread of seeds is no part
+    of that), or no other gets that far."""
 
     forgotten: float
     kept: list[float]
-    errors: list[float]
     winner: int | None
     clear: bool
 
 
 @dataclass(frozen=True)
 class AtTarget:
-    """The largest fraction, and its standard error, that each sweep forgets while keeping `share` of its baseline's
-    utility by its own limits; NaN where no point does. winner, clear: as of a `Level`."""
+    """The largest fraction that each sweep forgets while keeping `share` of its baseline's utility by its own limits;
+    NaN where no point does. winner, clear: as of a `Level`."""
 
     share: float
     forgotten: list[float]
-    errors: list[float]
     winner: int | None
     clear: bool
 
@@ -123,17 +124,15 @@ class Comparison:
         if self.axes is None or not is_forgetting(self.axes[0].metric):
             return []
         x, y = self.axes
-        reached = [(x.of(e.front), y.of(e.front), y.error(e.front)) for e in self.entries]
+        reached = [(x.of(e.front), y.of(e.front), e.front) for e in self.entries]
         found = []
         for level in LEVELS:
-            kept, errors = [], []
-            for gone, utility, error in reached:
+            best: list[Evaluation | None] = []
+            for gone, utility, points in reached:
                 inside = np.flatnonzero(gone >= level)
-                best = inside[np.argmax(utility[inside])] if inside.size else None
-                kept.append(float("nan") if best is None else float(utility[best]))
-                errors.append(float("nan") if best is None else float(np.nan_to_num(error[best])))
-            if ahead := _ahead(kept, errors):
-                found.append(Level(level, kept, errors, *ahead))
+                best.append(points[inside[np.argmax(utility[inside])]] if inside.size else None)
+            if ahead := _ahead(y, best):
+                found.append(Level(level, *ahead))
         return found
 
     @cached_property
@@ -144,34 +143,47 @@ class Comparison:
             return []
         x = self.axes[0]
         best = [{one.share: one.best for one in best_at_targets(e.results)} for e in self.entries]
-        found = []
-        for share in (share for share in best[0] if all(share in one for one in best)):
-            points = [one[share] for one in best]
-            gone = [float("nan") if e is None else float(x.of([e])[0]) for e in points]
-            errors = [float("nan") if e is None else float(np.nan_to_num(x.error([e])[0])) for e in points]
-            if ahead := _ahead(gone, errors):
-                found.append(AtTarget(share, gone, errors, *ahead))
-        return found
+        shared = (share for share in best[0] if all(share in one for one in best))
+        verdicts = ((share, _ahead(x, [one[share] for one in best])) for share in shared)
+        return [AtTarget(share, *ahead) for share, ahead in verdicts if ahead]
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        return recipes([e.label for e in self.entries], self.seeds)
+
+    @cached_property
+    def over_seeds(self) -> OverSeeds | None:
+        """The recipe of the largest mean hypervolume against the second, where two have several seeds."""
+        return lead_over_seeds(self.recipes, [e.hypervolume for e in self.entries])
 
     @cached_property
     def settings(self) -> list[tuple[str, list[str]]]:
-        """(key, its value in each sweep) of every setting that is not the same in all specs; "–" where absent."""
+        """(key, its value in each sweep) of every setting that is not the same in all specs; "–" where absent, which
+        counts as the default."""
         flat = [settings_of(e.spec) for e in self.entries]
         keys = dict.fromkeys(key for settings in flat for key in settings)
         rows = [(key, [settings.get(key, "–") for settings in flat]) for key in keys]
-        return [(key, row) for key, row in rows if len(set(row)) > 1]
+        usual = _defaults([e.spec for e in self.entries])
+        # What one sweep has at its default, and another does not have at all, was set by nobody.
+        return [(key, row) for key, row in rows if len(set(row)) > 1 and not set(row) <= {"–", usual.get(key)}]
 
 
-def _ahead(values: Sequence[float], errors: Sequence[float]) -> tuple[int | None, bool] | None:
-    """The number of the largest value (None where others equal it), and whether it is ahead of the second by more than
-    one standard error of the difference; None where all are NaN."""
-    order = sorted((i for i, v in enumerate(values) if v == v), key=lambda i: -values[i])
+def _ahead(axis: Axis, points: Sequence[Evaluation | None]) -> tuple[list[float], int | None, bool] | None:
+    """The place of each point on the axis (NaN for none), the number of the largest (None where others equal it), and
+    whether it is clearly ahead of the second; None where there is no point."""
+    places = [math.nan if e is None else float(axis.of([e])[0]) for e in points]
+    order = sorted((i for i, place in enumerate(places) if place == place), key=lambda i: -places[i])
     if not order:
         return None
-    if len(order) > 1 and math.isclose(values[order[0]], values[order[1]], rel_tol=0, abs_tol=1e-9):
-        return None, False
-    clear = len(order) < 2 or values[order[0]] - values[order[1]] > float(np.hypot(errors[order[0]], errors[order[1]]))
-    return order[0], clear
+    if len(order) == 1:
+        return places, order[0], True
+    first, second = (points[i] for i in order[:2])
+    lead = places[order[0]] - places[order[1]]
+    if math.isclose(lead, 0, abs_tol=1e-9):
+        return places, None, False
+    assert first is not None
+    assert second is not None
+    return places, order[0], lead > margin_over_groups(axis, first, second)
 
 
 def load_comparison(folders: Sequence[Path]) -> Comparison:
@@ -244,6 +256,20 @@ def settings_of(spec: Spec) -> dict[str, str]:
             found[key] = dump_yaml(value, flow=True)
 
     walk({k: v for k, v in spec.resolved().items() if k != "name"}, "")
+    return found
+
+
+def _defaults(specs: Sequence[Spec]) -> dict[str, str]:
+    """The default of every setting that these specs may have, as `settings_of` has it."""
+    least = {"name": "x", "model": TESTBED, "data": TESTBED, "method": "ga", "training": {"lr": 1e-3}}
+    found: dict[str, str] = {}
+    for update in UPDATES:
+        found |= settings_of(from_plain(least | {"update": update}))
+    methods = [spec.method.of(name) for spec in specs for name in spec.method.names]
+    for method in methods:
+        found |= {
+            f"method.{key}": dump_yaml(one.default, flow=True) for key, one in {**method.parameters, **SETTINGS}.items()
+        }
     return found
 
 

@@ -78,8 +78,9 @@ def draw_attainment(figure: Figure, c: Comparison, chosen: tuple[Axis, Axis]) ->
             if len(lines["worst"]):
                 band = np.concatenate([lines["best"], lines["worst"][::-1]])
                 plot.fill(band[:, 0], band[:, 1], color=colour, alpha=0.2, lw=0)
-            name = f"{c.entries[group[0]].label} and {len(group) - 1} more"
-            plot.plot(lines["median"][:, 0], lines["median"][:, 1], color=colour, label=f"{name}: median of seeds")
+            name = next(one.label for one in c.recipes if one.sweeps == tuple(group))
+            label = f"{name}: median of {len(group)} seeds"
+            plot.plot(lines["median"][:, 0], lines["median"][:, 1], color=colour, label=label)
         plot.set_xlim(left=left)
         plot.set_ylim(bottom=bottom)
     _finish(figure, plot, c, chosen)

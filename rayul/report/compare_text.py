@@ -14,6 +14,7 @@ from rayul.report.audit_section import WORDS
 from rayul.report.certified import Certified, kept_limits
 from rayul.report.compare import Comparison, Level
 from rayul.report.gone import heading_of
+from rayul.report.leads import Recipe
 from rayul.report.recalled import TITLES
 from rayul.words import measured, percent
 
@@ -27,20 +28,51 @@ def headline(c: Comparison) -> str:
     volumes = [e.hypervolume for e in c.entries]
     if not any(volumes):
         return "None of the sweeps has found a solution."
-    if len(c.seeds) == 1 and len(c.seeds[0]) == len(c.entries):
+    if len(c.recipes) == 1:
         return f"{len(c.entries)} seeds of one search: hypervolume {min(volumes):.3f} to {max(volumes):.3f}."
+    if (lead := c.over_seeds) is not None and all(len(one.sweeps) > 1 for one in c.recipes):
+        seeds = f"{_seeds_of(lead.first)} and {_seeds_of(lead.second)} seeds"
+        shown = f"{lead.means[0]:.3f} against {lead.means[1]:.3f} for {lead.second.label} (means of {seeds})"
+        if lead.clear:
+            return f"{lead.first.label} has the best overall trade-off: hypervolume {shown}."
+        return f"{lead.first.label} has the larger hypervolume, {shown}, but by no more than seeds differ."
     first, second = sorted(range(len(volumes)), key=lambda i: -volumes[i])[:2]
     if volumes[first] == volumes[second]:
         return "Equal hypervolume."
     return (
-        f"{c.entries[first].label} has the best overall trade-off: hypervolume {volumes[first]:.3f}, "
+        f"{c.entries[first].label} has the best overall trade-off of these runs: hypervolume {volumes[first]:.3f}, "
         f"against {volumes[second]:.3f} for {c.entries[second].label}."
     )
 
 
+def _seeds_of(one: Recipe) -> int:
+    return len(one.sweeps)
+
+
+def _over_seeds(c: Comparison) -> list[str]:
+    """What the sweeps say of their recipes, and not of these runs alone."""
+    lead = c.over_seeds
+    if lead is not None:
+        shown = f"{lead.difference:.3f} ± {lead.margin:.3f} (95% t interval over seeds)"
+        verdict = "more" if lead.clear else "no more"
+        return [
+            f"Over seeds, {lead.first.label} is ahead of {lead.second.label} in hypervolume by {shown}: {verdict} than "
+            "seeds differ."
+        ]
+    if len(c.recipes) == 1:
+        return []
+    single = [one.label for one in c.recipes if len(one.sweeps) == 1]
+    which = f"{', '.join(single)} {'is' if len(single) == 1 else 'are each'}"
+    which = "Each sweep is" if len(single) == len(c.recipes) else which
+    return [
+        f"{which} one seed: this compares runs, and says nothing of the recipes behind them. Run each with three seeds "
+        "or more (--set search.seed=1 --name ...)."
+    ]
+
+
 def sentences(c: Comparison) -> list[str]:
     """What the headline does not say: where who is ahead, how far the seeds differ, and what all are measured by."""
-    said = [*_at_targets(c), *_spells(c)]
+    said = [*_at_targets(c), *_spells(c), *_over_seeds(c)]
     for group in c.seeds:
         volumes = sorted(c.entries[i].hypervolume for i in group)
         names = ", ".join(c.entries[i].label for i in group)
@@ -71,7 +103,7 @@ def _at_targets(c: Comparison) -> list[str]:
         if others:
             second = max(others, key=lambda label: others[label])
             verdict = f"{ahead} forgets most: {shown}, against {percent(others[second])} for {second}"
-            verdict += "" if one.clear else "; the lead is less than a standard error"
+            verdict += "" if one.clear else "; on these groups that may be chance"
         said.append(f"With {100 * one.share:g}% kept, {verdict}.")
     return said
 
@@ -87,7 +119,7 @@ def _spells(c: Comparison) -> list[str]:
         label = "" if level.winner is None else c.entries[level.winner].label
         reached = sum(not math.isnan(kept) for kept in level.kept)
         verdict = f"only {label} gets there" if reached == 1 else f"{label} keeps most utility"
-        verdict += "" if level.clear else ", but by less than a standard error"
+        verdict += "" if level.clear else ", by no more than chance on these groups"
         verdict = verdict if label else "the first keep equal utility"
         if runs and runs[-1][0] == verdict:
             runs[-1][1].append(level.forgotten)
@@ -159,7 +191,8 @@ def comparison_lines(c: Comparison) -> list[str]:
         rows.append([e.label, *map(str, counts), percent(e.best), f"{e.hypervolume:.4f}"])
     lines += aligned([head, *rows])
     if c.levels and c.axes is not None:
-        lines += ["", f"{c.axes[1].title}, at least this much forgotten (* ahead, ~ ahead within a standard error)"]
+        lines += ["", f"{c.axes[1].title}, at least this much forgotten"]
+        lines += ["* ahead: the 95% t interval of the lead over the groups of rows is above 0; ~ ahead, but it is not"]
         head = ["sweep", *(f"{level.forgotten:.0%}" for level in c.levels)]
         lines += aligned([head, *([e.label, *(_mark(c, i, k) for k in c.levels)] for i, e in enumerate(c.entries))])
     if table := checked_table(c):

@@ -4,11 +4,13 @@ everything that is not the same."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from synthetic import BASE, SPEC, baseline, evaluation, oracle, sweep, write_folder
 
 from rayul.errors import InputError
@@ -16,6 +18,7 @@ from rayul.pareto.attainment import attainment, outline
 from rayul.records import Evaluation
 from rayul.report.compare import Comparison, load_comparison, settings_of
 from rayul.report.compare_text import comparison_lines, headline, merged_front, sentences
+from rayul.report.leads import margin_over_groups
 from rayul.spec import parse_spec
 
 
@@ -142,13 +145,86 @@ def test_who_is_ahead_at_which_forgetting(seeds: Comparison) -> None:
         assert level.kept[level.winner] == np.nanmax(level.kept)
 
 
-def test_a_lead_within_the_error_is_not_called_clear(tmp_path: Path) -> None:
-    c = comparison(tmp_path, a=(points((0.3, 0.95)), spec("a")), b=(points((0.3, 0.94)), spec("b")))
-    assert not any(level.clear for level in c.levels)
-    far = [replace(e, stderr={"retain.es": 0.001}) for e in points((0.3, 0.94))]
-    near = [replace(e, stderr={"retain.es": 0.001}) for e in points((0.3, 0.95))]
-    d = comparison(tmp_path / "d", a=(near, spec("a")), b=(far, spec("b")))
-    assert all(level.clear and level.winner == 0 for level in d.levels)
+def grouped(forget: float, retain: Sequence[float], trial: str = "0000", rows: int = 5) -> list[Evaluation]:
+    """A sweep of one point whose retain.es is known by group."""
+    sums = tuple(rows * share for share in retain)
+    e = evaluation(trial, 5, forget, float(np.mean(retain)))
+    known = {"group_sums": {"retain.es": sums}, "group_rows": {"retain": (rows,) * len(sums)}}
+    return [baseline(), oracle(), replace(e, groups={"retain": len(sums)}, **known)]
+
+
+@pytest.mark.parametrize(("lead", "clear"), [(0.03, True), (0.0, False)])
+def test_a_lead_is_clear_where_its_t_interval_over_groups_is_above_zero(
+    tmp_path: Path, lead: float, clear: bool
+) -> None:
+    """Groups differ much more from each other than the two sweeps do on any of them, so only pairing shows it."""
+    draw = np.random.default_rng(3)
+    theirs = 0.94 + draw.normal(0, 0.05, 20)
+    ours = theirs + lead + draw.normal(0, 0.02, 20)
+    ours += 0.001 - min(0.0, float((ours - theirs).mean()))  # ahead, by however little
+    c = comparison(tmp_path, a=(grouped(0.3, ours), spec("a")), b=(grouped(0.3, theirs), spec("b")))
+    level = c.levels[0]
+    assert (level.winner, level.clear) == (0, clear)
+    paired = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert clear == (paired.low > 0)
+    assert c.axes is not None
+    y = c.axes[1]
+    (first,), (second,) = (e.front for e in c.entries)
+    assert margin_over_groups(y, first, second) == pytest.approx((paired.high - paired.low) / 2 / BASE["retain.es"])
+    alone = [
+        replace(e, group_sums={}, stderr={"retain.es": float(stats.sem(v))})
+        for e, v in ((first, ours), (second, theirs))
+    ]
+    welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    assert margin_over_groups(y, *alone) == pytest.approx((welch.high - welch.low) / 2 / BASE["retain.es"])
+    assert math.isnan(margin_over_groups(y, *(replace(e, stderr={}) for e in alone)))
+
+
+def test_recipes_with_seeds_are_compared_over_them(tmp_path: Path) -> None:
+    folders = {f"ga-{i}": (sweep(12, seed=i), spec(f"ga-{i}", i)) for i in range(3)}
+    folders |= {f"npo-{i}": (sweep(12, seed=50 + i), spec(f"npo-{i}", i, m=("[ga, gd]", "[npo]"))) for i in range(2)}
+    c = comparison(tmp_path, **folders)
+    assert [(one.label, one.sweeps) for one in c.recipes] == [("ga", (0, 1, 2)), ("npo", (3, 4))]
+    volumes = [e.hypervolume for e in c.entries]
+    welch = stats.ttest_ind(volumes[:3], volumes[3:], equal_var=False).confidence_interval(0.95)
+    lead = c.over_seeds
+    assert lead is not None
+    assert abs(lead.difference) == pytest.approx(abs(np.mean(volumes[:3]) - np.mean(volumes[3:])))
+    assert lead.margin == pytest.approx((welch.high - welch.low) / 2)
+    assert lead.clear == (abs(lead.difference) > lead.margin)
+    said = " ".join(sentences(c))
+    assert f"by {lead.difference:.3f} ± {lead.margin:.3f} (95% t interval over seeds)" in said
+    assert "is one seed" not in said
+    assert lead.second.label in headline(c)
+
+
+def test_a_comparison_of_one_seed_each_says_what_it_cannot_say(tmp_path: Path) -> None:
+    c = comparison(tmp_path, a=(sweep(8), spec("a")), b=(sweep(8, seed=1), spec("b", m=("[ga, gd]", "[gd]"))))
+    assert c.over_seeds is None
+    assert any(line.startswith("Each sweep is one seed") for line in sentences(c))
+    assert "of these runs" in headline(c)
+
+
+def test_a_default_that_the_other_does_not_have_is_no_difference(tmp_path: Path) -> None:
+    found = {}
+    for value in ("0.8", "0.5"):
+        text = spec(
+            "b", m=("name: {choice: [ga, gd]}", f"name: {{choice: [ga, gd]}}, gradient: gru, gru_gamma: {value}")
+        )
+        c = comparison(tmp_path / value, a=(sweep(4), spec("a")), b=(sweep(4), text))
+        found[value] = dict(c.settings)
+    assert "method.gru_gamma" not in found["0.8"]
+    assert found["0.5"]["method.gru_gamma"] == ["–", "0.5"]
+    assert found["0.8"]["method.gradient"] == ["plain", "gru"]
+
+
+def test_sweeps_of_one_name_are_told_apart_by_as_little_of_their_folders_as_does(tmp_path: Path) -> None:
+    for place in ("one/ga", "two/ga"):
+        write_folder(tmp_path / place, sweep(4), spec("ga"))
+    assert [e.label for e in load_comparison([tmp_path / "one" / "ga", tmp_path / "two" / "ga"]).entries] == [
+        "one/ga",
+        "two/ga",
+    ]
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -210,7 +286,7 @@ def test_the_lines_have_the_numbers(seeds: Comparison) -> None:
 
 def test_nothing_found_and_equal_names(tmp_path: Path) -> None:
     c = comparison(tmp_path, a=([baseline()], spec("same")), b=(points((0.3, 0.95)), spec("same")))
-    assert [e.label for e in c.entries] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert [e.label for e in c.entries] == ["a", "b"]
     assert math.isnan(c.entries[0].best)
     assert c.entries[0].hypervolume == 0
     assert np.isnan(c.coverage[1, 0])
