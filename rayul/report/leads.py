@@ -46,7 +46,7 @@ def _paired(axis: Axis, first: Evaluation, second: Evaluation) -> Variance | Non
     set_name = axis.metric.partition(".")[0]
     rows = [np.asarray(e.group_rows.get(set_name, ()), dtype=np.float64) for e in (first, second)]
     sums = [np.asarray(e.group_sums.get(axis.metric, ()), dtype=np.float64) for e in (first, second)]
-    if len(rows[0]) < 2 or not np.array_equal(*rows) or any(len(one) != len(rows[0]) for one in sums):
+    if len(rows[0]) < 2 or not np.array_equal(rows[0], rows[1]) or any(len(one) != len(rows[0]) for one in sums):
         return None
     n = rows[0]
     slopes = axis.slope([first, second])
