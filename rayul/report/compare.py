@@ -23,7 +23,7 @@ from rayul.records.objectives import Floats, Objectives
 from rayul.report.axes import Axis, axes
 from rayul.report.checked import Checked, checked
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
-from rayul.report.leads import OverSeeds, Recipe, lead_over_seeds, margin_over_groups, recipes
+from rayul.report.leads import OverSeeds, Repeats, lead_over_seeds, margin_over_groups, recipes
 from rayul.report.recalled import Recalled, recalled
 from rayul.spec import TESTBED, UPDATES, Limit, Spec, dump_yaml, is_forgetting, load_spec
 from rayul.spec.gradients import SETTINGS
@@ -148,7 +148,7 @@ class Comparison:
         return [AtTarget(share, *ahead) for share, ahead in verdicts if ahead]
 
     @cached_property
-    def recipes(self) -> list[Recipe]:
+    def recipes(self) -> list[Repeats]:
         return recipes([e.label for e in self.entries], self.seeds)
 
     @cached_property

@@ -14,7 +14,7 @@ from rayul.report.audit_section import WORDS
 from rayul.report.certified import Certified, kept_limits
 from rayul.report.compare import Comparison, Level
 from rayul.report.gone import heading_of
-from rayul.report.leads import Recipe
+from rayul.report.leads import Repeats
 from rayul.report.recalled import TITLES
 from rayul.words import measured, percent
 
@@ -45,7 +45,7 @@ def headline(c: Comparison) -> str:
     )
 
 
-def _seeds_of(one: Recipe) -> int:
+def _seeds_of(one: Repeats) -> int:
     return len(one.sweeps)
 
 

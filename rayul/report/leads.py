@@ -57,18 +57,18 @@ def _paired(axis: Axis, first: Evaluation, second: Evaluation) -> Variance | Non
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Repeats:
     """One spec and its seeds: a label, and the numbers of its sweeps."""
 
     label: str
     sweeps: tuple[int, ...]
 
 
-def recipes(labels: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[Recipe]:
+def recipes(labels: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[Repeats]:
     """seeds: the sweeps that differ in their seeds alone; each of the others is a recipe of its own."""
     several = {i: tuple(group) for group in seeds for i in group}
     groups = dict.fromkeys(several.get(i, (i,)) for i in range(len(labels)))
-    return [Recipe(_shared([labels[i] for i in group]), group) for group in groups]
+    return [Repeats(_shared([labels[i] for i in group]), group) for group in groups]
 
 
 def _shared(labels: Sequence[str]) -> str:
@@ -84,8 +84,8 @@ class OverSeeds:
     """The two recipes that are best in a number, with their means over seeds. margin: half of the interval of the
     difference (Welch 1947: a t interval with a variance for each recipe)."""
 
-    first: Recipe
-    second: Recipe
+    first: Repeats
+    second: Repeats
     means: tuple[float, float]
     margin: float
 
@@ -98,7 +98,7 @@ class OverSeeds:
         return self.difference > self.margin
 
 
-def lead_over_seeds(found: Sequence[Recipe], values: Sequence[float]) -> OverSeeds | None:
+def lead_over_seeds(found: Sequence[Repeats], values: Sequence[float]) -> OverSeeds | None:
     """values: of each sweep. None where there are no two recipes with two seeds or more each."""
     repeated = [one for one in found if len(one.sweeps) > 1]
     if len(repeated) < 2:
