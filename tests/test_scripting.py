@@ -45,12 +45,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     def run(*arguments: str) -> tuple[int, Any]:
         monkeypatch.setattr(sys, "argv", ["rayul", *arguments, "--json"])
         capfd.readouterr()
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as end:
                 rayul.cli.main()
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         document = json.loads(capfd.readouterr().out, parse_constant=refuse_constant)
         name = re.fullmatch(r"rayul\.(\w+)/1", document["format"])
         assert name is not None

@@ -6,7 +6,6 @@ import codecs
 import errno
 import io
 import os
-import signal
 import sys
 from typing import Annotated
 
@@ -15,6 +14,7 @@ import typer
 from rayul import __version__
 from rayul.cli.app import app
 from rayul.cli.machine import is_for_a_program, run_for_a_program
+from rayul.cli.stopped import listen
 from rayul.console import show
 from rayul.errors import RayulError
 
@@ -43,17 +43,13 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(_PLAIN.get(letter, "?") for letter in lost), error.end
 
 
-def _stop(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run a command. Exit code: 0 done, 2 bad input, 1 anything else, 130 on Ctrl-C and SIGTERM (docs/scripting.md)."""
     codecs.register_error("rayul", _in_plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rayul")
-    signal.signal(signal.SIGTERM, _stop)
+    listen()
     if is_for_a_program(sys.argv[1:]):
         sys.exit(run_for_a_program(lambda: app(standalone_mode=False)))
     try:

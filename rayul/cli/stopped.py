@@ -1,9 +1,12 @@
-"""Ctrl-C and SIGTERM in a command: one sentence about what is kept and how to go on, and exit code 130."""
+"""Ctrl-C and SIGTERM in a command: an answer at once, one sentence about what is kept and how to go on, and exit code
+130."""
 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+import threading
 from typing import Any
 
 import typer
@@ -21,6 +24,26 @@ GOES_ON = {
     "sweep": "nothing was begun; begin with",
 }
 """By command, what an interrupted one leaves. All others leave nothing: they write, if at all, at their end."""
+
+AT_ONCE = 0.3
+"""Seconds: a command that ends sooner has said enough with its last sentence."""
+
+
+def listen() -> None:
+    """Have Ctrl-C and SIGTERM raise KeyboardInterrupt, and say at once that the command stops: to end what it has
+    begun, such as Ray, takes seconds. Whoever started the command with a signal ignored (`nohup`, `&`) wants it so."""
+    signals = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+
+    def stop(number: int, frame: object) -> None:
+        said = threading.Timer(AT_ONCE, show, ["stopping ..."], {"error": True})
+        said.daemon = True
+        said.start()
+        for one in signals:
+            signal.signal(one, signal.default_int_handler)  # raises for any signal
+        raise KeyboardInterrupt
+
+    for one in signals:
+        signal.signal(one, stop)
 
 
 def sentence(command: str, arguments: list[str]) -> str:

@@ -42,7 +42,7 @@ def fit(
     """Run trials until there are none left or `stop` was asked for. What a callback raises is raised as it was, and
     ResultsUnwritable where Tune itself cannot write its notes.
 
-    say: hears, in a sentence, of nodes and other infrastructure that were lost.
+    say: hears, in a sentence, of nodes and other infrastructure that were lost, and of a stop.
     meanwhile: entered when the Tuner has pickled itself with its callbacks, so that it may hold a terminal or a lock.
     search: more of `ray.tune.TuneConfig`.
     """
@@ -64,7 +64,7 @@ def fit(
             ),
         )
         try:
-            with meanwhile or nullcontext(), stop.listening():
+            with meanwhile or nullcontext(), stop.listening(say):
                 tuner.fit()
         except TuneError as error:
             # What the recorder raises (a full disk) reaches the user as it was: Tune makes a text of its traceback.

@@ -15,6 +15,8 @@ from rayul.report.summary import Summary
 CTRL_C = "Ctrl-C"
 """What stopped a run, where a person or a pre-emption did."""
 
+STOPPING = "stopping: what was reported is kept, and what runs now is ended (Ctrl-C again ends at once)"
+
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C during a sweep; its records are complete and its report is made. `summary` may be None."""
@@ -42,12 +44,15 @@ class StopSignal(Stopper):  # type: ignore[misc]
         return self.received or bool(self.exhausted())
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Outside of the main thread Python takes no signals, and nothing is changed."""
+    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
+        """say: hears at once of a stop, which takes seconds. Outside of the main thread Python takes no signals, and
+        nothing is changed."""
 
         def stop(number: int, frame: Any) -> None:
             self.received = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            # In a thread: this one may be in the middle of a line.
+            threading.Thread(target=say, args=[STOPPING], daemon=True).start()
 
         if threading.current_thread() is not threading.main_thread():
             yield
