@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import errno
+import gc
 import io
 import os
 import sys
@@ -50,6 +52,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="rayul")
     listen()
+    atexit.register(gc.freeze)  # or Python searches all of torch and Ray for cycles as it ends: a second of CPU
     if is_for_a_program(sys.argv[1:]):
         sys.exit(run_for_a_program(lambda: app(standalone_mode=False)))
     try:

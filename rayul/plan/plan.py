@@ -45,7 +45,7 @@ def make_plan(
     RayulError as a sweep would at its start.
     """
     say("loading Ray and torch")
-    from rayul.sweep.cluster import allocate, connected
+    from rayul.sweep.cluster import allocate, connected, connecting
     from rayul.sweep.driver_disk import served
     from rayul.sweep.packs.packing import choose_packing
     from rayul.sweep.reference import measure_trial_cost
@@ -73,7 +73,7 @@ def make_plan(
     shown = {key: rows for key, rows in sets.items() if key not in hidden}
     example = "forget" if show_forget else "retain" if "retain" in shown else next(iter(shown), None)
     probed = heaviest(ready)
-    say("connecting to Ray" if address else "starting Ray")
+    say(connecting(address))
     with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
         say("choosing how many trials share a device")
         packing = choose_packing(ready, sets, disk, None)

@@ -23,6 +23,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from rayul.errors import InputError, RayulError
 from rayul.files import plain
+from rayul.records import RUNNING
 from rayul.records.folder import load_records
 from rayul.report.certified import certified
 from rayul.report.summary import summary_of
@@ -77,7 +78,8 @@ def message(name: str, folder: Path, ended: str, why: str = "") -> dict[str, Any
         ended, why = STOPPED, stopped
     summary = summary_of(results)
     found = certified(results)
-    states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count) or "no trials"
+    counts = {("unfinished" if state == RUNNING else state): n for state, n in summary.states.items() if n}
+    states = ", ".join(f"{n} {state}" for state, n in counts.items()) or "no trials"
     best = f", the best certified point forgot {percent(found[0].forgotten)}" if found else ""
     front = plural(len(summary.front), "point")
     return {

@@ -33,7 +33,7 @@ from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Finalists, Spec, is_certify_set, load_spec, searched_of
-from rayul.sweep.cluster import allocate, connected  # before ray.tune: it silences Ray's own output
+from rayul.sweep.cluster import allocate, connected, connecting  # before ray.tune: it silences Ray's own output
 
 # isort: split
 from ray import tune
@@ -86,7 +86,7 @@ def audit_sweep(
         sets = load_rows(ready)
         checked_rows(sets, results.manifest)
         checked_tokens(load_tokenizer(ready.model), ready.model, sets, results.manifest)
-        bar.update("connecting to Ray" if address else "starting Ray")
+        bar.update(connecting(address))
         with connected(address, warn) as remote:
             stopped = audit(ready, sets, results, wanted, console, bar, remote=remote, uploads_adapters=is_copied)
             bar.update("ending Ray")

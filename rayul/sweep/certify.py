@@ -52,7 +52,7 @@ from rayul.spec import (
     uncertified,
 )
 from rayul.sweep.attack import attack_certified, left_to_try
-from rayul.sweep.cluster import allocate, connected
+from rayul.sweep.cluster import allocate, connected, connecting
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer
@@ -107,7 +107,7 @@ def certify_sweep(
         if reads and (why_not := cannot_certify(asked, sets, results)):
             raise InputError(f"{work}: {why_not[0]}", why_not[1])
         checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)
-        bar.update("connecting to Ray" if address else "starting Ray")
+        bar.update(connecting(address))
         with (
             connected(address, say) as remote,
             served(work, spec, remote=remote, uploads_adapters=is_copied) as disk,

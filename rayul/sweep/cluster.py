@@ -105,6 +105,12 @@ def _may_wait(wanted: Resources) -> bool:
     return wanted.concurrency is not None and _NODES_MAY_JOIN.get()
 
 
+def connecting(address: str | None) -> str:
+    """What `connected` is about to do, for who waits."""
+    named = address or os.environ.get("RAY_ADDRESS") or "local"
+    return "starting Ray" if named == "local" else "connecting to Ray"
+
+
 @contextmanager
 def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool]:
     """Connect to a running cluster (address, or RAY_ADDRESS, which `ray job submit` sets), or start Ray on this machine

@@ -44,6 +44,7 @@ from rayul.sweep.cluster import (
     allocate,
     cluster_line,
     connected,
+    connecting,
 )  # before ray.tune: it silences Ray's output
 
 # isort: split
@@ -174,7 +175,7 @@ def _run(
         say(line)
     callbacks = trackers(asked, folder, say)
 
-    bar.update("connecting to Ray" if address else "starting Ray")
+    bar.update(connecting(address))
     with (
         connected(address, warn) as remote,
         served(folder, ready, remote=remote, uploads_adapters=uploads_adapters) as disk,

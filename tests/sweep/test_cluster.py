@@ -11,7 +11,7 @@ import ray
 
 from rayul.errors import InputError
 from rayul.spec import Resources
-from rayul.sweep.cluster import allocate, connected
+from rayul.sweep.cluster import allocate, connected, connecting
 
 
 def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
@@ -22,6 +22,14 @@ def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
         pass
     assert "ray start --head" in caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_who_waits_reads_whether_a_cluster_is_asked_or_ray_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert [connecting(None), connecting("local")] == ["starting Ray"] * 2
+    assert connecting("auto") == "connecting to Ray"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.4:6379")
+    assert connecting(None) == "connecting to Ray"
 
 
 def test_an_address_that_is_none_is_refused() -> None:
