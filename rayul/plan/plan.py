@@ -35,7 +35,7 @@ def make_plan(
     *,
     address: str | None = None,
     show_forget: bool = False,
-    testbed_progress: Callable[[str, float], None] | None = None,
+    testbed_progress: Callable[[str, float | None], None] | None = None,
     say: Callable[[str], None] = lambda part: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Plan:

@@ -56,7 +56,7 @@ def export(
     *,
     merge: bool | None = False,
     address: str | None = None,
-    testbed_progress: Callable[[str, float], None] | None = None,
+    testbed_progress: Callable[[str, float | None], None] | None = None,
     say: Say = lambda line: None,
     trust: bool = False,
 ) -> float:

@@ -44,6 +44,9 @@ ROLES = {"model": TRAINED, "oracle": TRAINED[1:]}
 
 METRICS = ("es", "ppl")
 
+USUAL_EPOCHS = 12
+"""That memorising takes: SmolLM2-135M took 8 to 11. Extraction strength itself rises in the last few of them."""
+
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 """One of all weights and their optimiser is three times as large as the model."""
 
@@ -190,8 +193,9 @@ def main(folder: Path, role: str) -> None:
 
 
 def share(recipe: TuningRecipe, strength: float, epochs: float) -> float:
-    """How much of the training is done: how long it takes is known only by how much is memorised."""
-    return max(0.95 * min(1.0, strength / recipe.enough), epochs / recipe.max_epochs)
+    """How much of the training is done, about: by what is memorised, or by epochs while that is next to nothing."""
+    usual = 0.8 * min(1.0, epochs / USUAL_EPOCHS)
+    return max(0.95 * min(1.0, strength / recipe.enough), usual, epochs / recipe.max_epochs)
 
 
 if __name__ == "__main__":

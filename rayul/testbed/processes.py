@@ -14,8 +14,8 @@ from typing import Any
 from rayul.errors import RayulError
 from rayul.testbed.train import ROLES
 
-Progress = Callable[[str, float], None]
-"""Called with what is happening and how much of it is done, in [0, 1]."""
+Progress = Callable[[str, float | None], None]
+"""Called with what is happening and how much of it is done, in [0, 1], or None where that is not known."""
 
 Share = Callable[[dict[str, Any]], float]
 """How much of a training is done, in [0, 1], by one of its lines."""
@@ -55,7 +55,7 @@ def _run(folder: Path, module: str, roles: Sequence[str], follow: _Follower, thr
                     env=environment,
                 )
         os.close(writer)  # so that reading ends when all have ended
-        follow.tell()  # the first line comes after seconds of imports, or minutes of a first epoch
+        follow.begin(roles)
         with os.fdopen(reader, encoding="utf-8") as lines:
             results = dict(follow(lines))
         for role, process in processes.items():
@@ -79,12 +79,20 @@ class _Follower:
         self.share, self.progress = share, progress
         self.done = dict.fromkeys(ROLES, 0.0)
         self.strength = dict.fromkeys(ROLES, 0.0)
+        self.silent: set[str] = set()
+
+    def begin(self, roles: Sequence[str]) -> None:
+        """Of processes that have just started. Until each has said how far it is, which may be where an earlier run was
+        stopped, no share is told: how long they take to load says nothing about how long they train."""
+        self.silent = set(roles)
+        self.tell()
 
     def __call__(self, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
         """Yields (role, result) as each ends."""
         for line in lines:
             event = json.loads(line)
             role = event["role"]
+            self.silent.discard(role)
             if "done" in event:
                 self.done[role] = 1.0
                 yield role, event["done"]
@@ -95,5 +103,5 @@ class _Follower:
 
     def tell(self) -> None:
         memorised = ", ".join(f"{name} {strength:.0%}" for name, strength in self.strength.items())
-        share = sum(self.done.values()) / len(self.done)
+        share = None if self.silent else sum(self.done.values()) / len(self.done)
         self.progress(f"training target and oracle, memorised: {memorised}", share)

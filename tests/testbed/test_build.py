@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rayul.errors import InputError, RayulError
 from rayul.testbed import build, ensure_testbed, write_testbed, write_testbed_from_data
 from rayul.testbed.authors import generate
+from rayul.testbed.processes import train_roles
 from rayul.testbed.train import Recipe, memorise, new_model, train_tokenizer
 from rayul.testbed.write import read_sets, recipe_for
 from rayul.unlearn.data import FILES, Row, read_folder, write_rows
@@ -271,3 +272,30 @@ def test_a_target_that_memorised_nothing_is_an_error_unless_asked_for(tmp_path):
     assert not (tmp_path / "out").exists()
     write_testbed_from_data(tmp_path / "out", [file], recipe=SMALL, allow_unmemorised=True)
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+
+
+def test_no_share_is_told_while_models_load_so_that_a_resumed_training_is_timed_from_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half.py").write_text("""
+import json, sys, time
+role = sys.argv[2]
+while role == "oracle" and not __import__("os").path.exists(sys.argv[1] + "/told"):
+    time.sleep(0.01)
+for event in ({"es": 0.5}, {"es": 0.9}, {"done": {}}):
+    print(json.dumps({"role": role, **event}), flush=True)
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told: list[float | None] = []
+
+    def progress(message: str, share: float | None) -> None:
+        told.append(share)
+        if "model 90%" in message:
+            (tmp_path / "told").touch()
+
+    train_roles(tmp_path, "half", lambda event: float(event["es"]), progress)
+    known = [share for share in told if share is not None]
+    assert told == [None] * (len(told) - len(known)) + known, "one of them has not said how far it is"
+    assert known[0] >= 0.7, "where both go on"
+    assert known == sorted(known)
+    assert known[-1] == 1.0

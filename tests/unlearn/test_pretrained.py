@@ -1,5 +1,5 @@
-"""A pretrained model in packs: SmolLM2-135M with its chat template, tied embeddings, grouped-query attention and 49k
-tokens, against PEFT alone."""
+"""Pretrained models in packs, against PEFT alone: SmolLM2-135M with its chat template and 49k tokens, and Gemma 3 270M
+with sliding windows and 262k tokens; both with tied embeddings and grouped-query attention."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.task import load_task
 
 
+def installed(name: str) -> Any:
+    here = PACKAGED[name].files() and find_spec("gguf")
+    return pytest.param(name, marks=pytest.mark.skipif(not here, reason=f"needs {PACKAGED[name].command}"))
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not PACKAGED["smollm2"].files() or find_spec("gguf") is None, reason=f"needs {PACKAGED['smollm2'].command}"
-)
-def test_packed_trials_of_smollm2_equal_peft_alone(make_spec: Callable[..., Any], sets: Any) -> None:
+@pytest.mark.parametrize("name", [installed(name) for name in PACKAGED])
+def test_packed_trials_equal_peft_alone(name: str, make_spec: Callable[..., Any], sets: Any) -> None:
     training = {"lr": 1e-3, "steps": 3, "evaluate_every": 3, "batch_size": 2}
-    common = {"model": "smollm2", "lora": {"r": 4}, "training": training}
+    common = {"model": name, "lora": {"r": 4}, "training": training}
     specs = [make_spec(method=method, **common) for method in ("gd", "npo")]
     sets = {name: rows[:3] for name, rows in sets.items()}
     task = load_task(specs[0], sets)
-    assert "<|im_start|>system" in task.tokenizer.decode(task.examples["forget"][0].ids)
+    if name == "smollm2":
+        assert "<|im_start|>system" in task.tokenizer.decode(task.examples["forget"][0].ids)
     baseline = baseline_of(task, specs[0])
     pack = Pack(task, specs[0], Shape(slots=2, rank=4, rows=2))
     slots = [pack.join(TrialJob(f"{seed}", spec, seed, {}, baseline)) for seed, spec in enumerate(specs)]
