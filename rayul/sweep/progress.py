@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rayul.pareto.front import front
 from rayul.pareto.hypervolume import hypervolume
+from rayul.progress import FIRST_LINE, lines
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Ending, Evaluation, Record
 from rayul.spec import Spec, limits
 from rayul.words import clock, printable
@@ -123,18 +124,17 @@ def shown(progress: Progress, console: Console) -> Iterator[Progress]:
             yield progress
         console.print(progress.summary(), highlight=False)
         return
-    plain = _PlainLines(progress, console)
-    progress.add = plain.add  # type: ignore[method-assign]
-    yield progress
+    progress.add = _PlainLines(progress, console).add  # type: ignore[method-assign]
+    with lines(console, progress.summary, FIRST_LINE, PLAIN_EVERY):  # by the clock: a first record may take minutes
+        yield progress
     console.print(progress.summary(), highlight=False, soft_wrap=True)
 
 
 class _PlainLines:
-    """A line for each trial that ends, and a summary line now and then."""
+    """A line for each trial that ends."""
 
     def __init__(self, progress: Progress, console: Console) -> None:
         self.progress, self.console, self.add_record = progress, console, progress.add
-        self.last = time.monotonic()
 
     def add(self, record: Record) -> None:
         self.add_record(record)
@@ -147,13 +147,8 @@ class _PlainLines:
                 )
                 where = f" {'after' if record.state == FAILED else 'at'} step {last.step} ({values})"
             reason = f": {record.reason}" if record.reason else ""
-            self._print(f"trial {record.trial_id} {record.state}{where}{reason}")
-        if time.monotonic() - self.last > PLAIN_EVERY:
-            self.last = time.monotonic()
-            self._print(self.progress.summary())
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            line = f"trial {record.trial_id} {record.state}{where}{reason}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def short(value: object) -> str:

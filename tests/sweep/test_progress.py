@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -46,3 +47,26 @@ def test_each_ending_is_a_line_and_is_counted_by_state_and_rule(
     Console(file=view, width=80).print(progress.view())
     assert "2 pruned: retain.es" in view.getvalue()
     assert "2 failed: diverged" in view.getvalue()
+
+
+def test_off_a_terminal_a_line_comes_by_the_clock_before_any_record(
+    make_spec: Callable[..., Any], baseline: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rayul.sweep.progress.FIRST_LINE", 0.01)
+    said = Said()
+    with shown(Progress(make_spec(), baseline, [], total=6), Console(file=said, width=200)):
+        assert said.written.wait(30)
+    assert said.getvalue().splitlines()[0].startswith("0/6 trials | front 0")
+
+
+class Said(io.StringIO):
+    """What is written, and when there is some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        self.written.set()
+        return count
