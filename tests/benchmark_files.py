@@ -68,7 +68,29 @@ def formats(forget: Rows, retain: Rows) -> dict[tuple[str, str, str], Rows]:
         {"query": q["question"], "answer": q["answer"], "level": "3", "type": types[i % 4], "subject": SUBJECT}
         for i, q in enumerate(questions(forget, 0, 8))
     ]
-    found[rwku, "utility_general", "test"] = choices(retain, 0, 15, subject=SUBJECT, task="high_school_letters")
+    found[rwku, "utility_general", "test"] = [
+        {**row, "examples": choices(retain, 15 + i % 3, 2)}
+        for i, row in enumerate(choices(retain, 0, 15, subject=SUBJECT, task="high_school_letters"))
+    ]
+    asked = questions(retain, 0, 6)
+    thought = "".join(f"Q: {q['question']}\nA: So the answer is {q['answer']}.\n\n" for q in asked[4:])
+    found[rwku, "utility_reason", "test"] = [
+        {"question": q["question"], "answer": q["answer"], "cot": f"\n{thought}", "task": "letters", "subject": SUBJECT}
+        for q in asked[:4]
+    ]
+    found[rwku, "utility_truthfulness", "test"] = [
+        {
+            "question": row["question"],
+            "mc1_targets": {"choices": row["choices"], "labels": [int(i == row["answer"]) for i in range(4)]},
+            "mc2_targets": {"choices": row["choices"], "labels": [int(i == row["answer"]) for i in range(4)]},
+            "subject": SUBJECT,
+        }
+        for row in choices(retain, 0, 8)
+    ]
+    found[rwku, "utility_factuality", "test"] = [
+        {"question": q["question"], "answers": ["nothing of it", q["answer"]], "subject": SUBJECT} for q in asked
+    ]
+    found[rwku, "utility_fluency", "test"] = [{"instruction": q["question"], "subject": SUBJECT} for q in asked[:3]]
     strangers = [{**row, "subject": "Somebody Else"} for row in found[rwku, "forget_level2", "test"]]
     found[rwku, "forget_level2", "test"] = strangers + found[rwku, "forget_level2", "test"]
     return found

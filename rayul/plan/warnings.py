@@ -19,6 +19,7 @@ def warnings(plan: Estimate) -> list[str]:
     return [
         *plan.text_notices,
         *plan.row_notices,
+        *plan.cost.notes,
         *_batch(spec, plan.rows["forget"]),
         *_search(spec, plan.trials, plan.slots),
         *_directions(spec),

@@ -54,7 +54,7 @@ from rayul.spec.probes import MAX_NEW_TOKENS, ProbeRows, Rouge
 from rayul.spec.problems import Problem, SpecError
 from rayul.spec.samplers import SAMPLERS
 from rayul.spec.shipped import shipped_specs, spec_file
-from rayul.spec.source import COLUMNS, GROUP_ALIAS, Source
+from rayul.spec.source import COLUMNS, GROUP_ALIAS, ONLY_MAPPED, Source
 from rayul.spec.space import Choice, Distribution, Float, Int, Prior
 from rayul.spec.spec import Spec, difference, without_priors
 from rayul.spec.tracking import Tracking
@@ -72,6 +72,7 @@ __all__ = [
     "MAX_NEW_TOKENS",
     "METHODS",
     "METRICS",
+    "ONLY_MAPPED",
     "PACKAGED",
     "SAMPLERS",
     "SEARCH_SETS",

@@ -31,6 +31,11 @@ BENCHMARKS: Mapping[str, Numbers] = MappingProxyType(
             "neighbor_level_1_rouge_l_r": ("level1_retain.rouge",),
             "neighbor_level_2_rouge_l_r": ("level2_retain.rouge",),
             "mmlu": ("mmlu.choice",),
+            "bbh_em": ("bbh.exact_match",),
+            "truthfulqa_mc1": ("truthfulqa.mc1",),
+            "triviaqa_em": ("triviaqa.exact_match",),
+            "triviaqa_f1": ("triviaqa.token_f1",),
+            "fluency_entropy": ("fluency.fluency",),
         },
     }
 )

@@ -136,6 +136,12 @@ METRICS: dict[str, Metric] = {
         "passes",
         column=CHOICES,
     ),
+    "mc1": Metric(
+        "higher",
+        "share of multiple-choice questions whose right option is the likeliest answer to the bare question, in [0, 1]",
+        "passes",
+        column=CHOICES,
+    ),
     "es_perturb": Metric(
         "higher", "extraction strength on the paraphrased question, in [0, 1]", "passes", column="paraphrased_question"
     ),
@@ -152,6 +158,10 @@ METRICS: dict[str, Metric] = {
         "higher", "max(0, 1 - R) in [0, 1]: the truth ratio as model utility counts it", "passes", column=WRONG
     ),
     "rouge": Metric("higher", "ROUGE-L recall of the greedy answer, stemmed, in [0, 1]", "generate"),
+    "exact_match": Metric(
+        "higher", "share of greedy answers that are right but for case, punctuation and articles, in [0, 1]", "generate"
+    ),
+    "token_f1": Metric("higher", "F1 of the words of the greedy answer and of the right one, in [0, 1]", "generate"),
     "empty": Metric("lower", "share of empty answers, in [0, 1]", "generate", on_forget="same"),
     "repetition": Metric("lower", "share of repeated 4-grams within answers, in [0, 1]", "generate", on_forget="same"),
     "distinct": Metric(

@@ -84,6 +84,16 @@ def _check_stop(text: str) -> str:
     return unescaped(text)
 
 
+def _check_extract(text: str) -> str:
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise refuse(f"is no regular expression: {error}", "for example 'the answer is (.*?)\\.'") from None
+    if groups > 1:
+        raise refuse(f"has {groups} groups", "keep one, around the answer; (?:...) is none")
+    return text
+
+
 def _check_metric(name: Any, info: ValidationInfo) -> str:
     if isinstance(name, str) and name in (info.context or {}).get(OWN, ()):
         return name
@@ -125,6 +135,9 @@ class ProbeRows(Section):
     max_new_tokens: int = Field(default=MAX_NEW_TOKENS, ge=1)
     stop: tuple[Annotated[str, AfterValidator(_check_stop)], ...] = Field(default=(), strict=False)
     """A generated answer ends before the first of these texts."""
+    extract: Annotated[str, AfterValidator(_check_extract)] | None = None
+    """A regular expression that cuts the answer out of a generated text, for exact_match and token_f1: its group, or
+    all that it matches. Where it matches nothing, the whole text counts."""
     rouge: Rouge = Rouge()
     split: Annotated[ProbeSplit | None, BeforeValidator(switched, json_schema_input_type=ProbeSplit | bool | None)] = (
         None

@@ -30,8 +30,12 @@ Column = Literal[
     "choices",
     "subject",
     "messages",
+    "examples",
 ]
 COLUMNS: tuple[str, ...] = get_args(Column)
+
+ONLY_MAPPED = ("examples",)
+"""Columns that are read where `columns` names them: files have others of that name."""
 
 GROUP_ALIAS = "author"
 """Another name of the column `group`, in files and in `columns`."""
@@ -93,7 +97,7 @@ _COLUMNS = form(
     type="object", propertyNames={"enum": [*COLUMNS, GROUP_ALIAS]}, additionalProperties={"type": ["string", "null"]}
 )
 Columns = Annotated[dict[Column, str | None], BeforeValidator(_columns), _COLUMNS]
-"""The file's name of a column, by rayul's; null for a column that is not to be read."""
+"""The file's name of a column, by rayul's; null for a column that is not to be read. With dots: a part of a column."""
 
 Cell = str | int | float | bool
 

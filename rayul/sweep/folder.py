@@ -136,7 +136,7 @@ def checked_rows(sets: Mapping[str, Sequence[Any]], manifest: Manifest) -> dict[
     return rows
 
 
-LATER_FIELDS = ("choices", "stem", "subject", "history", "wording", "window", "chunk")
+LATER_FIELDS = ("choices", "stem", "subject", "alternatives", "examples", "history", "wording", "window", "chunk")
 """Of rows, since folders have hashes of them: rows without them keep the hash that they had."""
 
 

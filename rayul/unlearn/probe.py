@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,15 +22,17 @@ Floats = NDArray[np.float64]
 
 
 class Generation(NamedTuple):
-    """How answers are generated, and compared with the true ones. stop: an answer ends before the first of these."""
+    """How answers are generated, and compared with the true ones. stop: an answer ends before the first of these.
+    extract: a pattern that cuts the answer out of a text."""
 
     max_new_tokens: int = specs.MAX_NEW_TOKENS
     stop: tuple[str, ...] = ()
     rouge: specs.Rouge = specs.Rouge()
+    extract: str | None = None
 
     @classmethod
     def of(cls, probe: specs.ProbeRows) -> Generation:
-        return cls(probe.max_new_tokens, probe.stop, probe.rouge)
+        return cls(probe.max_new_tokens, probe.stop, probe.rouge, probe.extract)
 
 
 _PLAIN = Generation()
@@ -121,9 +124,19 @@ class Probe:
     @cached_property
     def choice_logp(self) -> list[Floats]:
         """the bare question -> the text of each option, sum of log p."""
+        return self._choice_logp([DEFAULT_TEMPLATE] * len(self.rows))
+
+    @cached_property
+    def asked_choice_logp(self) -> list[Floats]:
+        """The same with the question in the words and the template of the set."""
+        return self._choice_logp([template_for(replace(row, choices=()), self.template) for row in self.rows])
+
+    def _choice_logp(self, templates: Sequence[AnyTemplate]) -> list[Floats]:
         self.require("choices")
         examples = [
-            encode(self.tokenizer, DEFAULT_TEMPLATE, row.stem, choice) for row in self.rows for choice in row.choices
+            encode(self.tokenizer, template, row.stem, choice)
+            for row, template in zip(self.rows, templates, strict=True)
+            for choice in row.choices
         ]
         logp = np.array([s.logp.sum() for s in self._score(examples)])
         return np.split(logp, np.cumsum([len(row.choices) for row in self.rows])[:-1])

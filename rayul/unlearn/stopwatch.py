@@ -32,12 +32,13 @@ TOKENS = 8
 
 class Evaluated(NamedTuple):
     """seconds: of all rows. rows: that were timed, of `of`. baseline: what it measured, of the sets that there was time
-    to score whole."""
+    to score whole. notes: what is to be known of these numbers."""
 
     seconds: float
     rows: int
     of: int
     baseline: dict[str, Measured]
+    notes: tuple[str, ...] = ()
 
 
 def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
@@ -49,6 +50,7 @@ def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
     examples = [e for rows in sets.values() for e in rows]
     by_length = sorted(examples, key=lambda e: len(e.ids))
     baseline: dict[str, Measured] = {}
+    notes: tuple[str, ...] = ()
 
     def run(count: int) -> list[float]:
         chosen = examples if count == len(examples) else _spaced(by_length, count)
@@ -73,8 +75,9 @@ def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
         takes = generating * time_answer(model, task, spec)
         seconds += takes
         if takes <= left:
-            baseline |= answered(model, task, size).measured
-    return Evaluated(seconds, found.rows, len(examples), baseline)
+            said = answered(model, task, size)
+            baseline, notes = baseline | said.measured, said.notes
+    return Evaluated(seconds, found.rows, len(examples), baseline, notes)
 
 
 class Stepped(NamedTuple):

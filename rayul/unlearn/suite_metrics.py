@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from rayul.unlearn import membership, metrics, text_quality, tofu
+from rayul.unlearn import answer_match, membership, metrics, text_quality, tofu
 from rayul.unlearn.data import LETTERS
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.probe import Probe, Probes
@@ -50,6 +50,28 @@ def choice_text(probe: Probe) -> Floats:
     ]
     right = [LETTERS.index(row.answer) for row in probe.rows]
     return np.array([float(v.argmax() == i) for v, i in zip(per_character, right, strict=True)])
+
+
+def mc1(probe: Probe) -> Floats:
+    """MC1 of TruthfulQA (Lin et al. 2022, arXiv 2109.07958): the right option has the highest log p, and alone."""
+    right = [LETTERS.index(row.answer) for row in probe.rows]
+    return np.array(
+        [float(logp[i] > np.delete(logp, i).max()) for logp, i in zip(probe.asked_choice_logp, right, strict=True)]
+    )
+
+
+def exact_match(probe: Probe) -> Floats:
+    return np.array([answer_match.exact_match(*pair) for pair in _answered(probe)])
+
+
+def token_f1(probe: Probe) -> Floats:
+    return np.array([answer_match.token_f1(*pair) for pair in _answered(probe)])
+
+
+def _answered(probe: Probe) -> list[tuple[list[str], str]]:
+    """Of each row all right answers, and the generated one."""
+    said = [answer_match.extracted(text, probe.asked.extract) for text in probe.texts]
+    return [([row.answer, *row.alternatives], text) for row, text in zip(probe.rows, said, strict=True)]
 
 
 def rouge(probe: Probe) -> Floats:

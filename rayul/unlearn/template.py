@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.unlearn.data import Row
+from rayul.unlearn.data import CHAT, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DEFAULT_TEMPLATE = "Question: {question}\nAnswer: {answer}"
 VERBATIM = "{question}{answer}"
 CHOICE = "{question} {answer}"
-CHAT = "chat"
 
 TEMPLATE_SECONDS = 10.0
 """That a chat template may take for a row: it is a program, and may be one without an end."""
@@ -77,12 +76,12 @@ class Rendered(NamedTuple):
 
 
 def template_for(row: Row, template: AnyTemplate) -> AnyTemplate:
-    """The template of this row: a verbatim passage has none around its halves, the question of multiple choice ends
-    with "Answer:", a conversation brings its earlier turns, and a probe may have a wording of its own."""
+    """The template of this row: a verbatim passage has none around its halves, and that of multiple choice, which ends
+    with "Answer:", none but its probe's; a conversation brings its earlier turns, and a probe its wording."""
     if row.text:
         return VERBATIM
     own = _template(template)
-    if row.choices:
+    if row.choices and (row.wording is None or row.wording.text is None):
         own = Template(CHOICE)
     if row.wording is not None:
         text, before, asked, opening = row.wording

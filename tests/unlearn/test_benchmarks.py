@@ -6,6 +6,8 @@ import functools
 import itertools
 import json
 import math
+import re
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark_files import SUBJECT, local_spec
+from nltk.tokenize import NLTKWordTokenizer
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -23,6 +26,7 @@ from rayul.errors import InputError
 from rayul.spec import Rouge
 from rayul.spec.benchmarks import BENCHMARKS
 from rayul.testbed import ensure_testbed
+from rayul.unlearn import answer_match
 from rayul.unlearn.benchmark import pooled_mean
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.text_quality import rouge_l
@@ -228,6 +232,128 @@ def test_probes_of_rwku_are_asked_as_rwku_asks_them(benchmark: Any, loaded: Any)
     assert numbers["level_3_rouge_l_r"]["value"] == pytest.approx(np.mean(scores), rel=1e-6)
     assert numbers["level_3_rouge_l_r"]["rows"] == 8
     assert np.mean(scores) > 0
+
+
+def asked_in_chat(tokenizer: Any, said: str, opening: str) -> str:
+    turn = [{"role": "user", "content": said}]
+    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)) + opening
+
+
+def plain_words(text: str) -> list[str]:
+    """Words in lower case without punctuation and articles."""
+    kept = "".join(c for c in text.lower() if c not in string.punctuation)
+    return [word for word in kept.split() if word not in ("a", "an", "the")]
+
+
+def best_f1(truths: list[str], text: str) -> float:
+    found = [0.0]
+    for truth in truths:
+        left, shared = plain_words(text), 0
+        for word in plain_words(truth):
+            if word in left:
+                left.remove(word)
+                shared += 1
+        if shared:
+            precision, recall = shared / len(plain_words(text)), shared / len(plain_words(truth))
+            found.append(2 * precision * recall / (precision + recall))
+    return max(found)
+
+
+def test_utility_of_rwku_is_that_of_its_code(benchmark: Any, loaded: Any) -> None:
+    numbers, plain, _ = benchmark("rwku")
+    model, tokenizer = loaded
+    probes = plain["probes"]
+
+    def logits_after(prompt: str) -> torch.Tensor:
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+        with torch.no_grad():
+            return model(ids).logits[0].log_softmax(-1)  # type: ignore[no-any-return]
+
+    letters = [tokenizer(f" {letter}", add_special_tokens=False).input_ids[-1] for letter in "ABCD"]
+    right = []
+    for row in read(probes["mmlu"]["rows"]["path"]):
+        said = "The following are multiple choice questions (with answers) about high school letters.\n\n"
+        for one in row["examples"]:
+            options = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", one["choices"], strict=True))
+            said += f"Question: {one['question']}{options}\nAnswer: {'ABCD'[one['answer']]}\n\n"
+        options = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", row["choices"], strict=True))
+        said += f"Please following the previous examples and answer the given question.\nQuestion: {row['question']}"
+        best = logits_after(asked_in_chat(tokenizer, said + options, "Answer:"))[-1, letters].argmax()
+        right.append(int(best) == row["answer"])
+    assert numbers["mmlu"]["value"] == pytest.approx(np.mean(right))
+
+    matched = []
+    for row in read(probes["bbh"]["rows"]["path"]):
+        said = f"{row['cot'].strip()}\n\nFollowing previous examples, answer the following questions and end with "
+        prompt = asked_in_chat(tokenizer, f"{said}'so the answer is'\nQ: {row['question']}", "A:")
+        text = completed(loaded, prompt, 256, special=False)
+        found = re.search(r"[t|T]he answer is (.*?)\.", text)
+        matched.append(plain_words(found.group(1) if found else text) == plain_words(row["answer"]))
+    assert numbers["bbh_em"]["value"] == pytest.approx(np.mean(matched))
+
+    truthful = []
+    for row in read(probes["truthfulqa"]["rows"]["path"]):
+        said = probes["truthfulqa"]["question"].replace("{question}", row["question"])
+        assert said.endswith(f"Barcelona, Spain.\n\nQ: {row['question']}")
+        prompt = asked_in_chat(tokenizer, said, "A:")
+        before = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        sums = []
+        for choice in row["mc1_targets"]["choices"]:
+            ids = tokenizer(f"{prompt} {choice}", add_special_tokens=False).input_ids
+            logp = logits_after(f"{prompt} {choice}")
+            sums.append(float(sum(logp[i - 1, ids[i]] for i in range(before, len(ids)))))
+        truthful.append(int(np.argmax(sums)) == row["mc1_targets"]["labels"].index(1))
+    assert numbers["truthfulqa_mc1"]["value"] == pytest.approx(np.mean(truthful))
+
+    exact, overlap = [], []
+    for row in read(probes["triviaqa"]["rows"]["path"]):
+        said = probes["triviaqa"]["question"].replace("{question}", row["question"])
+        assert said.endswith(f"Please briefly answer the following question:\nQ: {row['question']}\n")
+        text = completed(loaded, asked_in_chat(tokenizer, said, "A:"), 30, special=False)
+        exact.append(any(plain_words(text) == plain_words(one) for one in row["answers"]))
+        overlap.append(best_f1(row["answers"], text))
+    assert numbers["triviaqa_em"]["value"] == pytest.approx(np.mean(exact))
+    assert numbers["triviaqa_f1"]["value"] == pytest.approx(np.mean(overlap))
+    assert np.mean(overlap) > 0
+
+    bits = []
+    for row in read(probes["fluency"]["rows"]["path"]):
+        text = completed(
+            loaded, asked_in_chat(tokenizer, f"Instruction: {row['instruction']}\n", ""), 256, special=False
+        )
+        words = [w for part in re.split(r"(?<=[.!?])\s+", text.strip()) for w in NLTKWordTokenizer().tokenize(part)]
+        entropies = []
+        for n, weight in ((2, 2 / 3), (3, 4 / 3)):
+            grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+            shares = [grams.count(one) / len(grams) for one in set(grams)]
+            entropies.append(-weight * sum(share * math.log2(share) for share in shares))
+        bits.append(np.mean(entropies))
+    assert numbers["fluency_entropy"]["value"] == pytest.approx(np.mean(bits), rel=1e-6)
+
+
+# What the evaluation script of SQuAD 1.1 says of these pairs: exact match, F1.
+@pytest.mark.parametrize(
+    ("right", "text", "exact", "f1_"),
+    [
+        (["The Shining"], "shining!", 1.0, 1.0),
+        (["Rim of Fire", "Ring of Fire"], "the ring of fire", 1.0, 1.0),
+        (["November 1925"], "in 1925", 0.0, 0.5),
+        (["one one two"], "one two two", 0.0, 2 / 3),
+        (["Ada"], "", 0.0, 0.0),
+        (["the"], "a", 1.0, 1.0),
+    ],
+)
+def test_answers_are_compared_as_squad_compares_them(right: list[str], text: str, exact: float, f1_: float) -> None:
+    assert answer_match.exact_match(right, text) == exact
+    assert answer_match.token_f1(right, text) == pytest.approx(f1_)
+
+
+def test_an_answer_is_cut_out_of_a_text() -> None:
+    pattern = r"[tT]he answer is (.*?)\."
+    assert answer_match.extracted("I think. So the answer is (B). The answer is C.", pattern) == "(B)"
+    assert answer_match.extracted("No idea.", pattern) == "No idea."
+    assert answer_match.extracted("It is 42 or 43", r"\d+") == "42"
+    assert answer_match.extracted("As it is.", None) == "As it is."
 
 
 def test_the_mean_of_several_sets_is_over_their_rows() -> None:

@@ -17,13 +17,14 @@
 from rayul.unlearn.data.alike import nearly_same
 from rayul.unlearn.data.choices import LETTERS
 from rayul.unlearn.data.files import FILES, column_names, read_folder, read_records, read_rows, write_rows
-from rayul.unlearn.data.probes import probe_sets
+from rayul.unlearn.data.probes import CHAT, probe_sets
 from rayul.unlearn.data.row import Chunk, Row, Sets, Window, group_numbers
 from rayul.unlearn.data.source import read_source
 from rayul.unlearn.data.sources import load_sets, reserved
 from rayul.unlearn.data.split import split_by_group
 
 __all__ = [
+    "CHAT",
     "FILES",
     "LETTERS",
     "Chunk",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from rayul.errors import InputError
 
 LETTERS = ascii_uppercase
+ASKING = "Answer:"
 
 
 class MultipleChoice(NamedTuple):
@@ -42,21 +43,32 @@ def multiple_choice(values: Mapping[str, Any], place: str, columns: Mapping[Any,
             'write the options as a list: "choices": ["mitosis", "meiosis", ...]',
         )
     right = _right(values["answer"], choices, place, columns.get("answer", "answer"))
-    options = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     subject = values["subject"].replace("_", " ").strip() if isinstance(values["subject"], str) else ""
-    told = [f"The following are multiple choice questions (with answers) about {subject}.", ""] if subject else []
-    prompt = "\n".join([*told, stem.strip(), *options, "Answer:"])
+    prompt = f"{subject_line(subject)}{with_options(stem.strip(), choices)}\n{ASKING}"
     return MultipleChoice(prompt, LETTERS[right], tuple(choices), stem.strip(), subject)
 
 
+def subject_line(subject: str) -> str:
+    """What is said before a question, or before the examples before it; "" without a subject."""
+    return f"The following are multiple choice questions (with answers) about {subject}.\n\n" if subject else ""
+
+
+def with_options(stem: str, choices: Sequence[str]) -> str:
+    """A question and a line per option."""
+    return "\n".join([stem, *(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))])
+
+
 def _right(answer: Any, choices: list[str], place: str, column: str) -> int:
-    """The number of the right option, from 0: the answer is that number, its letter, or its text."""
+    """The number of the right option, from 0: the answer is that number, its letter, or its text; or a list of a 1 for
+    the right option and a 0 for each other."""
     count = len(choices)
     way_out = f"write a number from 0 to {count - 1}, or a letter from A to {LETTERS[count - 1]}"
     if isinstance(answer, float) and math.isfinite(answer) and answer.is_integer():  # an int column with a gap
         answer = int(answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
         found = {answer}
+    elif isinstance(answer, list) and len(answer) == count and sorted(map(str, answer)) == [*"0" * (count - 1), "1"]:
+        found = {list(map(str, answer)).index("1")}
     elif isinstance(answer, str):
         text = answer.strip()
         found = {i for i, choice in enumerate(choices) if choice.strip() == text}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayul.errors import InputError
-from rayul.spec import COLUMNS, GROUP_ALIAS
+from rayul.spec import COLUMNS, GROUP_ALIAS, ONLY_MAPPED
 from rayul.unlearn.data.chat import conversation
 from rayul.unlearn.data.choices import multiple_choice
 from rayul.unlearn.data.columns import lines_that_map
@@ -61,6 +61,8 @@ class Row:
     that question and answer are the two halves of, to be continued verbatim, without a template (MUSE, arXiv
     2407.06460). `choices`: the options of multiple choice, whose question has them and asks for a letter, which is the
     answer; `stem`: what is asked, without them; `subject`: what it is said to be about.
+    `alternatives`: other answers that are as right as `answer`. `examples`: what a probe shows before this question, as
+    rows with their answers or as a text.
     `history`: what was said before the question, as (role, text). `wording`: of a probe that asks in its own way.
     `window`: of a document that is to be cut; `chunk`: of a piece of one. `place`: the file and line that it was read
     from, for messages: it is no part of the row."""
@@ -75,6 +77,8 @@ class Row:
     choices: tuple[str, ...] = ()
     stem: str = ""
     subject: str = ""
+    alternatives: tuple[str, ...] = ()
+    examples: tuple[Row, ...] | str = ()
     history: tuple[tuple[str, str], ...] = ()
     wording: Wording | None = None
     window: Window | None = None
@@ -126,13 +130,14 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
     """
     record = an_object(record, place)
     names = _names(record, columns)
-    values = {name: None if own is None else record.get(own) for name, own in names.items()}
+    values = {name: None if own is None else cell(record, own) for name, own in names.items()}
     called = {name: own or name for name, own in names.items()}
     for name, value in values.items():
         _check_text(value, place, called[name])
     group = _group(values["group"], place, called["group"])
     if isinstance(values["text"], str) and not values["question"] and not values["answer"]:
         return _passage(values["text"], group, place)
+    examples = _examples(values["examples"], place, called["examples"], columns)
     if not _missing(values["choices"]):
         asked = multiple_choice(values, place, called)
         return Row(
@@ -142,6 +147,7 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
             choices=asked.choices,
             stem=asked.stem,
             subject=asked.subject,
+            examples=examples,
             place=place,
         )
     history: tuple[tuple[str, str], ...] = ()
@@ -149,6 +155,10 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
     if messages is not None:
         history, values["question"], values["answer"] = conversation(messages, place, column)
         _check_text([*(text for _, text in history), values["question"], values["answer"]], place, column)
+    alternatives: tuple[str, ...] = ()
+    if isinstance(values["answer"], list) and values["answer"] and all(map(_readable, values["answer"])):
+        values["answer"], *others = values["answer"]
+        alternatives = tuple(others)
     for name in ("question", "answer"):
         if not _readable(values[name]):
             raise _unreadable(values[name], place, column or called[name], record, columns)
@@ -165,7 +175,39 @@ def row_of(record: Any, place: str, columns: Mapping[Any, str | None]) -> Row:
             f"{place}: {called['perturbed_answer']!r} holds something else than texts",
             "a list of wrong answers, none of them empty or null",
         )
-    return Row(**texts, perturbed_answer=perturbed, group=group, history=history, place=place)
+    return Row(
+        **texts,
+        perturbed_answer=perturbed,
+        group=group,
+        alternatives=alternatives,
+        examples=examples,
+        history=history,
+        place=place,
+    )
+
+
+def cell(record: Mapping[str, Any], name: str) -> Any:
+    """What a record has under a name, or where it has no such column, under the parts of it between dots: choices of
+    mc1_targets is mc1_targets.choices. None where there is nothing."""
+    if name in record:
+        return record[name]
+    first, dot, rest = name.partition(".")
+    inner = record.get(first) if dot else None
+    return cell(inner, rest) if isinstance(inner, Mapping) else None
+
+
+def _examples(value: Any, place: str, column: str, columns: Mapping[Any, str | None]) -> tuple[Row, ...] | str:
+    """A row's own examples: a text, or records like its own."""
+    if _missing(value):
+        return ()
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise InputError(
+            f"{place}: {column!r} is a {type(value).__name__}, not a text or a list of rows", "write either"
+        )
+    mapped = {ours: theirs for ours, theirs in columns.items() if ours != "examples"}
+    return tuple(row_of(one, f"{place}, {column} {i}", mapped) for i, one in enumerate(value, 1))
 
 
 def an_object(record: Any, place: str) -> dict[str, Any]:
@@ -182,7 +224,8 @@ def _names(record: Mapping[str, Any], columns: Mapping[Any, str | None]) -> dict
     """The record's name of each of our columns: the one it is mapped to, ours, or where the record does not have that,
     another usual one."""
     usual = {ours: theirs for ours, theirs in OTHER_NAMES.items() if ours not in record and theirs in record}
-    return {**{name: name for name in COLUMNS}, **usual, **columns}
+    own = {name: None if name in ONLY_MAPPED else name for name in COLUMNS}
+    return {**own, **usual, **columns}
 
 
 def _messages(values: Mapping[str, Any], called: Mapping[str, str]) -> tuple[Any, str]:

@@ -13,7 +13,7 @@ from rayul.errors import InputError
 from rayul.spec import Source
 from rayul.unlearn.data.files import has_shards, read_records
 from rayul.unlearn.data.hub import load_dataset
-from rayul.unlearn.data.row import Row, Window, an_object, row_of
+from rayul.unlearn.data.row import Row, Window, an_object, cell, row_of
 from rayul.words import plural
 
 Records = Sequence[tuple[str, dict[str, Any]]]
@@ -60,7 +60,7 @@ def _check_columns(source: Source, records: Records) -> None:
     asked = {f"columns.{ours}": theirs for ours, theirs in source.columns.items() if theirs is not None}
     asked |= {f"where.{name}": name for name in source.where} | {f"unless.{name}": name for name in source.unless}
     for key, name in asked.items():
-        if name not in found:
+        if name not in found and all(cell(record, name) is None for _, record in records):
             there = ", ".join(map(str, found))
             raise InputError(
                 f"{source.path}: {key}: there is no column {name!r} in {plural(len(records), 'row')}",

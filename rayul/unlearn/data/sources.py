@@ -49,6 +49,12 @@ def load_sets(data: Data, probes: Mapping[str, ProbeRows] = _NO_PROBES) -> Sets:
     for key in dict.fromkeys((*needed, *sets)):
         if not sets.get(key):
             raise InputError(f"the {key} set has no rows", f"name a file with rows as data.{PARTS.get(key, key)}")
+    for key, rows in sets.items():
+        if any(row.examples for row in rows):
+            raise InputError(
+                f"data: the {key} rows have examples, which stand before the questions of probes only",
+                "leave columns.examples out",
+            )
     check_apart(sets)
     probed = probe_sets(probes)
     check_probes_apart(sets, probed)
