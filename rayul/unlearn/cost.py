@@ -39,7 +39,8 @@ class Cost(NamedTuple):
     included. held: what of that is there once the model is loaded, which the trials of a pack share. device_memory: of
     the GPU, or the machine. base: the weights before unlearning. trained: the weights that train. saved: one saved
     point of the front. baseline: metrics before unlearning, by "<set>.<metric>", of the sets that there was time to
-    measure; notes: what is to be known of them. adapted, untouched: modules with an adapter, and weight matrices without one, where adapters are trained.
+    measure. notes: what is to be known of these. adapted, untouched: modules with an adapter, and weight matrices
+    without one, where adapters are trained.
 
     final: what is measured of a model at the end, the report rows included, with the answers of evaluate.final.
     certify: measuring the certify rows once. timed: rows of a step and of an evaluation that were run, each with the

@@ -36,6 +36,9 @@ CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+LENGTH = 40
+SHORT = [flag for name in ("bbh", "fluency") for flag in ("--set", f"probes.{name}.max_new_tokens={LENGTH}")]
+"""In place of 256 tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +206,7 @@ def test_rouge_of_words_between_blanks_is_that_of_the_package(
 
 
 def test_probes_of_rwku_are_asked_as_rwku_asks_them(benchmark: Any, loaded: Any) -> None:
-    numbers, plain, _ = benchmark("rwku")
+    numbers, plain, _ = benchmark("rwku", *SHORT)
     tokenizer = loaded[1]
 
     def recall(file: str, said: str, opening: str, **where: str) -> list[float]:
@@ -260,7 +263,7 @@ def best_f1(truths: list[str], text: str) -> float:
 
 
 def test_utility_of_rwku_is_that_of_its_code(benchmark: Any, loaded: Any) -> None:
-    numbers, plain, _ = benchmark("rwku")
+    numbers, plain, _ = benchmark("rwku", *SHORT)
     model, tokenizer = loaded
     probes = plain["probes"]
 
@@ -286,7 +289,7 @@ def test_utility_of_rwku_is_that_of_its_code(benchmark: Any, loaded: Any) -> Non
     for row in read(probes["bbh"]["rows"]["path"]):
         said = f"{row['cot'].strip()}\n\nFollowing previous examples, answer the following questions and end with "
         prompt = asked_in_chat(tokenizer, f"{said}'so the answer is'\nQ: {row['question']}", "A:")
-        text = completed(loaded, prompt, 256, special=False)
+        text = completed(loaded, prompt, LENGTH, special=False)
         found = re.search(r"[t|T]he answer is (.*?)\.", text)
         matched.append(plain_words(found.group(1) if found else text) == plain_words(row["answer"]))
     assert numbers["bbh_em"]["value"] == pytest.approx(np.mean(matched))
@@ -319,7 +322,7 @@ def test_utility_of_rwku_is_that_of_its_code(benchmark: Any, loaded: Any) -> Non
     bits = []
     for row in read(probes["fluency"]["rows"]["path"]):
         text = completed(
-            loaded, asked_in_chat(tokenizer, f"Instruction: {row['instruction']}\n", ""), 256, special=False
+            loaded, asked_in_chat(tokenizer, f"Instruction: {row['instruction']}\n", ""), LENGTH, special=False
         )
         words = [w for part in re.split(r"(?<=[.!?])\s+", text.strip()) for w in NLTKWordTokenizer().tokenize(part)]
         entropies = []

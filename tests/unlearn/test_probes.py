@@ -13,13 +13,15 @@ from packed import advance
 from rouge_score.rouge_scorer import RougeScorer
 
 from rayul.errors import InputError
-from rayul.spec import Rouge, SpecError
+from rayul.spec import Rouge, Source, SpecError
 from rayul.spec.spec import from_plain
-from rayul.unlearn.data import Row, load_sets
+from rayul.unlearn import answer_match
+from rayul.unlearn.data import Row, load_sets, read_source
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
 from rayul.unlearn.probe import Generation, Probe
+from rayul.unlearn.stopwatch import time_evaluation
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import EVALUATED, check_needs, load_task
 from rayul.unlearn.template import rendered, template_for
@@ -147,6 +149,8 @@ def test_privleak_of_a_probe_is_that_of_the_suite(make_spec: MakeSpec, probes: d
         ({"holdout": "HOLDOUT", "metrics": ["privleak"]}, "privleak is compared with an oracle"),
         ({"question": "Please answer."}, "has no {question}"),
         ({"stop": [""]}, "every text has that in it"),
+        ({"extract": "the (answer"}, "is no regular expression"),
+        ({"extract": "(the) (answer)"}, "has 2 groups"),
     ],
 )
 def test_what_a_probe_cannot_be_is_said_in_one_sentence(
@@ -233,6 +237,8 @@ def test_a_stop_text_that_never_comes_is_noted_once(make_spec: MakeSpec, probes:
     assert len(notes) == 2
     assert "knowmem_forget: none of 4 answers has a stop text" in notes[0]
     assert "24 tokens" in notes[0]
+    steered = make_spec(probes=probes, objectives={"knowmem_forget.rouge": "minimize", "retain.es": "maximize"})
+    assert time_evaluation(task.base, load_task(steered, task.sets), steered).notes == notes[:1]
 
 
 def test_a_stop_text_is_not_missed_where_answers_end_by_themselves(task: Any) -> None:
@@ -245,6 +251,71 @@ def test_a_stop_text_is_not_missed_where_answers_end_by_themselves(task: Any) ->
     short = Probe(task.base, task.tokenizer, rows, asked=Generation(6, ("never written",)))
     assert len(short.generated[0]) < 6
     assert short.stop_note is None
+
+
+def test_multiple_choice_is_shown_with_its_options(make_spec: MakeSpec, tmp_path: Path) -> None:
+    """Five-shot MMLU as lm-evaluation-harness writes it, and as a chat: examples of the probe, then the row's own."""
+    made = [
+        {"question": f"Which {i}?", "choices": ["Lorn", "Vesk"], "answer": i % 2, "subject": "far_lore"} for i in (1, 2)
+    ]
+    asked = {
+        "question": "Which town?",
+        "choices": ["Umbra", "Tarn"],
+        "answer": "B",
+        "subject": "lake_lore",
+        "own": made[1:],
+    }
+    rows = {"path": write(tmp_path / "rows.jsonl", [asked]), "columns": {"examples": "own"}}
+    probe = {"rows": rows, "examples": write(tmp_path / "shots.jsonl", made[:1]), "metrics": ["choice"]}
+    chat = {**probe, "template": "chat", "question": "Now answer.\nQuestion: {question}", "opening": "Answer: "}
+    spec = make_spec(probes={"plain": probe, "talk": chat, "bare": {**chat, "examples": {}, "opening": ""}})
+    sets = load_sets(spec.data, spec.probes)
+    (row,), (turn,), (bare,) = sets["plain"], sets["talk"], sets["bare"]
+    line = "The following are multiple choice questions (with answers) about lake lore.\n\n"
+    shots = "Which 1?\nA. Lorn\nB. Vesk\nAnswer: B\n\nWhich 2?\nA. Lorn\nB. Vesk\nAnswer: A\n\n"
+    town = "Which town?\nA. Umbra\nB. Tarn"
+    text = rendered(Chatting(), template_for(row, None), row.question, row.answer)  # type: ignore[arg-type]
+    assert text.whole == f"{line}{shots}{town}\nAnswer: B"
+    text = rendered(Chatting(), template_for(turn, None), turn.question, turn.answer)  # type: ignore[arg-type]
+    named = shots.replace("Which", "Question: Which")
+    assert text.whole == f"<user>{line}{named}Now answer.\nQuestion: {town}<assistant>Answer: B"
+    assert text.whole[text.begin :] == "B"
+    text = rendered(Chatting(), template_for(bare, None), bare.question, bare.answer)  # type: ignore[arg-type]
+    assert text.whole.endswith(f"Question: {town}\nAnswer:<assistant>B")
+
+
+def test_rows_without_examples_are_asked_as_before(tmp_path: Path, make_spec: MakeSpec) -> None:
+    rows = [{"question": "Which?", "choices": ["Lorn", "Vesk"], "answer": [0, 1], "examples": "a column of theirs"}]
+    spec = make_spec(probes={"plain": {"rows": write(tmp_path / "rows.jsonl", rows), "metrics": ["choice"]}})
+    (row,) = load_sets(spec.data, spec.probes)["plain"]
+    assert (row.question, row.answer, row.wording) == ("Which?\nA. Lorn\nB. Vesk\nAnswer:", "B", None)
+
+
+def test_any_of_several_answers_is_right_and_a_part_of_a_column_is_read(tmp_path: Path) -> None:
+    place = write(tmp_path / "rows.jsonl", [{"asked": {"how": "Who?"}, "said": ["Ada", "Ada Korb"], "cot": "Think."}])
+    columns = {"question": "asked.how", "answer": "said", "examples": "cot"}
+    (row,) = read_source(Source(path=place, columns=columns))
+    assert (row.question, row.answer, row.alternatives, row.examples) == ("Who?", "Ada", ("Ada Korb",), "Think.")
+    assert answer_match.token_f1([row.answer, *row.alternatives], "korb, ada!") == 1.0
+    with pytest.raises(InputError, match=r"columns.question: there is no column 'asked.why' in 1 row"):
+        read_source(Source(path=place, columns={**columns, "question": "asked.why"}))
+    place = write(tmp_path / "bad.jsonl", [{"question": "Who?", "answer": "Ada", "cot": 7}])
+    with pytest.raises(InputError, match=r"bad.jsonl:1: 'cot' is no text and no list of rows"):
+        read_source(Source(path=place, columns={"examples": "cot"}))
+    place = write(tmp_path / "worse.jsonl", [{"question": "Who?", "answer": "Ada", "few": [{"question": "Who?"}]}])
+    with pytest.raises(InputError, match=r"worse.jsonl:1, few 1: no 'answer'"):
+        read_source(Source(path=place, columns={"examples": "few"}))
+
+
+def test_examples_of_rows_that_are_trained_on_are_refused(make_spec: MakeSpec, data_folder: Path) -> None:
+    columns = {"columns": {"examples": "question"}}
+    data = {
+        "forget": {"path": str(data_folder / "forget.jsonl"), **columns},
+        "retain": str(data_folder / "retain_train.jsonl"),
+    }
+    spec = make_spec(data=data)
+    with pytest.raises(InputError, match="the forget rows have examples, which stand before the questions of probes"):
+        load_sets(spec.data)
 
 
 def test_rows_of_the_data_are_measured_as_without_probes(make_spec: MakeSpec, probing: Any, sets: Any) -> None:

@@ -203,9 +203,7 @@ def _examples(value: Any, place: str, column: str, columns: Mapping[Any, str | N
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise InputError(
-            f"{place}: {column!r} is a {type(value).__name__}, not a text or a list of rows", "write either"
-        )
+        raise InputError(f"{place}: {column!r} is no text and no list of rows", "write either, or leave it out")
     mapped = {ours: theirs for ours, theirs in columns.items() if ours != "examples"}
     return tuple(row_of(one, f"{place}, {column} {i}", mapped) for i, one in enumerate(value, 1))
 
