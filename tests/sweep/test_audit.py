@@ -159,3 +159,26 @@ def test_calibration_is_found_anew_for_each_seed(tmp_path: Path, tiny_folder: Pa
             assert row.scored[0].metrics["retain.prob"] >= limit - 1e-4
             assert 0 <= row.mixing <= 1
     assert "it was not attacked" in finished.stdout
+
+
+def test_an_audit_of_a_sweep_that_a_probe_steers(tmp_path: Path, tiny_folder: Path, data_folder: Path) -> None:
+    """The probe's own metric is measured on every seed, and returns are judged by what attacks measure, forget.es."""
+    probes = {"asked": {"forget": str(data_folder / "forget.jsonl"), "metrics": ["prob", "rouge"], "max_new_tokens": 4}}
+    objectives = {"asked_forget.prob": "minimize", "retain.prob": "maximize"}
+    spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, probes=probes, objectives=objectives)
+    assert sweep(spec, tmp_path).returncode == 0
+    finished = audit(tmp_path / "tiny", "--n", "1", "--seeds", "2", "--metrics", "es", "--attacks", "quantise")
+    assert finished.returncode == 0, finished.stderr
+    rows = lines(tmp_path / "tiny")
+    (finalist,) = {row.subject for row in rows} - {"baseline", REFUSAL}
+    forgotten = [
+        row.scored[0].metrics["asked_forget.prob"] for row in rows if row.subject == finalist and not row.attack
+    ]
+    (before,) = (row.scored[0] for row in rows if row.subject == "baseline" and not row.attack)
+    assert len(forgotten) == 2
+    assert max(forgotten) < before.metrics["asked_forget.prob"]
+    assert len(before.values["asked_forget.rouge"]) == len((data_folder / "forget.jsonl").read_text().splitlines())
+    verdict = json.loads((tmp_path / "tiny" / "audit" / "verdict.json").read_text())
+    assert verdict["metric"] == "forget.es"
+    assert "asked_forget.prob" in json.dumps(verdict)
+    assert 'id="audit"' in (tmp_path / "tiny" / "report.html").read_text()
