@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from driver import sweep, write_spec
 
@@ -178,7 +179,11 @@ def test_an_audit_of_a_sweep_that_a_probe_steers(tmp_path: Path, tiny_folder: Pa
     assert len(forgotten) == 2
     assert max(forgotten) < before.metrics["asked_forget.prob"]
     assert len(before.values["asked_forget.rouge"]) == len((data_folder / "forget.jsonl").read_text().splitlines())
-    verdict = json.loads((tmp_path / "tiny" / "audit" / "verdict.json").read_text())
-    assert verdict["metric"] == "forget.es"
-    assert "asked_forget.prob" in json.dumps(verdict)
+    verdict = json.loads((tmp_path / "tiny" / "audit" / "verdict.json").read_text())["verdicts"][0]
+    assert f"{finalist}: forgets" in verdict["sentence"]
+    assert "of what is extractable" in verdict["sentence"]
+    told = pq.read_table(tmp_path / "tiny" / "audit" / "finalists.parquet").to_pylist()
+    (own,) = (row for row in told if row["metric"] == "asked_forget.prob")
+    assert own["value"] == pytest.approx(sum(forgotten) / 2)
+    assert own["drawn"] == "seeds and rows"
     assert 'id="audit"' in (tmp_path / "tiny" / "report.html").read_text()
