@@ -147,10 +147,9 @@ class Source(Section):
     second half of a chunk after its first. null trains on and measures the second half of each text as it is."""
     stride: int | None = Field(default=None, ge=1)
     """Tokens from the beginning of a chunk to that of the next; null for chunks that do not overlap."""
-
     pack: bool = False
-    """Joins the texts before they are cut, with the end token between them, so that every chunk but the last is full:
-    for `forget` and `retain_train`. A chunk then holds several documents, and attends to all of them."""
+    """Fills the rows of training with several short chunks, each of which attends to itself alone: for `forget` and
+    `retain_train`. What is measured stays chunk by chunk."""
 
     @model_validator(mode="after")
     def _check_window(self) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -26,33 +26,17 @@ def load_rows(spec: Spec) -> Sets:
     if not any(row.window for rows in sets.values() for row in rows):
         return sets
     tokenizer = load_tokenizer(spec.model)
-    return {
-        name: tuple(one for row in packed(rows, tokenizer) for one in chunks(row, tokenizer))
-        for name, rows in sets.items()
-    }
-
-
-def packed(rows: Sequence[Row], tokenizer: Tokenizer) -> Sequence[Row]:
-    """The documents of a set joined to one, with the end token between them, where their window asks for it. A chunk of
-    it attends to all that it holds, as in the pre-training of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix B).
-    Raises InputError for a tokenizer without an end token."""
-    window = rows[0].window
-    if window is None or not window.pack:
-        return rows
-    if tokenizer.eos_token is None:
-        raise InputError("pack writes an end token between texts, and the tokenizer has none", "leave pack out")
-    text = tokenizer.eos_token.join(row.text for row in rows)
-    return [replace(rows[0], text=text, group="")]
+    return {name: tuple(one for row in rows for one in chunks(row, tokenizer)) for name, rows in sets.items()}
 
 
 def chunks(row: Row, tokenizer: Tokenizer) -> Iterator[Row]:
     """A document as rows of at most `window` tokens, in its order; a row without a window as it is.
 
     The document is encoded once, without special tokens, and cut by tokens. Each chunk begins with a BOS where the
-    tokenizer adds one, which counts. None has tokens of two documents that are not packed, and none an end token behind
-    it, so that the last one of a document may be shorter; one of a single token is left out. Chunks are of the
-    document's group, or where it has none of one of their own; those of packed documents are each a group. Raises
-    InputError for a tokenizer that does not say where its tokens stand in the text.
+    tokenizer adds one, which counts. None has tokens of two documents, and none an end token behind it, so that the
+    last one of a document may be shorter; one of a single token is left out. Chunks are of the document's group, or
+    where it has none of one of their own. Raises InputError for a tokenizer that does not
+    say where its tokens stand in the text.
     """
     if row.window is None:
         yield row
@@ -68,7 +52,7 @@ def chunks(row: Row, tokenizer: Tokenizer) -> Iterator[Row]:
     # A token's text ends where the next one begins: some tokenizers leave blanks out of both.
     places = [0, *(begin for begin, _ in encoded["offset_mapping"][1:]), len(row.text)]
     size, stride, pack = row.window
-    group = "" if pack else row.group or f"document {sha256(row.key.encode()).hexdigest()[:12]}"
+    group = row.group or f"document {sha256(row.key.encode()).hexdigest()[:12]}"
     room = size - len(opening)
     for begin in range(0, len(ids), min(stride, room)):
         end = min(begin + room, len(ids))
@@ -82,7 +66,7 @@ def chunks(row: Row, tokenizer: Tokenizer) -> Iterator[Row]:
                 text=row.text[first:last],
                 group=group,
                 window=None,
-                chunk=Chunk((*opening, *ids[begin:end]), len(opening) + middle - begin),
+                chunk=Chunk((*opening, *ids[begin:end]), len(opening) + middle - begin, size if pack else 0),
             )
         if end == len(ids):
             return

@@ -65,15 +65,21 @@ def forward(model: Model, batch: Batch, layer: int | Sequence[int] | None = None
     with passing(head):
         output = model(
             input_ids=batch.ids,
-            attention_mask=batch.attention,
             use_cache=False,
             output_hidden_states=bool(layers),
+            **attending(batch),
             **last_logits(model, keep),
         )
     hidden = torch.cat([output.hidden_states[i][:, first - 1 : -1] for i in layers], -1) if layers else None
     found = output.logits[:, -keep:-1]
     predicted = found if head is None else Projection(found, head)
     return Answers(predicted, batch.ids[:, first:], batch.answer[:, first:], hidden)
+
+
+def attending(batch: Batch) -> dict[str, Tensor]:
+    """The arguments by which a model knows what a token may see. Texts that share a row are told by their positions,
+    which transformers reads where there is no mask: padding on the right needs none."""
+    return {"attention_mask": batch.attention} if batch.positions is None else {"position_ids": batch.positions}
 
 
 def last_logits(model: Model, keep: int) -> dict[str, int]:

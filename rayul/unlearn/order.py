@@ -24,15 +24,15 @@ def row_order(task: Task, spec: Spec, seed: int) -> Order:
 
 
 def _shuffled(task: Task, spec: Spec, seed: int) -> Order:
-    retain = list(range(len(task.examples.get("retain_train", ()))))
-    return _batches(list(range(len(task.examples["forget"]))), retain if needs(spec, "retain") else [], spec, seed)
+    retain = list(range(task.own_rows["retain_train"]))
+    return _batches(list(range(task.own_rows["forget"])), retain if needs(spec, "retain") else [], spec, seed)
 
 
 def _layered(task: Task, spec: Spec, seed: int, folds: int) -> Order:
     """Stage i of k, each of a k-th of the steps, forgets the first i of k folds of the forget rows, and retains the
     others beside the retain rows (layered unlearning, Qian et al. 2025, arXiv 2505.09500). Ends with the last step."""
     fold = fold_of_rows(task, seed, folds)
-    retain, steps = list(range(len(task.examples.get("retain_train", ())))), spec.training.steps
+    retain, steps = list(range(task.own_rows["retain_train"])), spec.training.steps
     begins = [-(-stage * steps // folds) for stage in range(folds + 1)]
     for stage in range(folds):
         forget = [i for i, of in enumerate(fold) if of <= stage]

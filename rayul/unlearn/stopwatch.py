@@ -92,7 +92,7 @@ class Stepped(NamedTuple):
 def time_step(update: Update, task: Task, spec: Spec, sets: Sets) -> Stepped:
     """The second step of a training on the rows of a step alone: the first fills caches, and scores its rows by the
     model before unlearning, which a trial does once for all rows."""
-    of = min(int(spec.training.batch_size), len(task.examples["forget"]))
+    of = min(int(spec.training.batch_size), task.own_rows["forget"])
     before = peak_memory(task.device)
 
     def run(count: int) -> list[float]:
@@ -136,10 +136,13 @@ def wait(device: torch.device) -> None:
 
 
 def few_rows(task: Task, sets: Sets, spec: Spec, count: int) -> Task:
-    """The task with at most `count` rows of each set that is trained on, of all lengths."""
+    """The task with at most `count` rows of each set that is trained on, of all lengths; of packed rows with all."""
     few: dict[str, Sequence[Row]] = {}
     for name in ("forget", "retain_train"):
         lengths: Mapping[int, int] = {i: len(e.ids) for i, e in enumerate(task.examples.get(name, ()))}
+        if any(row.chunk and row.chunk.room for row in sets.get(name, ())):
+            few[name] = sets[name]  # of which several are a row
+            continue
         few[name] = [sets[name][i] for i in _spaced(sorted(lengths, key=lengths.__getitem__), count)]
     sets = {name: tuple(rows) for name, rows in few.items() if rows}
     return Task(task.base, task.tokenizer, sets, task.template, spec.evaluate.max_rows, task.own)

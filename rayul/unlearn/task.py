@@ -23,9 +23,10 @@ from rayul.unlearn.harness import check_tasks
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.model import load_model
 from rayul.unlearn.own import own_function, own_metrics
+from rayul.unlearn.packing import check_apart_in, joined, training_rows
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.template import AnyTemplate, Template, template_for
-from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id, to_train
+from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -45,9 +46,10 @@ class Task:
     custom metrics, by name; rewords: whether paraphrases and wrong answers will be scored too. Raises InputError for
     rows that do not fit into the model.
 
-    training: the examples that trials train on, "forget", "retain_train" and "idk": those of the sets, and, where
-    `extras`, behind them the paraphrases, and behind all retain rows all forget rows, for trials that hold some of them
-    yet. held: where these begin. reworded: by set the place of a row's paraphrase, by the row's.
+    training: the examples that trials train on, "forget", "retain_train" and "idk": those of the sets, packed where
+    their source asks for it (`own_rows`: how many), and, where `extras`, behind them the paraphrases, and behind all
+    retain rows all forget rows, for trials that hold some of them yet. held: where these begin. reworded: by set the
+    place of a row's paraphrase, by the row's.
 
     probes: by their sets. steering: the metrics that objectives and criteria read, "<set>.<metric>". read: the sets
     that the evaluations of a trial read (`Spec.read_sets`); None for all. oracle_auc: for privleak of a probe."""
@@ -82,8 +84,16 @@ class Task:
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
-        self.training = {name: to_train(sets.get(name, ()), self.examples.get(name, ())) for name in TRAINED[:2]}
-        self.training["idk"] = list(self.examples["idk"])
+        self.training = {}
+        for name in TRAINED[:2]:
+            rows, own = sets.get(name, ()), self.examples.get(name, ())
+            shared = training_rows(rows)
+            # Of a chunk all tokens are trained on, so that one by itself is joined, too.
+            self.training[name] = [joined([own[i] for i in n]) if rows[n[0]].chunk else own[n[0]] for n in shared]
+            if name == "forget":
+                self.training["idk"] = [self.examples["idk"][places[0]] for places in shared]
+        self.own_rows = {name: len(rows) for name, rows in self.training.items()}
+        check_apart_in(base, [*self.training["forget"], *self.training["retain_train"]])
         self.reworded: dict[str, dict[int, int]] = {name: {} for name in TRAINED}
         self.held = len(self.training["retain_train"])
         if extras:
@@ -222,9 +232,9 @@ def check_needs(spec: Spec, sets: Sets) -> None:
             f"{', '.join(missing)}: the data has no such rows",
             "add them to the data, or choose a metric of another set",
         )
-    if folds and any(row.chunk and not row.group for row in sets["forget"]):
+    if folds and any(row.chunk and row.chunk.room for row in sets["forget"]):
         raise InputError(
-            "training.layered forgets group by group, and packed chunks hold several",
+            "training.layered forgets group by group, and a packed row holds several",
             "leave data.forget.pack out, or training.layered",
         )
     if "latent" in spec.method.gradients and any(row.chunk for row in sets["forget"]):

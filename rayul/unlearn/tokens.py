@@ -22,23 +22,27 @@ _REACH = 64
 class Example(NamedTuple):
     """One row as tokens. The answer is ids[start:stop]; ids[stop:] closes the turn (end token) and is no answer.
 
-    options: of multiple choice, the token of each option's letter in place of ids[stop - 1], the right one's."""
+    options: of multiple choice, the token of each option's letter in place of ids[stop - 1], the right one's. breaks:
+    where in ids another text begins, which sees nothing of those before it, and whose first token is no answer."""
 
     ids: tuple[int, ...]
     start: int
     stop: int
     options: tuple[int, ...] = ()
+    breaks: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):
     """Examples padded on the right: ids [B, T] int64, attention [B, T] int64, answer [B, T] bool.
 
-    `answer[b, t]` marks ids[b, t] as a token of the answer, so it is predicted by the logits at t - 1.
+    `answer[b, t]` marks ids[b, t] as a token of the answer, so it is predicted by the logits at t - 1. positions [B, T]
+    int64: where an example has breaks, the place of each token in its own text, which attends to itself alone.
     """
 
     ids: Tensor
     attention: Tensor
     answer: Tensor
+    positions: Tensor | None = None
 
 
 def encode(tokenizer: Tokenizer, template: AnyTemplate, question: str, answer: str, opening: str = "") -> Example:
@@ -100,11 +104,6 @@ def _encode_row(tokenizer: Tokenizer, template: AnyTemplate, row: Row) -> Exampl
             "measure choice_text, which compares the options' texts, or use another tokenizer",
         )
     return example._replace(options=options)
-
-
-def to_train(rows: Sequence[Row], examples: Sequence[Example]) -> list[Example]:
-    """The examples of rows with what training asks for: of a chunk all tokens that have one before them."""
-    return [e if row.chunk is None else e._replace(start=1) for row, e in zip(rows, examples, strict=True)]
 
 
 def encode_sets(
@@ -191,7 +190,22 @@ def collate(examples: Sequence[Example], pad: int, device: torch.device | str = 
     at = torch.arange(length)
     attention = at < torch.tensor([[len(e.ids)] for e in examples])
     answer = (at >= torch.tensor([[e.start] for e in examples])) & (at < torch.tensor([[e.stop] for e in examples]))
-    return Batch(ids.to(device), attention.long().to(device), answer.to(device))
+    places = positions(examples, length)
+    if places is not None:
+        answer, places = answer & (places > 0), places.to(device)
+    return Batch(ids.to(device), attention.long().to(device), answer.to(device), places)
+
+
+def positions(examples: Sequence[Example], length: int) -> Tensor | None:
+    """The place of each token in its own text [B, length], from 0; None where no example has breaks. Transformers masks
+    attention by it: a place that does not follow the one before begins another text."""
+    if not any(e.breaks for e in examples):
+        return None
+    places = torch.arange(length).repeat(len(examples), 1)
+    for row, example in zip(places, examples, strict=True):
+        for begin in example.breaks:
+            row[begin:] -= int(row[begin])
+    return places
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:

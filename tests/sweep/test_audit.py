@@ -166,7 +166,10 @@ def test_an_audit_of_a_sweep_that_a_probe_steers(tmp_path: Path, tiny_folder: Pa
     """The probe's own metric is measured on every seed, and returns are judged by what attacks measure, forget.es."""
     probes = {"asked": {"forget": str(data_folder / "forget.jsonl"), "metrics": ["prob", "rouge"], "max_new_tokens": 4}}
     objectives = {"asked_forget.prob": "minimize", "retain.prob": "maximize"}
-    spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, probes=probes, objectives=objectives)
+    small = {"sampler": "random", "trials": 3, "seed": 0}
+    spec = write_spec(
+        tmp_path / "tiny.yaml", tiny_folder, data_folder, probes=probes, objectives=objectives, search=small
+    )
     assert sweep(spec, tmp_path).returncode == 0
     finished = audit(tmp_path / "tiny", "--n", "1", "--seeds", "2", "--metrics", "es", "--attacks", "quantise")
     assert finished.returncode == 0, finished.stderr

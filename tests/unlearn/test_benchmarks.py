@@ -53,13 +53,16 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def benchmark(chatting: Path, tmp_path: Path) -> Callable[..., tuple[Numbers, dict[str, Any], str]]:
-    """benchmark(name, flags...) -> the numbers, the spec as plain data, and what was printed."""
+Measure = Callable[..., tuple[Numbers, dict[str, Any], str]]
 
-    def run(name: str, *flags: str) -> tuple[Numbers, dict[str, Any], str]:
+
+@pytest.fixture(scope="module")
+def measured(chatting: Path) -> Measure:
+    """measured(folder, name, flags...) -> the numbers, the spec as plain data, and what was printed."""
+
+    def run(folder: Path, name: str, *flags: str) -> tuple[Numbers, dict[str, Any], str]:
         torch.set_num_threads(1)
-        plain, out = local_spec(name, tmp_path, ensure_testbed()), tmp_path / "numbers.json"
+        plain, out = local_spec(name, folder, ensure_testbed()), folder / "numbers.json"
         # The data is not read: nothing of it is there.
         overrides = ["--set", f"probes={json.dumps(plain['probes'])}", "--dtype", "float32", *flags]
         argv = ["evaluate", str(chatting), "--benchmark", name, "--output", str(out), *overrides]
@@ -69,6 +72,16 @@ def benchmark(chatting: Path, tmp_path: Path) -> Callable[..., tuple[Numbers, di
         return numbers, plain, done.output
 
     return run
+
+
+@pytest.fixture
+def benchmark(measured: Measure, tmp_path: Path) -> Measure:
+    return functools.partial(measured, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def rwku(measured: Measure, tmp_path_factory: pytest.TempPathFactory) -> tuple[Numbers, dict[str, Any], str]:
+    return measured(tmp_path_factory.mktemp("rwku"), "rwku", *SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +218,8 @@ def test_rouge_of_words_between_blanks_is_that_of_the_package(
     assert found == pytest.approx([recall, fmeasure])
 
 
-def test_probes_of_rwku_are_asked_as_rwku_asks_them(benchmark: Any, loaded: Any) -> None:
-    numbers, plain, _ = benchmark("rwku", *SHORT)
+def test_probes_of_rwku_are_asked_as_rwku_asks_them(rwku: Any, loaded: Any) -> None:
+    numbers, plain, _ = rwku
     tokenizer = loaded[1]
 
     def recall(file: str, said: str, opening: str, **where: str) -> list[float]:
@@ -262,8 +275,8 @@ def best_f1(truths: list[str], text: str) -> float:
     return max(found)
 
 
-def test_utility_of_rwku_is_that_of_its_code(benchmark: Any, loaded: Any) -> None:
-    numbers, plain, _ = benchmark("rwku", *SHORT)
+def test_utility_of_rwku_is_that_of_its_code(rwku: Any, loaded: Any) -> None:
+    numbers, plain, _ = rwku
     model, tokenizer = loaded
     probes = plain["probes"]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from packed import TWENTY, assert_equal_trials, baseline_of, finish
@@ -15,11 +16,15 @@ from tokenizers_by_kind import KINDS
 
 from rayul.errors import InputError
 from rayul.spec import SourceData, SpecError, parse_spec
-from rayul.unlearn.chunks import chunks, load_rows, packed
-from rayul.unlearn.data import Row, Window, group_numbers, load_sets
+from rayul.unlearn.chunks import chunks, load_rows
+from rayul.unlearn.data import Chunk, Row, Window, group_numbers, load_sets
 from rayul.unlearn.forward import score
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.pack import Pack, Shape
+from rayul.unlearn.pack.base import PackedBase
+from rayul.unlearn.pack.lines import lines
+from rayul.unlearn.pack.reference import Reference
+from rayul.unlearn.packing import check_apart_in, joined, training_rows
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.tokens import collate, encode_rows
 
@@ -97,40 +102,28 @@ def test_a_tokenizer_without_places_is_refused() -> None:
         list(chunks(document(), KINDS["no fast tokenizer"]()))
 
 
-# --- packed documents ---------------------------------------------------------------------------------------------
-
-EXACT = [kind for kind in FAST if kind.startswith("byte-level")]
-"""Kinds that encode a text alike wherever it stands."""
+# --- packed chunks -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", EXACT)
-def test_packed_documents_are_their_tokens_with_end_tokens_between(kind: str) -> None:
-    tokenizer = KINDS[kind]()
-    texts = [TEXT[: 90 * (i + 1)] for i in range(4)]
-    window = Window(20, 20, True)
-    rows = [replace(document(text, group=f"g{i}"), window=window) for i, text in enumerate(texts)]
-    whole: list[int] = []
-    for i, text in enumerate(texts):
-        whole += [tokenizer.eos_token_id] * (i > 0) + tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
-    room = 20 - len(bos)
-    found = [row for one in packed(rows, tokenizer) for row in chunks(one, tokenizer)]
-    expected = [[*bos, *whole[i : i + room]] for i in range(0, len(whole), room)]
-    assert [list(row.chunk.ids) for row in found if row.chunk] == [ids for ids in expected if len(ids) > len(bos) + 1]
-    assert {len(row.chunk.ids) for row in found[:-1] if row.chunk} == {20}
-    assert {row.group for row in found} == {""}, "each is a group of its own: it is of no one document"
+def pieces(lengths: list[int], room: int = 20) -> list[Row]:
+    return [Row("a", f"{i}", chunk=Chunk(tuple(range(n)), 1, room)) for i, n in enumerate(lengths)]
 
 
-def test_without_pack_documents_stay_apart() -> None:
-    rows = [document("One " + TEXT), document("Two " + TEXT)]
-    assert packed(rows, KINDS["byte-level"]()) == rows
+def test_chunks_fill_rows_best_fit_first() -> None:
+    assert training_rows(pieces([20, 7, 12, 3, 8, 9])) == [[0], [1, 3, 5], [2, 4]]
+    assert training_rows(pieces([5, 5], room=0)) == [[0], [1]]
+    assert training_rows([Row("q", "a"), Row("r", "b")]) == [[0], [1]]
+    assert training_rows([]) == []
 
 
-def test_a_tokenizer_without_an_end_token_cannot_pack() -> None:
-    tokenizer = KINDS["byte-level"]()
-    tokenizer.eos_token = None
-    with pytest.raises(InputError, match="pack writes an end token between texts, and the tokenizer has none"):
-        packed([replace(document(), window=Window(16, 16, True))], tokenizer)
+@pytest.mark.parametrize("seed", range(5))
+def test_every_chunk_is_in_one_row_and_no_row_is_too_long(seed: int) -> None:
+    lengths = torch.randint(2, 33, (60,), generator=torch.Generator().manual_seed(seed)).tolist()
+    found = training_rows(pieces(lengths, room=32))
+    assert sorted(i for row in found for i in row) == list(range(60))
+    full = [sum(lengths[i] for i in row) for row in found]
+    assert max(full) <= 32
+    assert len(found) <= 1.1 * sum(lengths) / 32 + 1
 
 
 # --- a spec with chunks -------------------------------------------------------------------------------------------
@@ -188,12 +181,63 @@ def test_training_asks_for_all_tokens_and_metrics_for_the_second_half(corpus: Ca
     assert encode_rows(task.tokenizer, None, sets["forget"]) == task.examples["forget"]
 
 
-@pytest.mark.parametrize("joined", [(), ("forget",)], ids=["documents", "joined"])
-@pytest.mark.parametrize("method", ["ga", "npo", "gd", "po", "rmu"])
+def test_a_packed_row_scores_as_its_texts_alone(corpus: Callable[..., Any]) -> None:
+    spec = corpus(chunk=250, pack=("forget",), method="gd")
+    sets = load_rows(spec)
+    task = load_task(spec, sets)
+    alone = score(task.base, [e._replace(start=1) for e in task.examples["forget"]], task.pad)
+    together = score(task.base, task.training["forget"], task.pad)
+    shared = training_rows(sets["forget"])
+    assert len(shared) < len(alone)
+    for row, found in zip(shared, together, strict=True):
+        expected = np.concatenate([alone[i].logp for i in row])
+        np.testing.assert_allclose(found.logp, expected, atol=2e-5)
+    seeing = score(task.base, [e._replace(breaks=()) for e in task.training["forget"]], task.pad)
+    last = len(alone[shared[0][-1]].logp)
+    assert np.abs(seeing[0].logp[-last:] - together[0].logp[-last:]).max() > 1e-3, "texts that see one another"
+    lined = Reference(PackedBase(task.base, []), {"forget": lines(task.training["forget"], task.pad)})
+    kept = lined.logp("forget", torch.arange(len(shared)))
+    for row, logp, found in zip(range(len(shared)), kept, together, strict=True):
+        own = logp[lined.sets["forget"].mask[row]]
+        np.testing.assert_allclose(own, found.logp, atol=2e-5)
+
+
+def test_what_is_measured_is_not_packed(corpus: Callable[..., Any]) -> None:
+    plain, packed = (load_rows(corpus(chunk=250, pack=pack)) for pack in ((), ("forget",)))
+    assert [row.chunk and row.chunk.ids for row in plain["forget"]] == [
+        r.chunk and r.chunk.ids for r in packed["forget"]
+    ]
+    assert [row.group for row in plain["forget"]] == [row.group for row in packed["forget"]]
+    first, second = (load_task(corpus(chunk=250), sets).examples for sets in (plain, packed))
+    assert first["forget"] == second["forget"]
+
+
+def test_a_model_that_would_mix_packed_texts_is_refused(corpus: Callable[..., Any]) -> None:
+    spec = corpus(chunk=250, pack=("forget",))
+    task = load_task(spec, load_rows(spec))
+    forward = task.base.forward
+
+    def blind(input_ids: Any, position_ids: Any = None, **more: Any) -> Any:
+        """Reads the positions, and lets all texts of a row see one another."""
+        return forward(input_ids=input_ids, **{"attention_mask": torch.ones_like(input_ids), **more})
+
+    task.base.forward = blind
+    with pytest.raises(InputError, match="does not keep packed texts apart"):
+        check_apart_in(task.base, task.training["forget"])
+    task.base.forward = lambda input_ids, attention_mask: forward(input_ids=input_ids)
+    with pytest.raises(InputError, match="does not keep packed texts apart"):
+        check_apart_in(task.base, task.training["forget"])
+    check_apart_in(task.base, [joined([task.examples["forget"][0]])])
+
+
+@pytest.mark.parametrize(
+    ("method", "shared"),
+    [*((method, ()) for method in ("ga", "npo", "gd", "po", "rmu")), *((m, ("forget",)) for m in ("npo", "po", "rmu"))],
+)
 def test_a_packed_trial_on_chunks_equals_the_trial_alone(
-    method: str, joined: tuple[str, ...], corpus: Callable[..., Any]
+    method: str, shared: tuple[str, ...], corpus: Callable[..., Any]
 ) -> None:
-    spec = corpus(pack=joined, method=method, lora={"r": 4}, training=TWENTY)
+    spec = corpus(chunk=250 if shared else 24, pack=shared, method=method, lora={"r": 4}, training=TWENTY)
     task = load_task(spec, load_rows(spec))
     pack = Pack(task, spec, Shape(slots=2, rank=8, rows=2, group=None, compiled=False))
     slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
@@ -216,14 +260,14 @@ def test_a_chunk_longer_than_the_model_reads_is_refused_however_short_the_texts(
 
 @pytest.mark.parametrize("name", ["retain", "general"])
 def test_rows_that_judge_are_not_packed(corpus: Callable[..., Any], name: str) -> None:
-    with pytest.raises(InputError, match=f"pack: a packed chunk holds several documents, and {name} rows are judged"):
+    with pytest.raises(InputError, match=f"pack: texts share rows of training, and {name} rows are not trained on"):
         load_rows(corpus(pack=(name,)))
 
 
 def test_layers_are_not_of_packed_documents(corpus: Callable[..., Any]) -> None:
     training = {"lr": 1e-3, "steps": 6, "evaluate_every": 2, "batch_size": 2, "layered": 2}
     spec = corpus(pack=("forget",), method="gd", training=training)
-    with pytest.raises(InputError, match="layered forgets group by group, and packed chunks hold several"):
+    with pytest.raises(InputError, match="layered forgets group by group, and a packed row holds several"):
         load_task(spec, load_rows(spec))
     assert load_task(corpus(method="gd", training=training), load_rows(corpus()))
 

@@ -37,8 +37,8 @@ class Wording(NamedTuple):
 
 
 class Window(NamedTuple):
-    """How a document is cut: the tokens of a chunk, those between the beginnings of two chunks, and whether it is
-    joined with the other documents of its set before."""
+    """How a document is cut: the tokens of a chunk, those between the beginnings of two chunks, and whether short
+    chunks share training rows of that size."""
 
     size: int
     stride: int
@@ -47,10 +47,11 @@ class Window(NamedTuple):
 
 class Chunk(NamedTuple):
     """A piece of a document as tokens. start: the token that its second half, which is measured, begins with; all
-    tokens are trained on."""
+    tokens are trained on. room: tokens of the training row that it shares with others; 0: it has its own."""
 
     ids: tuple[int, ...]
     start: int
+    room: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _check_packed(sets: Sets) -> None:
     for name, rows in sets.items():
         if name not in ("forget", "retain_train") and any(row.window and row.window.pack for row in rows):
             raise InputError(
-                f"pack: a packed chunk holds several documents, and {name} rows are judged document by document",
+                f"pack: texts share rows of training, and {name} rows are not trained on",
                 "leave pack out; of the retain rows, data.retain_train may have it where its parts are named",
             )
 

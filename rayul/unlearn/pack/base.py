@@ -99,7 +99,7 @@ class PackedBase:
     ) -> Predictions:
         """One forward. Lines N = K * n follow each other slot by slot; without adapters, any N.
         weights: take the place of the base's own of these names."""
-        return self._forward(lines.ids, lines.at, adapters, layers, weights)
+        return self._forward(lines.ids, lines.at, adapters, layers, weights, positions=lines.positions)
 
     def train(
         self,
@@ -113,13 +113,16 @@ class PackedBase:
         the number of blocks before them; not where it is compiled. Compiled on a GPU, it is captured as a
         CUDA graph when it is first called: lines of a key have one shape, and adapters are the same tensors."""
         if not (self.compiled and self._on_gpu):
-            return self._forward(lines.ids, lines.at, adapters, layers, added=added or {})
-        tensors = (lines.ids, lines.at, adapters.scale, *chain.from_iterable(adapters.pairs))
+            return self._forward(lines.ids, lines.at, adapters, layers, added=added or {}, positions=lines.positions)
+        placed = () if lines.positions is None else (lines.positions,)
+        tensors = (lines.ids, lines.at, *placed, adapters.scale, *chain.from_iterable(adapters.pairs))
         if key not in self._graphs:
 
-            def logits(ids: Tensor, at: Tensor, scale: Tensor, *pairs: Tensor) -> Tensor:
+            def logits(ids: Tensor, at: Tensor, *others: Tensor) -> Tensor:
+                positions = others[0] if placed else None
+                scale, *pairs = others[len(placed) :]
                 adapters = Adapters(list(zip(pairs[::2], pairs[1::2], strict=True)), scale)
-                found = self._forward(ids, at, adapters, whole=True).logits
+                found = self._forward(ids, at, adapters, whole=True, positions=positions).logits
                 assert isinstance(found, Tensor)
                 return found
 
@@ -135,14 +138,16 @@ class PackedBase:
         weights: Mapping[str, Tensor] | None = None,
         added: Mapping[int, Tensor] | None = None,
         whole: bool = False,
+        positions: Tensor | None = None,
     ) -> Predictions:
-        """whole: the logits of a large vocabulary, too, as a tensor."""
+        """whole: the logits of a large vocabulary, too, as a tensor. positions: as in `Lines`."""
         lines, window = at.shape
         offset = torch.arange(lines, device=ids.device).unsqueeze(1) * ids.shape[1]
         flat = (at + offset).flatten()
         forwards: dict[Any, Callable[..., Any]] = {}
         if adapters is not None or weights is not None:
-            forwards |= {block: partial(self._compiled, block) for block in self._blocks}
+            causal = positions is None
+            forwards |= {block: partial(self._compiled, block, causal) for block in self._blocks}
         if adapters is not None:
             forwards |= {linear: MethodType(_adapted, linear) for linear in self._linears}
             for linear, (a, b) in zip(self._linears, adapters.pairs, strict=True):
@@ -156,7 +161,9 @@ class PackedBase:
         plain = MethodType(type(head).forward, head) if projecting is None else same
         forwards[head] = partial(_at_answers, forwards.get(head, plain), flat)
         with _run_as(forwards):
-            inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
+            inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
+            if positions is not None:
+                inputs["position_ids"] = positions
             # Not tied: an adapter on a head that shares its weights with the embedding changes the head alone.
             output = functional_call(self.base, dict(weights or {}), kwargs=inputs, tie_weights=False)
         hidden = {layer: _select(output.hidden_states[layer], flat) for layer in layers}
@@ -164,11 +171,12 @@ class PackedBase:
         predicted = found if projecting is None else Projection(found, projecting)
         return Predictions(predicted, {k: h.view(lines, window, -1) for k, h in hidden.items()})
 
-    def _compiled(self, block: Any, *arguments: Any, **keywords: Any) -> Any:
+    def _compiled(self, block: Any, causal: bool, *arguments: Any, **keywords: Any) -> Any:
+        """causal: whether a token may see all before it, and needs no other mask."""
         capturing = self._on_gpu and torch.cuda.is_current_stream_capturing()
-        if not capturing and keywords.get("attention_mask") is None:
+        if not capturing and causal and keywords.get("attention_mask") is None:
             self._unmasked.add(block)
-        elif capturing and block in self._unmasked:
+        elif capturing and causal and block in self._unmasked:
             # transformers writes the causal mask out while a graph is captured; attention is slower with one.
             keywords["attention_mask"] = None
         return compile_once(call_block)(block, *arguments, **keywords)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from rayul.unlearn.tokens import Example
+from rayul.unlearn.tokens import Example, positions
 
 Item = TypeVar("Item")
 
@@ -18,6 +18,7 @@ class Lines(NamedTuple):
 
     ids [N, T] int64. at [N, S] int64: the positions whose logits predict `labels` [N, S]; no position twice.
     mask [N, S] bool: which of the labels are answer tokens.
+    positions [N, T] int64: where texts share lines, the place of each token in its own, which attends to itself alone.
     No attention mask: behind a causal mask nothing sees the padding on its right.
     """
 
@@ -25,9 +26,16 @@ class Lines(NamedTuple):
     at: Tensor
     labels: Tensor
     mask: Tensor
+    positions: Tensor | None = None
 
     def take(self, rows: Tensor) -> Lines:
-        return Lines(*(field.index_select(0, rows) for field in self))
+        return self.each(lambda field: field.index_select(0, rows))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Lines:
+        """The lines with all their tensors changed."""
+        ids, at, labels, mask, positions = self
+        given = None if positions is None else change(positions)
+        return Lines(change(ids), change(at), change(labels), change(mask), given)
 
 
 def lines(examples: Sequence[Example], pad: int, device: torch.device | str = "cpu") -> Lines:
@@ -40,7 +48,10 @@ def lines(examples: Sequence[Example], pad: int, device: torch.device | str = "c
     at = (start - 1).clamp(max=length - 1 - window) + torch.arange(window)
     labels = ids.gather(1, at + 1)
     mask = (at + 1 >= start) & (at + 1 < stop)
-    return Lines(ids.to(device), at.to(device), labels.to(device), mask.to(device))
+    places = positions(examples, length)
+    if places is not None:
+        mask &= places.gather(1, at + 1) > 0
+    return Lines(ids, at, labels, mask, places).each(lambda field: field.to(device))
 
 
 def filled(items: Sequence[Item], size: int) -> list[Item]:

@@ -50,5 +50,6 @@ class Reference:
     @torch.no_grad()
     def _whole(self, name: str) -> list[tuple[Lines, Predictions]]:
         lines = self.sets[name]
-        parts = [Lines(*fields) for fields in zip(*(field.split(BATCH) for field in lines), strict=True)]
+        begins = range(0, len(lines.ids), BATCH)
+        parts = [lines.each(lambda field, begin=begin: field[begin : begin + BATCH]) for begin in begins]
         return [(part, self.base.predict(part)) for part in parts]

@@ -37,7 +37,7 @@ class Scorer:
         weights = self.base.merged(adapters) if self.merging and len(rows) == 1 else None
         by_lane: list[dict[int, TokenScores]] = [{} for _ in scales]
         for numbers, batch in self._batches_of(len(rows), rows.device):
-            repeated = Lines(*(field.repeat(len(rows), 1) for field in batch))
+            repeated = batch.each(lambda field: field.repeat(len(rows), 1))
             logits = self.base.predict(repeated, None if weights else adapters, weights=weights).logits
             answers = Answers(logits, repeated.labels, repeated.mask)
             logp, match = self._token_scores(answers, len(rows))
