@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +252,14 @@ def test_blind_nodes_get_the_model_once_and_their_adapters_come_back(
 
 
 def test_a_model_travels_to_a_node_once_however_many_workers_ask(tmp_path: Path, tiny_folder: Path) -> None:
-    """Four workers at once on a node that has other files at the model's path."""
+    """Four workers at once on a node that has other files at the paths of the model and of its tokenizer."""
+    words = tmp_path / "words"
+    words.mkdir()
+    for file in tiny_folder.glob("tokenizer*"):
+        shutil.copy(file, words)
+    named = f"{{path: {tiny_folder}, tokenizer: {words}}}"
     (tmp_path / "spec.yaml").write_text(
-        f"name: tiny\nmodel: {tiny_folder}\ndata: testbed\nmethod: ga\ntraining: {{lr: 1e-3}}\n"
+        f"name: tiny\nmodel: {named}\ndata: testbed\nmethod: ga\ntraining: {{lr: 1e-3}}\n"
     )
     spec = load_spec(tmp_path / "spec.yaml")
     cache = {"env_vars": {"RAYUL_CACHE": str(tmp_path / "cache")}}
@@ -262,17 +268,22 @@ def test_a_model_travels_to_a_node_once_however_many_workers_ask(tmp_path: Path,
     )
     try:
         with served(tmp_path / "results", spec, remote=True) as disk:
-            files = {name: (size, 1) for name, (size, _) in disk.models[str(tiny_folder)].items()}
-            elsewhere = replace(disk, models={str(tiny_folder): files})
-            ask = ray.remote(num_cpus=1)(lambda d: d.with_models(spec).model.path)
+            files = {
+                path: {name: (size, 1) for name, (size, _) in found.items()} for path, found in disk.models.items()
+            }
+            elsewhere = replace(disk, models=files)
+            ask = ray.remote(num_cpus=1)(
+                lambda d: (d.with_models(spec).model.path, d.with_models(spec).model.tokenizer)
+            )
             places = set(ray.get([ask.remote(elsewhere) for _ in range(8)]))
             blocks = ray.get(disk.server.__ray_call__.remote(lambda server: server.blocks_read))
-        (place,) = places
-        assert Path(place).is_relative_to(tmp_path / "cache")
-        assert {p.name: p.read_bytes() for p in Path(place).iterdir()} == {
-            p.name: p.read_bytes() for p in tiny_folder.iterdir()
-        }
-        assert blocks == len(files), "every file is smaller than a block, and read once"
+        (found,) = places
+        for place, source in zip(found, (tiny_folder, words), strict=True):
+            assert Path(place).is_relative_to(tmp_path / "cache")
+            assert {p.name: p.read_bytes() for p in Path(place).iterdir()} == {
+                p.name: p.read_bytes() for p in source.iterdir()
+            }
+        assert blocks == sum(map(len, files.values())), "every file is smaller than a block, and read once"
     finally:
         ray.shutdown()
 

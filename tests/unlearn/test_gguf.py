@@ -67,6 +67,26 @@ def test_a_gguf_file_gives_the_model_that_it_holds(kind: str, cache: Path, tmp_p
 
 
 @needs_gguf
+def test_a_tokenizer_from_elsewhere_takes_the_place_of_the_files(
+    cache: Path, tmp_path: Path, tokenizer: Any, tiny_folder: Path
+) -> None:
+    """The file's own is not even read, so that one that cannot be converted does not stand in the way."""
+    from gguf_files import write_gguf
+
+    write_gguf(tmp_path / "a.gguf", tokenizer)
+    own = specs.Model(path=str(tmp_path), gguf_file="a.gguf")
+    other = own.model_copy(update={"tokenizer": str(tiny_folder)})
+    places = [Path(plain_model(one).path) for one in (own, other)]
+    assert places[0] != places[1]
+    assert [(place / "tokenizer.json").exists() for place in places] == [True, False]
+    (first, _), (second, elsewhere) = load_model(own), load_model(other)
+    ids = torch.tensor([tokenizer("Ada Korb")["input_ids"]])
+    assert torch.equal(first(ids).logits, second(ids).logits)
+    assert elsewhere.get_vocab() == tokenizer.get_vocab()
+    assert elsewhere.chat_template is None, "the file's tokenizer has one"
+
+
+@needs_gguf
 @pytest.mark.parametrize(
     ("dtype", "saved"), [("bfloat16", torch.bfloat16), ("auto", torch.float32), ("float32", torch.float32)]
 )
