@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 

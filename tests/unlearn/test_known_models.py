@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from packed import assert_equal_trials, baseline_of, finish
@@ -19,11 +20,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rayul.spec import Model
 from rayul.unlearn.export import complete_saved, largest_difference, measure_reported, score_saved, write_merged
+from rayul.unlearn.forward import score
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.model import load_model
 from rayul.unlearn.pack import Pack, Shape
+from rayul.unlearn.packing import check_apart_in, joined
 from rayul.unlearn.suite import evaluate_model
 from rayul.unlearn.task import load_task
+from rayul.unlearn.tokens import Example
 from rayul.unlearn.trial import run_trial
 
 pytestmark = pytest.mark.slow
@@ -106,3 +110,18 @@ def test_it_is_unlearned_in_packs_and_alone_scored_exported_and_merged(
     found = evaluate_model(own, its_tokenizer, sets, metrics=["prob", "rouge"]).measured
     assert found["forget.prob"].value == pytest.approx(last["forget.prob"], rel=1e-5)
     assert 0 <= found["forget.rouge"].value <= 1
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_texts_that_share_a_row_do_not_see_one_another(name: str) -> None:
+    torch.manual_seed(0)
+    kind, features = KNOWN[name]
+    ends = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, vocab_size=64, **ends, **SIZES | features)
+    ).eval()
+    texts = [Example(tuple(torch.randint(2, 64, (length,)).tolist()), 1, length) for length in (9, 30, 17)]
+    alone = [score(model, [text], 0)[0].logp for text in texts]
+    (together,) = score(model, [joined(texts)], 0)
+    np.testing.assert_allclose(together.logp, np.concatenate(alone), atol=2e-5)
+    check_apart_in(model, [joined(texts)])
