@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rayul.records import RUNNING
 from rayul.records.folder import SweepRecords
+from rayul.records.objectives import forget_objective
 from rayul.report.card import model_name, set_name
 from rayul.report.evidence import in_groups
-from rayul.spec import Spec
+from rayul.spec import METRICS, Spec
 from rayul.words import plural
 
 INTERRUPTED = "Ctrl-C"
@@ -31,6 +32,20 @@ def subject(results: SweepRecords, spec: Spec) -> str:
     counted = f", {in_groups(rows, groups)}" if rows else ""
     return (
         f"What was to be forgotten: {set_name(spec.data)}{counted}. By which model: {model_name(spec)}. "
-        "Forgotten means that less can be extracted: given the question and the beginning of an "
-        "answer, the model no longer completes it exactly."
+        f"{_forgotten(results, spec)}"
     )
+
+
+def _forgotten(results: SweepRecords, spec: Spec) -> str:
+    """What the forget objective measures."""
+    key = forget_objective(spec.objectives)
+    name, _, metric = (key or "forget.es").partition(".")
+    if metric == "es":
+        return (
+            "Forgotten means that less can be extracted: given the question and the beginning of an answer, the "
+            "model no longer completes it exactly."
+        )
+    rows, groups = (of.get(name, 0) for of in (results.baseline.rows, results.baseline.groups))
+    on = f" on {in_groups(rows, groups)}" if rows and name != "forget" else ""
+    meaning = f" ({METRICS[metric].summary})" if metric in METRICS else ""
+    return f"Forgotten is measured as {key}{meaning}{on}, beside its value before unlearning."

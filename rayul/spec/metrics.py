@@ -157,7 +157,11 @@ METRICS: dict[str, Metric] = {
     "truthfulness": Metric(
         "higher", "max(0, 1 - R) in [0, 1]: the truth ratio as model utility counts it", "passes", column=WRONG
     ),
-    "rouge": Metric("higher", "ROUGE-L recall of the greedy answer, stemmed, in [0, 1]", "generate"),
+    "rouge": Metric(
+        "higher",
+        "ROUGE-L of the greedy answer, in [0, 1]: recall of stems, unless a probe asks for another",
+        "generate",
+    ),
     "exact_match": Metric(
         "higher", "share of greedy answers that are right but for case, punctuation and articles, in [0, 1]", "generate"
     ),

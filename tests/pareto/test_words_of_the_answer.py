@@ -61,6 +61,10 @@ def test_an_objective_alone_is_named_where_es_was_not_measured(tmp_path: Path) -
     e = without(point("0000", 0.49, 0.19))
     folder = write_folder(tmp_path / "s", [without(baseline()), *ends(e)], PROB)
     assert said(folder) == "forget.prob down 80% within the limits."
+    summarise(folder)
+    page = (folder / "report.html").read_text()
+    assert "Forgotten is measured as forget.prob (probability in [0, 1]: the geometric mean of the answer" in page
+    assert "no longer completes it exactly" not in page
 
 
 @pytest.mark.parametrize(("general", "verdict", "mark"), [(0.9, "good", ""), (0.5, "warning", "lost")])
