@@ -186,7 +186,7 @@ def rendered(tokenizer: Any, template: AnyTemplate, rows: Any) -> list[str]:
 
 def boundary(tokenizer: Any, template: AnyTemplate, row: Row) -> str:
     """The tokens at both ends of a row's answer, as the tokenizer writes them: "Answer : | ĠAda Ġwas ... . | <eos>"."""
-    ids, start, stop, _ = encode_rows(tokenizer, template, [row])[0]
+    ids, start, stop, *_ = encode_rows(tokenizer, template, [row])[0]
     answer = [ids[start:stop]] if stop - start <= 2 * SHOWN else [ids[start : start + SHOWN], ids[stop - SHOWN : stop]]
     before, after = ids[max(0, start - SHOWN) : start], ids[stop : stop + SHOWN]
     words = [" ".join(map(repr, tokenizer.convert_ids_to_tokens(list(part)))) for part in (before, *answer, after)]

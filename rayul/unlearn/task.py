@@ -84,12 +84,15 @@ class Task:
             for i, row in enumerate(sets["forget"])
         ]
         check_fits(base, self.examples)
-        self.training = {}
+        self.training: dict[str, list[Example]] = {}
         for name in TRAINED[:2]:
-            rows, own = sets.get(name, ()), self.examples.get(name, ())
+            rows, examples = sets.get(name, ()), self.examples.get(name, [])
             shared = training_rows(rows)
             # Of a chunk all tokens are trained on, so that one by itself is joined, too.
-            self.training[name] = [joined([own[i] for i in n]) if rows[n[0]].chunk else own[n[0]] for n in shared]
+            self.training[name] = [
+                joined([examples[i] for i in places]) if rows[places[0]].chunk else examples[places[0]]
+                for places in shared
+            ]
             if name == "forget":
                 self.training["idk"] = [self.examples["idk"][places[0]] for places in shared]
         self.own_rows = {name: len(rows) for name, rows in self.training.items()}

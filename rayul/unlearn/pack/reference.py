@@ -50,6 +50,6 @@ class Reference:
     @torch.no_grad()
     def _whole(self, name: str) -> list[tuple[Lines, Predictions]]:
         lines = self.sets[name]
-        begins = range(0, len(lines.ids), BATCH)
-        parts = [lines.each(lambda field, begin=begin: field[begin : begin + BATCH]) for begin in begins]
+        numbers = torch.arange(len(lines.ids), device=lines.ids.device)
+        parts = [lines.take(some) for some in numbers.split(BATCH)]
         return [(part, self.base.predict(part)) for part in parts]
