@@ -311,7 +311,7 @@ def test_examples_of_rows_that_are_trained_on_are_refused(make_spec: MakeSpec, d
     columns = {"columns": {"examples": "question"}}
     data = {
         "forget": {"path": str(data_folder / "forget.jsonl"), **columns},
-        "retain": str(data_folder / "retain_train.jsonl"),
+        "retain_select": str(data_folder / "retain_train.jsonl"),
     }
     spec = make_spec(data=data)
     with pytest.raises(InputError, match="the forget rows have examples, which stand before the questions of probes"):
