@@ -309,10 +309,8 @@ def test_any_of_several_answers_is_right_and_a_part_of_a_column_is_read(tmp_path
 
 def test_examples_of_rows_that_are_trained_on_are_refused(make_spec: MakeSpec, data_folder: Path) -> None:
     columns = {"columns": {"examples": "question"}}
-    data = {
-        "forget": {"path": str(data_folder / "forget.jsonl"), **columns},
-        "retain_select": str(data_folder / "retain_train.jsonl"),
-    }
+    kept = {f"retain_{part}": str(data_folder / f"retain_{part}.jsonl") for part in ("train", "select", "report")}
+    data = {"forget": {"path": str(data_folder / "forget.jsonl"), **columns}, **kept}
     spec = make_spec(data=data)
     with pytest.raises(InputError, match="the forget rows have examples, which stand before the questions of probes"):
         load_sets(spec.data)
