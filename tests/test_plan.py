@@ -435,9 +435,11 @@ def test_the_command_prints_forget_rows_only_when_asked_and_writes_nothing(
     done = plan("--set", "search.trials=32")
     assert done.returncode == 0, done.stderr
     assert "32 trials" in done.stdout
-    assert sets["retain"][0].answer in done.stdout
-    assert not any(row.answer in done.stdout for row in sets["forget"])
-    assert sets["forget"][0].answer in plan("--show-forget").stdout
+    assert "samples with --samples 3" in done.stdout
+    assert not any(row.answer in done.stdout for rows in sets.values() for row in rows)
+    asked = plan("--show-forget", "--samples", "1").stdout
+    assert sets["forget"][0].answer in asked
+    assert sets["retain"][0].answer in asked
     assert [p.name for p in tmp_path.iterdir()] == ["spec.yaml"]
     refused = plan("--set", "lora.target_modules=[nothing_of_the_kind]")
     assert refused.returncode == 2

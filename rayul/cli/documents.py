@@ -389,9 +389,7 @@ class CertifyDocument(SweepFound):
 
     @classmethod
     def of(cls, summary: Summary, results: SweepRecords) -> CertifyDocument:
-        from rayul.report.attacked import attacked_lines
-
-        said = [*summary.certified, *attacked_lines(results)]
+        said = [*summary.certified, *summary.attacked]
         return cls(**_found(summary, results), sentences=said, attacks=_attacks(results))
 
 

@@ -158,7 +158,8 @@ def export(
         )
     if certified and merge is None and (out / "adapter_config.json").exists() and not (out / "merged").exists():
         show("wrote the adapter alone: the base has no known licence that allows passing it on; --merge merges anyway")
-    show(f"exported {out}: loaded again, every metric is within {difference:.1g} of its record")
+    beside = f" and {out / 'merged'}" if (out / "merged").exists() else ""
+    show(f"exported {out}{beside}: loaded again, every metric is within {difference:.1g} of its record")
     if push_to_hub is not None:
         show(push(out, push_to_hub))
 
@@ -182,7 +183,6 @@ def certify(
     from rayul.records import SPEC
     from rayul.records.folder import load_records
     from rayul.records.storage import local
-    from rayul.report.attacked import attacked_lines
     from rayul.spec import load_spec
 
     with local(folder) as place:
@@ -201,8 +201,7 @@ def certify(
         from rayul.cli.documents import CertifyDocument
 
         return CertifyDocument.of(summary, results)
-    show("\n".join(summary.certified))
-    show("\n".join(attacked_lines(results)))
+    show("\n".join([*summary.certified, *summary.attacked]))
     show(summary.report)
     return None
 

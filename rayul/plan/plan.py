@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayul.plan.certificate import certificate_lines, groups_of, kept_in
 from rayul.plan.estimate import Estimate
@@ -16,6 +16,9 @@ from rayul.plan.history import saved_by_pruning, spread_seen
 from rayul.plan.rows import row_lines
 from rayul.plan.warnings import warnings
 from rayul.spec import Spec, check_certifiable, heaviest, is_certify_set, is_forget_set
+
+if TYPE_CHECKING:
+    from rayul.unlearn.data import Row, Sets
 
 SAMPLES = 3
 
@@ -35,6 +38,7 @@ def make_plan(
     *,
     address: str | None = None,
     show_forget: bool = False,
+    samples: int | None = None,
     testbed_progress: Callable[[str, float | None], None] | None = None,
     say: Callable[[str], None] = lambda part: None,
     warn: Callable[[str], None] = lambda line: None,
@@ -69,9 +73,13 @@ def make_plan(
     check_sampler(ready)
     tokenizer, template = load_tokenizer(ready.model), Template.of(ready.model)
     notices = tuple(text_notices(tokenizer, template))
-    hidden = {key for key in sets if is_certify_set(key) or (is_forget_set(key) and not show_forget)}
-    shown = {key: rows for key, rows in sets.items() if key not in hidden}
-    example = "forget" if show_forget else "retain" if "retain" in shown else next(iter(shown), None)
+    count = min(SAMPLES, ready.report.samples or 0) if samples is None else samples
+    shown = {
+        key: _spread(rows, count or SAMPLES)
+        for key, rows in sets.items()
+        if not is_certify_set(key) and (show_forget if is_forget_set(key) else count)
+    }
+    example = next((shown[key][0] for key in ("forget", "retain", *shown) if key in shown), _made_up(sets))
     probed = heaviest(ready)
     say(connecting(address))
     with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:
@@ -90,8 +98,8 @@ def make_plan(
         continuous=continuous,
         rows={key: len(rows) for key, rows in sets.items()},
         groups={key: len(set(group_numbers(rows))) for key, rows in sets.items()},
-        samples={key: rendered(tokenizer, template, _spread(rows)) for key, rows in shown.items()},
-        boundary="" if example is None else boundary(tokenizer, template, sets[example][0]),
+        samples={key: rendered(tokenizer, template, rows) for key, rows in shown.items()},
+        boundary="" if example is None else boundary(tokenizer, template, example),
         text_notices=notices,
         row_notices=tuple(row_lines(sets)),
         probed=probed,
@@ -103,8 +111,17 @@ def make_plan(
     )
 
 
-def _spread(rows: Any) -> list[Any]:
-    return [rows[math.floor(i * len(rows) / SAMPLES)] for i in range(min(SAMPLES, len(rows)))]
+def _spread(rows: Any, count: int) -> list[Any]:
+    return [rows[math.floor(i * len(rows) / count)] for i in range(min(count, len(rows)))]
+
+
+def _made_up(sets: Sets) -> Row | None:
+    """A row to show the template with, where no real one may be printed; None where the rows have another form."""
+    from rayul.unlearn.data import Row
+
+    first = sets["forget"][0]
+    plain = not (first.text or first.choices or first.history)
+    return Row("What is asked?", "What is answered.") if plain else None
 
 
 def _existing(folder: Path) -> Path:

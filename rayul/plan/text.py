@@ -10,7 +10,7 @@ from rayul.pareto.replicates import NEW
 from rayul.plan.estimate import FRONT
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
-from rayul.spec import METRICS, SEARCH_SETS, dump_yaml, is_forget_set
+from rayul.spec import METRICS, SEARCH_SETS, dump_yaml, is_certify_set, is_forget_set
 from rayul.words import plural
 
 _WIDTH = 100
@@ -45,24 +45,26 @@ def _space(plan: Plan) -> Iterator[str]:
     elif plan.continuous:
         number = f"{plural(plan.combinations, 'combination')} of the other values"
         yield from _item(
-            "size", f"{searched} hyper-parameters, continuous in {', '.join(plan.continuous)}, times {number}"
+            "size", f"{plural(searched, 'hyper-parameter')}, continuous in {', '.join(plan.continuous)}, times {number}"
         )
     else:
-        yield from _item("size", f"{searched} hyper-parameters, {plan.combinations:,} cells")
+        yield from _item("size", f"{plural(searched, 'hyper-parameter')}, {plan.combinations:,} cells")
     again = plan.trials - math.ceil(NEW * plan.trials) if plan.spec.search.replicates else 0
     seeds = f"; the last {again} train the settings that lead again, with fresh seeds" if again else ""
-    yield from _item("search", f"{plan.trials} trials of sampler {plan.spec.search.sampler}{seeds}")
+    yield from _item("search", f"{plural(plan.trials, 'trial')} of sampler {plan.spec.search.sampler}{seeds}")
 
 
 def _rows(plan: Plan) -> Iterator[str]:
     for key, count in plan.rows.items():
         groups = plan.groups.get(key)
-        where = "" if groups is None else f" in {groups:,} groups" if groups < count else ", each taken as independent"
+        where = ", each taken as independent"
+        where = "" if groups is None else f" in {plural(groups, 'group')}" if groups < count else where
+        said = f"  {key:15}{count:>6,} row{'s' if count != 1 else ''}{where}"
         if key not in plan.samples:
-            why = "samples with --show-forget" if is_forget_set(key) else "read by the certificate alone"
-            yield f"  {key:15}{count:>6,} rows{where} ({why})"
+            flag = "--show-forget" if is_forget_set(key) else f"--samples {SAMPLES}"
+            yield f"{said} ({'read by the certificate alone' if is_certify_set(key) else f'samples with {flag}'})"
             continue
-        yield f"  {key:15}{count:>6,} rows{where}, {min(SAMPLES, count)} of them:"
+        yield f"{said}, {len(plan.samples[key])} of them:"
         for sample in plan.samples[key]:
             lines = sample.split("\n")
             yield from (f"    {'|' if i else '>'} {textwrap.shorten(line, 90)}" for i, line in enumerate(lines) if line)
@@ -128,7 +130,7 @@ def _cost(plan: Plan) -> Iterator[str]:
     sharing = allocation.gpu and allocation.gpu < 1
     best = f" ({_seconds(plan.seconds() * allocation.gpu)} if sharing a GPU slowed no trial down)" if sharing else ""
     yield from _item(
-        f"{plan.trials} trials", f"{_search(plan)}{best}, {plan.device_hours():.3g} {unit} without pruning"
+        plural(plan.trials, "trial"), f"{_search(plan)}{best}, {plan.device_hours():.3g} {unit} without pruning"
     )
     if plan.saved is None:
         yield from _item("", f"with pruning: unknown, {plan.results} has no earlier sweep of this space")
@@ -141,7 +143,8 @@ def _cost(plan: Plan) -> Iterator[str]:
         )
     yield from _item(
         "besides",
-        f"{_seconds(plan.ending_seconds)}: the references, about {min(FRONT, plan.trials)} points measured again"
+        f"{_seconds(plan.ending_seconds)}: the references, about "
+        f"{plural(min(FRONT, plan.trials), 'point')} measured again"
         + (", the certificate" if plan.spec.certify is not None else "")
         + (", and the answers that evaluate.final generates" if plan.spec.evaluate.final else ""),
     )

@@ -10,6 +10,7 @@ from rayul.plan.estimate import Estimate
 from rayul.plan.space import largest
 from rayul.spec import Control, Criterion, Search, Spec, check_baseline_keeps, check_objectives, is_custom, known_limits
 from rayul.spec.gradients import OWNER, SETTINGS
+from rayul.words import plural
 
 SATURATED = 0.9
 
@@ -174,7 +175,7 @@ def _experts(plan: Estimate) -> Iterator[str]:
 def _fits(plan: Estimate) -> Iterator[str]:
     if plan.at_once_on_a_device > plan.fit_on_a_device:
         yield (
-            f"{plan.at_once_on_a_device} trials at a time on {plan.cost.device} need "
+            f"{plural(plan.at_once_on_a_device, 'trial')} at a time on {plan.cost.device} need "
             f"{plan.memory_of_a_device / 2**30:.1f} of {plan.cost.device_memory / 2**30:.1f} GiB; "
             f"lower {'resources.trials_per_gpu' if plan.on_gpu else 'the number of cores that trials get'} to run "
             f"{plan.fit_on_a_device}"

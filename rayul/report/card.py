@@ -19,6 +19,7 @@ from rayul.report.evidence import evidence
 from rayul.report.recalled import Recalled, recalled_lines, sets_of
 from rayul.report.verdict_of import VERDICTS, audited
 from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
+from rayul.spec.metrics import ATTACKED
 from rayul.spec.source import find, looks_local
 from rayul.words import measured, percent
 
@@ -107,7 +108,8 @@ def model_card(
         merged=merged,
         certificate=certificate,
         certified=None if certificate is None else sentence(certificate),
-        attacked=told_of(results, adapter_name(e)),
+        attacked=told_of(results, adapter_name(e)) if certificate is not None else [],
+        steered=sorted({key.partition(".")[0] for key in row.metrics} & set(ATTACKED)),
         audit=audited(results, e),
         verdicts=VERDICTS,
         equal_groups=[] if certificate is None else equal_groups(certificate),

@@ -28,6 +28,7 @@ from rayul.report.recalled import Recalled, recalled
 from rayul.spec import TESTBED, UPDATES, Limit, Spec, dump_yaml, is_forgetting, load_spec
 from rayul.spec.gradients import SETTINGS
 from rayul.spec.spec import from_plain
+from rayul.words import plural
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Fractions forgotten at which the utility that is left is compared."""
@@ -236,7 +237,8 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
     ]
     counts = [len(sweep.trials) for sweep in sweeps]
     if len(set(counts)) > 1:
-        notes.append(f"The budgets differ: {each(names, map(str, counts))} trials. More trials alone raise a front.")
+        budgets = each(names, (plural(count, "trial") for count in counts))
+        notes.append(f"The budgets differ: {budgets}. More trials alone raise a front.")
     return Comparison(common, entries, notes, _seeds(specs))
 
 

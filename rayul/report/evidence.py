@@ -19,7 +19,7 @@ def evidence(rows: Mapping[str, int], groups: Mapping[str, int]) -> str:
         return ""
     grouped = {name for name in rows if groups.get(name, rows[name]) < rows[name]}
     counts = [
-        f"{count:,} {name} rows" + (f" in {groups[name]:,} groups" if name in grouped else "")
+        plural(count, f"{name} row") + (f" in {plural(groups[name], 'group')}" if name in grouped else "")
         for name, count in rows.items()
     ]
     listed = ", ".join(counts[:-1]) + (" and " if len(counts) > 1 else "") + counts[-1]

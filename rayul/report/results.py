@@ -16,6 +16,7 @@ from rayul.records.folder import SweepRecords, load_records
 from rayul.report.summary import Summary, summary_of
 from rayul.report.tables import front_table, trials_table
 from rayul.report.terminal import front_lines
+from rayul.words import plural
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -100,7 +101,8 @@ def load_results(folder: Path | str) -> Results:
 
 def _counts(summary: Summary) -> str:
     states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count)
-    return f"{sum(summary.states.values())} trials ({states or 'none yet'}), hypervolume {summary.hypervolume:.4f}"
+    trials = plural(sum(summary.states.values()), "trial")
+    return f"{trials} ({states or 'none yet'}), hypervolume {summary.hypervolume:.4f}"
 
 
 def _frame(table: Any) -> pd.DataFrame:

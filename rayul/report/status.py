@@ -13,7 +13,7 @@ from rayul.report.answer import by_rule
 from rayul.report.summary import Summary, summary_of
 from rayul.report.terminal import WIDTH, front_lines
 from rayul.spec import load_spec
-from rayul.words import duration
+from rayul.words import duration, plural
 
 RECENT = 10
 """Trials that the throughput is taken over: the last ones, so that an old pause does not count for long."""
@@ -93,7 +93,7 @@ def status_lines(status: Status) -> list[str]:
     if status.seconds_per_trial is not None:
         left = f", about {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
         lines.append(f"throughput  a trial every {duration(status.seconds_per_trial)}{left}")
-    lines.append(f"front       {len(summary.front)} points, hypervolume {summary.hypervolume:.4f}")
+    lines.append(f"front       {plural(len(summary.front), 'point')}, hypervolume {summary.hypervolume:.4f}")
     for title, reasons in (("pruned by", pruned_by(results)), ("failed", failed(results))):
         if reasons:
             lines += [title, *(f"  {count:>4}  {reason}" for reason, count in reasons.most_common(5))]

@@ -13,6 +13,7 @@ from rayul.pareto.targets import BestAtTarget, best_at_targets
 from rayul.records import Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import Objectives, forget_objective
+from rayul.report.attacked import attacked_lines
 from rayul.report.certified import certified_lines
 from rayul.report.check import Check
 from rayul.report.fell import Fell, fell
@@ -29,7 +30,8 @@ class Summary:
     least_violating: the trials nearest to feasible, only when the front is empty. best: the point of the front that
     forgot most; where no limit protects utility, the one that spans the largest volume alone. best_forgotten: its
     fraction of the baseline, NaN without a forget objective. certified: what holds a certificate, in sentences, the
-    best first; or that nothing does, and why; empty before the certify rows are read. hypervolume: in [0, 1]; history:
+    best first; or that nothing does, and why; empty before the certify rows are read. attacked: what attacks on it
+    brought back, or that none was tried. hypervolume: in [0, 1]; history:
     its growth, as (evaluations so far, hypervolume). recalled: what the best certified point and `best` still recall,
     by group, as far as they were measured again. targets: the best at each share of control.tau, where it is a
     list. fell: where the trials ended up. checks: the health checks, worst first.
@@ -47,6 +49,7 @@ class Summary:
     best: Evaluation | None
     best_forgotten: float
     certified: list[str]
+    attacked: list[str]
     recalled: list[Recalled]
     hypervolume: float
     history: list[tuple[int, float]]
@@ -86,6 +89,7 @@ def summary_of(results: SweepRecords) -> Summary:
         best=best,
         best_forgotten=float(forgotten([best], results.baseline, results.objectives)[0]) if best else math.nan,
         certified=certified_lines(results),
+        attacked=attacked_lines(results),
         recalled=recalled(results, best),
         hypervolume=history[-1][1],
         history=history,

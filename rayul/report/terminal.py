@@ -16,15 +16,17 @@ WIDTH = 80
 
 
 def front_lines(summary: Summary, count: int = 10) -> list[str]:
-    """What is certified, what the answer still recalls, and the front as an aligned plain-text table for a terminal or
-    a log file, at most `count` rows.
+    """What is certified, what the answer still recalls, what attacks brought back, and the front as an aligned
+    plain-text table for a terminal or a log file, at most `count` rows.
 
     When nothing is feasible: the trials nearest to it, with their total violation.
     """
     table = _table(summary, count)
     still = [line for one in summary.recalled[:1] for line in recalled_lines(one)]
     where = ["", *(line for sentence in fell_lines(summary.fell) for line in textwrap.wrap(sentence, WIDTH))]
-    said = [line for sentence in [*summary.certified, *still] for line in textwrap.wrap(sentence, WIDTH)]
+    said = [
+        line for sentence in [*summary.certified, *still, *summary.attacked] for line in textwrap.wrap(sentence, WIDTH)
+    ]
     if summary.certified:
         table.insert(0, "The search's own front, measured on the select rows:")
     return [*said, *([""] if said else []), *table, *(where if summary.fell else [])]

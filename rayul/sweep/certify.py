@@ -219,7 +219,7 @@ def read_certify_rows(
         write_certificates(folder, certificates)
     sources = [by_key[d.source] for d in reading.dials]
     unread = "" if certificates.latest else " that nothing has read"
-    groups = " and ".join(f"{one.groups} groups of {one.certify}" for one in reading.read)
+    groups = " and ".join(f"{plural(one.groups, 'group')} of {one.certify}" for one in reading.read)
     say(f"certifying {plural(len(sources), 'point')} on {groups}{unread}")
     bar.update("reading the certify rows")
     walked = measurer.walk(reading, sources, results.baseline.metrics)

@@ -40,7 +40,7 @@ from rayul.spec import Resources
 from rayul.sweep.authentication import authenticated, own_token
 from rayul.sweep.run_folder import run_folder
 from rayul.sweep.sigterm import kept_sigterm
-from rayul.words import first_line
+from rayul.words import first_line, plural
 
 # Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
 class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
@@ -230,13 +230,15 @@ def allocate(wanted: Resources, pack: int = 1) -> Allocation:
         # A fraction never spans two GPUs. 1e-6: 1 / (1/49) is a hair under 49.
         fitting = sum(int(g) * int(1 / gpu + 1e-6) if gpu <= 1 else int(g // gpu) for g in gpus)
         slots = wanted.concurrency or fitting
-        line = f"{have}: {slots} trials at a time, {gpu:g} GPU each{together}{_growth(slots, fitting)}"
+        at_once = f"{have}: {plural(slots, 'trial')} at a time"
+        line = f"{at_once}, {gpu:g} GPU each{together}{_growth(slots, fitting)}"
         return Allocation(cpu, gpu, slots, line, pack)
     cores = min(wanted.cpu, max(cpus)) if sum(cpus) else wanted.cpu
     fitting = sum(int(c / cores + 1e-6) for c in cpus) * pack
     slots = wanted.concurrency or max(1, fitting)
     why = "no GPU here, so on CPU" if wanted.gpu else "on CPU"
-    line = f"{have}: {slots} trials at a time, {cores / pack:g} CPU each{together} ({why}){_growth(slots, fitting)}"
+    at_once = f"{have}: {plural(slots, 'trial')} at a time"
+    line = f"{at_once}, {cores / pack:g} CPU each{together} ({why}){_growth(slots, fitting)}"
     return Allocation(cores / pack, 0.0, slots, line, pack)
 
 

@@ -170,7 +170,7 @@ def _run(
     wanted = [BASELINE] if ready.oracle is None else [BASELINE, ORACLE]
     missing = [name for name in wanted if name not in references]
     if earlier:
-        say(f"the search begins with {len(earlier)} trials of {', '.join(asked.search.warm_start)}")
+        say(f"the search begins with {plural(len(earlier), 'trial')} of {', '.join(asked.search.warm_start)}")
     for line in notices:
         say(line)
     callbacks = trackers(asked, folder, say)

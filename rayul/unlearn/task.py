@@ -27,6 +27,7 @@ from rayul.unlearn.packing import check_apart_in, joined, training_rows
 from rayul.unlearn.refusals import REFUSALS
 from rayul.unlearn.template import AnyTemplate, Template, template_for
 from rayul.unlearn.tokens import Example, encode, encode_sets, pad_id
+from rayul.words import plural
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -226,7 +227,8 @@ def check_needs(spec: Spec, sets: Sets) -> None:
     folds, groups = _most(spec.training.layered), len(set(group_numbers(sets["forget"])))
     if folds > groups:
         raise InputError(
-            f"training.layered {folds}: the forget rows have {groups} groups, and those of a group are in one fold",
+            f"training.layered {folds}: the forget rows have {plural(groups, 'group')}, and the rows of a group are in "
+            "one fold",
             f"set {groups} or less" if groups > 1 else "leave training.layered out",
         )
     missing = [metric for metric in spec.steering if not sets.get(plainly(metric).split(".")[0])]

@@ -74,7 +74,7 @@ def test_a_trial_asks_for_its_fraction_of_a_gpu(two_gpus: None, asked: Any, gpu:
     assert allocation.resources["gpu"] == allocation.gpu
     assert allocation.slots == slots
     assert allocation.cpu * slots <= 2 + 1e-9, "its cores must not leave a GPU idle"
-    assert f"{slots} trials at a time" in allocation.line
+    assert f"{slots} trial{'s' if slots > 1 else ''} at a time" in allocation.line
 
 
 @pytest.mark.parametrize("trials_per_gpu", [1, 2, 3])

@@ -62,7 +62,7 @@ def folder(done: Any) -> Path:
 def test_it_leaves_exactly_these_files_and_says_where_the_report_is(done: Any, folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} == FILES
     assert done.stdout.splitlines()[-1] == str(folder / "report.html")
-    assert "CPU: 2 trials at a time" in done.stderr or "trials at a time" in done.stderr
+    assert " at a time" in done.stderr
     assert "no GPU here" in done.stderr
 
 

@@ -21,6 +21,7 @@ from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
+from rayul.words import plural
 
 WORTH = 1.1
 """A larger pack must be so much faster: it takes memory, and tells the search less."""
@@ -84,9 +85,8 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
-        return Packing(
-            None, f"With {spec.search.trials} trials, one runs per device, so that the search can learn between them."
-        )
+        few = plural(spec.search.trials, "trial")
+        return Packing(None, f"With {few}, one runs per device, so that the search can learn between them.")
     try:
         return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
     except InputError as error:  # where trials alone cannot run either, whoever measures the baseline says so
