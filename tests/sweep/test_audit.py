@@ -187,6 +187,6 @@ def test_an_audit_of_a_sweep_that_a_probe_steers(tmp_path: Path, tiny_folder: Pa
     assert "of what is extractable" in verdict["sentence"]
     told = pq.read_table(tmp_path / "tiny" / "audit" / "finalists.parquet").to_pylist()
     (own,) = (row for row in told if row["metric"] == "asked_forget.prob")
-    assert own["value"] == pytest.approx(sum(forgotten) / 2)
+    assert own["value"] == pytest.approx(sum(forgotten) / 2, rel=1e-4)  # rows are recorded rounded
     assert own["drawn"] == "seeds and rows"
     assert 'id="audit"' in (tmp_path / "tiny" / "report.html").read_text()
