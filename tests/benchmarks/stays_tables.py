@@ -108,7 +108,8 @@ def against_plain(rows: pd.DataFrame) -> Iterator[str]:
             for key in ("forget", "worst", "returned"):
                 table = mine.pivot(index=["draw", "method"], columns="rule", values=key)
                 gained = mean((table[rule] - table["plain"]).groupby("draw").mean())
-                found.append(f"{gained.value:+.2f}{'*' if gained.sure else ''} ± {gained.half:.2f}")
+                known = math.isfinite(gained.half)  # not where fewer than two draws were attacked
+                found.append(f"{gained.value:+.2f}{'*' if gained.sure else ''} ± {gained.half:.2f}" if known else "")
             yield f"| {name} | {rule} | {mine.draw.nunique()} | {' | '.join(found)} |"
 
 
