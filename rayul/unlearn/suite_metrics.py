@@ -54,10 +54,9 @@ def choice_text(probe: Probe) -> Floats:
 
 def mc1(probe: Probe) -> Floats:
     """MC1 of TruthfulQA (Lin et al. 2022, arXiv 2109.07958): the right option has the highest log p, and alone."""
+    by_option = probe.asked_choice_logp  # first: it refuses rows without choices
     right = [LETTERS.index(row.answer) for row in probe.rows]
-    return np.array(
-        [float(logp[i] > np.delete(logp, i).max()) for logp, i in zip(probe.asked_choice_logp, right, strict=True)]
-    )
+    return np.array([float(logp[i] > np.delete(logp, i).max()) for logp, i in zip(by_option, right, strict=True)])
 
 
 def exact_match(probe: Probe) -> Floats:

@@ -91,7 +91,7 @@ def test_different_rows_and_budgets_are_noted(tmp_path: Path) -> None:
         tmp_path, a=(points((0.3, 0.95)), spec("a")), b=(points((0.3, 0.95), (0.2, 0.9), base=other), spec("b"))
     )
     assert any("different rows (a: 80 forget, 120 retain, b: 20 forget" in note for note in c.notes)
-    assert any("a: 1, b: 2 trials" in note for note in c.notes)
+    assert any("a: 1 trial, b: 2 trials" in note for note in c.notes)
 
 
 def test_objectives_that_not_all_have_are_left_out(tmp_path: Path) -> None:

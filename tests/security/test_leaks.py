@@ -127,7 +127,7 @@ def refusal(data: Path) -> str:
     "broken",
     [
         f'{{"question": "{QUESTION}", "answer": "{ANSWER}"',
-        f'{{"question": "{QUESTION}", "answer": ["{ANSWER}"]}}',
+        f'{{"question": "{QUESTION}", "answer": {{"text": "{ANSWER}"}}}}',
         f'["{QUESTION}", "{ANSWER}"]',
         f'"{ANSWER}"',
     ],
@@ -144,7 +144,7 @@ def test_a_row_that_is_to_be_forgotten_and_kept_is_named_by_its_number(secret_da
     with open(secret_data / "retain_train.jsonl", "a") as file:
         file.write(json.dumps({"question": QUESTION, "answer": ANSWER}) + "\n")
     said = refusal(secret_data)
-    assert "forget row 1" in said
+    assert "forget.jsonl:1" in said
     assert "Vexborough" not in said
 
 

@@ -194,7 +194,7 @@ def test_training_twice_at_once_asks_for_memory(tiny_folder: Path, monkeypatch: 
     [
         (("--base", "BASE", "--method", "qlora"), "--method qlora"),
         (("--method", "lora"), "with --base"),
-        (("--base", "no/folder/of/mine/"), "the tokenizer of 'no/folder/of/mine/' cannot be loaded"),
+        (("--base", "no/folder/of/mine/"), 'model.path: "no/folder/of/mine/" does not exist'),
     ],
 )
 def test_bad_input_is_refused(arguments: Any, problem: str, tmp_path: Path, tiny_folder: Path) -> None:
