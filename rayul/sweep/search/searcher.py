@@ -217,9 +217,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _enqueue_replicate(self) -> None:
         """Have the study propose a known configuration next, where its turn has come (`search.replicate`)."""
+        if not self.spec.search.replicates:
+            return
         trials = self.study.get_trials(deepcopy=False)
-        waits = any(t.state == TrialState.WAITING for t in trials)
-        if waits or not self.spec.search.replicates or len(trials) - self.earlier < NEW * self.limit:
+        if len(trials) - self.earlier < NEW * self.limit or any(t.state == TrialState.WAITING for t in trials):
             return
         scores: dict[str, list[float | None]] = {}
         for trial in trials[self.earlier :]:
