@@ -47,15 +47,17 @@ def dial(largest: float = 1.0, points: int = DIAL) -> Floats:
     return np.round(largest * np.arange(1, points + 1) / points, 6)
 
 
-def margins(limit: Limit, means: Floats, baseline: Floats, groups: Sequence[str]) -> Floats:
+def margins(limit: Limit, means: Floats, baseline: Floats, places: Sequence[str]) -> Floats:
     """d [A, n], see above. means: of the limit's metric at each coefficient and in each group [A, n]; baseline: of the
-    model before unlearning [n]; groups: their n names. Raises InputError for a mean that is not finite, naming it."""
+    model before unlearning [n]; places: of the first row of each of the n. Raises InputError for a mean that is not
+    finite, with the place."""
     for values, where in ((np.asarray(baseline)[None], "of the baseline"), (np.atleast_2d(means), "of the adapter")):
         broken = np.flatnonzero(~np.isfinite(values).all(0))
         if broken.size:
-            names = ", ".join(str(groups[i]) for i in broken[:3])
+            first = ", ".join(places[i] for i in broken[:3]) + (", ..." if broken.size > 3 else "")
+            begin = "group that begins" if broken.size == 1 else "groups that begin"
             raise InputError(
-                f"{limit.metric} {where} is not a number for {names}" + (", ..." if broken.size > 3 else ""),
+                f"{limit.metric} {where} is not a number in the {begin} at {first}",
                 "leave these rows out, or limit another metric: a certificate needs a number for every certify group",
             )
     bound = limit.at * baseline if limit.relative else np.full_like(baseline, limit.at)

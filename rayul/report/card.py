@@ -16,7 +16,7 @@ from rayul.records.recall import recall_of
 from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, certify_units, equal_groups, sentence, value
 from rayul.report.evidence import evidence
-from rayul.report.recalled import Recalled, recalled_lines, sets_of
+from rayul.report.recalled import Recalled, recalled_lines, sets_of, unnamed
 from rayul.report.verdict_of import VERDICTS, audited
 from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
 from rayul.spec.metrics import ATTACKED
@@ -97,7 +97,7 @@ def model_card(
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
         recalled=[] if recall is None else sets_of(recall),
-        recalled_lines=[] if recall is None else recalled_lines(Recalled("", e, sets_of(recall), ()), names=False),
+        recalled_lines=[] if recall is None else recalled_lines(unnamed(Recalled("", e, sets_of(recall), ()))),
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
         notes=results.adapters[e.key].report_notes if e.key in results.adapters else (),
         oracle=results.oracle is not None,

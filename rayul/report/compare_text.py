@@ -15,7 +15,7 @@ from rayul.report.certified import Certified, kept_limits
 from rayul.report.compare import Comparison, Level
 from rayul.report.gone import heading_of
 from rayul.report.leads import Repeats
-from rayul.report.recalled import TITLES
+from rayul.report.recalled import TITLES, as_asked
 from rayul.words import measured, percent
 
 FRONT_ROWS = 12
@@ -132,9 +132,9 @@ def _spells(c: Comparison) -> list[str]:
 
 
 def recalled_table(c: Comparison) -> list[list[str]]:
-    """Head, and per sweep and point how many rows of each set come back word for word, and the worst group; empty
-    where nothing was measured by group."""
-    shown = [(e.label, one) for e in c.entries for one in e.recalled]
+    """Head, and per sweep and point how many rows of each set come back word for word, and the worst group, by
+    number unless its sweep was asked for samples; empty where nothing was measured by group."""
+    shown = [(e.label, as_asked(one)) for e in c.entries for one in e.recalled]
     names = dict.fromkeys(found.set for _, one in shown for found in one.sets)
     head = ["sweep", "point", *(TITLES.get(name, name) for name in names), "most left of"]
     rows = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rayul.report.heading import subject
 from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
-from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, with_samples
+from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, unnamed, with_samples
 from rayul.report.several_seeds import several_seeds
 from rayul.report.side_effects import answer_point
 from rayul.report.summary import Summary
@@ -58,8 +59,10 @@ def report_page(
     samples: int | None = None,
     refresh: int | None = None,
 ) -> str:
-    """The page as HTML. samples: maximum number of recorded rows to show, per set; None for all. refresh: seconds after
-    which a browser loads the page again; None for never."""
+    """The page as HTML. samples: maximum number of recorded rows to show, per set; None for all; with 0 groups have
+    numbers in place of names, too. refresh: seconds after which a browser loads the page again; None for never."""
+    if samples == 0:
+        summary = replace(summary, recalled=[unnamed(one) for one in summary.recalled])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

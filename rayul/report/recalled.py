@@ -25,10 +25,11 @@ MOST_GROUPS = 100
 
 
 class Change(NamedTuple):
-    """Rows, of one group or of a whole set, before and after. es: mean extraction strength in [0, 1]. verbatim: number
-    of rows that come back word for word."""
+    """Rows, of one group or of a whole set, before and after. name: of the group. number: its place in recall.json,
+    from 1. es: mean extraction strength in [0, 1]. verbatim: number of rows that come back word for word."""
 
     name: str
+    number: int
     rows: int
     es_before: float
     es_after: float
@@ -81,6 +82,21 @@ def with_samples(one: Recalled, most: int | None) -> Recalled:
     return replace(one, samples=[sample for own in by_set.values() for sample in own[:most]])
 
 
+def unnamed(one: Recalled) -> Recalled:
+    """With numbers in place of the names of groups, which are private like the rows: they are of those whom a model is
+    to forget."""
+    sets = [
+        replace(own, groups=[change._replace(name=f"group {change.number}") for change in own.groups])
+        for own in one.sets
+    ]
+    return replace(one, sets=sets)
+
+
+def as_asked(one: Recalled) -> Recalled:
+    """For terminals, logs and comparisons: names of groups only where the sweep was asked for samples of its rows."""
+    return one if one.samples else unnamed(one)
+
+
 def sets_of(recall: Recall) -> list[RecalledSet]:
     """The sets in the order of TITLES, then any other."""
     names = [*(name for name in TITLES if name in recall.after), *(name for name in recall.after if name not in TITLES)]
@@ -88,11 +104,12 @@ def sets_of(recall: Recall) -> list[RecalledSet]:
 
 
 def _set(name: str, before: Counted, after: Counted) -> RecalledSet:
-    columns = zip(after.groups, after.rows, before.es, after.es, before.verbatim, after.verbatim, strict=True)
+    numbers = range(1, len(after.groups) + 1)
+    columns = zip(after.groups, numbers, after.rows, before.es, after.es, before.verbatim, after.verbatim, strict=True)
     groups = [Change(*row) for row in columns]
     rows = sum(after.rows)
     was, is_ = (sum(map(mul, one.rows, one.es)) / rows for one in (before, after))
-    whole = Change("", rows, was, is_, before.verbatim_count, after.verbatim_count)
+    whole = Change("", 0, rows, was, is_, before.verbatim_count, after.verbatim_count)
     named = [group for group in groups if group.name]
     named.sort(key=lambda group: _badness(name, group), reverse=True)
     return RecalledSet(name, TITLES.get(name, name), whole, named)
@@ -104,9 +121,8 @@ def _badness(name: str, group: Change) -> tuple[float, float]:
     return group.es_before - group.es_after, (group.verbatim_before - group.verbatim_after) / group.rows
 
 
-def recalled_lines(one: Recalled, names: bool = True) -> list[str]:
-    """In sentences. names: whether groups are named, or only counted (for who must not learn whom the rows are
-    about)."""
+def recalled_lines(one: Recalled) -> list[str]:
+    """In sentences."""
     lines = []
     for found in one.sets:
         all_, worst = found.whole, found.worst
@@ -117,7 +133,7 @@ def recalled_lines(one: Recalled, names: bool = True) -> list[str]:
                 f"({all_.verbatim_before} did before)"
             )
             if worst is not None and worst.es_after > 0:
-                line += f"; most is left of {worst.name if names else 'one group'}: {_told(worst)}"
+                line += f"; most is left of {worst.name}: {_told(worst)}"
             left = sum(group.verbatim_after > 0 for group in found.groups)
             if found.groups:
                 have = "has" if left == 1 else "have"
@@ -128,7 +144,7 @@ def recalled_lines(one: Recalled, names: bool = True) -> list[str]:
                 f"{all_.verbatim_after} come back word for word ({all_.verbatim_before} did before)"
             )
             if worst is not None and worst.es_after < worst.es_before:
-                line += f"; most is lost of {worst.name if names else 'one group'}: {_told(worst)}"
+                line += f"; most is lost of {worst.name}: {_told(worst)}"
         lines.append(line + ".")
     return lines
 

@@ -8,7 +8,7 @@ from rayul.pareto.front import forgotten
 from rayul.pareto.targets import BestAtTarget
 from rayul.report.fell import fell_lines
 from rayul.report.gone import ES, heading_of
-from rayul.report.recalled import recalled_lines
+from rayul.report.recalled import as_asked, recalled_lines
 from rayul.report.summary import Summary
 from rayul.words import measured, number, percent
 
@@ -22,7 +22,7 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
     When nothing is feasible: the trials nearest to it, with their total violation.
     """
     table = _table(summary, count)
-    still = [line for one in summary.recalled[:1] for line in recalled_lines(one)]
+    still = [line for one in summary.recalled[:1] for line in recalled_lines(as_asked(one))]
     where = ["", *(line for sentence in fell_lines(summary.fell) for line in textwrap.wrap(sentence, WIDTH))]
     said = [
         line for sentence in [*summary.certified, *still, *summary.attacked] for line in textwrap.wrap(sentence, WIDTH)

@@ -17,7 +17,7 @@ from rayul.spec import Limit, Spec, certifiable, certify_of
 from rayul.unlearn.answered import answered
 from rayul.unlearn.evaluate import measurement
 from rayul.unlearn.forward import Model, TokenScores, score
-from rayul.unlearn.group_means import Values, answered_group_means, group_means, group_names
+from rayul.unlearn.group_means import Values, answered_group_means, group_means, group_places
 from rayul.unlearn.task import EVALUATED, Task
 
 
@@ -48,7 +48,7 @@ class DialTests:
         split = [certifiable(spec, one) for one in limits]
         tested = dict.fromkeys(limit for mine, _ in split for limit in mine)
         others = dict.fromkeys(limit for _, rest in split for limit in rest)
-        self.names = {limit.set_name: group_names(task, certify_of(limit.set_name)) for limit in tested}
+        self.places = {limit.set_name: group_places(task, certify_of(limit.set_name)) for limit in tested}
         free = any(self._enough_groups(mine) for mine, _ in split)
         self.whole: dict[str, list[str]] = {}
         """The metrics that a test reads of a set in the forward of all its rows, by set."""
@@ -87,7 +87,7 @@ class DialTests:
         free = self._enough_groups(tested)
         for limit in tested:
             key = _on(certify_of(limit.set_name), limit)
-            d = margins(limit, values[key][None], self.before[key], self.names[limit.set_name])
+            d = margins(limit, values[key][None], self.before[key], self.places[limit.set_name])
             p_values.append(float(t_p_values(d)[0]))
             e_found.append(self._e_value(limit, values, d) if free else None)
             told.append(_margin(limit, d, self.before[key], self.level))
@@ -102,7 +102,7 @@ class DialTests:
 
     def _enough_groups(self, limits: Sequence[Limit]) -> bool:
         """Whether an e-value can pass all of these limits."""
-        return all(len(self.names[limit.set_name]) >= least_groups(limit, self.level) for limit in limits)
+        return all(len(self.places[limit.set_name]) >= least_groups(limit, self.level) for limit in limits)
 
     def _means(self, scores: Sequence[TokenScores]) -> Values:
         remaining = iter(scores)
@@ -123,8 +123,8 @@ class DialTests:
         read = np.concatenate([v[key] for v in (values, self.before) for key in (select, certify)])
         if not ((read >= 0) & (read <= 1)).all():
             return None
-        names = group_names(self.task, limit.set_name)
-        chosen = bets(limit, margins(limit, values[select][None], self.before[select], names))
+        places = group_places(self.task, limit.set_name)
+        chosen = bets(limit, margins(limit, values[select][None], self.before[select], places))
         return float(e_values(limit, d, chosen)[0])
 
 

@@ -40,7 +40,7 @@ def test_a_certified_point_is_told_by_its_own_numbers(tmp_path: Path) -> None:
 
 def test_an_average_over_unequal_groups_is_told_apart(recalled_folder: Path) -> None:  # noqa: F811
     told = facts(load_records(recalled_folder))
-    assert "Uneven: of Ben 80.0% can still be extracted, of Ada 20.0%." in told["Still comes back"]
+    assert "Uneven: of Benedikt 80.0% can still be extracted, of Adalind 20.0%." in told["Still comes back"]
     assert told["Under attack"].startswith("Not tried.")
 
 

@@ -55,10 +55,12 @@ def test_a_margin_is_what_a_group_has_to_spare() -> None:
 def test_a_group_without_a_number_is_named(broken: float) -> None:
     means, baseline = np.full((3, 4), 0.8), np.full(4, 0.9)
     means[1, 2] = broken
-    with pytest.raises(InputError, match=r"retain\.es of the adapter is not a number for author 2"):
+    with pytest.raises(
+        InputError, match=r"retain\.es of the adapter is not a number in the group that begins at author 2"
+    ):
         certificate.margins(KEEPS_90, means, baseline, names(4))
     baseline[1] = broken
-    with pytest.raises(InputError, match="of the baseline is not a number for author 1"):
+    with pytest.raises(InputError, match="of the baseline is not a number in the group that begins at author 1"):
         certificate.margins(KEEPS_90, means, baseline, names(4))
 
 

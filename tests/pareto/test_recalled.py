@@ -19,17 +19,19 @@ from rayul.report.compare_page import write_comparison
 from rayul.report.compare_text import comparison_lines
 from rayul.report.recalled import recalled_lines
 from rayul.report.results import load_results
+from rayul.report.status import read_status, status_lines
 from rayul.spec import load_spec
 
 SECRET = "the row <b>nobody</b> may see"
+NAMES = ("Adalind", "Benedikt", "Cyprian", "Dietlind")
 BEFORE = {
-    "forget": Counted(("Ada", "Ben", ""), (10, 5, 2), (1.0, 0.9, 0.5), (10, 4, 1)),
-    "retain": Counted(("Cy", "Di"), (10, 10), (1.0, 0.95), (10, 9)),
+    "forget": Counted(("Adalind", "Benedikt", ""), (10, 5, 2), (1.0, 0.9, 0.5), (10, 4, 1)),
+    "retain": Counted(("Cyprian", "Dietlind"), (10, 10), (1.0, 0.95), (10, 9)),
     "general": Counted(("",), (60,), (0.9,), (50,)),
 }
 AFTER = {
-    "forget": Counted(("Ada", "Ben", ""), (10, 5, 2), (0.2, 0.8, 0.0), (0, 3, 0)),
-    "retain": Counted(("Cy", "Di"), (10, 10), (0.9, 0.3), (8, 2)),
+    "forget": Counted(("Adalind", "Benedikt", ""), (10, 5, 2), (0.2, 0.8, 0.0), (0, 3, 0)),
+    "retain": Counted(("Cyprian", "Dietlind"), (10, 10), (0.9, 0.3), (8, 2)),
     "general": Counted(("",), (60,), (0.8,), (39,)),
 }
 
@@ -42,16 +44,16 @@ def folder(tmp_path: Path) -> Path:
     assert best is not None
     where = adapter_folder(place, best)
     where.mkdir(parents=True)
-    write_recall(where, Recall(BEFORE, AFTER, (Sample("forget", "Ada", "Who?", SECRET, SECRET, "nobody"),)))
+    write_recall(where, Recall(BEFORE, AFTER, (Sample("forget", "Adalind", "Who?", SECRET, SECRET, "nobody"),)))
     return place
 
 
 def test_the_lines_count_rows_and_name_the_worst(folder: Path) -> None:
     (one,) = summarise(folder).recalled
     assert recalled_lines(one) == [
-        "3 of the 17 rows to forget still come back word for word (15 did before); most is left of Ben: 3 of 5 "
+        "3 of the 17 rows to forget still come back word for word (15 did before); most is left of Benedikt: 3 of 5 "
         "(before: 4). 1 of 2 groups still has such a row.",
-        "Of 20 rows to keep (select rows), 10 come back word for word (19 did before); most is lost of Di: 2 of "
+        "Of 20 rows to keep (select rows), 10 come back word for word (19 did before); most is lost of Dietlind: 2 of "
         "10 (before: 9).",
         "Of 60 rows of general knowledge, 39 come back word for word (50 did before).",
     ]
@@ -63,11 +65,33 @@ def test_the_lines_count_rows_and_name_the_worst(folder: Path) -> None:
 
 def test_the_page_shows_groups_and_escapes_rows(folder: Path) -> None:
     text = summarise(folder).report.read_text()
-    assert '<th scope="row">Ben</th><td>5</td><td>4</td><td>3</td><td>90.0%</td><td>80.0%</td>' in text
-    assert text.index(">Ben</th>") < text.index(">Ada</th>"), "of rows to forget, most left comes first"
+    assert '<th scope="row">Benedikt</th><td>5</td><td>4</td><td>3</td><td>90.0%</td><td>80.0%</td>' in text
+    assert text.index(">Benedikt</th>") < text.index(">Adalind</th>"), "of rows to forget, most left comes first"
     assert SECRET not in text
     assert "the row &lt;b&gt;nobody&lt;/b&gt; may see" in text
-    assert "may see" not in summarise(folder, samples=0).report.read_text()
+    shared = summarise(folder, samples=0).report.read_text()
+    assert "may see" not in shared
+    assert '<th scope="row">group 2</th><td>5</td><td>4</td><td>3</td><td>90.0%</td><td>80.0%</td>' in shared
+    assert "most is left of group 2: 3 of 5" in shared
+    for private in NAMES:
+        assert private not in shared
+
+
+def test_terminal_and_comparison_name_groups_only_where_samples_were_asked_for(folder: Path, tmp_path: Path) -> None:
+    assert "most is left of Benedikt" in " ".join(front_lines(summarise(folder)))
+    (place,) = folder.glob("adapters/*/recall.json")
+    write_recall(place.parent, Recall(BEFORE, AFTER))
+    summary = summarise(folder)
+    assert ">Benedikt</th>" in summary.report.read_text(), "the report is about them"
+    said = " ".join(front_lines(summary))
+    assert "most is left of group 2: 3 of 5" in said
+    c = load_comparison([folder, write_folder(tmp_path / "other", sweep(6, seed=4))])
+    write_comparison(c, tmp_path / "c.html")
+    status = "\n".join(status_lines(read_status(folder, held=False)))
+    for text in (said, status, "\n".join(comparison_lines(c)), (tmp_path / "c.html").read_text()):
+        assert "group 2" in text
+        for private in NAMES:
+            assert private not in text
 
 
 def test_the_card_has_numbers_and_no_names(folder: Path) -> None:
@@ -77,7 +101,7 @@ def test_the_card_has_numbers_and_no_names(folder: Path) -> None:
     card = model_card(results, load_spec(folder / "spec.yaml"), best, Forgotten("people", 17, "0" * 64), **options)
     assert "3 of the 17 rows to forget still come back word for word" in card
     assert "| to forget | 17 | 15 | 3 | 91.2% | 35.3% |" in card
-    for private in ("Ben", "Ada", "Di:", "nobody", "Who?"):
+    for private in (*NAMES, "nobody", "Who?"):
         assert private not in card
 
 
@@ -86,9 +110,9 @@ def test_the_comparison_counts_them_per_sweep(folder: Path, tmp_path: Path) -> N
     c = load_comparison([folder, other])
     lines = "\n".join(comparison_lines(c))
     assert "3 of 17" in lines
-    assert "Ben: 3 of 5" in lines
+    assert "Benedikt: 3 of 5" in lines
     write_comparison(c, tmp_path / "c.html")
-    assert "Ben: 3 of 5" in (tmp_path / "c.html").read_text()
+    assert "Benedikt: 3 of 5" in (tmp_path / "c.html").read_text()
 
 
 def test_a_folder_without_them_reads_as_before(tmp_path: Path) -> None:
