@@ -321,6 +321,11 @@ def test_the_trials_of_a_pack_share_a_model(make_plan: Callable[..., Plan]) -> N
             "criteria.0.patience has no effect with control.mixing",
         ),
         ({"method": {"name": "ga", "gru_gamma": 0.5}}, "gru_gamma has no effect"),
+        ({"method": {"name": "undial", "beta": 0.1}}, "method.beta 0.1 is far from undial's default of 10"),
+        (
+            {"method": {"name": {"choice": ["npo", "wga"]}, "beta": {"float": [0.02, 10.0]}}},
+            "method.beta 0.02 to 10 is far from npo's default of 0.1",
+        ),
         ({"training": {"micro_batch_size": 8}}, "micro_batch_size 8 has no effect"),
         (
             {
@@ -361,6 +366,8 @@ def test_warnings(make_plan: Callable[..., Plan], sections: dict[str, Any], said
 @pytest.mark.parametrize(
     "sections",
     [
+        {"method": {"name": {"choice": ["npo", "tnpo"]}, "beta": {"float": [0.01, 2.0]}}},
+        {"method": {"name": "wga", "beta": 0.0}},
         {"method": {"name": {"choice": ["po", "npo"]}}, "control": {"token_cap": 3.0}},
         {"control": {"select_by": "largest", "select_fraction": 0.5}},
         {"control": {"select_by": "largest", "select_fraction": {"float": [0.5, 1.0]}}},

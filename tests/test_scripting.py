@@ -68,6 +68,9 @@ def test_validate(run: Run) -> None:
     _, document = run("validate", "ga", "npo")
     assert [spec["file"] for spec in document["specs"]] == ["ga", "npo"]
     assert "training.lr" in document["specs"][0]["searched"]
+    _, document = run("validate", "ga", "--set", "control.select_by=largest", "--set", "control.mixing=false")
+    (unread,) = [note for note in document["specs"][0]["notes"] if "has no effect" in note]
+    assert unread == "control.select_by has no effect without control.select_fraction"
 
 
 def test_validate_has_every_problem_of_every_file_with_its_line(run: Run) -> None:

@@ -24,6 +24,7 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
     from rayul.cli.documents import ValidateDocument, ValidSpec
     from rayul.plan.certificate import certificate_told
     from rayul.plan.rows import hub_lines, local_sets, row_lines
+    from rayul.plan.spec_warnings import spec_warnings
     from rayul.spec import Problem, SpecError, load_spec
     from rayul.words import plural
 
@@ -34,6 +35,7 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
             spec = load_spec(file, set_ or ())
             sets = local_sets(spec)
             lines = [*spec.notices, *certificate_told(spec, sets), *row_lines(sets or {}), *hub_lines(spec)]
+            lines += spec_warnings(spec)
         except SpecError as error:
             problems += error.problems
         except InputError as error:  # of its rows

@@ -5,6 +5,7 @@ with their defaults are the method's parameters in the spec:
 
     def fn(forget, retain, idk, *, weight: float = 1.0, kind: Literal["a", "b"] = "a"): ...
     fn.needs = {"retain"}      # optional; without it, what the body reads of `retain` and `idk`
+    fn.retain = "nll"          # optional: rayul adds `retain_weight` times this loss on retain rows ("nll", "kl", "js")
 
 A control, `control: {own: [{name: ./my_control.py:fn, above: 0.5}]}`, with the contract of `rayul/unlearn/controls.py`
 and its parameters likewise:
@@ -44,7 +45,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from rayul.spec.gradients import SETTINGS
-from rayul.spec.methods import NEEDS, Method
+from rayul.spec.methods import NEEDS, RETAIN_TERMS, RETAIN_WEIGHT, Method
 from rayul.spec.metrics import Metric
 from rayul.spec.parameter import Parameter
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
@@ -118,11 +119,18 @@ def custom_method(name: str, source: str) -> Method:
     """The method that a function of the source text is. Raises `refuse(...)` for what does not keep the contract."""
     tree, node, place = _function(name, source)
     _check_arguments(node.args, place, ("forget", "retain", "idk"))
-    parameters = dict(_parameters(node.args, place, ("name", CODE, *SETTINGS, "gru")))
+    retain = _retain(tree, node, place)
+    weight = RETAIN_WEIGHT if retain else {}
+    parameters = dict(_parameters(node.args, place, ("name", CODE, *SETTINGS, "gru", *weight)))
     needs = _needs(tree, node, place)
     if "hidden" in needs and "layer" not in parameters:
         raise refuse(f"{place} needs hidden states but does not say of which layer", "add `layer: int | None = None`")
-    return Method(_summary(node, name), parameters | SETTINGS, frozenset(needs))
+    if retain:
+        if "retain" in needs:
+            text = f"{place} reads retain rows and asks for a retain term, {node.name}.retain"
+            raise refuse(text, "leave one of the two out")
+        needs |= RETAIN_TERMS[retain]
+    return Method(_summary(node, name), parameters | weight | SETTINGS, frozenset(needs), retain=retain)
 
 
 @lru_cache(maxsize=64)
@@ -280,6 +288,16 @@ def _needs(tree: ast.Module, node: ast.FunctionDef, place: str) -> set[str]:
     read = {name.id for line in node.body for name in ast.walk(line) if isinstance(name, ast.Name)}
     _, retain, idk = (argument.arg for argument in [*node.args.posonlyargs, *node.args.args])
     return {need for need, name in (("retain", retain), ("idk", idk)) if name in read}
+
+
+def _retain(tree: ast.Module, node: ast.FunctionDef, place: str) -> str:
+    stated = _attribute(tree, node, "retain")
+    if stated is None:
+        return ""
+    name = stated.value if isinstance(stated, ast.Constant) else None
+    if name not in RETAIN_TERMS:
+        raise refuse(f"{place}: retain is {ast.unparse(stated)}", f"write one of {', '.join(map(show, RETAIN_TERMS))}")
+    return str(name)
 
 
 def notices(code: Mapping[str, str]) -> list[str]:

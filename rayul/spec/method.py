@@ -45,9 +45,12 @@ class MethodChoice:
 
     @property
     def retaining(self) -> list[str]:
-        """Those of the methods that train on retain rows; none of rayul's own does with a retain_weight of 0."""
+        """Those of the methods that train on retain rows; with a retain_weight of 0 only losses of one's own that read
+        them themselves."""
         off = self.parameters.get("retain_weight") == 0
-        return [name for name in self.names if "retain" in self.of(name).needs and (is_custom(name) or not off)]
+        methods = {name: self.of(name) for name in self.names}
+        reads = {name: is_custom(name) and not method.retain for name, method in methods.items()}
+        return [name for name, method in methods.items() if "retain" in method.needs and (reads[name] or not off)]
 
     def of(self, name: str) -> Method:
         """The method behind one of `names`."""

@@ -281,9 +281,14 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+RETAIN_TERMS = {"nll": mean_nll, "kl": kl_from_reference, "js": js_from_reference}
+"""The losses on retain rows that a loss of one's own may ask for (`fn.retain`)."""
+
+
 def terms_of(method: MethodChoice, of: str, forget: Side, retain: Side | None, idk: Side | None) -> Terms:
     """What a gradient rule may ask for (`rayul/unlearn/gradients/contract.py`), of a method without a search. A loss of
-    one's own is one term, all of which unlearns: rayul does not know its parts."""
+    one's own is one term, all of which unlearns, since rayul does not know its parts; and the retain term that it asks
+    for."""
     if of == FORGET_NLL:
         return {of: mean_nll(forget)}
     if of == RETAIN_NLL:
@@ -291,7 +296,13 @@ def terms_of(method: MethodChoice, of: str, forget: Side, retain: Side | None, i
         return {of: mean_nll(retain)}
     keywords = {key: value for key, value in method.parameters.items() if key not in SETTINGS}
     if is_custom(method.name):
-        return {} if of == RETAIN else {FORGET: loss_of(method)(forget, retain, idk, **keywords)}
+        asked = method.of(method.name).retain
+        weight = keywords.pop("retain_weight") if asked else 0.0
+        found = {} if of == RETAIN else {FORGET: loss_of(method)(forget, retain, idk, **keywords)}
+        if of != FORGET and weight != 0:
+            assert retain is not None
+            found[RETAIN] = weight * RETAIN_TERMS[asked](retain)
+        return found
     return LOSSES[method.name].terms(of, forget, retain, idk, **keywords)
 
 

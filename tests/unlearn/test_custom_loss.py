@@ -92,6 +92,10 @@ def test_parameters_are_checked_and_searched_as_those_of_any_method(write: Calla
         ("def mine(forget, retain, idk): ...\nmine.needs = {'retian'}", "did you mean retain?"),
         ("def mine(forget, retain, idk): ...\nmine.needs = set(x)", "needs is not a plain set"),
         ("def mine(forget, retain, idk): ...\nmine.needs = {'hidden'}", "layer: int | None = None"),
+        ("def mine(forget, retain, idk): ...\nmine.retain = 'mse'", "retain is 'mse'"),
+        ("def mine(forget, retain, idk): ...\nmine.retain = 1 + 1", "retain is 1 + 1"),
+        ("def mine(forget, retain, idk): retain.logp\nmine.retain = 'nll'", "leave one of the two out"),
+        ("def mine(forget, retain, idk, *, retain_weight=1.0): ...\nmine.retain = 'nll'", "retain_weight cannot be"),
     ],
 )
 def test_what_breaks_the_contract_is_a_problem_of_the_spec(
@@ -160,6 +164,40 @@ def test_it_trains_as_the_built_in_loss_of_the_same_formula(
         run = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
         rows.append([(e.step, e.metrics) for e in run])
     assert rows[0] == rows[1]
+    assert len(rows[0]) > 2
+
+
+ASCENT = "from rayul.unlearn.losses import mean_nll\ndef mine(forget, retain, idk): return -mean_nll(forget)\n"
+
+
+def test_a_retain_term_that_it_asks_for_has_a_weight_that_can_be_searched(write: Callable[[str], Path]) -> None:
+    write(ASCENT + "mine.retain = 'kl'")
+    spec = spec_of("{name: ./my_loss.py:mine, retain_weight: {float: [0.5, 2]}}")
+    assert spec.space == {"method.retain_weight": Float(0.5, 2.0)}
+    assert spec.method.of("./my_loss.py:mine").needs == {"retain", "reference"}
+    assert spec_of("./my_loss.py:mine").method.retaining == ["./my_loss.py:mine"]
+    assert spec_of("{name: ./my_loss.py:mine, retain_weight: 0}").method.retaining == []
+
+
+@pytest.mark.parametrize(("term", "method", "gradient"), [("nll", "gd", "sam"), ("kl", "kl", "plain")])
+def test_with_the_retain_term_that_it_asks_for_it_trains_as_the_built_in_loss(
+    term: str,
+    method: str,
+    gradient: str,
+    write: Callable[[str], Path],
+    make_spec: Callable[..., Any],
+    task: Any,
+) -> None:
+    from rayul.unlearn.job import TrialJob
+    from rayul.unlearn.trial import run_trial
+
+    write(ASCENT + f"mine.retain = {term!r}")
+    rows = []
+    for name in ("./my_loss.py:mine", method):
+        spec = make_spec(method={"name": name, "retain_weight": 0.5, "gradient": gradient})
+        run = [e for s in run_trial(task, TrialJob("0000", spec, 0, {}, {})) for e in s.evaluations]
+        rows.append([(e.step, e.metrics) for e in run])
+    assert rows[0] == rows[1], "a gradient rule is given its retain term apart, as of a built-in loss"
     assert len(rows[0]) > 2
 
 
