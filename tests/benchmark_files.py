@@ -85,7 +85,7 @@ def formats(forget: Rows, retain: Rows) -> dict[tuple[str, str, str], Rows]:
             "mc2_targets": {"choices": row["choices"], "labels": [int(i == row["answer"]) for i in range(4)]},
             "subject": SUBJECT,
         }
-        for row in choices(retain, 0, 8)
+        for row in choices(retain, 20, 8)  # others than those of utility_general, some of which certify
     ]
     found[rwku, "utility_factuality", "test"] = [
         {"question": q["question"], "answers": ["nothing of it", q["answer"]], "subject": SUBJECT} for q in asked

@@ -488,6 +488,25 @@ def test_what_was_not_measured_is_said(make_plan: Callable[..., Plan]) -> None:
     assert "extrapolated" not in plan_text(make_plan())
 
 
+def test_a_plan_with_probes_lines_up_and_says_how_long_answers_may_get(make_plan: Callable[..., Plan]) -> None:
+    asked = {"metrics": ["rouge"], "max_new_tokens": 32}
+    probes = {
+        "facts": asked | {"forget": "forget.jsonl", "retain": "retain.jsonl"},
+        "sayings_of_others": asked | {"rows": "others.jsonl"},
+    }
+    objectives = {"facts_forget.rouge": "minimize", "retain.es": "maximize"}
+    counts = {"facts_forget": 12, "facts_retain": 1234, "sayings_of_others": 1}
+    page = plan_text(make_plan(probes=probes, objectives=objectives, rows=counts))
+    section = page.partition("\nRows\n")[2].partition("\n\n")[0].split("\n")
+    lines = [line for line in section if line.strip().startswith((*counts, "forget ", "retain "))]
+    assert len(lines) == 5
+    assert len({line.index(" row") for line in lines}) == 1, lines
+    words = " ".join(page.split())
+    assert "and beyond one forward pass facts_forget.rouge (answers of up to 32 tokens)" in words
+    assert "with the answers that probes ask for" in words
+    assert "null" not in page.partition("probes")[2].partition("method")[0]
+
+
 def test_what_comes_besides_the_trials_is_counted(make_plan: Callable[..., Plan]) -> None:
     cost = {"load": 5.0, "final": 7.0, "certify": 1.0}
     assert make_plan(search={"trials": 64}, cost=cost).ending_seconds == 5 + (1 + 10) * 7

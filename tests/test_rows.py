@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rayul.errors import InputError
 from rayul.plan.rows import local_sets, row_lines
 from rayul.spec import SourceData
 from rayul.spec.spec import from_plain
-from rayul.unlearn.data import Row, load_sets, nearly_same
+from rayul.unlearn.data import Row, Window, load_sets, nearly_same
 
 PARTS = ("forget", "retain_train", "retain_select", "retain_certify", "retain_report", "general", "holdout")
 WORDS = [f"{a}{b}{c}" for a in "bdfglmnprst" for b in "aeiou" for c in "bdfglmnprst"]
@@ -86,6 +87,14 @@ def test_a_forget_set_too_small_to_measure_is_said(count: int, groups: int, sent
     lines = said(forget=rows(count, 1, groups))
     assert sentence in lines
     assert bool(sentence) == bool(lines)
+
+
+def test_documents_that_nothing_has_cut_are_not_counted_as_rows() -> None:
+    whole = [replace(row, window=Window(512, 512)) for row in rows(40, 1, groups=4)]
+    assert "the forget set has 40 documents of 4 groups: with fewer than 5 groups one of them" in said(forget=whole)
+    few = [replace(row, group="") for row in whole[:4]]
+    assert "the forget set has 4 documents: with fewer than 5 documents one of them decides" in said(forget=few)
+    assert said(forget=[replace(row, group="") for row in whole[:5]]) == ""
 
 
 def test_copies_within_the_forget_set_are_counted() -> None:

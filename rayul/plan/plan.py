@@ -79,7 +79,9 @@ def make_plan(
         for key, rows in sets.items()
         if not is_certify_set(key) and (show_forget if is_forget_set(key) else count)
     }
-    example = next((shown[key][0] for key in ("forget", "retain", *shown) if key in shown), _made_up(sets))
+    asked = [shown[key][0] for key in ("forget", "retain", *shown) if key in shown]
+    # Of a chunk all tokens are trained on, so that its halves are no prompt and answer.
+    example = next((row for row in asked if row.chunk is None), _made_up(sets))
     probed = heaviest(ready)
     say(connecting(address))
     with connected(address, warn) as remote, served(results, ready, remote=remote) as disk:

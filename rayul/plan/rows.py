@@ -63,18 +63,26 @@ def row_lines(sets: Sets) -> Iterator[str]:
     if not forget:
         return
     groups = len(set(group_numbers(forget)))
-    if len(forget) < FEW_ROWS or groups < FEW_GROUPS:
+    whole = any(row.window for row in forget)  # documents, which nothing has cut yet
+    few = len(forget) < FEW_ROWS and not whole
+    if few or groups < FEW_GROUPS:
         of = f" of {plural(groups, 'group')}" if groups < len(forget) else ""
-        way_out = "; add rows, such as the same facts in other words"
-        if len(forget) >= FEW_ROWS:
+        said = (
+            f"{plural(len(forget), 'row')}{of}: with fewer than {FEW_ROWS} rows or {FEW_GROUPS} groups one row or group"
+        )
+        if whole:
+            noun = "groups" if of else "documents"
+            said = f"{plural(len(forget), 'document')}{of}: with fewer than {FEW_GROUPS} {noun} one of them"
+        if whole or any(row.chunk for row in forget):
+            way_out = "; add texts, or name parts of them, such as chapters, in a column group"
+        elif few:
+            way_out = "; add rows, such as the same facts in other words"
+        else:
             way_out = (
                 ". That is so with the request of one person; if the rows are about several, name the column that says "
                 "whom with --group or data.columns.group"
             )
-        yield (
-            f"the forget set has {plural(len(forget), 'row')}{of}: with fewer than {FEW_ROWS} rows or {FEW_GROUPS} "
-            f"groups one row or group decides what its metrics say{way_out}"
-        )
+        yield f"the forget set has {said} decides what its metrics say{way_out}"
     yield from _copies(sets)
     yield from _alike(sets)
 

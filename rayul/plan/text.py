@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rayul.pareto.replicates import NEW
 from rayul.plan.estimate import FRONT
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
-from rayul.spec import METRICS, SEARCH_SETS, dump_yaml, is_certify_set, is_forget_set
+from rayul.spec import METRICS, SEARCH_SETS, Spec, dump_yaml, is_certify_set, is_forget_set
+from rayul.spec.probes import ProbeRows
 from rayul.words import plural
 
 _WIDTH = 100
@@ -33,9 +35,18 @@ def _spec(plan: Plan) -> Iterator[str]:
     for key, value in plan.spec.resolved().items():
         if key in ("method", "evaluate"):
             value = {name: one for name, one in value.items() if name != "code"}
+        if key in ("data", "probes"):
+            value = _given(value)
         yield from _item(key, dump_yaml(value, flow=True))
     for line in plan.spec.notices:
         yield f"  {line}"
+
+
+def _given(value: Any) -> Any:
+    """Without the keys that hold nothing: a source has a dozen."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _given(one) for key, one in value.items() if one not in (None, "", [], {})}
 
 
 def _space(plan: Plan) -> Iterator[str]:
@@ -55,11 +66,12 @@ def _space(plan: Plan) -> Iterator[str]:
 
 
 def _rows(plan: Plan) -> Iterator[str]:
+    width = max(map(len, plan.rows))
     for key, count in plan.rows.items():
         groups = plan.groups.get(key)
         where = ", each taken as independent"
         where = "" if groups is None else f" in {plural(groups, 'group')}" if groups < count else where
-        said = f"  {key:15}{count:>6,} row{'s' if count != 1 else ''}{where}"
+        said = f"  {key:{width}} {count:>5,} row{'s' if count != 1 else ''}{where}"
         if key not in plan.samples:
             flag = "--show-forget" if is_forget_set(key) else f"--samples {SAMPLES}"
             yield f"{said} ({'read by the certificate alone' if is_certify_set(key) else f'samples with {flag}'})"
@@ -91,14 +103,18 @@ def _evaluated(plan: Plan) -> Iterator[str]:
     probes, read = plan.spec.probe_sets, plan.spec.read_sets
     names = [name for name in (*SEARCH_SETS, *probes) if plan.rows.get(name) and (read is None or name in read)]
     yield f"{' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))} rows"
-    further = [key for key in plan.spec.steering if key.partition(".")[0] in probes and _takes_more(key)]
+    further = [said for key in plan.spec.steering if (said := _beyond_forward(key, probes))]
     if further:
         yield f"and beyond one forward pass {', '.join(further)}"
 
 
-def _takes_more(key: str) -> bool:
-    metric = METRICS.get(key.partition(".")[2])
-    return metric is not None and metric.needs != "forward"
+def _beyond_forward(key: str, probes: Mapping[str, ProbeRows]) -> str:
+    """A probe's metric that takes more than a forward pass, with the length of its answers; "" for any other."""
+    name, _, metric = key.partition(".")
+    needs = METRICS[metric].needs if name in probes and metric in METRICS else "forward"
+    if needs == "generate":
+        return f"{key} (answers of up to {probes[name].max_new_tokens} tokens)"
+    return "" if needs == "forward" else key
 
 
 def _cost(plan: Plan) -> Iterator[str]:
@@ -146,7 +162,8 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"{_seconds(plan.ending_seconds)}: the references, about "
         f"{plural(min(FRONT, plan.trials), 'point')} measured again"
         + (", the certificate" if plan.spec.certify is not None else "")
-        + (", and the answers that evaluate.final generates" if plan.spec.evaluate.final else ""),
+        + _answers(plan.spec)
+        + ("; the tasks of evaluate.lm_eval come on top, unmeasured" if plan.spec.evaluate.lm_eval else ""),
     )
     if plan.retrained:
         yield from _item(
@@ -160,6 +177,14 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"{_bytes(cost.saved)}); {_bytes(plan.disk_free)} are free",
     )
     yield "  Upper bounds: every trial is assumed to cost as much as the most expensive one."
+
+
+def _answers(spec: Spec) -> str:
+    """Whose answers are generated at the end."""
+    of_probes = [metric for probe in spec.probes.values() for metric in probe.metrics]
+    asked = {"probes": of_probes, "evaluate.final": spec.evaluate.final}
+    named = [key for key, names in asked.items() if any(METRICS[n].needs == "generate" for n in names if n in METRICS)]
+    return f", with the answers that {' and '.join(named)} ask for" if named else ""
 
 
 def _search(plan: Plan, saved: float = 0.0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -132,6 +133,18 @@ class Model(Section):
     trust_remote_code: bool = False
     quantize: Literal["4bit"] | None = None
     """Load the frozen weights as 4-bit NormalFloat (arXiv 2305.14314); needs a CUDA GPU and bitsandbytes."""
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens that the model reads at once, where a folder of this machine says so; None where that is not known."""
+        folder = find(self.path) if self.path not in (TESTBED, *PACKAGED) else None
+        try:
+            config = json.loads((folder / "config.json").read_bytes()) if folder is not None else {}
+            config = config.get("text_config", config)
+            found = config.get("max_position_embeddings", config.get("n_positions"))
+        except (OSError, ValueError, AttributeError):  # whoever loads the model says what is wrong with the file
+            return None
+        return found if isinstance(found, int) and found > 0 else None
 
     @property
     def text(self) -> dict[str, Any]:

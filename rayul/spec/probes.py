@@ -245,12 +245,15 @@ Probes = Annotated[dict[str, ProbeRows], AfterValidator(_check_probes)]
 
 
 def probe_metrics(data: Any) -> dict[str, tuple[str, ...]]:
-    """The metrics of each set of a probe in the plain data of a spec that is not validated yet, whatever it holds."""
+    """The metrics of each set of a probe in the plain data of a spec that is not validated yet, whatever it holds. A
+    probe without rows has all sets here, and one without a list of metrics all metrics: it is refused itself, and an
+    error for each objective that names it would say nothing more."""
     probes = data.get("probes") if isinstance(data, Mapping) else None
     found: dict[str, tuple[str, ...]] = {}
     for name, probe in probes.items() if isinstance(probes, Mapping) else ():
-        metrics = probe.get("metrics") if isinstance(probe, Mapping) else None
-        if isinstance(metrics, (list, tuple)):
-            named = tuple(metric for metric in metrics if isinstance(metric, str))
-            found |= {set_of(str(name), side): named for side in SIDES if probe.get(side) is not None}
+        plain = probe if isinstance(probe, Mapping) else {}
+        metrics = plain.get("metrics")
+        listed = metrics if metrics and isinstance(metrics, (list, tuple)) else METRICS
+        given = [side for side in SIDES if plain.get(side) is not None] or SIDES
+        found |= {set_of(str(name), side): tuple(m for m in listed if isinstance(m, str)) for side in given}
     return found

@@ -4,23 +4,24 @@ needs torch."""
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rayul.errors import RayulError
-from rayul.spec import METRICS, Spec, certify_of, sets_to_certify
+from rayul.spec import Spec, certify_of, sets_to_certify
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.fits import reworded
+from rayul.unlearn.forward import Model
 from rayul.unlearn.measured import Measured
 from rayul.unlearn.order import needs
 from rayul.unlearn.pack.parameters import pack_targets
 from rayul.unlearn.peak import all_memory, held_memory, peak_memory
-from rayul.unlearn.stopwatch import time_answer, time_evaluation, time_step
+from rayul.unlearn.stopwatch import time_answers, time_evaluation, time_further, time_step
 from rayul.unlearn.task import Task, load_task
-from rayul.unlearn.template import AnyTemplate, Template
+from rayul.unlearn.template import AnyTemplate
 from rayul.unlearn.tokens import Example, encode_rows
 from rayul.unlearn.train import evaluation_steps
 from rayul.unlearn.trial import REPORTED, device_name
@@ -109,22 +110,10 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[str, None, Cos
     start = time.perf_counter() - begin
     yield "timing an evaluation"
     evaluated = time_evaluation(update.model, task, spec)
-    a_row = evaluated.seconds / evaluated.of
-    asked = [metric for name in spec.evaluate.final if (metric := spec.evaluate.of(name)) is not None]
     yield "timing an answer"
-    probed, certifying = _answering(task.further_metrics(everything=True, names=REPORTED)), _certifying(spec, task)
-    generates = any(m.needs == "generate" for m in asked)
-    answer = time_answer(update.model, task, spec) if generates or probed or certifying.answers else 0.0
+    final, certify = _time_endings(update.model, task, spec, evaluated.token)
     yield "timing a step"
     stepped = time_step(update, task, spec, sets)
-    reported = task.evaluated(task.forward_metrics(spec.evaluate.reported, REPORTED))
-    final = sum(map(len, reported.values())) * a_row
-    final += sum(len(rows) for rows in task.evaluated(probed).values()) * answer
-    if asked:
-        final += sum(len(sets.get(name, ())) for name in REPORTED) * (a_row + answer * generates)
-    if any(m.column or m.needs in ("passes", "oracle") for m in asked):
-        template = Template.of(spec.model)
-        final += a_row * sum(len(reworded(task.tokenizer, template, sets.get(name, ()))) for name in REPORTED)
     trained = _bytes(update.parameters)
     adapter = spec.update_kind.adapter
     saved = trained if adapter else _bytes(update.model.parameters())
@@ -134,7 +123,7 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[str, None, Cos
     stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
     return Cost(
         device=device_name(task.device),
-        load=load + (_trained_rows(task) * a_row if needs(spec, "reference") else 0.0),
+        load=load + (evaluated.token * sum(map(_tokens, task.training.values())) if needs(spec, "reference") else 0.0),
         start=start,
         step=stepped.seconds,
         evaluation=evaluated.seconds,
@@ -150,32 +139,34 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[str, None, Cos
         adapted=adapted,
         untouched=untouched,
         final=final,
-        certify=certifying.rows * a_row + certifying.answers * answer,
+        certify=certify,
         timed=((stepped.rows, stepped.of), (evaluated.rows, evaluated.of)),
         held=held,
     )
 
 
-def _answering(further: Mapping[str, Sequence[str]]) -> list[str]:
-    """The sets that some of these metrics, by set, need generated answers of."""
-    return [name for name, metrics in further.items() if any(METRICS[metric].needs == "generate" for metric in metrics)]
+def _time_endings(model: Model, task: Task, spec: Spec, token: float) -> tuple[float, float]:
+    """`final` and `certify` of a cost. token: seconds of a token in a forward."""
+    asked = [metric for name in spec.evaluate.final if (metric := spec.evaluate.of(name)) is not None]
+    of_data = {name: task.examples[name] for name in REPORTED if asked and task.examples.get(name)}
+    scored = [*task.evaluated(task.forward_metrics(spec.evaluate.reported, REPORTED)).values(), *of_data.values()]
+    if any(metric.column or metric.needs in ("passes", "oracle") for metric in asked):
+        scored += [reworded(task.tokenizer, task.template, task.sets[name]) for name in of_data]
+    final = token * sum(map(_tokens, scored))
+    final += time_further(model, task, spec, task.further_metrics(everything=True, names=REPORTED), token)
+    if any(metric.needs == "generate" for metric in asked):
+        answers = time_answers(model, task, spec, of_data)
+        final += sum(len(examples) * answers[name] for name, examples in of_data.items())
+
+    rows_of = {name: certify_of(name) for name in sets_to_certify(spec)}
+    certify = token * sum(map(_tokens, task.evaluated(rows_of.values()).values()))
+    steering = task.further_metrics(everything=False)
+    further = {rows_of[name]: metrics for name, metrics in steering.items() if name in rows_of}
+    return final, certify + time_further(model, task, spec, further, token)
 
 
-class _Certifying(NamedTuple):
-    """Certify rows that are scored for a coefficient of a dial, and that are answered."""
-
-    rows: int
-    answers: int
-
-
-def _certifying(spec: Spec, task: Task) -> _Certifying:
-    certified = {name: len(task.sets.get(certify_of(name), ())) for name in sets_to_certify(spec)}
-    answering = {key.partition(".")[0] for key in spec.steering if not task.is_cheap(key.partition(".")[2])}
-    return _Certifying(sum(certified.values()), sum(rows for name, rows in certified.items() if name in answering))
-
-
-def _trained_rows(task: Task) -> int:
-    return sum(len(rows) for rows in task.training.values())
+def _tokens(examples: Iterable[Example]) -> int:
+    return sum(len(e.ids) for e in examples)
 
 
 def rendered(tokenizer: Any, template: AnyTemplate, rows: Any) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
 
-from rayul.spec import Spec
+from rayul.spec import METRICS, Spec
 from rayul.unlearn.answered import answered
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.evaluate import measurement
@@ -27,14 +27,16 @@ STEP, EVALUATION, BASELINE, ANSWER = 10.0, 6.0, 6.0, 4.0
 """Seconds that may be spent on each."""
 
 TOKENS = 8
-"""Of an answer that are generated to see how long one takes."""
+"""Of an answer that are generated behind its first to see how long one takes."""
 
 
 class Evaluated(NamedTuple):
-    """seconds: of all rows. rows: that were timed, of `of`. baseline: what it measured, of the sets that there was time
-    to score whole. notes: what is to be known of these numbers."""
+    """seconds: of all rows, with what of the probes takes more than a forward and yet steers. token: of that forward,
+    per token. rows: that were timed, of `of`. baseline: what it measured, of the sets that there was time to score
+    whole. notes: what is to be known of these numbers."""
 
     seconds: float
+    token: float
     rows: int
     of: int
     baseline: dict[str, Measured]
@@ -70,14 +72,15 @@ def time_evaluation(model: Model, task: Task, spec: Spec) -> Evaluated:
             scores = score(model, sets[name], task.pad, size)
             baseline |= measurement(scores, {name: groups[name]}, asked, task.own).measured
             left -= share
-    generating = sum(len(task.sets[name]) for name in task.further_metrics(everything=False))
-    if generating:  # probes that steer by what the model answers
-        takes = generating * time_answer(model, task, spec)
+    token = seconds / sum(len(e.ids) for e in examples)
+    further = task.further_metrics(everything=False)
+    if further:  # probes that steer by what the model answers
+        takes = time_further(model, task, spec, further, token)
         seconds += takes
         if takes <= left:
             said = answered(model, task, size)
             baseline, notes = baseline | said.measured, said.notes
-    return Evaluated(seconds, found.rows, len(examples), baseline, notes)
+    return Evaluated(seconds, token, found.rows, len(examples), baseline, notes)
 
 
 class Stepped(NamedTuple):
@@ -112,22 +115,44 @@ def time_step(update: Update, task: Task, spec: Spec, sets: Sets) -> Stepped:
     return Stepped(seconds, found.rows, of, max(before, int(memory)))
 
 
-def time_answer(model: Model, task: Task, spec: Spec) -> float:
-    """Seconds that the greedy answer to a question takes in a batch of evaluate.batch_size, one of the length of the
-    retain rows' answers on average."""
-    rows = task.examples["retain"] if task.examples.get("retain") else task.examples["forget"]
+def time_further(model: Model, task: Task, spec: Spec, further: Mapping[str, Sequence[str]], token: float) -> float:
+    """Seconds that these metrics of probes, by set, take beyond a forward: of its answers, and of passes over its rows,
+    one for each of their texts. token: seconds of a token in a forward."""
+    sets = task.evaluated(further)
+    needs = {name: [METRICS[metric].needs for metric in further[name]] for name in sets}
+    answers = time_answers(model, task, spec, [name for name in sets if "generate" in needs[name]])
+    seconds = 0.0
+    for name, examples in sets.items():
+        texts = max(len(row.choices or row.perturbed_answer or (row,)) for row in task.sets[name])
+        passes = needs[name].count("passes") * texts
+        seconds += passes * token * sum(len(e.ids) for e in examples) + len(examples) * answers.get(name, 0.0)
+    return seconds
+
+
+def time_answers(model: Model, task: Task, spec: Spec, names: Collection[str]) -> dict[str, float]:
+    """By set the seconds that the greedy answer to one of its questions takes in a batch of evaluate.batch_size: of a
+    probe one of max_new_tokens, which is the most, and of other rows one as long as theirs are on average."""
+    return {name: _answer(model, task, spec, name, ANSWER / len(names)) for name in names}
+
+
+def _answer(model: Model, task: Task, spec: Spec, name: str, allowance: float) -> float:
+    rows = task.examples[name]
     by_length = sorted(rows, key=lambda e: len(e.ids))
-    length = sum(e.stop - e.start for e in rows) / len(rows)
     size = min(spec.evaluate.batch_size, len(rows))
 
     def run(count: int) -> list[float]:
         prompts = [e.ids[: e.start] for e in _spaced(by_length, count)]
-        begin = time.perf_counter()
-        generate(model, prompts, [TOKENS] * count, frozenset(), task.pad, count)
-        return [time.perf_counter() - begin]
+        moments = [time.perf_counter()]
+        for length in (1, 1 + TOKENS):
+            generate(model, prompts, [length] * count, frozenset(), task.pad, count)
+            moments.append(time.perf_counter())
+        first, all_ = moments[1] - moments[0], moments[2] - moments[1]
+        return [first, max(0.0, all_ - first) / TOKENS]
 
-    (seconds,) = at_size(run, size, ANSWER, [0.0]).numbers
-    return seconds / size * length / TOKENS
+    first, further = at_size(run, size, allowance, [0.0, 0.0]).numbers
+    probe = task.probe_of(name)
+    length = sum(e.stop - e.start for e in rows) / len(rows) if probe is None else probe.max_new_tokens
+    return (first + further * (length - 1)) / size
 
 
 def wait(device: torch.device) -> None:

@@ -15,7 +15,7 @@ from packed import TWENTY, assert_equal_trials, baseline_of, finish
 from tokenizers_by_kind import KINDS
 
 from rayul.errors import InputError
-from rayul.spec import SourceData, SpecError, parse_spec
+from rayul.spec import SourceData, SpecError, dump_yaml, parse_spec
 from rayul.unlearn.chunks import chunks, load_rows
 from rayul.unlearn.data import Chunk, Row, Window, group_numbers, load_sets
 from rayul.unlearn.forward import score
@@ -256,6 +256,22 @@ def test_a_chunk_longer_than_the_model_reads_is_refused_however_short_the_texts(
         load_task(spec, load_rows(spec))
     assert "set 256 or less" in caught.value.hint
     assert isinstance(load_task(corpus(chunk=256), load_rows(corpus(chunk=256))), Task)
+
+
+@pytest.mark.parametrize("config", [{"max_position_embeddings": 256}, {"n_positions": 256}, {"text_config": {}}])
+def test_of_a_model_on_this_machine_that_is_said_with_its_line(
+    corpus: Callable[..., Any], tmp_path: Path, config: dict[str, Any]
+) -> None:
+    config = {"text_config": {"max_position_embeddings": 256}} if config == {"text_config": {}} else config
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    (tmp_path / "model/tokenizer.json").write_text("{}")
+    text = dump_yaml(corpus(chunk=300).resolved() | {"model": str(tmp_path / "model")})
+    with pytest.raises(
+        SpecError, match=r"x\.yaml:\d+: data\.forget\.chunk: 300 tokens, and the model has 256 positions"
+    ):
+        parse_spec(text, source="x.yaml")
+    assert parse_spec(text.replace("chunk: 300", "chunk: 256"), source="x.yaml")
 
 
 @pytest.mark.parametrize("name", ["retain", "general"])

@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rayul.errors import InputError
 from rayul.spec import Rouge, Source, SpecError
 from rayul.spec.spec import from_plain
-from rayul.unlearn import answer_match
+from rayul.unlearn import answer_match, stopwatch
 from rayul.unlearn.data import Row, load_sets, read_source
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
@@ -159,6 +159,47 @@ def test_what_a_probe_cannot_be_is_said_in_one_sentence(
     change = {key: probes["other"]["rows"] if value == "HOLDOUT" else value for key, value in change.items()}
     with pytest.raises(SpecError, match=said):
         make_spec(probes=probes | {"knowmem": probes["knowmem"] | change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"forget": None, "retain": None, "examples": {}}, "probes.knowmem: has no rows"),
+        ({"metrics": "rouge"}, "probes.knowmem.metrics: expected a list"),
+        ({"metrics": []}, "probes.knowmem.metrics: "),
+        (None, "probes.knowmem: expected a mapping"),
+    ],
+)
+def test_a_wrong_probe_is_one_error_whatever_names_it(
+    make_spec: MakeSpec, probes: dict[str, Any], change: dict[str, Any] | None, said: str
+) -> None:
+    knowmem = None if change is None else probes["knowmem"] | change
+    objectives = {"knowmem_forget.rouge": "minimize", "knowmem_retain.rouge": "maximize"}
+    control = {"criteria": [{"metric": "knowmem_retain.rouge", "at_least": 0.5}]}
+    with pytest.raises(SpecError) as caught:
+        make_spec(probes={"knowmem": knowmem}, objectives=objectives, control=control)
+    (problem,) = caught.value.problems
+    assert said in str(problem)
+
+
+def test_an_answer_takes_as_long_as_it_may_get(probing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 3 ms for each prompt and by 2 ms for each token of an answer."""
+    task = load_task(probing, load_sets(probing.data, probing.probes))
+    clock = [0.0]
+
+    def generate(model: Any, prompts: list[Any], limits: list[int], *_: Any) -> None:
+        clock[0] += sum(3 + 2 * limit for limit in limits) / 1000
+
+    monkeypatch.setattr(stopwatch, "generate", generate)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    found = stopwatch.time_answers(task.base, task, probing, ["knowmem_forget", "retain"])
+    length = np.mean([e.stop - e.start for e in task.examples["retain"]])
+    assert found["knowmem_forget"] == pytest.approx((3 + 2 * 24) / 1000)
+    assert found["retain"] == pytest.approx((3 + 2 * length) / 1000)
+    steering = task.further_metrics(everything=False)
+    assert steering == {"knowmem_forget": ["repetition"]}
+    total = stopwatch.time_further(task.base, task, probing, steering, token=1e9)
+    assert total == pytest.approx(len(FORGET) * (3 + 2 * 24) / 1000), "no pass over its rows beside"
 
 
 def test_what_steers_is_measured_at_every_evaluation_and_the_rest_at_the_end(probing: Any) -> None:
