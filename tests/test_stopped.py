@@ -12,6 +12,7 @@ import pytest
 SLOW = """
 import signal, sys, time
 from rayul.cli.stopped import listen
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 listen()
 try:
     print("ready", flush=True)

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import typer
 
+from rayul.cli.stopped import STOPPED
 from rayul.errors import RayulError
 
 FLAG = "--json"
@@ -43,7 +44,7 @@ def _outcome(command: Callable[[], Any]) -> tuple[dict[str, Any] | None, int]:
     except RayulError as error:
         result = ErrorDocument.of(error)
     except KeyboardInterrupt:
-        result = 130
+        result = STOPPED
     except _USAGE as error:
         message = error.format_message()
         result = ErrorDocument(code="usage", message=message, hint="see rayul COMMAND --help", exit_code=2)
@@ -51,8 +52,8 @@ def _outcome(command: Callable[[], Any]) -> tuple[dict[str, Any] | None, int]:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
         result = ErrorDocument(code="internal", message=message, hint="please report this bug", exit_code=1)
-    if result == 130:
-        result = ErrorDocument(code="interrupted", message="stopped by Ctrl-C or SIGTERM", exit_code=130)
+    if result == STOPPED:
+        result = ErrorDocument(code="interrupted", message="stopped by Ctrl-C or SIGTERM", exit_code=STOPPED)
     if isinstance(result, ErrorDocument):
         return result.plain(), result.exit_code
     return (result.plain(), 0) if isinstance(result, Printed) else (None, int(result or 0))

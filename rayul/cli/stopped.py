@@ -25,6 +25,9 @@ GOES_ON = {
 }
 """By command, what an interrupted one leaves. All others leave nothing: they write, if at all, at their end."""
 
+STOPPED = 130
+"""Exit code."""
+
 AT_ONCE = 0.3
 """Seconds: a command that ends sooner has said enough with its last sentence."""
 
@@ -63,4 +66,4 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             show(sentence(ctx.invoked_subcommand or "", sys.argv[1:]), error=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(STOPPED) from None

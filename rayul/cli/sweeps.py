@@ -15,6 +15,7 @@ import typer
 from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, Samples, SpecFile, Trust, app
 from rayul.cli.output import is_driven
 from rayul.cli.specs import check_code
+from rayul.cli.stopped import STOPPED
 from rayul.console import PlainConsole, show
 from rayul.progress import doing
 
@@ -83,10 +84,10 @@ def sweep(
         show(f"stopped; continue with: {command} --resume{again}")
         if stopped.summary is not None:
             show(stopped.summary.report)
-        raise typer.Exit(130) from None
+        raise typer.Exit(STOPPED) from None
     except KeyboardInterrupt:  # before the first trial, or after the last
         show(f"stopped; continue with: {command} --resume-if-any{again}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(STOPPED) from None
     show("\n".join(front_lines(summary)))
     for warning in summary.warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)

@@ -85,7 +85,7 @@ class _Follower:
         """Of processes that have just started. Until each has said how far it is, which may be where an earlier run was
         stopped, no share is told: how long they take to load says nothing about how long they train."""
         self.silent = set(roles)
-        self.tell()
+        self.tell(None)
 
     def __call__(self, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
         """Yields (role, result) as each ends."""
@@ -99,9 +99,9 @@ class _Follower:
             else:
                 self.strength[role] = event["es"]
                 self.done[role] = max(self.done[role], min(self.share(event), 0.99))
-            self.tell()
+            if not self.silent:
+                self.tell(sum(self.done.values()) / len(self.done))
 
-    def tell(self) -> None:
+    def tell(self, share: float | None) -> None:
         memorised = ", ".join(f"{name} {strength:.0%}" for name, strength in self.strength.items())
-        share = None if self.silent else sum(self.done.values()) / len(self.done)
         self.progress(f"training target and oracle, memorised: {memorised}", share)

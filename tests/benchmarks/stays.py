@@ -17,6 +17,7 @@ import json
 import random
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
@@ -54,11 +55,8 @@ PASSES, BATCH = 96, 4
 AUTHORS = 4
 """To be forgotten, with ten rows each."""
 
-STEPS = PASSES // 2
-"""Of a trial with the plain rule."""
-
 METHODS = {"npo": 4e-3, "wga": 4e-3, "gd": 4e-3, "rmu": 4e-3, "cb": 4e-3, "jensun": 1.6e-2}
-"""Learning rates over STEPS steps: of 1e-3, 4e-3 and 1.6e-2 the one at which the plain rule leaves least on the
+"""Learning rates over 48 steps: of 1e-3, 4e-3 and 1.6e-2 the one at which the plain rule leaves least on the
 testbed's own split, with 8 rows a batch; but rmu is as good at 1.6e-2."""
 
 SETTINGS: dict[str, dict[str, Any]] = {"cb": {"retain_weight": 0.03}}
@@ -101,32 +99,39 @@ class Cell(NamedTuple):
     method: str
     rule: str
 
-    @property
-    def steps(self) -> int:
-        latent = self.rule == "latent"
-        return PASSES // (2 + RULES["latent"]["latent_steps"] if latent else GRADIENTS[self.rule].passes)
 
-    @property
-    def lr(self) -> float:
-        return METHODS[self.method] * STEPS / self.steps
+class Subject(NamedTuple):
+    """Who has to forget, and how. spec: what is the same for all trials; passes: of a trial, forward and backward; lr:
+    of a cell, by its steps; drawn: the rows of a draw; certified: by a dial, or as scaled back on the select rows."""
+
+    spec: dict[str, Any]
+    passes: int
+    lr: Callable[[Cell, int], float]
+    settings: dict[str, dict[str, Any]]
+    rules: dict[str, dict[str, Any]]
+    drawn: Callable[[Sets, int], Sets]
+    attacks: Attack
+    certified: bool = True
+
+    def steps(self, cell: Cell) -> int:
+        latent = cell.rule == "latent"
+        return self.passes // (2 + self.rules["latent"]["latent_steps"] if latent else GRADIENTS[cell.rule].passes)
+
+    def of(self, cell: Cell) -> Spec:
+        steps = self.steps(cell)
+        method = {"name": cell.method, "gradient": cell.rule} | self.settings.get(cell.method, {})
+        plain = {
+            "name": "stays",
+            "method": method | self.rules[cell.rule],
+            "training": {"lr": self.lr(cell, steps), "batch_size": BATCH, "steps": steps, "evaluate_every": steps},
+            "lora": {"r": 8, "alpha": 16},
+            "control": {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}], "mixing": True},
+            "evaluate": {"metrics": ["es"]},
+        }
+        return with_testbed(from_plain(plain | self.spec))
 
 
-def spec_of(cell: Cell) -> Spec:
-    plain = {
-        "name": "stays",
-        "model": "testbed",
-        "data": "testbed",
-        "method": {"name": cell.method, "gradient": cell.rule} | SETTINGS.get(cell.method, {}) | RULES[cell.rule],
-        "training": {"lr": cell.lr, "batch_size": BATCH, "steps": cell.steps, "evaluate_every": cell.steps},
-        "lora": {"r": 8, "alpha": 16},
-        "control": {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}], "mixing": True},
-        "objectives": {"forget.es": "minimize", "relearned.es": "minimize", "retain.es": "maximize"},
-        "evaluate": {"metrics": ["es"]},
-    }
-    return with_testbed(from_plain(plain))
-
-
-def drawn(sets: Sets, draw: int) -> dict[str, tuple[Row, ...]]:
+def drawn(sets: Sets, draw: int) -> Sets:
     """The rows of a draw: authors to forget that the testbed retains in training, and authors to certify and to report
     on that it does not read. So no judged row has chosen a learning rate."""
     found = {name: tuple(rows) for name, rows in sets.items() if name != "holdout"}
@@ -154,17 +159,33 @@ def seed_of(draw: int) -> int:
     return 1000 + 10 * draw + 5
 
 
+TESTBED = Subject(
+    {
+        "model": "testbed",
+        "data": "testbed",
+        "objectives": {"forget.es": "minimize", "relearned.es": "minimize", "retain.es": "maximize"},
+    },
+    PASSES,
+    lambda cell, steps: METHODS[cell.method] * (PASSES // 2) / steps,
+    SETTINGS,
+    RULES,
+    drawn,
+    ATTACKS,
+)
+
+
 class Bench:
     """A draw's rows with the model. task: without the general rows, which are the attacker's alone."""
 
-    def __init__(self, draw: int, sets: Sets) -> None:
-        self.draw, self.seed, self.sets = draw, seed_of(draw), drawn(sets, draw)
-        spec = spec_of(Cell("npo", "plain"))
+    def __init__(self, subject: Subject, draw: int, sets: Sets) -> None:
+        self.subject, self.draw, self.seed, self.sets = subject, draw, seed_of(draw), subject.drawn(sets, draw)
+        spec = subject.of(Cell("npo", "plain"))
         self.task: Task = load_task(spec, {name: rows for name, rows in self.sets.items() if name != "general"})
         self.baseline = self.measured(self.task.base)
-        limits = [Limit.parse(LIMIT)]
-        self.tests = DialTests(self.task, spec, [limits], 1 - Certify().confidence, self.baseline)
-        self.walk = partial(DialWalk, limits=limits, tests=self.tests)
+        if subject.certified:
+            limits = [Limit.parse(LIMIT)]
+            self.tests = DialTests(self.task, spec, [limits], 1 - Certify().confidence, self.baseline)
+            self.walk = partial(DialWalk, limits=limits, tests=self.tests)
         target = Target(self.task.base, self.task.tokenizer, self.sets)
         self.known = target.before
 
@@ -174,10 +195,10 @@ class Bench:
     def trained(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """A trial as a sweep runs it, its adapter scaled back and saved; what a search would read of it."""
         started = time.process_time()
-        job = TrialJob("0000", spec_of(cell), self.seed, {}, self.baseline | {"relearned.es": 1.0})
+        job = TrialJob("0000", self.subject.of(cell), self.seed, {}, self.baseline | {"relearned.es": 1.0})
         last: Evaluation | None = None
         for snapshot in run_trial(self.task, job):
-            if snapshot.update is not None and snapshot.evaluations[-1].step == cell.steps:
+            if snapshot.update is not None and snapshot.evaluations[-1].step == self.subject.steps(cell):
                 last = snapshot.evaluations[-1]
                 snapshot.update.save(last.mixing, folder)
             ending = snapshot.ending
@@ -189,6 +210,9 @@ class Bench:
 
     def certified(self, folder: Path) -> dict[str, Any]:
         """The largest coefficient that the certify rows allow, 0 for none; what the model measures there."""
+        if not self.subject.certified:
+            with scalable(self.task.base, folder) as at, at(1.0) as model:
+                return {"scale": 1.0, "certified": self.measured(model)}
         walk = self.walk(Dial("0000", 1, 1.0, tuple(dial(points=COEFFICIENTS).tolist())))
         with scalable(self.task.base, folder) as at:
             while not walk.ended:
@@ -203,8 +227,9 @@ class Bench:
         """Rows of certified/attacks.jsonl, one for each attack's attempt."""
         target = Target(standalone(self.task.base, folder), self.task.tokenizer, self.sets)
         victim = Victim(self.task, target, self.task.base, self.known)
-        wanted = [one for one in tries("0000", ATTACKS) if one.attack != INTERPOLATE and not self.is_left_out(one)]
-        return [asdict(replace(row, seconds=0.0)) for one in wanted for row in victim.attacked(one, ATTACKS)]
+        attacks = self.subject.attacks
+        wanted = [one for one in tries("0000", attacks) if one.attack != INTERPOLATE and not self.is_left_out(one)]
+        return [asdict(replace(row, seconds=0.0)) for one in wanted for row in victim.attacked(one, attacks)]
 
     def is_left_out(self, one: Try) -> bool:
         """Fine-tuning on rows of others, where it can be spared: of an adapter, and after the first draws."""
@@ -214,7 +239,12 @@ class Bench:
     def row(self, cell: Cell) -> dict[str, Any]:
         """The line of a cell. What has not forgotten is not attacked."""
         started = time.process_time()
-        found: dict[str, Any] = {**cell._asdict(), "lr": cell.lr, "seed": self.seed, "baseline": self.baseline}
+        found: dict[str, Any] = {
+            **cell._asdict(),
+            "lr": self.subject.of(cell).training.lr,
+            "seed": self.seed,
+            "baseline": self.baseline,
+        }
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "adapter"
             found |= self.trained(cell, folder)
@@ -236,7 +266,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def start_of(method: str, bench: Bench) -> str:
     """The forget gradient of a loss at the first step, where the adapter still does nothing: a row of a table."""
-    spec = spec_of(Cell(method, "plain"))
+    spec = bench.subject.of(Cell(method, "plain"))
     update = attach(bench.task, spec, bench.seed)
     rows, direction = list(range(BATCH)), steering_direction(bench.task, spec, bench.seed)
     terms = accumulate_gradient(update, bench.task, spec, rows, rows, direction, of=FORGET)
@@ -245,37 +275,50 @@ def start_of(method: str, bench: Bench) -> str:
     return f"| {method} | {terms['forget']:.3g} | {norm:.1e} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--until", default="23:59", help="start no cell after this time of the day")
-    parser.add_argument("--starts", action="store_true", help="only the gradients of the losses at the first step")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    asked.work.mkdir(parents=True, exist_ok=True)
-    sets = load_sets(spec_of(Cell("npo", "plain")).data)
-    if asked.starts:
-        bench = Bench(1, sets)
-        print("| loss | at the first step | norm of its gradient |", "| --- | --- | --- |", sep="\n")
-        print("\n".join(start_of(method, bench) for method in METHODS))
-        return
-    path = asked.work / "cells.jsonl"
+def run(subject: Subject, work: Path, draws: int, wanted: Sequence[Cell], until: str) -> None:
+    """The cells that have no line yet, each a line of cells.jsonl in the folder."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "cells.jsonl"
     path.write_text("".join(json_line(row) + "\n" for row in read(path)), encoding="utf-8")
-    for draw in range(1, asked.draws + 1):
+    sets = load_sets(subject.of(wanted[0]).data)
+    for draw in range(1, draws + 1):
         done = {(row["draw"], row["method"], row["rule"]) for row in read(path)}
-        wanted = [Cell(method, rule) for method in asked.methods.split(",") for rule in RULES]
         left = [cell for cell in wanted if (draw, *cell) not in done]
-        bench = Bench(draw, sets) if left else None
+        bench = Bench(subject, draw, sets) if left else None
         for cell in left:
-            if datetime.now().strftime("%H:%M") >= asked.until:
+            if datetime.now().strftime("%H:%M") >= until:
                 return
             assert bench is not None
             row = {"draw": draw} | bench.row(cell)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json_line(row) + "\n")
             print(f"draw {draw}, {cell.method} {cell.rule}: {row['cpu']:.1f} s", flush=True)
+
+
+def asked() -> argparse.ArgumentParser:
+    """What each subject's command is asked."""
+    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--until", default="23:59", help="start no cell after this time of the day")
+    return parser
+
+
+def main() -> None:
+    parser = asked()
+    parser.description = __doc__
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--starts", action="store_true", help="only the gradients of the losses at the first step")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    methods = options.methods.split(",")
+    if options.starts:
+        bench = Bench(TESTBED, 1, load_sets(TESTBED.of(Cell("npo", "plain")).data))
+        print("| loss | at the first step | norm of its gradient |", "| --- | --- | --- |", sep="\n")
+        print("\n".join(start_of(method, bench) for method in METHODS))
+        return
+    cells = [Cell(method, rule) for method in methods for rule in RULES]
+    run(TESTBED, options.work, options.draws, cells, options.until)
 
 
 if __name__ == "__main__":

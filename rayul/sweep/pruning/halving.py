@@ -88,7 +88,7 @@ def merits(points: Mapping[str, Floats]) -> dict[str, Merit]:
     those that contribute nothing.
     """
     everything = volume(list(points.values()))
-    on_front = {trial for trial, mine in points.items() if _adds(mine, [p for t, p in points.items() if t != trial])}
+    on_front = _on_front(points)
     return {
         trial: (
             everything - volume([p for t, p in points.items() if t != trial]) if trial in on_front else 0.0,
@@ -107,5 +107,14 @@ def volume(points: Sequence[Floats]) -> float:
     return float(moocore.hypervolume(stacked, ref=np.zeros(stacked.shape[1]), maximise=True))
 
 
-def _adds(mine: Floats, others: Sequence[Floats]) -> bool:
-    return any(not any((theirs >= point).all(axis=1).any() for theirs in others) for point in mine)
+def _on_front(points: Mapping[str, Floats]) -> set[str]:
+    """The trials with a point that no point of another trial equals or dominates."""
+    stacked = np.vstack(list(points.values()))
+    if not len(stacked):
+        return set()
+    owners = np.repeat(list(points), [len(mine) for mine in points.values()])
+    front = moocore.is_nondominated(stacked, maximise=True, keep_weakly=True)
+    holders: dict[tuple[float, ...], set[str]] = {}
+    for owner, point in zip(owners[front], stacked[front], strict=True):
+        holders.setdefault(tuple(point), set()).add(str(owner))
+    return {next(iter(held)) for held in holders.values() if len(held) == 1}
