@@ -42,7 +42,7 @@ ATTACKS = Attack.model_validate(
         "rows": ["own"],
         "optimizers": ["adamw"],
         "schedules": ["linear"],
-        "lr": {"lora": [2e-3], "full": [2e-4]},
+        "lr": {"lora": [5e-4, 2e-3], "full": [5e-5, 2e-4]},
         "attacks": [],
     }
 )
