@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rayul.spec.explain import explain
 from rayul.spec.methods import METHODS
 from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
 from rayul.spec.shipped import is_name, spec_file, way_to_shipped
+from rayul.spec.source import Source
 from rayul.spec.spec import Spec, expand, validated
 from rayul.spec.yaml_text import Document, read_yaml, unescaped
 
@@ -20,13 +22,17 @@ _MAX_BYTES = 1_000_000
 _TEXTS = tuple(f"{model}.{name}" for model in ("model", "oracle") for name in ("template", "system"))
 """Keys whose value an override may give as it is, without the quotes that YAML would need."""
 
+_WITH_SOURCES = ("data", "probes")
+"""Sections in which a plain text may stand for a `Source`."""
+
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Spec:
     """Read and validate a spec: a file, or the name of a shipped one where no file has that name.
 
     overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
-    a mapping replaces it; one of `method.name` takes the file's parameters that only other methods have with it. A
-    template or a system message may stand there without quotes (`unescaped`).
+    a mapping replaces it ("data.forget=x.jsonl" with its columns; "data.forget.path=x.jsonl" keeps them); one of
+    `method.name` takes the file's parameters that only other methods have with it. A template or a system message may
+    stand there without quotes (`unescaped`).
     check_files: local models and data that do not exist are errors; turn it off to read the spec of finished results
     elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
     """
@@ -104,7 +110,7 @@ def _apply(document: Document, override: str) -> None:
         return
     loc: Loc = ()
     target: Any = document.data
-    for part in parts[:-1]:
+    for part, following in pairwise(parts):
         index = _step(target, part)
         if index is None:
             break
@@ -112,6 +118,8 @@ def _apply(document: Document, override: str) -> None:
         if isinstance(target, dict) and target.get(part) is None:
             target[part] = {}
             document.places[loc] = place
+        if parts[0] in _WITH_SOURCES and following in Source.model_fields and isinstance(target[index], str):
+            target[index] = {"path": target[index]}
         target = target[index]
     last = _step(target, parts[-1]) if len(loc) == len(parts) - 1 else None
     if last is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayul.errors import InputError
-from rayul.spec import SpecError, load_spec, parse_spec
+from rayul.spec import SourceData, SpecError, load_spec, parse_spec
 
 MINIMAL = """\
 name: ga
@@ -261,6 +261,20 @@ def test_overrides_replace_values_mappings_and_list_entries() -> None:
     assert spec.control.criteria[0].limit.on({"retain.es": 0.5}) == pytest.approx(0.4)
     assert (spec.model.path, spec.model.dtype) == ("testbed", "bfloat16")
     assert spec.objectives == {"retain.es": "minimize"}
+
+
+def test_an_override_of_a_path_keeps_what_else_is_said_of_the_rows() -> None:
+    text = MINIMAL.replace("testbed\nmethod", "{forget: {path: f.csv, columns: {question: q}}, retain: r.csv}\nmethod")
+    keeping = ["data.forget.path=new.csv", "data.retain.path=kept.csv", "data.retain.shuffle=3"]
+    data = parse_spec(text, keeping, check_files=False).data
+    assert isinstance(data, SourceData)
+    assert data.forget.path == "new.csv"
+    assert data.forget.columns == {"question": "q"}
+    assert data.retain is not None
+    assert (data.retain.path, data.retain.shuffle) == ("kept.csv", 3)
+    data = parse_spec(text, ["data.forget=new.csv"], check_files=False).data
+    assert isinstance(data, SourceData)
+    assert data.forget.columns == {}, "a plain text is an entry of its own"
 
 
 def test_override_may_put_a_distribution() -> None:
