@@ -15,6 +15,7 @@ from rayul.spec.problems import Loc, Problem, SpecError, dotted, show
 from rayul.spec.shipped import is_name, spec_file, way_to_shipped
 from rayul.spec.source import Source
 from rayul.spec.spec import Spec, expand, validated
+from rayul.spec.update import UPDATES
 from rayul.spec.yaml_text import Document, read_yaml, unescaped
 
 _MAX_BYTES = 1_000_000
@@ -31,8 +32,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: b
 
     overrides: "key.path=value", the value in YAML; "control.criteria.0.at_least=0.8" reaches into lists. An override of
     a mapping replaces it ("data.forget=x.jsonl" with its columns; "data.forget.path=x.jsonl" keeps them); one of
-    `method.name` takes the file's parameters that only other methods have with it. A template or a system message may
-    stand there without quotes (`unescaped`).
+    `method.name` takes the file's parameters that only other methods have with it, and one of `update` the section of
+    the other kind. A template or a system message may stand there without quotes (`unescaped`).
     check_files: local models and data that do not exist are errors; turn it off to read the spec of finished results
     elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
     """
@@ -68,6 +69,8 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
         _apply(document, override)
     if any(override.startswith("method.name") for override in overrides):
         _leave_out_others(document)
+    if any(override.partition("=")[0].strip() == "update" for override in overrides):
+        _leave_out_other_update(document)
     spec = None
     try:
         spec = validated(document.data, check_files=check_files)
@@ -143,6 +146,14 @@ def _leave_out_others(document: Document) -> None:
     for key in others & method.keys():
         if not document.place(("method", key)).startswith("--set"):
             del method[key]
+
+
+def _leave_out_other_update(document: Document) -> None:
+    """After --set update=...: the file's section of the other kind goes, unless an override is about it."""
+    for kind in UPDATES:
+        asked = any(at.startswith("--set") for loc, at in document.places.items() if loc[:1] == (kind,))
+        if kind != document.data.get("update") and not asked:
+            document.data.pop(kind, None)
 
 
 def _free_text(text: str) -> Document:

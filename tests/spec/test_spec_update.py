@@ -56,12 +56,6 @@ def test_weights_in_4_bits_are_not_trained() -> None:
         parse_spec(text + "update: full\n")
 
 
-def test_a_set_on_the_command_line_switches() -> None:
-    assert parse_spec(BASE, ["update=full"]).update == "full"
-    with pytest.raises(SpecError, match="has no meaning with update: full"):
-        parse_spec(BASE + "lora: {r: 4}\n", ["update=full"])
-
-
 @pytest.mark.parametrize("name", UPDATES)
 def test_every_kind_is_a_module_that_attaches(name: str, task: object, make_spec: object) -> None:
     """And trains nothing that is not in float32, on a model that answers as the base does."""
@@ -79,3 +73,14 @@ def test_every_kind_is_a_module_that_attaches(name: str, task: object, make_spec
     update.detach()
     with torch.no_grad():
         assert torch.equal(task.base(ids).logits, said)  # type: ignore[attr-defined]
+
+
+def test_an_override_of_the_update_takes_the_other_kinds_section_with_it() -> None:
+    text = BASE + "lora: {r: 4}\n"
+    assert parse_spec(text, ["update=full"]).update == "full"
+    assert parse_spec(text, ["update=lora"]).lora.r == 4
+    for overrides in (["update=full", "lora.r=8"], ["lora.r=8", "update=full"]):
+        with pytest.raises(SpecError, match="has no meaning with update: full"):
+            parse_spec(text, overrides)
+    with pytest.raises(SpecError, match="update: expected"):
+        parse_spec(text, ["update=[full]"])
