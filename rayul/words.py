@@ -51,6 +51,11 @@ def measured(evaluation: HasMetrics, metric: str) -> str:
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
+def one_digit(error: float) -> str:
+    """A standard error to its first digit: "0.03", "60"."""
+    return f"{float(f'{error:.1g}'):g}"
+
+
 def printable(text: str) -> str:
     """The text with what a terminal would obey written as an escape: control characters but for line ends and tabs,
     and characters that turn the direction of writing around ("\\x1b", "\\u202e")."""

@@ -25,7 +25,7 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
     from rayul.plan.certificate import certificate_told
     from rayul.plan.rows import hub_lines, local_sets, row_lines
     from rayul.plan.spec_warnings import spec_warnings
-    from rayul.spec import Problem, SpecError, load_spec
+    from rayul.spec import Problem, SpecError, check_chunks, load_spec
     from rayul.words import plural
 
     problems: list[Problem] = []
@@ -33,12 +33,13 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
     for file in files:
         try:
             spec = load_spec(file, set_ or ())
+            check_chunks(spec.data, spec.model.positions)
             sets = local_sets(spec)
             lines = [*spec.notices, *certificate_told(spec, sets), *row_lines(sets or {}), *hub_lines(spec)]
             lines += spec_warnings(spec)
         except SpecError as error:
             problems += error.problems
-        except InputError as error:  # of its rows
+        except InputError as error:  # of its rows or its model
             problems.append(Problem(str(file), "", error.message, error.hint))
         else:
             valid.append(ValidSpec.of(file, spec, lines))

@@ -18,7 +18,7 @@ from rayul.spec.criteria import (
     violations,
 )
 from rayul.spec.custom import is_custom, notices, source_hash
-from rayul.spec.data import TESTBED, TESTBED_GROUPS, Data, FolderData, SourceData, Split, TofuData
+from rayul.spec.data import TESTBED, TESTBED_GROUPS, Data, FolderData, SourceData, Split, TofuData, check_chunks
 from rayul.spec.earlier import Earlier
 from rayul.spec.evaluate import Evaluate, metric_name
 from rayul.spec.finalists import ATTACKS, Finalists
@@ -123,6 +123,7 @@ __all__ = [
     "certify_of",
     "check_baseline_keeps",
     "check_certifiable",
+    "check_chunks",
     "check_limits",
     "check_objectives",
     "difference",

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, field_validator, model_validator
 from pydantic_core.core_schema import ValidationInfo
 
+from rayul.errors import InputError
 from rayul.spec.problems import did_you_mean, expected, refuse, refuse_all, show
 from rayul.spec.section import Section
-from rayul.spec.source import Columns, Rows, RowsPath, find, looks_local, missing, wants_files
+from rayul.spec.source import Columns, Rows, RowsPath, Source, find, looks_local, missing, wants_files
 
 TESTBED = "testbed"
 """The name of the embedded model and of the embedded data."""
@@ -169,3 +170,14 @@ def parse_data(value: Any, info: ValidationInfo) -> Any:
 
 Data = FolderData | TofuData | SourceData
 AnyData = Annotated[Data, PlainValidator(parse_data, json_schema_input_type=Data | str)]
+
+
+def check_chunks(data: Data, limit: int | None) -> None:
+    """Raises InputError for a source whose chunks would be longer than a model reads (`limit` tokens; None: it is not
+    known), however long its texts are."""
+    for name, source in data:
+        if isinstance(source, Source) and limit is not None and (source.chunk or 0) > limit:
+            raise InputError(
+                f"data.{name}.chunk is {source.chunk:,}, and the model has {limit:,} positions",
+                f"set {limit} or less, or choose a model with more positions",
+            )

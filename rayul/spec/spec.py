@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import ValidationInfo
 
 from rayul.spec.certify import AnyCertify, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
@@ -35,7 +34,6 @@ from rayul.spec.pruning import Pruning
 from rayul.spec.report import Reporting
 from rayul.spec.samplers import MOST_OBJECTIVES
 from rayul.spec.section import Section
-from rayul.spec.source import Source, wants_files
 from rayul.spec.space import Choice, Distribution, Float, Int
 from rayul.spec.tracking import Tracking
 from rayul.spec.update import UPDATES, UpdateKind, check_update
@@ -103,9 +101,8 @@ class Spec(Section):
         return expand(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
-    def _check(self, info: ValidationInfo) -> Spec:
+    def _check(self) -> Spec:
         problems = [
-            *(self._unreadable() if wants_files(info) else ()),
             *self._unretained(),
             *self._uncompared(),
             *self._unmeasured(),
@@ -155,17 +152,6 @@ class Spec(Section):
             text = f"{', '.join(self.method.retaining)} trains on retain rows, and the data has none"
             hint = "name them as data.retain or data.retain_train, set method.retain_weight: 0, or choose ga"
             yield ("data",), refuse(text, hint)
-
-    def _unreadable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        """Chunks that a model whose files are here cannot read; of others it is known when they are loaded."""
-        limit = self.model.positions
-        if limit is None or not isinstance(self.data, SourceData):
-            return
-        for name, source in self.data:
-            if isinstance(source, Source) and (source.chunk or 0) > limit:
-                text = f"{source.chunk:,} tokens, and the model has {limit:,} positions"
-                hint = f"set {limit} or less, or choose a model with more positions"
-                yield ("data", name, "chunk"), refuse(text, hint)
 
     def _uncompared(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         for name, probe in self.probes.items():

@@ -16,6 +16,7 @@ from rayul.unlearn.model import load_model
 from rayul.unlearn.suite import SuiteResult, evaluate_model
 from rayul.unlearn.task import spaced
 from rayul.unlearn.template import Template
+from rayul.words import one_digit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,17 +39,22 @@ class BenchmarkResult:
 
     def table(self) -> Table:
         """A row a number of the benchmark."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         reasons = [f"- {key}: {reason}" for key, reason in self.suite.skipped.items()]
-        table = Table(caption="\n".join([*self.suite.notes, *reasons]) or None)
-        for name in ("number", "value", "rows", "measured as"):
-            table.add_column(name, justify="right" if name in ("value", "rows") else "left")
+        # Names are whole: in 80 columns there is no room for them and for lines between columns.
+        caption = "\n".join([*self.suite.notes, *reasons]) or None
+        table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table.add_column("number", no_wrap=True)
+        table.add_column("value", no_wrap=True, justify="right")
+        table.add_column("rows", no_wrap=True, justify="right")
+        table.add_column("measured as", overflow="fold")
         for name, keys in self.sources.items():
             found = self.numbers.get(name)
             value = "-" if found is None else f"{found.value:.4g}"
-            error = "" if found is None or math.isnan(found.stderr) else f" ± {found.stderr:.1g}"
-            table.add_row(name, value + error, "" if found is None else f"{found.rows:,}", ", ".join(keys))
+            error = "" if found is None or math.isnan(found.stderr) else f" ± {one_digit(found.stderr)}"
+            table.add_row(name, value + error, "" if found is None else f"{found.rows:,}", ",\n".join(keys))
         return table
 
 

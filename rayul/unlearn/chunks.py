@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from rayul.errors import InputError
-from rayul.spec import Spec
+from rayul.spec import Spec, check_chunks
 from rayul.unlearn.data import Chunk, Row, Sets, load_sets
 from rayul.unlearn.model import load_tokenizer
 
@@ -20,8 +20,9 @@ LEAST = 2
 
 
 def load_rows(spec: Spec) -> Sets:
-    """The sets that a spec names, with the documents of its sources with `chunk` cut. Raises what `load_sets` and
-    `chunks` raise."""
+    """The sets that a spec names, with the documents of its sources with `chunk` cut. Raises what `load_sets`,
+    `chunks` and `check_chunks` raise."""
+    check_chunks(spec.data, spec.model.positions)
     sets = load_sets(spec.data, spec.probes)
     if not any(row.window for rows in sets.values() for row in rows):
         return sets

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayul.errors import InputError
-from rayul.spec import Data, Source
 from rayul.unlearn.data import Row
 from rayul.unlearn.template import AnyTemplate, template_for
 from rayul.unlearn.tokens import Example, encode
@@ -38,18 +37,6 @@ def check_fits(model: Any, examples: Mapping[str, Sequence[Example]]) -> None:
                     "is larger than the model",
                     "name the tokenizer's own model, or resize the embedding (model.resize_token_embeddings) and save",
                 )
-
-
-def check_chunks(model: Any, data: Data) -> None:
-    """Raises InputError for a source whose chunks would be longer than the model's positions, however long its texts
-    are."""
-    limit = positions(model)
-    for name, source in data:
-        if isinstance(source, Source) and limit is not None and (source.chunk or 0) > limit:
-            raise InputError(
-                f"data.{name}.chunk is {source.chunk:,}, and the model has {limit:,} positions",
-                f"set {limit} or less, or choose a model with more positions",
-            )
 
 
 def reworded(tokenizer: Any, template: AnyTemplate, rows: Sequence[Row]) -> list[Example]:

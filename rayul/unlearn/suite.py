@@ -28,6 +28,7 @@ from rayul.unlearn.measured import Measured, mean
 from rayul.unlearn.metrics import RowMetric
 from rayul.unlearn.probe import Generation, Missing, Probe, Probes
 from rayul.unlearn.template import AnyTemplate
+from rayul.words import one_digit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,7 +87,7 @@ class SuiteResult:
         if key not in self.measured:
             return "-" if key in self.skipped else ""
         value, stderr, *_ = self.measured[key]
-        return f"{value:.3g}" if math.isnan(stderr) else f"{value:.3g} ± {stderr:.1g}"
+        return f"{value:.3g}" if math.isnan(stderr) else f"{value:.3g} ± {one_digit(stderr)}"
 
 
 def evaluate_model(

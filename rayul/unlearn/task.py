@@ -14,10 +14,21 @@ from torch import Tensor
 
 from rayul import spec as specs
 from rayul.errors import InputError
-from rayul.spec import CHOICES, GRADIENTS, METRICS, Choice, Spec, is_report_set, plainly, report_of, searched_of
+from rayul.spec import (
+    CHOICES,
+    GRADIENTS,
+    METRICS,
+    Choice,
+    Spec,
+    check_chunks,
+    is_report_set,
+    plainly,
+    report_of,
+    searched_of,
+)
 from rayul.spec.probes import holdout_of
 from rayul.unlearn.data import Row, Sets, group_numbers
-from rayul.unlearn.fits import check_chunks, check_fits, reworded
+from rayul.unlearn.fits import check_fits, positions, reworded
 from rayul.unlearn.forward import Model, TokenScores, score
 from rayul.unlearn.harness import check_tasks
 from rayul.unlearn.metrics import RowMetric
@@ -198,7 +209,7 @@ def load_task(spec: Spec, sets: Sets) -> Task:
     for control in spec.control.own:
         own_function(control.name, control.code)
     base, tokenizer = load_model(spec.model, spread=spec.resources.gpu > 1)
-    check_chunks(base, spec.data)
+    check_chunks(spec.data, positions(base))
     further = (*spec.evaluate.final, *(metric for probe in spec.probes.values() for metric in probe.metrics))
     rewords = any(name in METRICS and METRICS[name].needs != "forward" for name in further)
     extras = spec.training.layered is not None or spec.training.augment is not None

@@ -219,7 +219,9 @@ def test_rouge_of_words_between_blanks_is_that_of_the_package(
 
 
 def test_probes_of_rwku_are_asked_as_rwku_asks_them(rwku: Any, loaded: Any) -> None:
-    numbers, plain, _ = rwku
+    numbers, plain, printed = rwku
+    keys = BENCHMARKS["rwku"].items()
+    assert all(f" {name} " in printed and key in printed for name, of in keys for key in of), "names are not cut"
     tokenizer = loaded[1]
 
     def recall(file: str, said: str, opening: str, **where: str) -> list[float]:

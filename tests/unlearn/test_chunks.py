@@ -13,9 +13,12 @@ import pytest
 import torch
 from packed import TWENTY, assert_equal_trials, baseline_of, finish
 from tokenizers_by_kind import KINDS
+from typer.testing import CliRunner
 
+from rayul.cli import app
 from rayul.errors import InputError
 from rayul.spec import SourceData, SpecError, dump_yaml, parse_spec
+from rayul.spec.spec import from_plain
 from rayul.unlearn.chunks import chunks, load_rows
 from rayul.unlearn.data import Chunk, Row, Window, group_numbers, load_sets
 from rayul.unlearn.forward import score
@@ -258,20 +261,26 @@ def test_a_chunk_longer_than_the_model_reads_is_refused_however_short_the_texts(
     assert isinstance(load_task(corpus(chunk=256), load_rows(corpus(chunk=256))), Task)
 
 
-@pytest.mark.parametrize("config", [{"max_position_embeddings": 256}, {"n_positions": 256}, {"text_config": {}}])
-def test_of_a_model_on_this_machine_that_is_said_with_its_line(
+@pytest.mark.parametrize(
+    "config",
+    [{"max_position_embeddings": 256}, {"n_positions": 256}, {"text_config": {"max_position_embeddings": 256}}],
+)
+def test_of_a_model_on_this_machine_that_is_said_before_a_row_is_read(
     corpus: Callable[..., Any], tmp_path: Path, config: dict[str, Any]
 ) -> None:
-    config = {"text_config": {"max_position_embeddings": 256}} if config == {"text_config": {}} else config
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text(json.dumps(config))
     (tmp_path / "model/tokenizer.json").write_text("{}")
-    text = dump_yaml(corpus(chunk=300).resolved() | {"model": str(tmp_path / "model")})
-    with pytest.raises(
-        SpecError, match=r"x\.yaml:\d+: data\.forget\.chunk: 300 tokens, and the model has 256 positions"
-    ):
-        parse_spec(text, source="x.yaml")
-    assert parse_spec(text.replace("chunk: 300", "chunk: 256"), source="x.yaml")
+    spec = corpus(chunk=300)
+    spec = from_plain(spec.resolved() | {"model": str(tmp_path / "model")})
+    with pytest.raises(InputError, match=r"data\.forget\.chunk is 300, and the model has 256 positions"):
+        load_rows(spec)
+    (tmp_path / "spec.yaml").write_text(dump_yaml(spec.resolved()))
+    argv = ["validate", str(tmp_path / "spec.yaml")]
+    with pytest.raises(SpecError, match=r"data\.forget\.chunk is 300, and the model has 256 positions"):
+        CliRunner().invoke(app, argv, catch_exceptions=False)
+    (tmp_path / "spec.yaml").write_text(dump_yaml(spec.resolved()).replace("chunk: 300", "chunk: 256"))
+    assert CliRunner().invoke(app, argv, catch_exceptions=False).exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["retain", "general"])
