@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from rayul.report.heading import subject
 from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
-from rayul.report.recalled import MOST_GROUPS, TITLES, recalled_lines, unnamed, with_samples
+from rayul.report.recalled import MOST_GROUPS, TITLES, extractable, recalled_lines
 from rayul.report.several_seeds import several_seeds
 from rayul.report.side_effects import answer_point
 from rayul.report.summary import Summary
@@ -45,24 +44,19 @@ def write_report(
     results: SweepRecords,
     summary: Summary,
     audit: AuditSection | None = None,
-    samples: int | None = None,
     refresh: int | None = None,
 ) -> None:
     """Render and write report.html into the results folder; the arguments are those of `report_page`."""
-    write_text(results.folder / "report.html", report_page(results, summary, audit, samples, refresh))
+    write_text(results.folder / "report.html", report_page(results, summary, audit, refresh))
 
 
 def report_page(
     results: SweepRecords,
     summary: Summary,
     audit: AuditSection | None = None,
-    samples: int | None = None,
     refresh: int | None = None,
 ) -> str:
-    """The page as HTML. samples: maximum number of recorded rows to show, per set; None for all; with 0 groups have
-    numbers in place of names, too. refresh: seconds after which a browser loads the page again; None for never."""
-    if samples == 0:
-        summary = replace(summary, recalled=[unnamed(one) for one in summary.recalled])
+    """The page as HTML. refresh: seconds after which a browser loads the page again; None for never."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -103,8 +97,9 @@ def report_page(
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
         certified=[certified_row(one) for one in certified(results)],
-        recalled=[with_samples(one, samples) for one in summary.recalled],
+        recalled=summary.recalled,
         recalled_lines=recalled_lines,
+        extractable=extractable,
         titles=TITLES,
         most_groups=MOST_GROUPS,
         folder=results.folder,

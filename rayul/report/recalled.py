@@ -73,9 +73,12 @@ def recalled(results: SweepRecords, best: Evaluation | None) -> list[Recalled]:
 
 
 def with_samples(one: Recalled, most: int | None) -> Recalled:
-    """With at most so many samples of each set."""
+    """With at most so many samples of each set; None: all of them. With 0 it is for people who may not see whom the
+    rows are about either, and has no names."""
     if most is None:
         return one
+    if most == 0:
+        return replace(unnamed(one), samples=())
     by_set: dict[str, list[Sample]] = {}
     for sample in one.samples:
         by_set.setdefault(sample.set, []).append(sample)

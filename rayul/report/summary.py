@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rayul.pareto.best import best_of
@@ -18,7 +18,7 @@ from rayul.report.certified import certified_lines
 from rayul.report.check import Check
 from rayul.report.fell import Fell, fell
 from rayul.report.health import health_checks
-from rayul.report.recalled import Recalled, recalled
+from rayul.report.recalled import Recalled, recalled, with_samples
 from rayul.spec import Limit
 
 
@@ -56,6 +56,11 @@ class Summary:
     targets: list[BestAtTarget]
     fell: Fell | None
     checks: list[Check]
+
+    def with_samples(self, most: int | None) -> Summary:
+        """For pages and terminals: at most so many recorded rows of each set, None for all; with 0 no names of groups
+        either."""
+        return replace(self, recalled=[with_samples(one, most) for one in self.recalled])
 
     @property
     def forget_metric(self) -> str | None:

@@ -87,7 +87,7 @@ class Watched:
                 return _message(f"{self.name}: starting", "The reference models are being measured.")
             return _message(f"{self.name}: waiting for a sweep", f"There is no sweep in {folder} yet.")
         status = read_status(folder, held)
-        page = report_page(status.results, status.summary, read_section(status.results), self.samples)
+        page = report_page(status.results, status.summary.with_samples(self.samples), read_section(status.results))
         return _view(_line(status), page)
 
 

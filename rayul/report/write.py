@@ -19,7 +19,8 @@ def summarise(
 ) -> Summary:
     """Read spec.yaml and evaluations.jsonl; write evaluations.parquet, trials.parquet, pareto.* and report.html, and
     figures/ in these formats (pdf, png, svg; needs matplotlib). samples: maximum number of recorded rows of each set
-    that the page shows, None for all. refresh: seconds after which a browser loads the page again, None for never.
+    that the page shows, None for all; with 0 nothing that is shown has names of groups either. refresh: seconds after
+    which a browser loads the page again, None for never.
 
     Everything is made from the records alone, each file whole or not at all, so it may run beside a running sweep.
     Raises InputError for a folder that is no sweep's, RayulError when a file cannot be written.
@@ -27,10 +28,10 @@ def summarise(
     if figures:
         check_formats(figures)
     results = load_records(folder)
-    summary = summary_of(results)
+    summary = summary_of(results).with_samples(samples)
     try:
         write_tables(results, summary.front)
-        write_report(results, summary, write_audit(results), samples, refresh)
+        write_report(results, summary, write_audit(results), refresh)
         if figures:
             write_figures(results, summary, figures)
     except OSError as error:
