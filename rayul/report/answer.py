@@ -13,7 +13,7 @@ from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes
 from rayul.report.certified import certificate_of, certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
-from rayul.report.gone import ES, forgotten_es, gone, most_is_left
+from rayul.report.gone import ES, forgotten_metric, forgotten_share, gone, most_is_left
 from rayul.report.heading import unfinished
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
@@ -65,9 +65,11 @@ def _found(results: SweepRecords, summary: Summary) -> str:
 
 
 def _share_gone(results: SweepRecords, e: Evaluation, share: float) -> str:
-    """ "54% forgotten"; of less than half: "Only 17% forgotten"."""
+    """ "54% forgotten"; of less than half: "Only 17% forgotten", or of a probe "facts_forget.rouge down only 17%"."""
     found = gone(results, e, share, 0)
-    return f"Only {found}" if most_is_left(forgotten_es(results, e)) else found
+    if not most_is_left(forgotten_share(results, e)):
+        return found
+    return f"Only {found}" if forgotten_metric(results) == ES else found.replace(" down ", " down only ")
 
 
 def caution(results: SweepRecords, summary: Summary) -> list[str]:
@@ -190,8 +192,8 @@ def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, 
     chosen, point = axes(results), answer_point(results, summary.best)
     if point is None or chosen is None:
         return shown
-    own = forgotten_es(results, point)
-    es = [(f"Forgotten: {ES}", percent(own), "1 − value / baseline", "")] if own == own else []
+    own = forgotten_share(results, point)
+    es = [(f"Forgotten: {forgotten_metric(results)}", percent(own), "1 − value / baseline", "")] if own == own else []
     return es + _kept(results, point, chosen[1]) + shown
 
 

@@ -1,4 +1,5 @@
-"""How much is gone, in words of one meaning: "forgotten" is 1 - forget.es / baseline, whatever the search went by."""
+"""How much is gone, in words of one meaning: "forgotten" is 1 - forget.es / baseline, whatever the search went by, or
+1 - metric / baseline of the probe that it went by: only a probe shows how the rows to forget are asked for there."""
 
 from __future__ import annotations
 
@@ -16,9 +17,17 @@ def most_is_left(share: float) -> bool:
     return round(share, 2) < 0.5
 
 
-def forgotten_es(results: SweepRecords, e: Evaluation) -> float:
-    """1 - forget.es / baseline; NaN where it was not measured, of the point or of the baseline."""
-    value, base = results.with_report(e).metrics.get(ES, math.nan), results.baseline.metrics.get(ES, math.nan)
+def forgotten_metric(results: SweepRecords) -> str:
+    """The metric that says how much is forgotten."""
+    metric = forget_objective(results.objectives)
+    of_probe = metric is not None and metric.partition(".")[0].endswith("_forget")
+    return metric if metric is not None and of_probe and results.objectives[metric] == "minimize" else ES
+
+
+def forgotten_share(results: SweepRecords, e: Evaluation) -> float:
+    """1 - that metric / baseline; NaN where it was not measured, of the point or of the baseline."""
+    metric = forgotten_metric(results)
+    value, base = results.with_report(e).metrics.get(metric, math.nan), results.baseline.metrics.get(metric, math.nan)
     return 1 - value / base if base > 0 else math.nan
 
 
@@ -34,8 +43,8 @@ def gone(results: SweepRecords, e: Evaluation, share: float, decimals: int = 1) 
         return "–"
     if metric == ES:
         return f"{shown(share)} forgotten"
-    es = forgotten_es(results, e)
-    first = [f"{shown(es)} forgotten"] if math.isfinite(es) else []
+    es = forgotten_share(results, e)
+    first = [f"{shown(es)} forgotten"] if math.isfinite(es) and metric != forgotten_metric(results) else []
     turned = results.objectives[metric] == "maximize"
     own = f"{metric} up (1 − baseline / value {shown(share)})" if turned else f"{metric} down {shown(share)}"
     return ", ".join([*first, own])

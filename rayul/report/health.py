@@ -14,7 +14,7 @@ from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
 from rayul.report.check import Check
-from rayul.report.gone import ES, forgotten_es, most_is_left
+from rayul.report.gone import forgotten_metric, forgotten_share, most_is_left
 from rayul.report.health_trials import (
     calibration,
     duplicates,
@@ -155,9 +155,10 @@ def _margin(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Chec
 def _forgotten(results: SweepRecords, front: Sequence[Evaluation]) -> Iterator[Check]:
     """Of the answer's point: a certificate is about what is kept, and says nothing of this."""
     e = answer_point(results, best_of(front, results))
-    if e is None or not math.isfinite(share := forgotten_es(results, e)):
+    if e is None or not math.isfinite(share := forgotten_share(results, e)):
         return
-    title, told = "Is most of it forgotten?", f"trial {e.trial_id} at step {e.step} has forgotten {share:.1%} of {ES}"
+    title = "Is most of it forgotten?"
+    told = f"trial {e.trial_id} at step {e.step} has forgotten {share:.1%} of {forgotten_metric(results)}"
     if most_is_left(share):
         yield Check(
             title,

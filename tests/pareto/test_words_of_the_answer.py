@@ -20,6 +20,8 @@ from rayul.spec import load_spec
 
 PROB = SPEC.replace("forget.es: minimize, retain.es: maximize", "forget.prob: minimize, retain.es: maximize")
 
+PROBED = SPEC.replace("forget.es: minimize, retain.es: maximize", "facts_forget.rouge: minimize, retain.es: maximize")
+
 
 def point(trial: str, forget: float, prob: float, retain: float = 0.95, general: float = 0.9) -> Evaluation:
     e = evaluation(trial, 20, forget, retain, params={"training.lr": 1e-3})
@@ -45,6 +47,22 @@ def test_forgotten_is_by_extraction_strength_whatever_the_objective(tmp_path: Pa
     page = summary.report.read_text()
     assert "forget.prob gone: 1 − forget.prob / baseline" in page
     assert "Forgotten: 1 − forget.es" not in page
+
+
+def test_a_probe_that_the_search_goes_by_says_what_is_forgotten(tmp_path: Path) -> None:
+    def asked(e: Evaluation, rouge: float) -> Evaluation:
+        return replace(e, metrics=e.metrics | {"facts_forget.rouge": rouge})
+
+    spec = f"{PROBED}probes: {{facts: {{forget: org/facts, metrics: [rouge]}}}}\n"
+    e = asked(point("0000", 0.0, 0.0), 0.8)  # nothing extractable is left of the rows that were trained on
+    folder = write_folder(tmp_path / "s", [asked(baseline(), 1.0), *ends(e)], spec)
+    assert said(folder) == "facts_forget.rouge down only 20% within the limits."
+    summary = summarise(folder)
+    shown = {label: value for label, value, _, _ in tiles(load_records(folder), summary)}
+    assert shown["Forgotten: facts_forget.rouge"] == "20.0%"
+    assert "Forgotten: forget.es" not in shown
+    (check,) = [c for c in summary.checks if c.title == "Is most of it forgotten?"]
+    assert (check.verdict, "20.0% of facts_forget.rouge" in check.sentence) == ("warning", True)
 
 
 def test_it_is_said_where_most_is_left(tmp_path: Path) -> None:
