@@ -35,7 +35,9 @@ def headline(results: SweepRecords, summary: Summary) -> str:
     said = _found(results, summary)
     open_ = unfinished(results)
     audit = audited(results, answer_point(results, summary.best))
-    return (f"{open_}. So far: " if open_ else "") + said + (f" {VERDICTS[audit[0]]}." if audit else "")
+    if open_:
+        said = f"{open_}. So far: {said[0].lower()}{said[1:]}"
+    return said + (f" {VERDICTS[audit[0]]}." if audit else "")
 
 
 def _found(results: SweepRecords, summary: Summary) -> str:
