@@ -84,7 +84,7 @@ def test_a_link_to_nothing_stops_the_build(site: Any) -> None:
 
 def test_a_table_of_keys_has_every_key_with_its_default() -> None:
     page = (ROOT / "docs" / "spec.md").read_text()
-    table = hook("keys").on_page_markdown(page[page.index("::: keys Training") :])
+    table = hook("keys").on_page_markdown(page[page.index("\n::: keys Training\n") :])
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     own = {row[0].strip("| `"): row[1:] for row in rows[: len(Training.model_fields)]}
     assert own.keys() == Training.model_fields.keys()

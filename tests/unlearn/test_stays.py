@@ -18,14 +18,14 @@ from rayul.sweep.attack import attack_here
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.unlearn.attacks.certified import tries
-from rayul.unlearn.data import load_sets
+from rayul.unlearn.data import Row, load_sets
 from rayul.unlearn.update.saved import save_scaled
 
 
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    for name in ("stays", "stays_tables"):
+    for name in ("stays", "stays_tables", "stays_smollm2"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import stays
     import stays_tables
@@ -40,14 +40,13 @@ def test_a_cell_is_certified_and_attacked_as_rayul_certify_does_it(
     torch.set_num_threads(1)
     short = {"budget": 3, "every": 3, "rows": ["own"], "trains": ["lora"], "optimizers": ["adamw"]}
     wanted = Attack.model_validate({**short, "schedules": ["linear"], "lr": {"lora": [2e-3]}, "attacks": []})
-    monkeypatch.setattr(stays, "ATTACKS", wanted)
-    monkeypatch.setattr(stays, "PASSES", 32)
     monkeypatch.setitem(stays.METHODS, "wga", 1.6e-2 / 3)
+    subject = stays.TESTBED._replace(attacks=wanted, passes=32)
     cell = stays.Cell("wga", "plain")
-    assert (cell.steps, cell.lr) == (16, pytest.approx(1.6e-2))
-    spec = stays.spec_of(cell)
-    bench = stays.Bench(1, load_sets(spec.data))
-    task, point = bench.task, Evaluation("0000", cell.steps)
+    spec = subject.of(cell)
+    assert (spec.training.steps, spec.training.lr) == (16, pytest.approx(1.6e-2))
+    bench = stays.Bench(subject, 1, load_sets(spec.data))
+    task, point = bench.task, Evaluation("0000", spec.training.steps)
     place = adapter_folder(tmp_path, point)
     found = bench.trained(cell, place)
     found |= bench.certified(place)
@@ -75,7 +74,7 @@ def test_a_cell_is_certified_and_attacked_as_rayul_certify_does_it(
 
 def test_a_draw_judges_no_author_that_chose_a_rate_and_shares_none_between_its_sets(benchmarks: Any) -> None:
     stays, _ = benchmarks
-    sets = load_sets(stays.spec_of(stays.Cell("npo", "plain")).data)
+    sets = load_sets(stays.TESTBED.of(stays.Cell("npo", "plain")).data)
     read = {row.group for name in ("forget", "retain") for row in sets[name]}
     drawn = [stays.drawn(sets, draw) for draw in (1, 2)]
     for one in drawn:
@@ -85,6 +84,19 @@ def test_a_draw_judges_no_author_that_chose_a_rate_and_shares_none_between_its_s
         assert (len(one["forget"]), len(authors["retain_certify"])) == (40, 20)
     for name in ("forget", "retain_certify"):
         assert {row.group for row in drawn[0][name]} != {row.group for row in drawn[1][name]}
+
+
+def test_a_draw_of_the_pretrained_model_parts_all_authors_that_it_knows(benchmarks: Any) -> None:
+    import stays_smollm2
+
+    names = ("forget", "retain_train", "retain", "retain_certify", "retain_report")
+    sets = {name: tuple(Row(f"{i}?", "a", group=f"{name} {i % 3}") for i in range(6)) for name in names}
+    drawn = [stays_smollm2.drawn(sets, draw) for draw in (1, 2)]
+    for one in drawn:
+        authors = [{row.group for row in rows} for rows in one.values()]
+        assert list(map(len, authors)) == [3, 3, 3, 3]
+        assert len(set.union(*authors)) == 12
+    assert {row.group for row in drawn[0]["forget"]} != {row.group for row in drawn[1]["forget"]}
 
 
 def frame(worst: dict[tuple[str, str], list[float]]) -> pd.DataFrame:

@@ -250,7 +250,8 @@ def _unreadable(
         what = "it is empty" if not value or isinstance(value, str | float) else f"it is a {type(value).__name__}"
         return InputError(f"{place}: no {column!r}: {what}, and has to be a text", "write it, or remove the row")
     there = ", ".join(map(str, record)) or "none"
-    way_out = f"the columns are: {there}. Say in the spec which of them it is:\n{lines_that_map(record, columns)}"
+    lines = lines_that_map(record, columns)
+    way_out = f"the columns are: {there}. Say which of them it is, here or in the `columns` of the one source:\n{lines}"
     return InputError(f"{place}: no {column!r}", way_out)
 
 
