@@ -98,6 +98,7 @@ ARMS: dict[str, Arm] = {
     "rayul, tell most_forgotten": Arm("tpe", rules=BOTH, tell="most_forgotten", flights=(8,)),
     "rayul, tell last_feasible": Arm("tpe", rules=BOTH, tell="last_feasible", flights=(8,)),
     "rayul, random": Arm("random", rules=BOTH, flights=(8,)),
+    "gp, no pruning": Arm("gp"),
     "trajectory": Arm("trajectory", rules=BOTH),
     "trajectory, no pruning": Arm("trajectory"),
     "trajectory, 6 at first": Arm("trajectory", startup=6),
