@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _end_stopped() -> NoReturn:
-    """End without taking Python apart: under threads of Ray that were just told to stop, one of 14 interrupted plans
+    """End without taking Python apart: under threads of Ray that were just told to stop, one of ten interrupted plans
     crashed there, after its last sentence."""
     atexit._run_exitfuncs()  # trackers end their runs in these
     for stream in (sys.stdout, sys.stderr):
