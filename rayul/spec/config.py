@@ -229,11 +229,12 @@ class Lora(Searchable):
     that reads hidden states, blocks behind the last one that it reads make no difference."""
 
 
-def _check_cadence(value: Any) -> int | Literal["geometric"]:
-    if value == "geometric":
-        return "geometric"
+def _check_cadence(value: Any) -> int | Literal["geometric", "auto"]:
+    if value in ("geometric", "auto"):
+        named_cadence: Literal["geometric", "auto"] = value
+        return named_cadence
     if isinstance(value, bool) or not isinstance(value, int):
-        raise expected("a whole number or geometric", value)
+        raise expected("a whole number, auto or geometric", value)
     if value < 1:
         raise refuse(f"must be at least 1, got {value}")
     return value
@@ -256,9 +257,10 @@ class Training(Searchable):
     """Forget rows per step; methods that read retain rows take as many of them."""
     steps: int = Field(default=60, ge=1)
     evaluate_every: Annotated[
-        int | Literal["geometric"], PlainValidator(_check_cadence), named(["geometric"], _COUNT)
+        int | Literal["geometric", "auto"], PlainValidator(_check_cadence), named(["geometric", "auto"], _COUNT)
     ] = 5
-    """Steps between evaluations, or "geometric" for ever longer gaps."""
+    """Steps between evaluations; "geometric": ever longer gaps; "auto": a twelfth of the steps, and as long as every
+    answer token that training reads stands as it stood the last evaluation is repeated, without reading a row."""
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)

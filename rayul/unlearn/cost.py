@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rayul.errors import RayulError
 from rayul.spec import Spec, certify_of, sets_to_certify
+from rayul.unlearn.cadence import evaluation_steps
 from rayul.unlearn.data import Row, Sets
 from rayul.unlearn.fits import reworded
 from rayul.unlearn.forward import Model
@@ -23,7 +24,6 @@ from rayul.unlearn.stopwatch import time_answers, time_evaluation, time_further,
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.template import AnyTemplate
 from rayul.unlearn.tokens import Example, encode_rows
-from rayul.unlearn.train import evaluation_steps
 from rayul.unlearn.trial import REPORTED, device_name
 from rayul.unlearn.update import attach
 from rayul.unlearn.update.modules import Modules, adapted_modules, untouched_weights

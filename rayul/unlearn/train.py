@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rayul.errors import RayulError
 from rayul.spec import Spec
+from rayul.unlearn.cadence import Watch, evaluation_steps
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, forward, token_logp
 from rayul.unlearn.gradients import Memory
@@ -33,24 +34,19 @@ class Diverged(RayulError):
     """A loss, a gradient or a metric is not a finite number any more."""
 
 
-def evaluation_steps(steps: int, every: int | str) -> list[int]:
-    """Steps at which a trial is evaluated, 0 and the last included.
-
-    every: an interval, or "geometric": 1, 2, 3, 4, 6, 8, 11, 16, ... (factor sqrt 2), since gradient ascent can
-    collapse between two evenly spaced evaluations.
-    """
-    if every == "geometric":
-        points = {round(2 ** (i / 2)) for i in range(2 * max(1, steps).bit_length())}
-    else:
-        points = set(range(0, steps, int(every)))
-    return sorted({0, steps} | {p for p in points if p < steps})
-
-
-def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, float] | None = None) -> Iterator[int]:
+def train(
+    update: Update,
+    task: Task,
+    spec: Spec,
+    seed: int,
+    terms: dict[str, float] | None = None,
+    watch: Watch | None = None,
+) -> Iterator[int]:
     """Train in place; yields each evaluation step, with the update as it is there.
 
-    terms: is filled with the values of the loss's terms at the last step. `spec` has no search distribution left. The
-    seed fixes the order of the rows. Raises Diverged when the loss or the gradient is not finite.
+    terms: is filled with the values of the loss's terms at the last step. watch: hears what the steps read. `spec` has
+    no search distribution left. The seed fixes the order of the rows. Raises Diverged when the loss or the gradient is
+    not finite.
     """
     training, parameters = spec.training, update.parameters
     steppers = optimisers(training, parameters)
@@ -63,7 +59,7 @@ def train(update: Update, task: Task, spec: Spec, seed: int, terms: dict[str, fl
     for step in range(1, training.steps + 1):
         forget, retain = next(order)
         progress = (step - 1) / training.steps
-        accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress)
+        accumulate = partial(accumulate_gradient, update, task, spec, forget, retain, direction, progress, watch)
         room = partial(Room.of, task, spec, forget)
         with gradient_checkpointing(update.model, training.gradient_checkpointing):
             found = leave_gradient(parameters, spec.method, memory, step, accumulate, room)
@@ -103,11 +99,12 @@ def accumulate_gradient(
     retain: Sequence[int],
     direction: Tensor | None = None,
     progress: float = 0.0,
+    watch: Watch | None = None,
     of: str = LOSS,
     held: Tensor | None = None,
 ) -> dict[str, float]:
     """Add to `.grad` the gradient of the method's loss on these rows, or of what else a gradient rule asks for; returns
-    the values of its terms. progress: share of the trial's steps that are done. held: as in `Ask`.
+    the values of its terms. progress: share of the trial's steps that are done. watch: of `train`. held: of `Ask`.
 
     With training.micro_batch_size the batch is split, each part weighted by its number of rows: the same gradient,
     unless a cap masks whole sequences (then each part is a mean over its own remaining sequences).
@@ -115,7 +112,7 @@ def accumulate_gradient(
     found: dict[str, float] = {}
     begin = 0
     for f, r in micro_batches(forget, retain, spec.training.micro_batch_size):
-        side = partial(_side, update, task, spec, direction=direction, progress=progress)
+        side = partial(_side, update, task, spec, direction=direction, progress=progress, watch=watch)
         own = None if held is None else held[begin : begin + len(f)]
         begin += len(f)
         forget_side = side("forget", f, of != FORGET_NLL, held=own)
@@ -139,6 +136,7 @@ def _side(
     limited: bool,
     direction: Tensor | None,
     progress: float,
+    watch: Watch | None = None,
     held: Tensor | None = None,
 ) -> Side:
     """The batch of these examples as losses see it. limited: whether the controls act on it. held: as in `Ask`, of
@@ -153,7 +151,14 @@ def _side(
             added = dict(zip(numbers, held[:, : batch.ids.shape[1]].unbind(2), strict=True))
         with perturbed(update.model, added):
             plain = forward(update.model, batch, layers)
+        if watch is not None and watch.on:
+            logp = token_logp(plain)
+            plain = plain._replace(logp=logp)
+            watch.note(logp, before(plain.mask), plain.mask)
         return controlled(plain, spec.control) if limited else plain
+
+    def before(mask: Tensor) -> Tensor:
+        return task.reference_logp(name, indices, batch.answer[:, -mask.shape[1] :], update.reference)
 
     def reference() -> Answers:
         with torch.no_grad(), update.reference() as before:
@@ -165,8 +170,7 @@ def _side(
     def reference_logp(mask: Tensor) -> Tensor:
         if limited and spec.control.temperature != 1.0:  # the cache is at temperature 1
             return torch.where(mask, token_logp(reference()), 0.0)
-        answer = batch.answer[:, -mask.shape[1] :]
-        return torch.where(mask, task.reference_logp(name, indices, answer, update.reference), 0.0)
+        return torch.where(mask, before(mask), 0.0)
 
     return Side(answers, reference, reference_logp, direction, lambda: (batch.ids, batch.answer), progress)
 

@@ -17,6 +17,7 @@ from rayul.records.objectives import MIN_FORGOTTEN, score
 from rayul.spec import Spec, is_forgetting, needs_oracle, plainly, violations
 from rayul.unlearn.attacks.relearn import LORA
 from rayul.unlearn.attacks.steering import Trained, under_attack
+from rayul.unlearn.cadence import Watch
 from rayul.unlearn.calibrate import calibrations
 from rayul.unlearn.evaluate import evaluate, pessimistic
 from rayul.unlearn.harness import harness_metrics
@@ -83,9 +84,16 @@ def _attempt(
     try:
         update = attach(task, spec, shared.seed)
         terms: dict[str, float] = {}
-        for step in train(update, task, spec, shared.seed, terms):
+        watch = Watch(spec)
+        for step in train(update, task, spec, shared.seed, terms, watch):
             row = replace(shared, step=step, terms=dict(terms))
-            rows = [first_row(row, spec, baseline)] if step == 0 else _evaluated(update, task, spec, row, baseline)
+            if step == 0:
+                rows = [first_row(row, spec, baseline)]
+            elif watch.repeats(step):
+                rows = [watch.repeated(row)]
+            else:
+                rows = _evaluated(update, task, spec, row, baseline)
+            watch.reported(rows, baseline)
             seconds = time.perf_counter() - started
             rows = [replace(r, train_seconds=seconds) for r in rows]
             yield Snapshot(rows, update, rows[-1].ended(COMPLETED) if step == spec.training.steps else None)

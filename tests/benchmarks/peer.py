@@ -38,6 +38,8 @@ ARMS = {
 }
 UNPRUNED = "pruning={criteria: false, dominance: false}"
 CERTIFY = "retain_certify"
+EVERY = 5
+"""Steps between the evaluations of the arm by hand."""
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -272,7 +274,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     changes = [part for part in overrides(asked) if part != "--set"]
-    ready = with_testbed(load_spec(SPEC, changes))
+    ready = with_testbed(load_spec(SPEC, [*changes, f"training.evaluate_every={EVERY}"]))
     asked.work.mkdir(parents=True, exist_ok=True)
     sweep, target = asked.work / "sweep.yaml", Path(ready.model.path).parent
     sweep.write_text(dump_yaml(ready.resolved()))

@@ -235,6 +235,8 @@ class Pack:
             row, baseline = replace(slot.shared, step=slot.step, terms=slot.terms), slot.job.baseline
             if slot.step == 0:
                 rows[k] = [first_row(row, slot.spec, baseline)]
+            elif slot.watch.repeats(slot.step):
+                rows[k] = [slot.watch.repeated(row)]
             else:
                 rounds[k] = evaluation_rows(self.task, slot.spec, row, baseline)
                 wanted[k] = next(rounds[k])
@@ -265,6 +267,7 @@ class Pack:
     def _reported(self, k: int, rows: list[Evaluation]) -> Event:
         slot = self.slots[k]
         slot.reported = slot.step
+        slot.watch.reported(rows, slot.job.baseline)
         rows = [replace(row, train_seconds=slot.seconds) for row in rows]
         if slot.step == slot.spec.training.steps:
             slot.ending = rows[-1].ended(COMPLETED)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rayul.errors import RayulError
 from rayul.records import Ending, Evaluation
 from rayul.spec import Spec, is_custom
+from rayul.unlearn.cadence import Watch, evaluation_steps
 from rayul.unlearn.controls import controlled
 from rayul.unlearn.forward import Answers, token_logp
 from rayul.unlearn.gradients import Memory, rule_of
@@ -31,7 +32,6 @@ from rayul.unlearn.task import Task
 from rayul.unlearn.terms import total
 from rayul.unlearn.train import (
     Diverged,
-    evaluation_steps,
     hidden_layers,
     micro_batches,
     steering_direction,
@@ -55,6 +55,7 @@ class Slot:
         training = spec.training
         self.optimiser = RowOptimiser(training, row, partial(layout.matrices, rank=spec.lora.r))
         self.stops = frozenset(evaluation_steps(training.steps, training.evaluate_every))
+        self.watch = Watch(spec)
         self.order = row_order(task, spec, job.seed)
         self.memory: Memory = {}
         self.terms: dict[str, float] = {}
@@ -151,7 +152,12 @@ class Slot:
             temperature = control.temperature if limited else 1.0
 
             def plain() -> Answers:
-                return controlled(answers[name], control) if limited else answers[name]
+                own = answers[name]
+                if self.watch.on:
+                    logp = token_logp(own)
+                    own = own._replace(logp=logp)
+                    self.watch.note(logp, reference.logp(name, on_device(part.rows[name], device)), own.mask)
+                return controlled(own, control) if limited else own
 
             def base() -> Answers:
                 found = reference.predictions(name, on_device(part.rows[name], device), self.layers)
