@@ -42,6 +42,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     """run(command, ...) -> exit code and the one document on standard output, which fits its schema."""
     monkeypatch.chdir(tmp_path)
 
+    # It ends the process at once, which is this one here.
+    monkeypatch.setattr("rayul.cli._end_stopped", lambda: sys.exit(130))
+
     def run(*arguments: str) -> tuple[int, Any]:
         monkeypatch.setattr(sys, "argv", ["rayul", *arguments, "--json"])
         capfd.readouterr()

@@ -54,9 +54,9 @@ def main() -> None:
             stream.reconfigure(errors="rayul")
     listen()
     atexit.register(gc.freeze)  # or Python searches all of torch and Ray for cycles as it ends: a second of CPU
-    if is_for_a_program(sys.argv[1:]):
-        sys.exit(run_for_a_program(lambda: app(standalone_mode=False)))
     try:
+        if is_for_a_program(sys.argv[1:]):
+            sys.exit(run_for_a_program(lambda: app(standalone_mode=False)))
         app()
     except RayulError as error:
         show(error, error=True)
