@@ -35,25 +35,28 @@ def walk_dials(
     points: Sequence[Evaluation],
     baseline: Mapping[str, float],
     task: Task | None = None,
+    recaller: Recaller | None = None,
+    part: slice = slice(None),
 ) -> tuple[Found, ...]:
     """The dials of a reading, walked, and what each certified model measures and recalls.
 
-    points: of the dials, in their order. baseline: metrics of the model before unlearning. task: that of the spec,
-    where this process has it. Raises RayulError for an adapter that is missing, and InputError for a group whose metric
-    is not a number.
+    points: of all its dials, in their order. part: those that are walked here, at the level of the whole reading.
+    baseline: metrics of the model before unlearning. task, recaller: those of the spec, where this process has them.
+    Raises RayulError for an adapter that is missing, and InputError for a group whose metric is not a number.
     """
     spec, folder = disk.with_models(spec), disk.adapters()
+    dials, points = reading.dials[part], points[part]
     places = [adapter_folder(folder, point) for point in points]
     for place in places:
         if not disk.get(place):
             raise RayulError(f"{place}: the adapter to certify is missing", "restore it, and run rayul certify again")
     task, batch = task or load_task(spec, sets), spec.evaluate.batch_size
-    limits = [known_limits(_criteria(spec, point, dial)) for dial, point in zip(reading.dials, points, strict=True)]
+    limits = [known_limits(_criteria(spec, point, dial)) for dial, point in zip(dials, points, strict=True)]
     tests = DialTests(task, spec, limits, reading.level, baseline)
-    walks = [DialWalk(dial, one, tests) for dial, one in zip(reading.dials, limits, strict=True)]
+    walks = [DialWalk(dial, one, tests) for dial, one in zip(dials, limits, strict=True)]
     if _share_forwards(spec) and not tests.generates:
         walk_together(task, walks, places, batch)
-    recaller = Recaller(task, spec)  # before an adapter is loaded
+    recaller = recaller or Recaller(task, spec)  # before an adapter is loaded
     found = []
     for walk, point, place in zip(walks, points, places, strict=True):
         if walk.ended and not walk.passed:

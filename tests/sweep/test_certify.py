@@ -437,6 +437,23 @@ def test_dials_walked_in_shared_forwards_are_those_walked_one_at_a_time(
     assert all(walk.ended for walk in walks), "they were not walked together"
 
 
+def test_devices_that_share_the_dials_of_a_reading_find_what_one_does(made: Callable[..., Sweep]) -> None:
+    """Each at the level of the whole reading, which is the confidence divided by all of its dials."""
+    sweep = made(control={"criteria": [LIMIT]})
+    reading, points = ranks(sweep)
+    assert len(points) > 2
+    before = load_records(sweep.folder).baseline.metrics
+    where = (sweep.spec, sweep.sets, sweep.measurer.disk, reading, points, before, sweep.task)
+    whole = [one for one, _ in walk_dials(*where)]
+    parts = [[one for one, _ in walk_dials(*where, part=slice(i, None, 2))] for i in range(2)]
+    assert [len(part) for part in parts] == [len(points[::2]), len(points[1::2])]
+    for i, one in enumerate(whole):
+        other = parts[i % 2][i // 2]
+        assert (one.source, one.passed) == (other.source, other.passed)
+        assert [w.p_value for w in one.walked] == pytest.approx([w.p_value for w in other.walked], abs=1e-6, rel=1e-3)
+    assert any(0 < one.passed < len(SCALES) for one in whole), "the level decides"
+
+
 @pytest.mark.parametrize(("side", "keeps"), [({"at_most": 1.0}, True), ({"at_least": 1.0}, False)])
 def test_a_limit_on_generated_answers_to_a_probe_is_checked_at_every_coefficient(
     made: Callable[..., Sweep], tmp_path: Path, side: dict[str, float], keeps: bool

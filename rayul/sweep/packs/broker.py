@@ -60,8 +60,10 @@ class DeviceActor:
     def verify(self, points: Sequence[Evaluation]) -> list[str]:
         return self.device.verify(points)
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
-        return self.device.walk(reading, points, baseline)
+    def walk(
+        self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float], part: slice
+    ) -> tuple[Found, ...]:
+        return self.device.walk(reading, points, baseline, part)
 
     def join(self, number: int, params: dict[str, Any], baseline: Evaluation) -> None:
         self.device.join(number, params, baseline)

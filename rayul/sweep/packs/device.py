@@ -101,10 +101,13 @@ class Device:
         with self._between_steps():
             return list(filter(None, verified(self.spec, self.sets, self.disk, points, self._recaller)))
 
-    def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
+    def walk(
+        self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float], part: slice
+    ) -> tuple[Found, ...]:
         """`dials.walk_dials` in this process."""
         with self._between_steps():
-            return walk_dials(self.spec, self.sets, self.disk, reading, points, baseline, self.packs.task)
+            task, recaller = self.packs.task, self._recaller
+            return walk_dials(self.spec, self.sets, self.disk, reading, points, baseline, task, recaller, part)
 
     @cached_property
     def _recaller(self) -> Recaller:

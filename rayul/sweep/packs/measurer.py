@@ -29,7 +29,7 @@ class DeviceMeasurer:
     actor is started where there is none, and stays for the trials."""
 
     def __init__(self, devices: Devices, allocation: Allocation) -> None:
-        self.devices = devices
+        self.devices, self.allocation = devices, allocation
         # SPREAD: on CPU the task asks for little, and several would meet on one node.
         options = {
             "num_cpus": allocation.cpu,
@@ -51,8 +51,11 @@ class DeviceMeasurer:
                 yield "".join(fetch(answer))
 
     def walk(self, reading: Reading, points: Sequence[Evaluation], baseline: Mapping[str, float]) -> tuple[Found, ...]:
-        found: tuple[Found, ...] = fetch(self._ask(partial(_walk, (reading, points, baseline))))
-        return found
+        """Every device walks some of the dials, of which none depends on another."""
+        count = max(1, min(self.allocation.slots // self.allocation.pack, len(points)))
+        parts = [slice(i, None, count) for i in range(count)]
+        walked = fetch([self._ask(partial(_walk, (reading, points, baseline, part))) for part in parts])
+        return tuple(walked[i % count][i // count] for i in range(len(points)))
 
     def _ask(self, question: Question) -> Any:
         return self.task.remote(self.devices, question)
