@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,11 @@ from rayul.background import beside
 from rayul.pace import TimeLeft
 from rayul.words import clock, printable
 
-FIRST_LINE = 5.0
+FIRST_LINE = 1.0
 """Seconds after which work that no terminal shows says what it is doing."""
+
+NEXT_WORK = 4.0
+"""Seconds after a line until the next piece of work is named."""
 
 LINE_EVERY = 30.0
 """Seconds between two lines of such work."""
@@ -51,7 +55,7 @@ class ProgressBar:
                 live = Live(get_renderable=self._view, console=self.console, refresh_per_second=8, transient=True)
                 self.shown.enter_context(live)
             else:
-                self.shown.enter_context(lines(self.console, self._line, FIRST_LINE))
+                self.shown.enter_context(lines(self.console, self._line, FIRST_LINE, work=self._work))
 
     def stop(self) -> None:
         """Show nothing until the next `update`."""
@@ -63,6 +67,10 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _work(self) -> str:
+        """What is being done, without how far it is."""
+        return re.sub(r"\d+", "", self.message)
 
     def _line(self) -> str:
         share = f" ({self.done:.0%})" if self.done is not None else ""
@@ -94,15 +102,24 @@ def doing(console: Console, what: str) -> Iterator[ProgressBar]:
 
 @contextmanager
 def lines(
-    console: Console, line: Callable[[], str], first: float = LINE_EVERY, every: float = LINE_EVERY
+    console: Console,
+    line: Callable[[], str],
+    first: float = LINE_EVERY,
+    every: float = LINE_EVERY,
+    work: Callable[[], str] = str,
 ) -> Iterator[None]:
-    """Print a line every so many seconds while the block runs, the first after `first` seconds."""
+    """Print a line every so many seconds while the block runs, the first after `first` seconds. work: names the piece
+    of work; the next one is told within NEXT_WORK seconds."""
 
     def say(over: threading.Event) -> None:
-        wait = first
+        wait, told = first, time.monotonic()
+        named: str | None = None
         while not over.wait(wait):
-            console.print(Text(printable(line())), soft_wrap=True)
-            wait = every
+            now, is_of = time.monotonic(), work()
+            if named is None or is_of != named or now - told >= every:
+                console.print(Text(printable(line())), soft_wrap=True)
+                told, named = now, is_of
+            wait = min(NEXT_WORK, max(0.0, told + every - now))
 
     with beside(say):
         yield

@@ -58,3 +58,17 @@ def test_on_a_terminal_a_bar_is_shown_and_nothing_is_left_of_it() -> None:
     assert "measuring" in said.getvalue()
     assert "0:00 elapsed" in said.getvalue()
     assert said.getvalue().endswith("\x1b[2K"), "the line is erased"
+
+
+def test_without_a_terminal_each_piece_of_work_is_named_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.01)
+    monkeypatch.setattr(progress, "NEXT_WORK", 0.01)
+    said = io.StringIO()
+    with ProgressBar(Console(file=said)) as bar:
+        for message in ("reading the rows", "measuring 1 of 2", "measuring 2 of 2"):
+            before = len(said.getvalue())
+            bar.update(message)
+            while message != "measuring 2 of 2" and len(said.getvalue()) == before:
+                time.sleep(0.01)
+    told = [line.partition(":")[0] for line in said.getvalue().splitlines()]
+    assert told == ["reading the rows", "measuring 1 of 2"], "the second point is no other work"
