@@ -415,7 +415,7 @@ class Resources(Section):
     trials_per_gpu: Annotated[
         int | Literal["auto"], BeforeValidator(_check_trials_per_gpu), named(["auto"], _COUNT)
     ] = 1
-    """Number of trials that share a device; auto measures at the start how many are fastest."""
+    """Number of trials that share a device; auto measures how many are fastest, once for each machine and shape."""
     packs: bool = True
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
     each has a process of its own, which only GPUs share."""

@@ -1,14 +1,17 @@
 """How far one driver goes: trials of known duration in place of training, everything else as in a sweep.
 
     python tests/benchmarks/scaling.py --gpus 1 2 4 8 16 32 64 --seconds 30 --trials-per-gpu 4
+    python tests/benchmarks/scaling.py --gpus 256 --nodes 8 --seconds 30 --every 5 --trials-per-gpu 4 --pruned 0.5
     python tests/benchmarks/scaling.py --many 5000
     python tests/benchmarks/scaling.py --ours 5000
 
 The first measures throughput on logical GPUs against trials x seconds / GPUs, with every start-up in it, and what the
 driver spends per report. All workers share this machine, so their start-up is paid by its cores, not by those of a
-cluster: throughput is given with all of that, and in full flight. The second sends many trials of no duration through
-one driver and shows whether anything grows with their number. The third is our part of that, without Ray: searcher,
-scheduler and recorder in Tune's order.
+cluster: throughput is given with all of that, and in full flight. The second has nodes as Ray's own tests have them,
+each with its raylet, on this machine, and trials half of which break the limit at their middle report: "turnover" is
+how long it takes from a trial's end until the next trial's work begins in its place (median, and the longest). Workers
+import no torch. The third sends many trials of no duration through one driver and shows whether anything grows with
+their number. The fourth is our part of that, without Ray: searcher, scheduler and recorder in Tune's order.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ import io
 import os
 import resource
 import shutil
+import statistics
 import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +49,7 @@ from rayul.sweep.search.searcher import OptunaSearcher
 
 # isort: split
 import ray
+from ray.cluster_utils import Cluster
 from ray.tune import Trainable
 
 BASE = {"forget.es": 0.8, "retain.es": 0.9}
@@ -51,7 +58,7 @@ BASE = {"forget.es": 0.8, "retain.es": 0.9}
 class NullTrial(Trainable):
     """Reports `reports` evaluations, a pause before each; forgets at a rate that its parameter gives."""
 
-    pause, reports = 0.0, 3
+    pause, reports, pruned = 0.0, 3, 0.0
 
     def setup(self, config: dict[str, Any], **shared: Any) -> None:
         self.reset_config(config)
@@ -66,15 +73,17 @@ class NullTrial(Trainable):
         number, rate = self.config["number"], self.config["params"]["training.lr"]
         forgotten = min(1.0, 40 * rate * self.at / self.reports)
         luck = zlib.crc32(str(number).encode()) / 2**32  # without it every trial would be on the front
+        broken = luck < self.pruned and 2 * self.at >= self.reports
         row = Evaluation(
             f"{number:04d}",
             self.at,
             params=self.config["params"],
             metrics={
                 "forget.es": BASE["forget.es"] * (1 - forgotten),
-                "retain.es": BASE["retain.es"] * (1 - 0.3 * forgotten**2 - 0.1 * luck),
+                "retain.es": BASE["retain.es"] * (0.5 if broken else 1 - 0.3 * forgotten**2 - 0.1 * luck),
             },
-            violation={"retain.es": -0.1},
+            violation={"retain.es": 0.1 if broken else -0.1},
+            feasible=not broken,
             train_seconds=self.pause * self.at,
         )
         return TrialResult([row], row.ended(COMPLETED) if self.at == self.reports else None).to_ray()
@@ -102,17 +111,22 @@ def null_spec(trials: int, sampler: str) -> Any:
 
 
 class Watch:
-    """Wall-clock and driver CPU at every evaluation."""
+    """Wall-clock and driver CPU at every evaluation, and when trials ended."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[float, float, str]] = []
+        self.ends: list[float] = []
 
     def listen(self, record: Record) -> None:
         if isinstance(record, Evaluation):
             self.rows.append((time.monotonic(), time.process_time(), record.trial_id))
+        else:
+            self.ends.append(time.monotonic())
 
 
-def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> tuple[float, float, Watch]:
+def sweep(
+    trials: int, slots: int, pause: float, reports: int, sampler: str, pruned: float = 0.0
+) -> tuple[float, float, Watch]:
     """One sweep of null trials; seconds and driver CPU seconds that it took, and all of its rows."""
     spec = null_spec(trials, sampler)
     folder = Path(tempfile.mkdtemp(prefix="rayul-scaling-"))
@@ -128,56 +142,69 @@ def sweep(trials: int, slots: int, pause: float, reports: int, sampler: str) -> 
         add(self, record)
 
     run.Progress.add = listen  # type: ignore[method-assign]
-    run.UnlearningTrial = type("Null", (NullTrial,), {"pause": pause, "reports": reports})  # type: ignore[misc]
+    run.UnlearningTrial = type("Null", (NullTrial,), {"pause": pause, "reports": reports, "pruned": pruned})  # type: ignore[misc]
     allocation = Allocation(0.01, 1.0, slots, "")
     began, cpu = time.monotonic(), time.process_time()
     try:
         with served(folder, spec, remote=False) as disk:
             study, quiet = run.open_study(folder / STUDY, spec), Console(file=io.StringIO())
-            run._search(run.Sweep(spec, {}, disk, Manifest(), allocation, None, journal, study, baseline, [], quiet))
+            held = run.Sweep(spec, {}, disk, Manifest(), allocation, None, journal, study, baseline, [], quiet)
+            run._search(held, run.ProgressBar(quiet))
     finally:
         run.Progress.add = add  # type: ignore[method-assign]
     took = time.monotonic() - began, time.process_time() - cpu
     states = Counter(ending.state for ending in journal.endings.values())
-    assert states == {COMPLETED: trials}, states
-    assert len(list(journal)) == 1 + trials * reports
+    assert states.total() == trials, states
+    assert pruned or (states == {COMPLETED: trials} and len(list(journal)) == 1 + trials * reports), states
     shutil.rmtree(folder)
     return *took, watch
 
 
-def start(gpus: int) -> None:
-    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init("local", num_cpus=4, num_gpus=gpus, **options)
+@contextmanager
+def started(gpus: int, nodes: int = 1) -> Iterator[None]:
+    options = {"log_to_driver": False, "logging_level": "ERROR"}
+    if nodes == 1:
+        ray.init("local", num_cpus=4, num_gpus=gpus, include_dashboard=False, **options)
+        yield
+        ray.shutdown()
+        return
+    cluster = Cluster()
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=4, num_gpus=gpus // nodes, include_dashboard=False, object_store_memory=2**27)
+    ray.init(cluster.address, **options)
+    yield
+    ray.shutdown()
+    cluster.shutdown()
 
 
-def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int) -> None:
+def scaling(gpus: list[int], seconds: float, every: float, per_gpu: int, nodes: int, pruned: float) -> None:
     print(f"trials of {seconds:g} s, a report every {every:g} s, {per_gpu} trials per GPU, {os.cpu_count()} cores")
-    print("GPUs  trials  wall s  of linear  in full flight  driver CPU  ms CPU/report  RSS MB")
+    print("GPUs  trials  wall s  of linear  in full flight  driver CPU  ms CPU/report  reports/s  turnover s  RSS MB")
     reports = round(seconds / every)
     for slots in gpus:
-        ray.init(
-            "local", num_cpus=4, num_gpus=slots, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-        )
-        wall, cpu, watch = sweep(slots * per_gpu, slots, every, reports, "tpe")
-        ray.shutdown()
+        with started(slots, nodes):
+            wall, cpu, watch = sweep(slots * per_gpu, slots, every, reports, "tpe", pruned)
         # In full flight: from the first report of the last worker to start to that of the last trial to start. Before
         # it some workers are not there yet, after it some have nothing left to do.
         firsts = sorted({name: at for at, _, name in reversed(watch.rows)}.values())
         first, last = firsts[slots - 1], firsts[-1]
-        steady = sum(first < at <= last for at, *_ in watch.rows) * every / slots / (last - first)
+        rate = sum(first < at <= last for at, *_ in watch.rows) / (last - first)
+        steady = rate * every / slots
+        # Every trial that starts later takes the place of one that has ended.
+        turnover = [start - every - end for end, start in zip(sorted(watch.ends), firsts[slots:], strict=False)]
         rss = psutil.Process().memory_info().rss / 2**20
         print(
             f"{slots:4}  {slots * per_gpu:6}  {wall:6.1f}  {per_gpu * seconds / wall:8.1%}  {steady:14.1%}"
-            f"  {cpu / wall:10.1%}  {1000 * cpu / len(watch.rows):13.2f}  {rss:6.0f}",
+            f"  {cpu / wall:10.1%}  {1000 * cpu / len(watch.rows):13.2f}  {rate:9.1f}"
+            f"  {statistics.median(turnover):5.2f} ({max(turnover):.1f})  {rss:6.0f}",
             flush=True,
         )
 
 
 def many(trials: int, slots: int, reports: int, sampler: str) -> None:
     print(f"{trials} trials of no duration, {reports} reports each, {slots} at a time, sampler {sampler}")
-    start(slots)
-    wall, cpu, watch = sweep(trials, slots, 0.0, reports, sampler)
-    ray.shutdown()
+    with started(slots):
+        wall, cpu, watch = sweep(trials, slots, 0.0, reports, sampler)
     print("trials so far  ms wall/report  ms driver CPU/report")
     size = max(1, len(watch.rows) // 10)
     for i in range(0, len(watch.rows) - size + 1, size):
@@ -232,6 +259,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=1.0)
     parser.add_argument("--trials-per-gpu", type=int, default=4)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--pruned", type=float, default=0.0, help="share of trials that break the limit half-way")
     parser.add_argument("--many", type=int)
     parser.add_argument("--ours", type=int)
     parser.add_argument("--slots", type=int, default=8)
@@ -239,7 +268,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe")
     asked = parser.parse_args()
     if asked.gpus:
-        scaling(asked.gpus, asked.seconds, asked.every, asked.trials_per_gpu)
+        scaling(asked.gpus, asked.seconds, asked.every, asked.trials_per_gpu, asked.nodes, asked.pruned)
     if asked.many:
         many(asked.many, asked.slots, asked.reports, asked.sampler)
     if asked.ours:

@@ -20,7 +20,8 @@ from rayul.sweep.packs.broker import MALLOC
 from rayul.unlearn.compiled import require_compiler
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
-from rayul.unlearn.pack.throughput import Throughput, measure_packs
+from rayul.unlearn.pack.known_rates import known_packs
+from rayul.unlearn.pack.throughput import Throughput
 from rayul.words import plural
 
 WORTH = 1.1
@@ -126,4 +127,4 @@ def _measure(
 ) -> list[Throughput]:
     torch.set_num_threads(threads)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
-    return measure_packs(disk.with_models(spec), sets, sizes, memory)
+    return known_packs(disk.with_models(spec), sets, sizes, memory)
