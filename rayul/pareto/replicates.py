@@ -7,6 +7,7 @@ those that lead by the mean of all their seeds, so one that falls back makes roo
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -42,10 +43,14 @@ def next_replicate(scores: Mapping[Key, Sequence[float | None]]) -> Key | None:
     """The configuration to train with a fresh seed: of the LEADERS by their means the one with the fewest seeds, and of
     several such the best. scores: of each configuration's seeds, None for one that still runs. None where nothing has
     forgotten anything within the limits."""
-    known = {key: [score for score in some if score is not None] for key, some in scores.items()}
-    means = {key: sum(some) / len(some) for key, some in known.items() if sum(some) > 0}
-    leaders = sorted(means, key=lambda key: -means[key])[:LEADERS]
+    means = {key: mean for key, some in scores.items() if any(some) and (mean := _mean(some)) > 0}
+    leaders = heapq.nlargest(LEADERS, means, key=means.__getitem__)
     return min(leaders, key=lambda key: len(scores[key]), default=None)
+
+
+def _mean(scores: Sequence[float | None]) -> float:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known)
 
 
 def lower_bounds(scores: Mapping[Key, Sequence[float]]) -> dict[Key, float]:

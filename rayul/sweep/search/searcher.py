@@ -172,7 +172,12 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.evidence = evidence_of(spec, baseline, journal.of)
         self.earlier = sum(WARM_START in t.user_attrs for t in study.get_trials(deepcopy=False))
         self.asked: dict[int, optuna.Trial] = {}
-        self.scores: dict[int, float] = {}
+        self.seeds: dict[str, list[float | None]] = {}
+        """By settings, as text, what each of their trials has forgotten within the limits; None while it runs."""
+        self.counted = 0
+        self.running: dict[int, tuple[str, int]] = {}
+        """By number, where in `seeds` a trial is that was still running when last looked at. Only these are looked at
+        again: to count all trials anew took 35 ms a proposal at 5,000 of them."""
         self.unfinished: list[int] = []
         if wrong := misread(study, spec, journal) or is_ahead(study, journal):
             raise damaged(journal.path.with_name(STUDY), wrong)
@@ -222,22 +227,20 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         trials = self.study.get_trials(deepcopy=False)
         if len(trials) - self.earlier < NEW * self.limit or any(t.state == TrialState.WAITING for t in trials):
             return
-        scores: dict[str, list[float | None]] = {}
-        for trial in trials[self.earlier :]:
+        for trial in trials[self.earlier + self.counted :]:
             settings = json.dumps(trial.params, sort_keys=True)
-            scores.setdefault(settings, []).append(self._score(trial))
-        chosen = next_replicate(scores)
+            seeds = self.seeds.setdefault(settings, [])
+            self.running[trial.number] = settings, len(seeds)
+            self.counted += 1
+            seeds.append(None)
+        for number, (settings, place) in list(self.running.items()):
+            if trials[number].state.is_finished():
+                rows = self.journal.of(trial_id(number))
+                self.seeds[settings][place] = most_forgotten(rows, self.baseline, self.spec.objectives)
+                del self.running[number]
+        chosen = next_replicate(self.seeds)
         if chosen is not None:
             self.study.enqueue_trial(json.loads(chosen))
-
-    def _score(self, trial: FrozenTrial) -> float | None:
-        """The share that a trial has forgotten within the limits, None while it runs."""
-        if not trial.state.is_finished():
-            return None
-        if trial.number not in self.scores:
-            rows = self.journal.of(trial_id(trial.number))
-            self.scores[trial.number] = most_forgotten(rows, self.baseline, self.spec.objectives)
-        return self.scores[trial.number]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
