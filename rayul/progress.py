@@ -19,8 +19,9 @@ from rayul.background import beside
 from rayul.pace import TimeLeft
 from rayul.words import clock, printable
 
-FIRST_LINE = 1.0
-"""Seconds after which work that no terminal shows says what it is doing."""
+FIRST_LINE = 0.4
+"""Seconds after which work that no terminal shows says what it is doing: with the start of Python, within one of the
+command."""
 
 NEXT_WORK = 4.0
 """Seconds after a line until the next piece of work is named."""

@@ -265,7 +265,7 @@ def _devices(
     every = spec.resources.checkpoint_every
     arguments = {"spec": spec, "sets": sets, "disk": disk, "shape": packing.shape, "checkpoint_every": every}
     with broker(allocation, arguments) as devices:
-        yield devices, DeviceMeasurer(devices, allocation)
+        yield devices, DeviceMeasurer(devices, allocation, own=disk.server is None)
 
 
 def _verified(

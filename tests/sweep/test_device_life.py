@@ -627,8 +627,9 @@ def test_replaced(make_broker: Callable[..., Broker], node: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
 def test_a_device_that_breaks_is_replaced_for_those_who_measure(
-    make_clients: Callable[..., Clients], breaking: tuple[Path, dict[str, Any]]
+    make_clients: Callable[..., Clients], breaking: tuple[Path, dict[str, Any]], own: bool
 ) -> None:
     file, sections = breaking
     clients = make_clients(**sections)
@@ -640,9 +641,38 @@ def test_a_device_that_breaks_is_replaced_for_those_who_measure(
     broken = ray.get(clients.devices.here(1))
     assert isinstance(error_of(lambda: ray.get(broken.verify.remote([]))), DeviceBroken)
     file.unlink()
-    measurer = DeviceMeasurer(clients.devices, Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2))
+    measurer = DeviceMeasurer(clients.devices, Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2), own=own)
     assert {"forget.mine", "retain_report.mine"} <= measurer.measure([BASELINE])[BASELINE].metrics.keys()
     gone(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
+def test_who_measures_hears_why_a_device_refused(make_clients: Callable[..., Clients], own: bool) -> None:
+    clients = make_clients(lora={"target_modules": ["no_such_layer"]})
+    measurer = DeviceMeasurer(clients.devices, Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2), own=own)
+    with pytest.raises(InputError, match="no_such_layer"):
+        measurer.measure([BASELINE])
+
+
+@pytest.mark.slow
+def test_all_devices_load_while_one_measures(
+    local_ray: None, make_spec: Callable[..., Any], sets: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """On cores of its own a sweep asks them itself, without a process for each question, and the trials find every
+    device begun; what is measured does not depend on who asks."""
+    oracle = str(other_model(tiny_folder, tmp_path))
+    arguments = arguments_of(make_spec, sets, tmp_path, oracle=oracle)
+    one_core = Allocation(cpu=0.5, gpu=0.0, slots=4, line="", pack=2)
+    with broker(one_core, arguments) as devices:
+        found = DeviceMeasurer(devices, one_core, own=True).measure([BASELINE])
+        asked = {line for line in children_of(os.getpid()).values() if "_ask" in line}
+        assert not asked
+        assert len(devices_of(os.getpid())) == 2
+        both = DeviceMeasurer(devices, one_core).measure([ORACLE, BASELINE])
+    assert list(both) == [ORACLE, BASELINE]
+    assert both[BASELINE].metrics == found[BASELINE].metrics != both[ORACLE].metrics
+    assert found[BASELINE].metrics == reference_row(arguments["spec"], sets, arguments["disk"], BASELINE).metrics
 
 
 @pytest.mark.slow
