@@ -17,7 +17,8 @@ from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.result import TrialResult
 
 # isort: split
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from rayul.records import Evaluation, Journal
 from rayul.sweep.pruning.scheduler import PruningScheduler
@@ -233,3 +234,24 @@ def test_confidence_judges_the_bound_that_the_row_carries(make_spec: Make, row: 
     spec = make_spec(control=keep() | {"confidence": 0.95})
     judged = replace(row(spec, 0, 5, 0.5, 0.46), violation={"retain.es": 0.01}, feasible=False)
     assert stops(spec, [judged]) == [5]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_trials_start_in_the_order_of_tunes_own_scheduler(make_spec: Make, seed: int) -> None:
+    draw = random.Random(seed)
+    ended = [Trial.TERMINATED, Trial.ERROR]
+    trials: Any = [
+        SimpleNamespace(status=draw.choice([Trial.PENDING, Trial.RUNNING, *ended]), config={"number": number})
+        for number in range(30)
+    ]
+    live = [trial for trial in trials if trial.status not in ended]
+    draw.shuffle(live)  # Tune keeps them as a set
+    controller: Any = SimpleNamespace(get_trials=lambda: trials, get_live_trials=lambda: live)
+    ours, tunes = PruningScheduler(make_spec(), BASE), FIFOScheduler()
+    chosen = []
+    while (trial := tunes.choose_trial_to_run(controller)) is not None:
+        assert ours.choose_trial_to_run(controller) is trial
+        chosen.append(trial)
+        trial.status = Trial.RUNNING
+    assert chosen
+    assert ours.choose_trial_to_run(controller) is None

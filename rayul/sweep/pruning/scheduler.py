@@ -41,6 +41,12 @@ class PruningScheduler(FIFOScheduler):  # type: ignore[misc]
         decision: str = TrialScheduler.CONTINUE if stop is None else TrialScheduler.STOP
         return decision
 
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """The first trial that waits to be started, as `FIFOScheduler` says it, among those that have not ended: that
+        one looks twice through all trials of the sweep, in every turn of Tune's loop."""
+        waiting = (trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING)
+        return min(waiting, key=lambda trial: trial.config["number"], default=None)
+
     def verdict(self, trial_id: str, step: int) -> Stop | None:
         """Why the trial must stop at this step; None when it may go on."""
         return next((stop for rule in self.rules if (stop := rule(self.history, trial_id, step)) is not None), None)
