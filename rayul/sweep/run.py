@@ -303,7 +303,7 @@ def _search(sweep: Sweep, bar: ProgressBar) -> str:
         alike.add(record)
         progress.add(record)
         if isinstance(record, Ending) and devices is not None:
-            devices.release(int(record.trial_id))
+            devices.release(int(record.trial_id), spread=searcher.has_proposed_all)
 
     recorder = Recorder(sweep.disk.folder, spec, journal, baseline, scheduler, searcher, listen)
     recorder.collect_adapters()  # a driver that was killed right after a trial's ending has not

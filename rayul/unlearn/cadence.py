@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from rayul.records import Evaluation
@@ -57,6 +59,17 @@ class Watch:
         self.last: Evaluation | None = None
         """The last evaluation, where it may be repeated."""
         self._lost: Tensor | None = None
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, for `resume`."""
+        last = None if self.last is None else {"metrics": self.last.metrics, "violation": self.last.violation}
+        return {"last": last, "lost": None if self._lost is None else bool(self._lost)}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; without one, from a step at which nothing is known."""
+        last, lost = state.get("last"), state.get("lost")
+        self.last = None if last is None else Evaluation("", 0, mixing=1.0, **last)
+        self._lost = None if lost is None else torch.tensor(lost)
 
     def note(self, logp: Tensor, before: Tensor, mask: Tensor) -> None:
         """logp, before [..., B, S]: of the labels of rows that a step reads, now and of the model before unlearning;

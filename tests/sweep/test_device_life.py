@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,13 @@ from driver import born, children_of, ended, rows, start, sweep
 from test_faults import finished_is_kept, wait
 
 from rayul.errors import InputError
-from rayul.records import BASELINE, ORACLE, Evaluation, adapter_folder
+from rayul.records import BASELINE, CHECKPOINTS, ORACLE, Evaluation, adapter_folder, trial_id
 from rayul.sweep import packs
 from rayul.sweep.cluster import Allocation  # before ray.tune: it silences Ray's own output
 from rayul.sweep.deadline import Deadline
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.losses import Lost, lost
-from rayul.sweep.packs import DeviceBroken
+from rayul.sweep.packs import DeviceBroken, Moved
 from rayul.sweep.packs.broker import Broker, broker
 from rayul.sweep.packs.device import Device
 from rayul.sweep.packs.measurer import DeviceMeasurer
@@ -389,8 +390,8 @@ def make_broker(node: str, make_spec: Callable[..., Any], sets: Any, tmp_path: P
 class Clients:
     """Clients of trials, as Tune makes them, and the broker that they ask: an actor."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self.open = broker(Allocation(cpu=1.0, gpu=0.0, slots=2, line="", pack=2), arguments)
+    def __init__(self, arguments: dict[str, Any], cpu: float = 1.0) -> None:
+        self.open = broker(Allocation(cpu=cpu, gpu=0.0, slots=2, line="", pack=2), arguments)
         self.devices = self.open.__enter__()
         self.kind = ray.remote(num_cpus=0)(tune.with_parameters(PackedTrial, devices=self.devices, baseline=BEFORE))
 
@@ -409,8 +410,8 @@ def make_clients(
 ) -> Iterator[Callable[..., Clients]]:
     made: list[Clients] = []
 
-    def make(**more: Any) -> Clients:
-        made.append(Clients(arguments_of(make_spec, sets, tmp_path, **more)))
+    def make(cpu: float = 1.0, **more: Any) -> Clients:
+        made.append(Clients(arguments_of(make_spec, sets, tmp_path, **more), cpu))
         return made[-1]
 
     yield make
@@ -491,6 +492,32 @@ def test_moved(make_broker: Callable[..., Broker], node: str) -> None:
     assert "trial 0 is not on this device" in str(error)
     ray.get(now.join.remote(0, {}, BEFORE))
     assert [ray.get(now.next.remote(0)).evaluations[0].step for _ in range(4)] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("every", [2, "auto"])
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_spread_out(make_device: MakeDevice, taken: int, every: int | str) -> None:
+    """Of two trials on a device one goes on on another: both have the rows that they would have had, each once, and the
+    one that stays does not wait. An evaluation that repeats the last one does so there, too."""
+    steady = {"training": {**STEPS, "lr": 1e-6, "evaluate_every": every}}
+    alone, former, now = (make_device(**steady) for _ in range(3))
+    for device in (alone, former):
+        for number in (0, 1):
+            device.join(number, {}, BEFORE)
+    expected = [reported(alone, number) for number in (0, 1)]
+    assert any(row.step and not row.rows for row in expected[1]) == (every == "auto")
+    found = reported(former, 1, taken)
+    former.move(1)
+    assert isinstance(error_of(lambda: found.extend(reported(former, 1, 1))), Moved)
+    assert rows_of(reported(former, 0)) == rows_of(expected[0])
+    assert len(found) < len(expected[1])
+    now.join(1, {}, BEFORE)
+    assert rows_of(found + reported(now, 1)) == rows_of(expected[1])
+
+
+def rows_of(rows: list[Evaluation]) -> list[Evaluation]:
+    """Without the clock."""
+    return [replace(row, train_seconds=0.0) for row in rows]
 
 
 BREAKS = """
@@ -588,6 +615,28 @@ def test_narrowed(make_clients: Callable[..., Clients], make_device: MakeDevice)
     for ours, theirs in zip(rest, expected[2:], strict=True):
         assert ours.step == theirs.step
         assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_last_trials_share_the_devices(
+    make_clients: Callable[..., Clients], make_device: MakeDevice, tmp_path: Path
+) -> None:
+    """Two devices of a core each: when one is empty and no trial is to come, one of the other's goes on there, and its
+    client's results are those that it would have had."""
+    alone = make_device()
+    alone.join(2, {}, BEFORE)
+    expected = reported(alone, 2)
+    clients = make_clients(cpu=0.5)
+    stays, ends, moves = clients.start(0), clients.start(1), clients.start(2)
+    assert result_of(stays).step == 0  # one after the other: the third shares the device of the first
+    assert result_of(ends).step == 0
+    found = [result_of(moves)]
+    ray.get(clients.devices.release(1, spread=True))
+    found += [result_of(moves) for _ in expected[1:]]
+    assert of(found) == of(expected)
+    assert [path.stem for path in (tmp_path / CHECKPOINTS).glob("*")] == [trial_id(2)]
+    assert [result_of(stays).step for _ in expected[1:]] == steps_of(expected[1:])
+    assert len(devices_of(os.getpid())) == 2
 
 
 @pytest.mark.slow

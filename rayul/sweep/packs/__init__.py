@@ -34,6 +34,7 @@ Everything that happens to a device is a row here, and a test of that name in `t
 | left | training | a trial ended, or is sent away | training, idle | frees its slot, its calls raise RuntimeError |
 | rejoined | training | a trial joins again: its client died | training | joined anew, it has one slot |
 | moved | training | a trial gets another device | training, idle | left here, joined there |
+| spread out | training | the last trials are few, and elsewhere is room | training | one moves at its next report |
 | measured | idle, training | a task measures, between two steps | same | have the rows they would have had |
 | split | training | a step runs out of memory | training | go on in packs of half as many slots |
 | broken | loading, training | an error that is no trial's | broken | wait to go on where it is replaced |
@@ -53,6 +54,10 @@ meanwhile, the sweep stops. A trial may take `search.trial_time_limit`, and its 
 """
 
 from rayul.errors import RayulError
+
+
+class Moved(RuntimeError):
+    """A trial goes on on another device, from its last report: its client asks the broker where."""
 
 
 class DeviceBroken(RayulError):

@@ -41,6 +41,9 @@ must stop and say so."""
 LOST = (RayActorError, OutOfMemoryError, DeviceBroken)
 """What a call of a device raises that must be replaced."""
 
+CPU = "cpu "
+"""How the names of places without GPUs begin."""
+
 Holder = int | str
 """Who is on a device: a trial by its number, or a task by its id."""
 
@@ -74,6 +77,9 @@ class DeviceActor:
     def leave(self, number: int) -> None:
         self.device.leave(number)
 
+    def move(self, number: int) -> None:
+        self.device.move(number)
+
 
 @dataclass
 class Held:
@@ -83,6 +89,8 @@ class Held:
     holders: set[Holder] = field(default_factory=set)
     since: float = field(default_factory=time.monotonic)
     """When somebody last came or left."""
+    moving: set[Holder] = field(default_factory=set)
+    """Holders that are to go on elsewhere, and still are here."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +113,10 @@ class Devices:
         gpu = str(gpus[0]) if gpus else None
         return self.broker.device.remote(holder, node, gpu, lost, no_memory, arguments=self.arguments)
 
-    def release(self, holder: Holder) -> Any:
-        """The broker's reference to nothing, when the holder is on no device any more."""
-        return self.broker.release.remote(holder)
+    def release(self, holder: Holder, *, spread: bool = False) -> Any:
+        """The broker's reference to nothing, when the holder is on no device any more. spread: as for
+        `Broker.release`."""
+        return self.broker.release.remote(holder, spread)
 
 
 @contextmanager
@@ -172,6 +181,7 @@ class Broker:
             before = [held for held in self.held.values() if holder in held.holders]
             for place, held in list(self.held.items()):
                 held.holders.discard(holder)
+                held.moving.discard(holder)
                 if held.actor._actor_id.hex() == lost:
                     ray.kill(held.actor)  # it may live yet: broken, or out of this holder's reach
                     del self.held[place]
@@ -187,12 +197,15 @@ class Broker:
             held.since = time.monotonic()
             return held.actor
 
-    def release(self, holder: Holder) -> None:
-        """The trial has ended, or the task."""
+    def release(self, holder: Holder, spread: bool = False) -> None:
+        """The trial has ended, or the task. spread: no other trial will come, so those that are left share the devices
+        of a node's cores evenly. (A trial's share of a GPU is of that one.)"""
         with self.lock:
             for held in self.held.values():
                 if holder in held.holders:
                     self._free(held, holder)
+            for node in {node for node, name in self.held if name.startswith(CPU)} if spread else ():
+                self._spread([held for (where, _), held in self.held.items() if where == node])
 
     def close(self) -> None:
         """End all device actors."""
@@ -201,15 +214,30 @@ class Broker:
                 ray.kill(held.actor)
             self.held.clear()
 
+    def _spread(self, devices: Sequence[Held]) -> None:
+        count = [len(held.holders - held.moving) for held in devices]
+        for _ in range(sum(len(held.moving) for held in devices)):
+            count[count.index(min(count))] += 1
+        while max(count) - min(count) > 1:
+            full = devices[count.index(max(count))]
+            trial = max((one for one in full.holders - full.moving if isinstance(one, int)), default=None)
+            if trial is None:
+                return
+            full.moving.add(trial)
+            full.actor.move.remote(trial)
+            count[count.index(max(count))] -= 1
+            count[count.index(min(count))] += 1
+
     def _free(self, held: Held, holder: Holder) -> None:
         held.holders.discard(holder)
+        held.moving.discard(holder)
         held.since = time.monotonic()
         if isinstance(holder, int):  # a task has no slot
             held.actor.leave.remote(holder)
 
     def _emptiest(self, node: str) -> tuple[str, str]:
         there = next(n["Resources"].get("CPU", 1.0) for n in ray.nodes() if n["NodeID"] == node)
-        places = [(node, f"cpu {i}") for i in range(max(1, int(there // self.cores)))]
+        places = [(node, f"{CPU}{i}") for i in range(max(1, int(there // self.cores)))]
         # Of empty places one that has an actor: it need not load the model.
         count = {place: len(self.held[place].holders) if place in self.held else 0.5 for place in places}
         return min(places, key=lambda place: count[place])

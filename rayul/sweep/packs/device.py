@@ -22,7 +22,7 @@ from rayul.spec import Spec
 from rayul.sweep.deadline import arm
 from rayul.sweep.dials import walk_dials
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.packs import DeviceBroken
+from rayul.sweep.packs import DeviceBroken, Moved
 from rayul.sweep.packs.worker import KeptAdapters, load_here, writing
 from rayul.sweep.reference import reference_row, verified
 from rayul.sweep.result import TrialResult
@@ -36,7 +36,8 @@ from rayul.unlearn.trial import failure
 
 class Seat:
     """A trial on the device. has_slot: or it still waits for one. left: it must not come back. ready: reports that its
-    client has not asked for; given: the one that the client has now."""
+    client has not asked for; given: the one that the client has now. moving: it stops at its next report; halted: it
+    has stopped there."""
 
     def __init__(self, number: int, params: dict[str, Any], kept: KeptAdapters) -> None:
         self.number, self.params, self.kept = number, params, kept
@@ -44,7 +45,7 @@ class Seat:
         self.ready: deque[Report] = deque()
         self.given: Report | None = None
         self.saved = time.monotonic()
-        self.left = False
+        self.left = self.moving = self.halted = False
 
 
 class Device:
@@ -148,6 +149,7 @@ class Device:
             seat = self.seats.get(number)
         if seat is None:
             raise _gone(number)
+        self._hand_over(seat)
         self._save_checkpoint(seat)
         with self.changed:
             self._wait(seat, lambda: bool(seat.ready))
@@ -156,6 +158,24 @@ class Device:
         if report.state is not None:
             seat.kept.add(report.rows, partial(self.packs.save_adapter, report))
         return TrialResult(report.rows, report.ending)
+
+    def move(self, number: int) -> None:
+        """Let a trial stop at its next report, and its client hear `Moved` when it has taken that: nothing is computed
+        twice. It stays where its state cannot be left for another device."""
+        with self.changed:
+            seat = self.seats.get(number)
+            if seat is not None and self.disk.is_seen:
+                seat.moving, seat.halted = True, bool(seat.ready)
+                self._notify()
+
+    def _hand_over(self, seat: Seat) -> None:
+        with self.changed:
+            state = None if seat.given is None else seat.given.state
+            if not seat.halted or seat.ready or state is None:
+                return
+        self._save(seat, state)
+        self.leave(seat.number)
+        raise Moved(f"trial {seat.number} goes on on another device")
 
     def leave(self, number: int) -> None:
         """Free the trial's slot, or its place among those who wait for one, whatever it is doing."""
@@ -203,12 +223,14 @@ class Device:
                             training[trial_id(seat.number)] = seat
                             self._admit(seat)
                     # Whose report is taken from here on is news.
-                    waiting = {name for name, seat in training.items() if seat.ready}
+                    waiting = {name for name, seat in training.items() if seat.ready or seat.halted}
                     reports = self.packs.turn(waiting)
                     arm(None)
                 with self.changed:
                     for report in reports or ():
-                        training[report.trial_id].ready.append(report)
+                        seat = training[report.trial_id]
+                        seat.ready.append(report)
+                        seat.halted = seat.moving
                     self.changed.notify_all()
                     if reports is None:
                         self.changed.wait_for(lambda: self.news)
@@ -236,8 +258,11 @@ class Device:
     def _save_checkpoint(self, seat: Seat) -> None:
         if seat.given is None or seat.given.state is None or time.monotonic() - seat.saved < self.checkpoint_every:
             return
+        self._save(seat, seat.given.state)
+
+    def _save(self, seat: Seat, state: SlotState) -> None:
         with writing(self._path(seat.number)):
-            seat.given.state.save(self._path(seat.number))
+            state.save(self._path(seat.number))
         seat.saved = time.monotonic()
 
     def _checkpoint(self, number: int) -> SlotState | None:

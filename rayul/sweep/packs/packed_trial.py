@@ -13,6 +13,7 @@ from rayul.errors import ResultsUnwritable
 from rayul.records import Evaluation
 from rayul.sweep.deadline import arm
 from rayul.sweep.losses import here, is_memory_pressure, root_cause
+from rayul.sweep.packs import Moved
 from rayul.sweep.packs.broker import LOST, Devices
 from rayul.sweep.result import TrialResult, unwritable
 
@@ -36,6 +37,7 @@ class PackedTrial(Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         if self.device is None:
             self._join()
+            arm(self.limit)  # only now: it may have waited for the device to load the model
         try:
             result: TrialResult = ray.get(self.device.next.remote(self.config["number"]))
         except LOST as error:
@@ -45,7 +47,10 @@ class PackedTrial(Trainable):  # type: ignore[misc]
         except RayTaskError as error:
             if isinstance(cause := root_cause(error), ResultsUnwritable):
                 return unwritable(cause)
-            raise
+            if not isinstance(cause, Moved):
+                raise
+            self._join()
+            return self.step()
         if result.ended:
             arm(None)  # the process waits for its next trial
         return result.to_ray() | here()
@@ -68,7 +73,6 @@ class PackedTrial(Trainable):  # type: ignore[misc]
             device = ray.get(self._instead_of(device, error))
             ray.get(device.join.remote(*trial))
         self.device = device
-        arm(self.limit)  # only now: it may have waited for the device to load the model
 
     def _instead_of(self, device: Any, error: Exception) -> Any:
         """The broker's reference to another device, where this one was lost as the error says."""

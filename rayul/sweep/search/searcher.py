@@ -202,6 +202,10 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         finished = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
         return max(0, self.total - (finished - self.earlier))
 
+    @property
+    def has_proposed_all(self) -> bool:
+        return not self.unfinished and self.asked_for - self.earlier >= self.total
+
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         return True
 

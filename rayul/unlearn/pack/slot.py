@@ -78,12 +78,14 @@ class Slot:
 
     def state(self) -> SlotState:
         kept = self.optimiser.kept | {f"{RULE}{key}": tensor for key, tensor in self.memory.items()}
-        return SlotState(self.step, self.reported, self.seconds, self.terms, self.row.detach().clone(), kept)
+        values, watch = self.row.detach().clone(), self.watch.state()
+        return SlotState(self.step, self.reported, self.seconds, self.terms, values, kept, watch)
 
     def resume(self, state: SlotState) -> None:
         """Go on from a state."""
         self.step, self.reported, self.seconds = state.step, state.reported, state.seconds
         self.terms = dict(state.terms)
+        self.watch.resume(state.watch)
         self.row.detach().copy_(state.values)
         memory = {key.removeprefix(RULE): t for key, t in state.kept.items() if key.startswith(RULE)}
         self.memory = {key: tensor.to(self.row.device, copy=True) for key, tensor in memory.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -17,8 +17,9 @@ VALUES = "values"
 
 class SlotState(NamedTuple):
     """A trial between two steps. reported: the step of its last report. terms: of the loss at its last step, by name.
-    values: the row [P] of its parameters. kept: by name what its optimiser and its gradient rule keep, [P] each. The
-    order of its rows and its dropout follow from seed and step."""
+    values: the row [P] of its parameters. kept: by name what its optimiser and its gradient rule keep, [P] each.
+    watch: what its next evaluation may repeat, as `Watch.state` has it. The order of its rows and its dropout follow
+    from seed and step."""
 
     step: int
     reported: int
@@ -26,6 +27,7 @@ class SlotState(NamedTuple):
     terms: dict[str, float]
     values: Tensor
     kept: dict[str, Tensor]
+    watch: dict[str, Any]
 
     def cpu(self) -> SlotState:
         return self._replace(values=self.values.cpu(), kept={key: t.cpu() for key, t in self.kept.items()})
@@ -34,7 +36,7 @@ class SlotState(NamedTuple):
         """Write it as safetensors; whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         numbers = {key: repr(getattr(self, key)) for key in ("step", "reported", "seconds")}
-        numbers["terms"] = json.dumps(self.terms)
+        numbers |= {"terms": json.dumps(self.terms), "watch": json.dumps(self.watch)}
         with whole_file(path) as temporary:
             save_file({VALUES: self.values, **self.kept}, temporary, metadata=numbers)
 
@@ -51,4 +53,5 @@ class SlotState(NamedTuple):
             json.loads(numbers.get("terms", "{}")),
             tensors.pop(VALUES),
             tensors,
+            json.loads(numbers.get("watch", "{}")),
         )
