@@ -19,9 +19,9 @@ from rayul.records.text_note import NOTE
 def evaluated(data_folder: Path, tmp_path: Path) -> Callable[..., dict[str, float]]:
     """evaluated(model, flags...) -> the values of es and prob, by key."""
 
-    def evaluate(model: Path, *flags: str) -> dict[str, float]:
+    def evaluate(model: Path, *flags: str, data: Path = data_folder) -> dict[str, float]:
         out = tmp_path / "numbers.json"
-        argv = ["evaluate", str(model), "--data", str(data_folder), "--metrics", "es,prob,ppl", "--output", str(out)]
+        argv = ["evaluate", str(model), "--data", str(data), "--metrics", "es,prob,ppl", "--output", str(out)]
         done = CliRunner().invoke(app, [*argv, *flags], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return {key: one["value"] for key, one in json.loads(out.read_text())["measured"].items()}
@@ -66,3 +66,17 @@ def test_an_adapter_is_scored_with_the_text_and_on_the_day_of_its_sweep(
     (folder / NOTE).write_text("{")
     with pytest.raises(RayulError, match=r"rayul\.json cannot be read"):
         evaluated(folder)
+
+
+def test_a_spec_names_the_rows_and_so_does_its_data_section_alone(
+    evaluated: Callable[..., Any], tiny_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    whole, section = tmp_path / "mine.yaml", tmp_path / "data.yaml"
+    whole.write_text(f"name: mine\nmodel: my-org/another\ndata: {{folder: {data_folder}}}\nmethod: ga\n")
+    section.write_text(f"folder: {data_folder}\n")
+    meant = evaluated(tiny_folder)
+    assert evaluated(tiny_folder, data=whole) == meant
+    assert evaluated(tiny_folder, data=section) == meant
+    section.write_text("[1")
+    with pytest.raises(InputError, match=r"data\.yaml is no spec"):
+        evaluated(tiny_folder, data=section)

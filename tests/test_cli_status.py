@@ -95,6 +95,14 @@ def test_nobody_holds_it(tmp_path: Path) -> None:
     assert read_status(whole, True).phase.startswith("finishing")
 
 
+def test_trials_without_an_ending_run_only_where_somebody_holds_the_folder(tmp_path: Path) -> None:
+    rows = [row for row in sweep(20) if not (isinstance(row, Ending) and row.trial_id == "0019")]
+    folder = write_folder(tmp_path / "s", rows)
+    assert read_status(folder, True).states["running"] == 1
+    assert read_status(folder, False).states["unfinished"] == 1
+    assert "running" not in read_status(folder, False).states
+
+
 def test_a_time_limit_ends_it_and_is_named(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     began, ended = (now - timedelta(seconds=100)).isoformat(), (now - timedelta(seconds=40)).isoformat()

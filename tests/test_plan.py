@@ -533,3 +533,27 @@ def test_a_plan_that_is_stopped_says_so_in_one_line(make_spec: Callable[..., Any
     assert out == ""
     said = [line for line in err.splitlines() if line and "elapsed" not in line and line != "stopping ..."]
     assert said == ["stopped: nothing was written"]
+
+
+def test_a_search_that_ends_before_its_sampler_proposes_anything_is_told() -> None:
+    from rayul.plan.spec_warnings import spec_warnings
+    from rayul.spec import load_spec
+
+    assert not [line for line in spec_warnings(load_spec("ga")) if "random" in line]
+    (told,) = [line for line in spec_warnings(load_spec("ga", ["search.trials=8"])) if "random" in line]
+    assert "search.trials 8: all of them are random" in told
+    assert not [
+        line for line in spec_warnings(load_spec("ga", ["search.trials=8", "search.sampler=random"])) if "all" in line
+    ]
+
+
+def test_targets_without_mixing_and_below_a_criterion_are_told() -> None:
+    from rayul.plan.spec_warnings import spec_warnings
+    from rayul.spec import load_spec
+
+    told = " ".join(spec_warnings(load_spec("ga", ["control.tau=[0.5, 0.95]"])))
+    assert "control.tau without control.mixing" in told
+    assert "the criterion retain.es at least 90% of baseline holds as well" in told
+    assert "holds as well" not in " ".join(spec_warnings(load_spec("ga", ["control.tau=[0.95, 0.9]"])))
+    same = load_spec("ga", ["control.tau=[0.9, 0.95]"])
+    assert [str(one.limit) for one in same.criteria] == ["retain.es ≥ 90% of baseline"], "asked once"

@@ -176,6 +176,9 @@ class PointPart(Printed):
     """The share of the unlearning that is applied, from 0 to 1."""
     forgotten: Value | None
     """Fraction of the forget objective that is gone; null without one."""
+    forgotten_es: Value | None
+    """1 - forget.es / baseline (of a probe that the search went by: its own metric), what report and card call
+    forgotten; null where it was not measured."""
     params: dict[str, Any]
     """The searched hyper-parameters."""
     metrics: Values
@@ -186,13 +189,16 @@ class PointPart(Printed):
     @classmethod
     def of(cls, e: Evaluation, results: SweepRecords) -> PointPart:
         from rayul.pareto.front import forgotten
+        from rayul.report.gone import forgotten_share
 
+        es = forgotten_share(results, e)
         gone, known = float(forgotten([e], results.baseline, results.objectives)[0]), results.with_report(e)
         return cls(
             trial=e.trial_id,
             step=e.step,
             mixing=e.mixing,
             forgotten=None if math.isnan(gone) else gone,
+            forgotten_es=None if math.isnan(es) else es,
             params=dict(e.params),
             metrics=dict(known.metrics),
             stderr=dict(known.stderr),
@@ -408,7 +414,7 @@ class StatusDocument(Printed):
     ended: int
     """Number of trials that have ended."""
     trials: dict[str, int]
-    """Number of trials by state: completed, pruned, failed, running."""
+    """Number of trials by state: completed, pruned, failed, running, or unfinished where the sweep does not run."""
     evaluations: int
     seconds_since_last: Value | None
     """Seconds since the last evaluation."""
@@ -436,7 +442,7 @@ class StatusDocument(Printed):
             stopped=status.stopped,
             asked=status.total,
             ended=status.ended,
-            trials=status.summary.states,
+            trials=status.states,
             evaluations=status.results.trained,
             seconds_since_last=status.silent,
             seconds_per_trial=status.seconds_per_trial,

@@ -26,7 +26,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a PEFT adapter, a Hub id or testbed.")],
     data: Annotated[
         str | None,
-        typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), or a spec's `data` section."),
+        typer.Option(help="Rows: testbed, a data folder, a file (as rows to forget), a spec or its `data` section."),
     ] = None,
     benchmark: Annotated[
         str | None,
@@ -70,6 +70,7 @@ def evaluate(
         return
     assert data is not None
     shared = {"dtype": dtype or "float32", "trust_remote_code": trust_remote_code} | text
+    data = _data_of_spec(Path(data).expanduser()) or data
     single = Path(data).expanduser().is_file()
     source = json.dumps(str(Path(data).expanduser().absolute().parent)) if single else data  # a file is read below
     overrides = [f"model={json.dumps({'path': model} | shared)}", f"data={source}"]
@@ -125,6 +126,18 @@ def evaluate(
         with writing(output, _OTHER_OUTPUT):
             output.write_text(result.to_json() + "\n", encoding="utf-8")
         show(output)
+
+
+def _data_of_spec(file: Path) -> str | None:
+    """The section `data` of a spec, or a file that has only such a section, as `--data` takes it."""
+    if file.suffix not in (".yaml", ".yml") or not file.is_file():
+        return None
+    from rayul.spec.yaml_text import read_yaml
+
+    document = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    if document.problems or not isinstance(document.data, dict):
+        raise InputError(f"{file} is no spec", "name a spec, a file with rows, or a data folder as --data")
+    return json.dumps(document.data.get("data", document.data))
 
 
 def _print_benchmark(

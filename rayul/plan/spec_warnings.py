@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rayul.plan.space import largest
-from rayul.spec import Choice, Control, Criterion, Float, Int, Search, Spec, is_custom
+from rayul.spec import Choice, Control, Criterion, Distribution, Float, Int, Search, Spec, is_custom
 from rayul.spec.gradients import OWNER, SETTINGS
 
 STRENGTHS, FAR = ("beta", "beta1", "beta2", "alpha"), 20
@@ -15,7 +15,34 @@ between one and its default from which it looks like another method's."""
 
 def spec_warnings(spec: Spec) -> list[str]:
     """Of `validate` and `plan`: objectives that ask for the worse, settings without effect, and odd strengths."""
-    return [*_directions(spec), *_unused(spec), *_unusual(spec)]
+    return [*_directions(spec), *_unused(spec), *_unusual(spec), *_random(spec), *_targets(spec)]
+
+
+def _random(spec: Spec) -> Iterator[str]:
+    """A search too short for its sampler to propose anything."""
+    search = spec.search
+    if search.traits.learns == "nothing" or is_custom(search.sampler) or search.warm_start or not spec.space:
+        return
+    if search.trials <= search.startup_trials:
+        yield (
+            f"search.trials {search.trials}: all of them are random, since {search.sampler} proposes settings only "
+            f"after search.startup_trials ({search.startup_trials})"
+        )
+
+
+def _targets(spec: Spec) -> Iterator[str]:
+    """Targets that a trial is not scaled to, or that a criterion makes pointless."""
+    if spec.targets and not spec.control.mixing:
+        yield "control.tau without control.mixing: trials are not scaled to the targets, each keeps what it keeps"
+    for criterion in spec.control.criteria if spec.targets else ():
+        if isinstance(criterion.at_least or criterion.at_most, Distribution):
+            continue
+        limit = criterion.limit
+        if limit.at_least and limit.relative and limit.value > 100 * min(spec.targets):
+            yield (
+                f"control.tau {min(spec.targets):g}: the criterion {criterion.metric} at least {limit.to_yaml()} holds "
+                "as well, and is stricter; remove it"
+            )
 
 
 def _directions(spec: Spec) -> Iterator[str]:

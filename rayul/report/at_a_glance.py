@@ -11,8 +11,9 @@ from rayul.records.certificate import CERTIFIED
 from rayul.records.folder import SweepRecords
 from rayul.report.attacked import attacked_lines, removal
 from rayul.report.axes import axes
-from rayul.report.certified import Certified, certificate_of, told_groups, value
+from rayul.report.certified import Certified, certificate_of, earlier_requests, told_groups, value
 from rayul.report.evidence import in_groups
+from rayul.report.gone import ES
 from rayul.report.recalled import Change, Recalled, RecalledSet, recalled_lines
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
@@ -33,8 +34,9 @@ def at_a_glance(results: SweepRecords, summary: Summary) -> list[Fact]:
     proven = certificate_of(results, e)
     known = next((one for one in summary.recalled if one.e.key == e.key), None)
     facts: list[Fact] = [
-        ("Still comes back", _left(known)),
-        ("Kept", _kept(results, e, proven)),
+        ("Still comes back", [*_left(known), *_floor(results)]),
+        ("Earlier requests", earlier_requests(results, e)),
+        ("Kept", [*_kept(results, e, proven), *_most_lost(known)]),
         ("Damaged" if any(one.lost for one in side_effects(results, e)) else "Unprotected", _others(results, e, known)),
         ("Under attack", _attacks(results, e, proven)),
         ("Its weights", _weights(results, e, proven)),
@@ -52,6 +54,30 @@ def _left(known: Recalled | None) -> list[str]:
         most = " and ".join(map(_extractable, groups[:2] if len(groups) > 3 else groups[:1]))
         lines.append(f"Uneven: of {most} can still be extracted, of {_extractable(groups[-1])}.")
     return lines
+
+
+def _floor(results: SweepRecords) -> list[str]:
+    """What would come back of any model that never had the rows: answers follow patterns."""
+    if results.oracle is None:
+        return [
+            "How much of these answers a model completes that never saw them is not known, since the spec names no "
+            "oracle: what is left may be no more than that."
+        ]
+    share = results.oracle.metrics.get(ES, math.nan)
+    return [f"A model that never saw the rows has a {ES} of {share:.2f}."] if math.isfinite(share) else []
+
+
+def _most_lost(known: Recalled | None) -> list[str]:
+    """Of the rows to keep that were read by group, who lost most."""
+    sets = [found for name in ("retain", "retain_report") if (found := _set_of(known, name)) is not None]
+    worst = [found.worst for found in sets if found.worst is not None]
+    most = max(worst, key=lambda group: group.es_before - group.es_after, default=None)
+    if most is None or most.verbatim_after >= most.verbatim_before:
+        return []
+    return [
+        f"Most is lost of {most.name}: {most.verbatim_after} of {plural(most.rows, 'row')} still come back word for "
+        f"word ({most.verbatim_before} did before)."
+    ]
 
 
 def _extractable(group: Change) -> str:

@@ -20,6 +20,9 @@ from rayul.report.gone import gone
 from rayul.spec import Limit
 from rayul.words import percent, plural
 
+EARLIER = "before_forget"
+"""The rows of earlier requests, as `rayul init --after` names them."""
+
 
 class Certified(NamedTuple):
     """A dial that passed, and its evaluation. forgotten: share of the baseline, NaN without a forget objective.
@@ -171,6 +174,7 @@ def certified_lines(results: SweepRecords) -> list[str]:
     lines += [f"Also {sentence(one)}" for one in others if one not in alike]
     if best.reading.earlier:
         lines.append(f"It follows on {plural(len(best.reading.earlier), 'certified request')} before it.")
+        lines += earlier_requests(results, best.e)
     failed = [dial for dial in latest.dials if dial.certified is None]
     if failed:
         names = ", ".join(
@@ -179,6 +183,17 @@ def certified_lines(results: SweepRecords) -> list[str]:
         )
         lines.append(f"Not certified at any scale: {names}.")
     return lines
+
+
+def earlier_requests(results: SweepRecords, e: Evaluation) -> list[str]:
+    """What became of the rows of earlier requests, which a further one may bring back: before this one, and now."""
+    now, before = results.with_report(e).metrics, results.baseline.metrics
+    known = [key for key in (f"{EARLIER}.es", f"{EARLIER}.prob") if key in now and key in before]
+    if not known:
+        return []
+    moved = ", ".join(f"{key} was {before[key]:.3f} before this request and is {now[key]:.3f}" for key in known)
+    back = any(now[key] > before[key] for key in known)
+    return [f"Of the rows of earlier requests {'some comes back' if back else 'nothing comes back'}: {moved}."]
 
 
 def searched(results: SweepRecords) -> list[str]:

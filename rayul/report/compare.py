@@ -72,6 +72,10 @@ class Level:
     winner: int | None
     clear: bool
 
+    @property
+    def is_reached_by_one(self) -> bool:
+        return sum(not math.isnan(kept) for kept in self.kept) == 1
+
 
 @dataclass(frozen=True)
 class AtTarget:
@@ -188,7 +192,11 @@ def _ahead(axis: Axis, points: Sequence[Evaluation | None]) -> tuple[list[float]
 
 
 def load_comparison(folders: Sequence[Path]) -> Comparison:
-    """Read the folders and compare them. Raises what `load_records` and `compare` raise."""
+    """Read the folders and compare them. Raises what `load_records` and `compare` raise, and InputError for a folder
+    that is named twice."""
+    for i, folder in enumerate(folders):
+        if any(folder.resolve() == other.resolve() for other in folders[:i]):
+            raise InputError(f"{folder} is named twice", "name each sweep once; seeds are sweeps of their own")
     sweeps = [load_records(folder) for folder in folders]
     return compare(sweeps, [load_spec(folder / SPEC, check_files=False) for folder in folders])
 
@@ -215,10 +223,11 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
     compare_baselines(sweeps, names, [*objectives, *common.limit_values], notes)
     judged = [[_judged(e, limits) for e in sweep.evaluations] for sweep in sweeps]
     fronts = [front(rows, common.baseline, objectives) for rows in judged]
-    joint = np.split(
-        non_dominated(values([e for points in fronts for e in points], objectives), list(objectives.values())),
-        np.cumsum([len(points) for points in fronts])[:-1],
-    )
+    placed = values([e for points in fronts for e in points], objectives)
+    best = set(map(tuple, placed[non_dominated(placed, list(objectives.values()))].tolist()))
+    # Of equal points `non_dominated` keeps one, and neither beats the other.
+    unbeaten = np.array([tuple(place) in best for place in placed.tolist()], dtype=bool)
+    joint = np.split(unbeaten, np.cumsum([len(points) for points in fronts])[:-1])
     shown = axes(common)
     entries = [
         Entry(
@@ -227,7 +236,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
             spec=spec,
             judged=rows,
             front=points,
-            ahead=frozenset(e.key for e, unbeaten in zip(points, mask, strict=True) if unbeaten),
+            ahead=frozenset(e.key for e, is_unbeaten in zip(points, mask, strict=True) if is_unbeaten),
             best=float(forgotten(points, common.baseline, objectives).max()) if points else np.nan,
             history=hypervolume_history(rows, common.baseline, objectives, common.limit_values),
             recalled=recalled(sweep, best_of(points, sweep)),
@@ -284,12 +293,13 @@ def _judged(e: Evaluation, limits: Sequence[Limit]) -> Evaluation:
 
 
 def _seeds(specs: Sequence[Spec]) -> list[list[int]]:
-    """Numbers of the specs that differ in nothing but name and search.seed, two or more together."""
-    groups: dict[str, list[int]] = {}
+    """Numbers of the specs that differ in nothing but name and search.seed, two or more together. Of one seed the
+    first counts: a sweep and its copy are one draw."""
+    groups: dict[str, dict[int, int]] = {}
     for i, spec in enumerate(specs):
         settings = {k: v for k, v in settings_of(spec).items() if k != "search.seed"}
-        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(i)
-    return [group for group in groups.values() if len(group) > 1]
+        groups.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(spec.search.seed, i)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
 def _upwards(evaluations: Sequence[Evaluation], objectives: Objectives) -> Floats:

@@ -193,6 +193,11 @@ def comparison_lines(c: Comparison) -> list[str]:
     if c.levels and c.axes is not None:
         lines += ["", f"{c.axes[1].title}, at least this much forgotten"]
         lines += ["* ahead: the 95% t interval of the lead over the groups of rows is above 0; ~ ahead, but it is not"]
+        lines += (
+            ["no mark: others are as good, or none gets that far"]
+            if any(level.is_reached_by_one for level in c.levels)
+            else []
+        )
         head = ["sweep", *(f"{level.forgotten:.0%}" for level in c.levels)]
         lines += aligned([head, *([e.label, *(_mark(c, i, k) for k in c.levels)] for i, e in enumerate(c.entries))])
     if table := checked_table(c):
@@ -242,6 +247,8 @@ def aligned(rows: Sequence[Sequence[str]], left: bool = False) -> list[str]:
 def _mark(c: Comparison, i: int, level: Level) -> str:
     if math.isnan(level.kept[i]):
         return "– "
+    if level.is_reached_by_one:
+        return f"{level.kept[i]:.1%} "
     ahead = ("*" if level.clear else "~") if level.winner == i else " "
     return f"{level.kept[i]:.1%}{ahead}"
 

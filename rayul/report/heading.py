@@ -7,6 +7,7 @@ from rayul.records.folder import SweepRecords
 from rayul.records.objectives import forget_objective
 from rayul.report.card import model_name, set_name
 from rayul.report.evidence import in_groups
+from rayul.report.gone import forgotten_metric
 from rayul.spec import METRICS, Spec
 from rayul.words import plural
 
@@ -48,4 +49,9 @@ def _forgotten(results: SweepRecords, spec: Spec) -> str:
     rows, groups = (of.get(name, 0) for of in (results.baseline.rows, results.baseline.groups))
     on = f" on {in_groups(rows, groups)}" if rows and name != "forget" else ""
     meaning = f" ({METRICS[metric].summary})" if metric in METRICS else ""
-    return f"Forgotten is measured as {key}{meaning}{on}, beside its value before unlearning."
+    if key == forgotten_metric(results):
+        return f"Forgotten is measured as {key}{meaning}{on}, beside its value before unlearning."
+    return (
+        f"Forgotten means that less can be extracted (forget.es). The search went by {key}{meaning}{on}, which is "
+        "shown beside it."
+    )

@@ -36,6 +36,12 @@ class Status:
     """Seconds that search.time_limit still allows, where there is one."""
 
     @property
+    def states(self) -> dict[str, int]:
+        """Number of trials by state; of a sweep that no driver holds none is running."""
+        named = {RUNNING: RUNNING if self.held else "unfinished"}
+        return {named.get(state, state): count for state, count in self.summary.states.items()}
+
+    @property
     def ended(self) -> int:
         return sum(count for state, count in self.summary.states.items() if state != RUNNING)
 
@@ -84,7 +90,7 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
 def status_lines(status: Status) -> list[str]:
     """The status as plain text of at most 80 columns, for a terminal or a log file."""
     results, summary = status.results, status.summary
-    states = ", ".join(f"{count} {state}" for state, count in summary.states.items() if count)
+    states = ", ".join(f"{count} {state}" for state, count in status.states.items() if count)
     lines = [
         f"{results.name}: {status.phase}",
         f"trials      {status.ended}/{status.total} ended" + (f" ({states})" if states else ""),

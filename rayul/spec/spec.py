@@ -327,7 +327,11 @@ class Spec(Section):
     def criteria_at(self, tau: Any) -> tuple[Criterion, ...]:
         """The criteria with this share (or distribution of shares) as control.tau; None for none."""
         utility = {} if tau is None else {m: d for m, d in self.objectives.items() if not is_forgetting(m)}
-        return (*self.control.criteria, *(keeping(metric, direction, tau) for metric, direction in utility.items()))
+        asked = [keeping(metric, direction, tau) for metric, direction in utility.items()]
+        # One that stands among the criteria already, with a patience perhaps, is not asked twice.
+        known = [(criterion.metric, criterion.at_least, criterion.at_most) for criterion in self.control.criteria]
+        new = [one for one in asked if (one.metric, one.at_least, one.at_most) not in known]
+        return (*self.control.criteria, *new)
 
     @property
     def space(self) -> dict[str, Distribution]:

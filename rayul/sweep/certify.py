@@ -81,8 +81,8 @@ def certify_sweep(
     folder: of the results, or their URL. again: read certify rows that have been read before, at half of the alpha of
     the last time. attack: by default what the spec says; attacks that have a line already are not tried again. trust:
     run also code of its spec that this user has not trusted. Raises InputError for a folder that is no sweep's, such
-    code, rows or tokens that have changed, what cannot be certified, and where the certify rows have been read, `again`
-    is not given and no attack is left to try.
+    code, rows or tokens that have changed, and what cannot be certified. Where nothing is left to do it says so, and
+    gives what is known.
     """
     console = console or PlainConsole(stderr=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -99,11 +99,12 @@ def certify_sweep(
         reads = latest is None or results.certificates.begun is not None or again
         tried = attack or wanted.attack
         if latest is not None and not reads and not (tried and left_to_try(results, tried)):
-            raise InputError(
-                f"the certify rows of {work} were read on {latest.date}; its report has the result"
-                + (", and no attack is left to try" if tried and results.certificates.certified else ""),
-                "read them again with --again, at half of the last alpha: a second look finds more by chance",
+            say(
+                f"nothing is left to do: the certify rows were read on {latest.date}"
+                + (", and every attack was tried" if tried and results.certificates.certified else "")
+                + " (--again reads them once more, at half of the last alpha)"
             )
+            return summarise(work)
         if reads and (why_not := cannot_certify(asked, sets, results)):
             raise InputError(f"{work}: {why_not[0]}", why_not[1])
         checked_tokens(load_tokenizer(spec.model), spec.model, sets, results.manifest)

@@ -147,6 +147,8 @@ class _PlainLines:
                 )
                 where = f" {'after' if record.state == FAILED else 'at'} step {last.step} ({values})"
             reason = f": {record.reason}" if record.reason else ""
+            if last is not None and record.state == COMPLETED and not last.feasible:
+                reason = ", beyond a limit by then"
             line = f"trial {record.trial_id} {record.state}{where}{reason}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 

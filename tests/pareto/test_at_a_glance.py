@@ -50,3 +50,30 @@ def test_trials_of_a_stopped_sweep_are_not_running(tmp_path: Path) -> None:
     assert states(going) == "1 running"
     run = Run(began=NOW, ended=NOW, stopped="Ctrl-C")
     assert states(replace(stopped, manifest=stopped.manifest.model_copy(update={"runs": (run,)}))) == "1 unfinished"
+
+
+def test_what_any_model_completes_is_told_or_said_to_be_unknown(tmp_path: Path) -> None:
+    rows = sweep(12)
+    unknown = load_records(write_folder(tmp_path / "without", rows))
+    if unknown.oracle is None:
+        assert "is not known, since the spec names no oracle" in facts(unknown)["Still comes back"]
+    oracle = replace(baseline(), trial_id="oracle", metrics=baseline().metrics | {"forget.es": 0.24})
+    known = load_records(write_folder(tmp_path / "with", [*(r for r in rows if r != unknown.oracle), oracle]))
+    assert "A model that never saw the rows has a forget.es of 0.24." in facts(known)["Still comes back"]
+
+
+def test_rows_of_earlier_requests_that_come_back_are_told_at_once(tmp_path: Path) -> None:
+    before = {"before_forget.es": 0.316, "before_forget.prob": 0.517}
+    now = {"before_forget.es": 0.345, "before_forget.prob": 0.4}
+    rows = [replace(baseline(), metrics=baseline().metrics | before)]
+    rows += [replace(e, metrics=e.metrics | now) for e in [evaluation("0000", 20, 0.3, 0.9)]]
+    told = facts(load_records(write_folder(tmp_path / "made", rows)))["Earlier requests"]
+    assert told.startswith("Of the rows of earlier requests some comes back: ")
+    assert "before_forget.es was 0.316 before this request and is 0.345" in told
+    assert "before_forget.prob was 0.517 before this request and is 0.400" in told
+
+
+def test_who_lost_most_stands_beside_what_is_kept(recalled_folder: Path) -> None:  # noqa: F811
+    kept = facts(load_records(recalled_folder))["Kept"]
+    assert "Most is lost of " in kept
+    assert "still come back word for word" in kept

@@ -305,3 +305,12 @@ def test_one_objective_and_no_limit_is_compared_all_the_same(tmp_path: Path) -> 
     assert c.axes is None
     assert all(len(e.front) == 1 for e in c.entries)
     assert "without any limit" in " ".join(sentences(c))
+
+
+def test_a_folder_named_twice_is_refused_and_a_copy_is_no_second_seed(tmp_path: Path) -> None:
+    first, second = (write_folder(tmp_path / name, sweep(12)) for name in ("one", "two"))
+    with pytest.raises(InputError, match="named twice"):
+        load_comparison([first, second, first / ".." / "one"])
+    copied = load_comparison([first, second])
+    assert copied.seeds == []
+    assert {len(entry.ahead) for entry in copied.entries} == {len(copied.entries[0].front)}, "neither is beaten"

@@ -81,7 +81,7 @@ def test_an_objective_alone_is_named_where_es_was_not_measured(tmp_path: Path) -
     assert said(folder) == "forget.prob down 80% within the limits."
     summarise(folder)
     page = (folder / "report.html").read_text()
-    assert "Forgotten is measured as forget.prob (probability in [0, 1]: the geometric mean of the answer" in page
+    assert "The search went by forget.prob (probability in [0, 1]: the geometric mean of the answer" in page
     assert "no longer completes it exactly" not in page
 
 

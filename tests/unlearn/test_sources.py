@@ -320,3 +320,8 @@ def test_conversations_with_one_ending_are_not_copies() -> None:
     row = Row("And then?", "Yes.", history=(("user", "A"), ("assistant", "B")))
     assert row.key != Row("And then?", "Yes.").key
     assert row.key == Row("and then", "yes", history=(("system", "S"), ("user", "a."), ("assistant", "b"))).key
+
+
+def test_a_file_that_is_gone_is_no_data_set_of_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no file .*gone\.csv"):
+        list(read_source(Source(path=str(tmp_path / "gone.csv")), "data.forget"))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rayul.errors import InputError
+
+LOCAL = (".csv", ".gz", ".json", ".jsonl", ".parquet", ".txt")
+"""Endings that no data set's id has."""
 
 
 def load_dataset(path: str, name: str | None, split: str) -> Iterable[Any]:
     import datasets
 
+    local = Path(path).suffix in LOCAL or path.startswith(("/", "./", "../", "~"))
+    if local and not Path(path).expanduser().exists():
+        raise InputError(f"no file {path}", "rows that a spec or an export names must stay where they are")
     try:
         loaded: Iterable[Any] = datasets.load_dataset(path, name, split=split)
     except Exception as error:  # datasets raises a dozen types; all mean "not to be had", and the message says why
