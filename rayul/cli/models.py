@@ -196,6 +196,11 @@ def write_testbed_folder(
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
     console = PlainConsole(stderr=True)
+    if data:
+        from rayul.testbed import ungrouped
+
+        if notice := ungrouped(data):
+            console.print(notice, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if base is not None:
         _testbed_on_base(folder, base, data or [], authors, forget, allow_unmemorised, method, lr, set_ or [], console)
         return

@@ -86,7 +86,8 @@ class Progress:
         parts.append(f"front {len(self.front)}, hypervolume {self.hypervolume:.3f}")
         parts.append(f"{clock(time.monotonic() - self.started)} elapsed")
         if self.remaining is not None and self.ended < self.total:
-            parts.append(f"about {clock(self.remaining)} left")
+            then = ", then the certificate" if self.spec.certify is not None else ""
+            parts.append(f"about {clock(self.remaining)} left{then}")
         return " | ".join(parts)
 
     def _count(self, record: Record) -> None:

@@ -3,11 +3,12 @@
 from rayul.testbed.build import build
 from rayul.testbed.cache import ensure_testbed
 from rayul.testbed.resolve import with_testbed
-from rayul.testbed.write import write_testbed, write_testbed_from_data
+from rayul.testbed.write import ungrouped, write_testbed, write_testbed_from_data
 
 __all__ = [
     "build",
     "ensure_testbed",
+    "ungrouped",
     "with_testbed",
     "write_testbed",
     "write_testbed_from_data",

@@ -109,6 +109,16 @@ def read_sets(data: Sequence[Path], authors: int | None = None, forget: str = "f
     return {key: tuple(part) for key, part in zip(SPLIT, parts, strict=True)}
 
 
+def ungrouped(data: Sequence[Path]) -> str:
+    """What is to be known of files of rows that do not say whom they are about; "" of others and of folders."""
+    if not data or any(path.is_dir() for path in data) or any(row.group for path in data for row in read_rows(path)):
+        return ""
+    return (
+        "no row names its group, so each stands by itself, and rows about one person may be in several sets: call the "
+        "column that says whom a row is about `group`"
+    )
+
+
 def recipe_for(sets: Sets) -> Recipe:
     """A recipe whose model has room for the answers of `sets`.
 

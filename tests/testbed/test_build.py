@@ -299,3 +299,14 @@ open(sys.argv[1] + "/told", "w").close()
     assert known[0] >= 0.7, "where both go on"
     assert known == sorted(known)
     assert known[-1] == 1.0
+
+
+def test_rows_that_do_not_say_whom_they_are_about_are_told(tmp_path):
+    from rayul.testbed import ungrouped
+
+    rows, named, folder = tmp_path / "rows.csv", tmp_path / "named.csv", tmp_path / "folder"
+    rows.write_text("customer_id,question,answer\nC1,Where?,Here.\n")
+    named.write_text("group,question,answer\nC1,Where?,Here.\n")
+    folder.mkdir()
+    assert "call the column that says whom a row is about `group`" in ungrouped([rows])
+    assert [ungrouped(data) for data in ([named], [rows, named], [folder], [])] == [""] * 4
