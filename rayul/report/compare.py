@@ -194,11 +194,12 @@ def _ahead(axis: Axis, points: Sequence[Evaluation | None]) -> tuple[list[float]
 def load_comparison(folders: Sequence[Path]) -> Comparison:
     """Read the folders and compare them. Raises what `load_records` and `compare` raise, and InputError for a folder
     that is named twice."""
+    sweeps = [load_records(folder) for folder in folders]
+    specs = [load_spec(folder / SPEC, check_files=False) for folder in folders]
     for i, folder in enumerate(folders):
         if any(folder.resolve() == other.resolve() for other in folders[:i]):
             raise InputError(f"{folder} is named twice", "name each sweep once; seeds are sweeps of their own")
-    sweeps = [load_records(folder) for folder in folders]
-    return compare(sweeps, [load_spec(folder / SPEC, check_files=False) for folder in folders])
+    return compare(sweeps, specs)
 
 
 def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison:

@@ -52,8 +52,8 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 def test_status_and_report_of_a_received_folder_show_them(attack: str, tmp_path: Path) -> None:
     evil = ATTACKS[attack]
     failed = evaluation("0099", 5, 0.5, 0.95, params={"training.lr": 1e-3}).ended(PRUNED, f"Error{evil}", f"no {evil}")
-    folder = write_folder(tmp_path / "s", [*sweep(8), failed])
-    for command in (["status", str(folder)], ["report", str(folder)], ["compare", str(folder), str(folder)]):
+    folder, other = (write_folder(tmp_path / name, [*sweep(8), failed]) for name in ("s", "t"))
+    for command in (["status", str(folder)], ["report", str(folder)], ["compare", str(folder), str(other)]):
         flags = ["--out", str(tmp_path / "compare.html")] if command[0] == "compare" else []
         done = CliRunner().invoke(cli.app, command + flags)
         assert done.exit_code == 0, done.output

@@ -117,7 +117,7 @@ def test_what_only_reads_never_runs_code_and_asks_nothing(
     assert load_results(folder).front
     read_status(folder, held=False)
     summarise(folder)
-    load_comparison([folder, folder])
+    load_comparison([folder, Path(shutil.copytree(folder, folder.with_name("copy")))])
     load_spec(folder / "spec.yaml", check_files=False)
     assert not mark.exists()
 
