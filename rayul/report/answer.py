@@ -48,7 +48,8 @@ def _found(results: SweepRecords, summary: Summary) -> str:
         best = held[0]
         known = math.isfinite(best.forgotten)
         found = f"{_share_gone(results, best.e, best.forgotten)}. " if known else ""
-        return f"{found}Certified: {kept_on_new(best)}."
+        # Not "forgotten. Certified: keeps ...": readers took it for certified that it is forgotten.
+        return f"{found}Certified is what it keeps: {kept_on_new(best).removeprefix('keeps ')}."
     if summary.best is None:
         if not any(summary.states.values()):
             return "No trial has been evaluated yet."

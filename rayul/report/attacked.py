@@ -77,7 +77,7 @@ def attacked_lines(results: SweepRecords) -> list[str]:
     if not certified(results):
         return []
     model = attacked_model(results)
-    lines = [f"Not tried yet: `rayul certify {results.folder}` attacks these weights."]
+    lines = [f"No attack was tried yet: `rayul certify {results.folder}` attacks these weights."]
     return [*(lines if model is None else told_of(results, model)), *removal(results)]
 
 
@@ -86,7 +86,7 @@ def removal(results: SweepRecords) -> list[str]:
     if any((certified_folder(results.folder, one.e) / "adapter_config.json").exists() for one in certified(results)):
         return [
             "It is an adapter: whoever loads the base without it has everything back. Weights that it is merged into "
-            "(`rayul export --certified --merge`) cannot be undone this way."
+            "(`rayul export --certified --merge`) have no adapter to leave out; training may still bring it back."
         ]
     return []
 

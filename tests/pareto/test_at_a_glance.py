@@ -28,7 +28,7 @@ def test_a_certified_point_is_told_by_its_own_numbers(tmp_path: Path) -> None:
     told = facts(results)
     assert "96.0% of retain.es on 20 new groups that nothing had read before" in told["Kept"]
     assert "at least 92.0% at 90% confidence" in told["Kept"]
-    assert told["Under attack"].startswith(f"Not tried yet: `rayul certify {folder}`")
+    assert told["Under attack"].startswith(f"No attack was tried yet: `rayul certify {folder}`")
     assert "Trial 0002 after 30 steps at 70% of its strength" in told["Its weights"]
     assert f"{folder}/certified/0002-30-0.7" in told["Its weights"]
     shown = {label: (value, note) for label, value, note, _ in tiles(results, summary_of(results))}
