@@ -53,9 +53,8 @@ def _logp(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _gradient(logits: Tensor, labels: Tensor, normaliser: Tensor, gradient: Tensor) -> tuple[Tensor]:
     """g (label - softmax)."""
     g = gradient.unsqueeze(-1)
-    label = torch.arange(logits.shape[-1], device=logits.device) == labels.unsqueeze(-1)
-    softmax = (logits.float() - normaliser.unsqueeze(-1)).exp()
-    return ((-g * softmax + label * g).to(logits.dtype),)
+    softmax = (logits.float() - normaliser.unsqueeze(-1)).exp_()
+    return (softmax.mul_(-g).scatter_add_(-1, labels.unsqueeze(-1), g).to(logits.dtype),)
 
 
 def _in_chunks(

@@ -23,6 +23,7 @@ from rayul.unlearn.gradients.hidden import adding, blocks_of
 from rayul.unlearn.pack.graphed import graphed
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
+from rayul.unlearn.products import adapted, frozen
 from rayul.unlearn.projection import Projection, projecting_head, same
 
 
@@ -144,7 +145,7 @@ class PackedBase:
         lines, window = at.shape
         offset = torch.arange(lines, device=ids.device).unsqueeze(1) * ids.shape[1]
         flat = (at + offset).flatten()
-        forwards: dict[Any, Callable[..., Any]] = {}
+        forwards: dict[Any, Callable[..., Any]] = {linear: MethodType(_frozen, linear) for linear in self._linears}
         if adapters is not None or weights is not None:
             causal = positions is None
             forwards |= {block: partial(self._compiled, block, causal) for block in self._blocks}
@@ -158,7 +159,7 @@ class PackedBase:
             forwards[block] = adding(MethodType(type(block).forward, block), one)
         head = self._head  # which may have an adapter, too
         projecting = None if whole else self._projecting
-        plain = MethodType(type(head).forward, head) if projecting is None else same
+        plain = MethodType(_frozen, head) if projecting is None else same
         forwards[head] = partial(_at_answers, forwards.get(head, plain), flat)
         with _run_as(forwards):
             inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, "output_hidden_states": bool(layers)}
@@ -199,13 +200,25 @@ def _adapted(linear: Any, x: Tensor) -> Tensor:
     """x W^T + s_k (x A_k) B_k."""
     a, b, scale, dropout = linear.adapter
     by_lane = x.reshape(len(a), -1, a.shape[1])
+    if _is_plain(linear):
+        seen = None if dropout is None else dropout(by_lane)
+        return adapted(by_lane, seen, linear.weight, linear.bias, a, b, scale).view(*x.shape[:-1], -1)
     output = type(linear).forward(linear, by_lane)
     if dropout is not None:
         by_lane = dropout(by_lane)
     low = torch.bmm(by_lane, a.to(x.dtype)) * scale.to(x.dtype).view(-1, 1, 1)
     # In place: no one else has seen this output, and a copy of it would cost a fifth of a product on a GPU.
-    adapted: Tensor = output.baddbmm_(low, b.to(x.dtype)).view(*x.shape[:-1], -1)
-    return adapted
+    found: Tensor = output.baddbmm_(low, b.to(x.dtype)).view(*x.shape[:-1], -1)
+    return found
+
+
+def _frozen(linear: Any, x: Tensor) -> Tensor:
+    return frozen(x, linear.weight, linear.bias) if _is_plain(linear) else type(linear).forward(linear, x)
+
+
+def _is_plain(linear: Any) -> bool:
+    """Whether its product may be computed by hand: not of a quantised module, nor where torch compiles what it sees."""
+    return type(linear) is torch.nn.Linear and not torch.compiler.is_compiling()
 
 
 def _at_answers(head: Callable[[Tensor], Tensor], at: Tensor, hidden: Tensor) -> Tensor:
