@@ -80,10 +80,11 @@ def assert_equal_trials(
     seed: int,
     nll: float = 1e-5,
     weights: float | None = 1e-4,
+    apart: float = 0.0,
 ) -> None:
     """The trial that ended in `slot` is the one that trains alone through PEFT. nll: the largest difference of a set's
     mean NLL, in nats. weights: of a number of the last adapter, None where it is not compared: AdamW moves a weight
-    whose gradient is all rounding as far as any other."""
+    whose gradient is all rounding as far as any other. apart: the share of the numbers that may differ by more."""
     expected_rows, expected, ending = alone(task, spec, seed)
     assert [r.step for r in rows] == [r.step for r in expected_rows]
     assert ending_of(pack, slot).state == ending.state
@@ -93,11 +94,11 @@ def assert_equal_trials(
             assert math.log(ours.metrics[key]) == pytest.approx(math.log(theirs.metrics[key]), abs=nll), ours.step
     found = pack.layout.adapter(pack.state(slot).values, spec.lora.r)
     assert found.keys() == expected.keys()
-    for name, pair in expected.items():
-        for ours_, theirs_ in zip(found[name], pair, strict=True):
-            assert ours_.shape == theirs_.shape
-            if weights is not None:
-                assert torch.allclose(ours_, theirs_, rtol=0, atol=weights), name
+    pairs = [pair for name in expected for pair in zip(found[name], expected[name], strict=True)]
+    assert all(ours_.shape == theirs_.shape for ours_, theirs_ in pairs)
+    if weights is not None:
+        further = torch.cat([((ours_ - theirs_).abs() > weights).flatten() for ours_, theirs_ in pairs])
+        assert float(further.float().mean()) <= apart
 
 
 def with_nobody(task: Any, spec: Any, baseline: dict[str, float], shape: Shape) -> Result:

