@@ -3,8 +3,8 @@
     python tests/benchmarks/kernels.py [--batch 8] [--slots 4] [--rounds 5] [--against FOLDER] [--threads 1]
 
 The testbed's model and rows, GradDiff, rank 8. Operations: of a frozen linear module forward and for the gradient of
-its input (not where nothing trained is before it), LoRA's six products, attention's two forward and four backward over all
-T x T places, and the head at answer positions; all of these with padding. The plain products are exactly these, one
+its input (not where nothing trained is before it), LoRA's six products, attention's two forward and four backward over
+all T x T places, and the head at answer positions; all of these with padding. The plain products are exactly these, one
 after the other: by torch (MKL), and by oneDNN. CPU seconds, all arms in turn in every round; medians and range, a ratio
 the median of the rounds' ratios.
 
