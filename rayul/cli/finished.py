@@ -112,9 +112,13 @@ def export(
     from rayul.pareto import choose
     from rayul.pareto.best import best_point
     from rayul.pareto.front import front_of
+    from rayul.records import SPEC
     from rayul.records.folder import load_records
+    from rayul.records.request import REQUEST
     from rayul.records.storage import local
     from rayul.report.certified import best_certified
+    from rayul.report.keep_rows import keep_line, to_keep
+    from rayul.spec import load_spec
 
     if [trial is not None, knee, at is not None, certified].count(True) != 1:
         raise InputError("which point?", 'give one of --certified, --trial T, --knee, --at "retain.es>=0.95*baseline"')
@@ -160,6 +164,8 @@ def export(
         show("wrote the adapter alone: the base has no known licence that allows passing it on; --merge merges anyway")
     beside = f" and {out / 'merged'}" if (out / "merged").exists() else ""
     show(f"exported {out}{beside}: loaded again, every metric is within {difference:.1g} of its record")
+    if (out / REQUEST).exists() and (kept := to_keep(load_spec(place / SPEC, check_files=False).data)) is not None:
+        show(keep_line(kept))
     if push_to_hub is not None:
         show(push(out, push_to_hub))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayul.errors import InputError
-from rayul.records.request import Request, group_hash, read_request, rows_hash
+from rayul.records.request import BEFORE, Request, group_hash, read_request, rows_hash
 from rayul.spec import LEAST_GROUPS, FolderData, Spec, dump_yaml, parse_spec
 from rayul.spec.spec import from_plain
 from rayul.words import plural
@@ -15,8 +15,8 @@ from rayul.words import plural
 if TYPE_CHECKING:
     from rayul.unlearn.data import Row, Sets
 
-BEFORE, RESERVE = "before.jsonl", "reserve.jsonl"
-"""In the data folder: the rows that earlier requests forgot, and rows that nothing has read yet."""
+RESERVE = "reserve.jsonl"
+"""In the data folder: rows that nothing has read yet."""
 
 MARGIN = 0.05
 """How much of the earlier rows' es may come back, beyond what the certified record has."""

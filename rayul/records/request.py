@@ -21,6 +21,9 @@ from rayul.spec.problems import first_problem
 
 REQUEST = "request.json"
 
+BEFORE = "before.jsonl"
+"""In a data folder: the rows that earlier requests forgot."""
+
 Text = Annotated[str, Strict()]
 
 

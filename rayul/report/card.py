@@ -16,6 +16,7 @@ from rayul.records.recall import recall_of
 from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, certify_units, equal_groups, sentence, value
 from rayul.report.evidence import evidence
+from rayul.report.keep_rows import to_keep
 from rayul.report.recalled import Recalled, recalled_lines, sets_of, unnamed
 from rayul.report.verdict_of import VERDICTS, audited
 from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
@@ -96,6 +97,7 @@ def model_card(
         licence=None if (packaged := PACKAGED.get(spec.model.path)) is None else packaged.licence,
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
+        to_keep=None if certificate is None else to_keep(spec.data),
         recalled=[] if recall is None else sets_of(recall),
         recalled_lines=[] if recall is None else recalled_lines(unnamed(Recalled("", e, sets_of(recall), ()))),
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],

@@ -18,8 +18,9 @@ from rayul.records.certificate import read_certificates
 from rayul.records.folder import load_records
 from rayul.records.request import REQUEST, read_request
 from rayul.report.certified import best_certified, certified_lines
+from rayul.report.keep_rows import keep_line, to_keep
 from rayul.report.write import summarise
-from rayul.spec import Model, SourceData, load_spec
+from rayul.spec import FolderData, Model, SourceData, TofuData, load_spec
 from rayul.sweep.export import export
 from rayul.unlearn.data import load_sets, read_rows, reserved, write_rows
 from rayul.unlearn.model import load_model
@@ -141,9 +142,59 @@ def test_what_cannot_be_followed_is_refused(first: Path, dara: Path, tmp_path: P
     assert not (tmp_path / "second-data").exists()
 
 
+def test_the_export_says_which_rows_the_next_request_needs(
+    made: Callable[..., Sweep],  # noqa: F811
+    dara: Path,
+    tmp_path: Path,
+) -> None:
+    sweep, out = made(), tmp_path / "first"
+    sweep.certify()
+    done = CliRunner().invoke(app, ["export", str(sweep.folder), "--certified", "--no-merge", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    rows = tmp_path / "data" / "forget.jsonl"
+    assert f"keep them, unchanged: {rows} (data.folder in the spec)" in done.output
+    card = " ".join((out / "README.md").read_text().split())
+    assert "their owner has to keep them, unchanged: they are what `data.folder` names in the sweep's spec." in card
+    assert str(tmp_path) not in card
+    next_request(out, dara, tmp_path / "second.yaml", _fresh(tmp_path))
+    rows.unlink()
+    with pytest.raises(InputError, match=r"has no forget\.jsonl"):
+        next_request(out, dara, tmp_path / "second.yaml", _fresh(tmp_path))
+
+
+def _fresh(folder: Path) -> Path:
+    """Rows to keep of groups that no sweep has had."""
+    write_rows(folder / "fresh.jsonl", rows_of(UNREAD))
+    return folder / "fresh.jsonl"
+
+
 def test_no_name_of_a_group_is_in_the_record(first: Path) -> None:
     text = (first / REQUEST).read_text()
     assert not [name for name in (*NAMES, *GROUPS, *UNREAD) if name in text]
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "by"),
+    [
+        ({"forget": "rows.jsonl", "retain": "org/rows"}, "data.forget", "`rayul init --after`"),
+        ({"forget": {"path": "rows.jsonl", "chunk": 64}, "retain": "org/rows"}, "data.forget", "A probe in the next"),
+        ({"tofu": "rows.jsonl"}, "data.tofu", "`rayul init --after`"),
+    ],
+)
+def test_what_is_to_be_kept_is_named_by_its_key(
+    data: dict[str, Any], key: str, by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}")
+    kept = to_keep((TofuData if "tofu" in data else SourceData).model_validate(data))
+    assert kept is not None
+    assert (kept.key, kept.places) == (key, (str(tmp_path / "rows.jsonl"),))
+    assert keep_line(kept).partition("in the spec). ")[2].startswith(by)
+
+
+def test_what_can_be_had_again_need_not_be_kept() -> None:
+    assert to_keep(FolderData(folder="testbed")) is None
+    assert to_keep(TofuData(tofu="locuslab/TOFU")) is None
 
 
 def test_a_reserve_is_in_no_set(tmp_path: Path) -> None:
