@@ -17,7 +17,7 @@ from rayul.report.attacked import told_of
 from rayul.report.certified import Certified, certify_units, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.report.keep_rows import to_keep
-from rayul.report.recalled import Recalled, recalled_lines, sets_of, unnamed
+from rayul.report.recalled import Recalled, cells, recalled_lines, sets_of, unnamed
 from rayul.report.verdict_of import VERDICTS, audited
 from rayul.spec import PACKAGED, TESTBED, UPDATES, Data, Evaluate, FolderData, Model, Source, Spec, TofuData, dump_yaml
 from rayul.spec.metrics import ATTACKED
@@ -27,6 +27,8 @@ from rayul.words import measured, percent
 ASSETS = Path(__file__).parent / "assets"
 METHOD_SECTIONS = ("method", "update", *UPDATES, "training", "control")
 """The sections of a spec that say how a model was made; it has that of its own update."""
+MOST_GROUPS_IN_CARD = 20
+"""Groups of a set in its table, the worst first."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def model_card(
     environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
     trial = spec.at(e.params).resolved()
     recall = recall_of(results.folder, e)
+    recalled = None if recall is None else unnamed(Recalled("", e, sets_of(recall), ()))
     return environment.get_template("card.md.j2").render(
         title=Path(address).name,
         e=e,
@@ -98,8 +101,10 @@ def model_card(
         template=spec.model.template if spec.model.template != "chat" else None,
         forgotten=forgotten,
         to_keep=None if certificate is None else to_keep(spec.data),
-        recalled=[] if recall is None else sets_of(recall),
-        recalled_lines=[] if recall is None else recalled_lines(unnamed(Recalled("", e, sets_of(recall), ()))),
+        recalled=[] if recalled is None else recalled.sets,
+        recalled_lines=[] if recalled is None else recalled_lines(recalled),
+        cells=cells,
+        most_groups=MOST_GROUPS_IN_CARD,
         metrics=[_row(results, spec.evaluate, row, key) for key in row.metrics],
         notes=results.adapters[e.key].report_notes if e.key in results.adapters else (),
         oracle=results.oracle is not None,

@@ -27,7 +27,7 @@ from rayul.report.heading import subject
 from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
-from rayul.report.recalled import MOST_GROUPS, TITLES, extractable, recalled_lines
+from rayul.report.recalled import MOST_GROUPS, TITLES, cells, recalled_lines
 from rayul.report.several_seeds import several_seeds
 from rayul.report.side_effects import answer_point
 from rayul.report.summary import Summary
@@ -99,7 +99,7 @@ def report_page(
         certified=[certified_row(one) for one in certified(results)],
         recalled=summary.recalled,
         recalled_lines=recalled_lines,
-        extractable=extractable,
+        cells=cells,
         titles=TITLES,
         most_groups=MOST_GROUPS,
         folder=results.folder,

@@ -48,6 +48,11 @@ class RecalledSet:
     groups: list[Change]
 
     @property
+    def order(self) -> str:
+        """Of the groups."""
+        return "most left first" if self.set == "forget" else "most lost first"
+
+    @property
     def worst(self) -> Change | None:
         """The group in which most is left or lost; None where no rows name a group."""
         return self.groups[0] if self.groups else None
@@ -156,6 +161,11 @@ def _told(group: Change) -> str:
     return f"{group.verbatim_after} of {group.rows} (before: {group.verbatim_before})"
 
 
-def extractable(change: Change) -> str:
-    """es before and after, as shares of the answers' text."""
-    return f"{percent(change.es_before)} → {percent(change.es_after)}"
+def cells(change: Change) -> tuple[str, str, str]:
+    """Of a row of a table: number of rows; how many come back word for word, before and after; es before and after, as
+    shares of the answers' text."""
+    return (
+        str(change.rows),
+        f"{change.verbatim_before} → {change.verbatim_after}",
+        f"{percent(change.es_before)} → {percent(change.es_after)}",
+    )

@@ -102,9 +102,31 @@ def test_the_card_has_numbers_and_no_names(folder: Path) -> None:
     options = {"address": "x", "after": {}, "difference": 0.0, "adapter": True, "merged": False}
     card = model_card(results, load_spec(folder / "spec.yaml"), best, Forgotten("people", 17, "0" * 64), **options)
     assert "3 of the 17 rows to forget still come back word for word" in card
-    assert "| to forget | 17 | 15 | 3 | 91.2% | 35.3% |" in card
+    assert "| to forget | 17 | 15 → 3 | 91.2% → 35.3% |" in card
+    tables = {part.partition(",")[0]: part for part in card.split("Groups of rows ")[1:]}
+    assert [line for line in tables["to forget"].splitlines() if line.startswith("| group ")][1:] == [
+        "| group 2 | 5 | 4 → 3 | 90.0% → 80.0% |",
+        "| group 1 | 10 | 10 → 0 | 100.0% → 20.0% |",
+    ], "the worst first, by the numbers of recall.json; rows that name no group have no line"
+    assert "| group 2 | 10 | 9 → 2 | 95.0% → 30.0% |\n| group 1 |" in tables["to keep (select rows)"]
+    assert len(tables) == 2, "general rows name no group"
     for private in (*NAMES, "nobody", "Who?"):
         assert private not in card
+
+
+def test_a_card_of_many_groups_has_the_worst(folder: Path) -> None:
+    (place,) = folder.glob("adapters/*/recall.json")
+    people = tuple(f"Person {i}" for i in range(30))
+    before, after = (
+        Counted(people, (1,) * 30, es, (0,) * 30) for es in ((1.0,) * 30, tuple(i / 30 for i in range(30)))
+    )
+    write_recall(place.parent, Recall({"forget": before}, {"forget": after}))
+    options = {"address": "x", "after": {}, "difference": 0.0, "adapter": True, "merged": False}
+    best, spec = load_results(folder).best(), load_spec(folder / "spec.yaml")
+    card = model_card(load_records(folder), spec, best, Forgotten("people", 30, "0" * 64), **options)
+    listed = [line.split(" | ")[0] for line in card.splitlines() if line.startswith("| group ")][1:]
+    assert listed == [f"| group {number}" for number in range(30, 10, -1)]
+    assert "10 more are left out: less is left of them." in card
 
 
 def test_the_comparison_counts_them_per_sweep(folder: Path, tmp_path: Path) -> None:
