@@ -30,6 +30,7 @@ from rayul.unlearn.pack.reference import Reference
 from rayul.unlearn.pack.slot import Slot, on_device
 from rayul.unlearn.pack.state import SlotState
 from rayul.unlearn.pack.step import Part
+from rayul.unlearn.pack.widths import widths
 from rayul.unlearn.projection import Projection, joined
 from rayul.unlearn.task import TRAINED, Task
 from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
@@ -40,8 +41,9 @@ Event = tuple[int, list[Evaluation]]
 
 
 class Pack:
-    """K slots on one base. Every forward has a shape of the pack's own, whoever is in it, and all else happens
-    slot by slot, so that a trial's result is independent of its neighbours, its slot and the step at which it joined.
+    """K slots on one base. Every forward has a shape of the pack's own, whoever is in it, or one of several that were
+    seen to give the same bits (`widths`), and all else happens slot by slot, so that a trial's result is independent of
+    its neighbours, its slot and the step at which it joined.
 
     spec: the sweep's spec or that of any trial of it; joining trials must be packable with it.
     """
@@ -55,6 +57,7 @@ class Pack:
         self.base = PackedBase(task.base, [one.name for one in linears], shape.compiled)
         sets = {name: lines(rows, task.pad, task.device) for name, rows in task.training.items() if rows}
         self.reference = Reference(self.base, sets)
+        self.widths = widths(self.base, sets, self.layout, shape)
         self.evaluator = Evaluator(task, self.base, self.layout, spec.evaluate, shape.lanes)
 
     @property
@@ -177,7 +180,7 @@ class Pack:
         size = self.shape.rows
         layers = sorted({layer for k in wanted for layer in self.slots[k].layers})
         taken = {k: part.begin for k, part in parts.items()}
-        for number, lanes in enumerate(forwards(wanted, self.shape)):
+        for number, lanes in enumerate(forwards(wanted, self.shape, self.widths)):
             # A lane that has fewer rows repeats its last one, and one that has none takes the set's first; no loss
             # reads these.
             rows = [row for _, chunk in lanes for row in filled(chunk or [0], size)]

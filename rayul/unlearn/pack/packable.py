@@ -31,11 +31,12 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, spec: Spec, slots: int, *, cpu: bool) -> Shape:
         """For all trials of a sweep: the largest rank; the number of rows that divides every batch size. On a CPU
-        groups that just fill a forward: a lane without rows costs as much there as one with."""
+        groups that just fill a forward: a lane without rows costs as much there as one with. (Where more lanes are seen
+        to give the same bits, forwards have more: `widths`.)"""
         sizes = _values(spec.training.micro_batch_size or spec.training.batch_size)
         shape = cls(slots, max(_values(spec.lora.r)), gcd(*sizes), compiled=spec.resources.compile)
         group = ceil(CPU_ROWS / shape.rows)
-        return shape._replace(group=group) if cpu and group < slots else shape
+        return shape._replace(group=min(group, slots)) if cpu else shape
 
     def __str__(self) -> str:
         group = f", {self.group} together" if self.group else ""
@@ -47,7 +48,7 @@ class Shape(NamedTuple):
         """Half the slots; with one slot half the rows, so a batch takes twice the forwards. None below that."""
         if self.slots > 1:
             slots = (self.slots + 1) // 2
-            return self._replace(slots=slots, group=self.group if self.group and self.group < slots else None)
+            return self._replace(slots=slots, group=min(self.group, slots) if self.group else None)
         return self._replace(rows=(self.rows + 1) // 2) if self.rows > 1 else None
 
 
