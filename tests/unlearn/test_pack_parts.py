@@ -98,12 +98,13 @@ def test_the_shape_of_a_sweep(make_spec: MakeSpec) -> None:
     assert Shape.of(spec, 8, cpu=False) == Shape(slots=8, rank=16, rows=4)
     assert Shape.of(spec, 8, cpu=True) == Shape(slots=8, rank=16, rows=4, group=2)
     spec = make_spec(lora={"r": {"int": [2, 6]}}, training={"batch_size": 8, "micro_batch_size": 2})
-    assert Shape.of(spec, 2, cpu=True) == Shape(slots=2, rank=6, rows=2)
+    assert Shape.of(spec, 2, cpu=True) == Shape(slots=2, rank=6, rows=2, group=2)
+    assert Shape.of(spec, 2, cpu=False) == Shape(slots=2, rank=6, rows=2)
     compiled = make_spec(resources={"compile": True})
     assert Shape.of(compiled, 2, cpu=True).compiled
     assert "compiled" in str(Shape.of(compiled, 2, cpu=True))
     assert not Shape.of(make_spec(), 2, cpu=True).compiled
-    assert Shape(slots=8, rank=6, rows=2, group=4).smaller() == Shape(slots=4, rank=6, rows=2)
+    assert Shape(slots=8, rank=6, rows=2, group=4).smaller() == Shape(slots=4, rank=6, rows=2, group=4)
 
 
 @pytest.mark.parametrize("named", ["none-of-this-name", "its-own"])

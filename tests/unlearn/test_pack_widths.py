@@ -60,5 +60,5 @@ def test_where_rounding_depends_on_the_number_of_rows_a_forward_keeps_its_shape(
 @pytest.mark.parametrize(
     "shape", [SHAPE._replace(group=None), SHAPE._replace(compiled=True)], ids=["places", "compiled"]
 )
-def test_forwards_of_one_shape_stay_so(shape: Shape, task: Any, make_spec: MakeSpec) -> None:
-    assert Pack(task, make_spec(), shape).widths == ()
+def test_forwards_of_one_shape_stay_so(change: dict[str, Any], task: Any, make_spec: MakeSpec) -> None:
+    assert Pack(task, make_spec(), SHAPE._replace(**change)).widths == ()
