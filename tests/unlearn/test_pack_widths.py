@@ -57,8 +57,6 @@ def test_where_rounding_depends_on_the_number_of_rows_a_forward_keeps_its_shape(
     assert pack.widths == ()
 
 
-@pytest.mark.parametrize(
-    "shape", [SHAPE._replace(group=None), SHAPE._replace(compiled=True)], ids=["places", "compiled"]
-)
+@pytest.mark.parametrize("change", [{"group": None}, {"compiled": True}], ids=["places", "compiled"])
 def test_forwards_of_one_shape_stay_so(change: dict[str, Any], task: Any, make_spec: MakeSpec) -> None:
     assert Pack(task, make_spec(), SHAPE._replace(**change)).widths == ()
