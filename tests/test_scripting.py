@@ -89,6 +89,36 @@ def test_validate_has_every_problem_of_every_file_with_its_line(run: Run) -> Non
     assert error["message"].startswith("a.yaml:4: method.name: ")
 
 
+def test_validate_names_missing_columns_beside_what_else_is_wrong(run: Run) -> None:
+    Path("f.csv").write_text("frage,antwort\nq,a\n")
+    Path("r.jsonl").write_text('{"ask": "q", "answer": "a"}\n')
+    Path("p.jsonl").write_text('{"question": "q", "reply": "a"}\n')
+    head = "name: a\nmodel: testbed\nmethod: ga\ntraining: {lr: {lr}}\ndata:\n"
+    data = (
+        "  forget: {path: f.csv, columns: {question: asked, answer: said}}\n  retain: r.jsonl\n  general: gone.jsonl\n"
+    )
+    probes = "probes:\n  town:\n    rows: p.jsonl\n    metrics: [rouge]\n"
+    of_rows = [("s.yaml:6", "data.forget"), ("s.yaml:7", "data.retain"), ("s.yaml:11", "probes.town.rows")]
+    Path("s.yaml").write_text(head.replace("{lr}", "x") + data + probes)
+    exit_code, error = run("validate", "s.yaml")
+    assert (exit_code, error["code"]) == (2, "spec")
+    found = {(p["place"], p["key"]): p for p in error["problems"]}
+    wrong = [("s.yaml:4", "training.lr"), *of_rows[:2], ("s.yaml:8", "data.general.path"), of_rows[2]]
+    assert list(found) == wrong
+    said = found[of_rows[0]]
+    assert said["message"] == "f.csv: columns.question, columns.answer: there is no column 'asked' or 'said' in 1 row"
+    assert said["hint"] == "the columns are: frage, antwort"
+    assert found[of_rows[1]]["message"] == "r.jsonl:1: no 'question'"
+    assert found[of_rows[2]]["message"] == "p.jsonl:1: no 'answer'"
+
+    Path("gone.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    Path("s.yaml").write_text(head.replace("{lr}", "1e-3") + data + probes)
+    _, error = run("validate", "s.yaml")
+    assert [(p["place"], p["key"]) for p in error["problems"]] == of_rows, "also of a spec that is right but for them"
+    _, error = run("validate", "s.yaml", "--set", "data.columns.question=ask", "--set", "training.lr=x")
+    assert "r.jsonl:1: no 'question'" not in [p["message"] for p in error["problems"]], "overrides name columns, too"
+
+
 def test_report_and_status(run: Run) -> None:
     folder = write_folder(Path("s"), sweep(20))
     _, report = run("report", "s")

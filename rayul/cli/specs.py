@@ -23,9 +23,11 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
     """Check specs: every problem of every file, with its line, before anything is spent."""
     from rayul.cli.documents import ValidateDocument, ValidSpec
     from rayul.plan.certificate import certificate_told
+    from rayul.plan.row_problems import row_problems
     from rayul.plan.rows import hub_lines, local_sets, row_lines
     from rayul.plan.spec_warnings import spec_warnings
     from rayul.spec import Problem, SpecError, check_chunks, load_spec
+    from rayul.spec.load import by_line
     from rayul.words import plural
 
     problems: list[Problem] = []
@@ -38,9 +40,12 @@ def validate(files: SpecFiles, json_: AsJson = False, set_: Overrides = None) ->
             lines = [*spec.notices, *certificate_told(spec, sets), *row_lines(sets or {}), *hub_lines(spec)]
             lines += spec_warnings(spec)
         except SpecError as error:
-            problems += error.problems
+            problems += sorted([*error.problems, *row_problems(file, set_ or ())], key=by_line)
         except InputError as error:  # of its rows or its model
-            problems.append(Problem(str(file), "", error.message, error.hint))
+            found = list(row_problems(file, set_ or ()))
+            if error.message not in [problem.text for problem in found]:
+                found.insert(0, Problem(str(file), "", error.message, error.hint))
+            problems += found
         else:
             valid.append(ValidSpec.of(file, spec, lines))
             if not json_:

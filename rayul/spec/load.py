@@ -37,6 +37,11 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: b
     check_files: local models and data that do not exist are errors; turn it off to read the spec of finished results
     elsewhere. Raises SpecError with all problems at once; nothing else, whatever the file holds.
     """
+    return parse_spec(spec_text(path), overrides, source=str(path), check_files=check_files)
+
+
+def spec_text(path: str | Path) -> str:
+    """Of a file, or of a shipped spec. Raises SpecError where it cannot be read."""
     source = str(path)
     try:
         data = _read(spec_file(path))
@@ -47,15 +52,30 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), *, check_files: b
     except OSError as error:
         raise SpecError([Problem(source, "", f"cannot be read: {error.strerror or error}")]) from None
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SpecError([Problem(f"{source}:{line}", "", "not UTF-8 text", "is it a YAML file?")]) from None
-    return parse_spec(text, overrides, source=source, check_files=check_files)
 
 
 def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text>", check_files: bool = True) -> Spec:
     """`load_spec` of a text; `source` names it in errors."""
+    document = read_document(text, overrides, source)
+    spec = None
+    try:
+        spec = validated(document.data, check_files=check_files)
+    except ValidationError as error:
+        document.problems += [
+            Problem(document.place(loc), dotted(loc), text, hint) for loc, text, hint in explain(error, Spec)
+        ]
+    if spec is None or document.problems:
+        raise SpecError(sorted(document.problems, key=by_line))
+    return spec
+
+
+def read_document(text: str, overrides: Sequence[str], source: str) -> Document:
+    """A spec's text with its overrides, as plain data that nothing has validated. Raises SpecError where it is no
+    mapping."""
     document = read_yaml(text, source)
     if not isinstance(document.data, dict):
         if not document.problems:
@@ -71,19 +91,10 @@ def parse_spec(text: str, overrides: Sequence[str] = (), *, source: str = "<text
         _leave_out_others(document)
     if any(override.partition("=")[0].strip() == "update" for override in overrides):
         _leave_out_other_update(document)
-    spec = None
-    try:
-        spec = validated(document.data, check_files=check_files)
-    except ValidationError as error:
-        document.problems += [
-            Problem(document.place(loc), dotted(loc), text, hint) for loc, text, hint in explain(error, Spec)
-        ]
-    if spec is None or document.problems:
-        raise SpecError(sorted(document.problems, key=_line))
-    return spec
+    return document
 
 
-def _line(problem: Problem) -> tuple[bool, int]:
+def by_line(problem: Problem) -> tuple[bool, int]:
     """The order of problems: by line, those of overrides last."""
     line = problem.place.rpartition(":")[2]
     return (problem.place.startswith("--set"), int(line) if line.isdecimal() else 0)

@@ -59,13 +59,18 @@ def _check_columns(source: Source, records: Records) -> None:
     found = dict.fromkeys(name for _, record in records for name in record)
     asked = {f"columns.{ours}": theirs for ours, theirs in source.columns.items() if theirs is not None}
     asked |= {f"where.{name}": name for name in source.where} | {f"unless.{name}": name for name in source.unless}
-    for key, name in asked.items():
-        if name not in found and all(cell(record, name) is None for _, record in records):
-            there = ", ".join(map(str, found))
-            raise InputError(
-                f"{source.path}: {key}: there is no column {name!r} in {plural(len(records), 'row')}",
-                f"the columns are: {there}",
-            )
+    absent = {
+        key: name
+        for key, name in asked.items()
+        if name not in found and all(cell(record, name) is None for _, record in records)
+    }
+    if absent:
+        there = ", ".join(map(str, found))
+        names = " or ".join(map(repr, absent.values()))
+        raise InputError(
+            f"{source.path}: {', '.join(absent)}: there is no column {names} in {plural(len(records), 'row')}",
+            f"the columns are: {there}",
+        )
 
 
 def _is_asked(record: Mapping[str, Any], source: Source) -> bool:
