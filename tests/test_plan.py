@@ -17,7 +17,9 @@ from rayul.plan import Plan, plan_text
 from rayul.plan.history import saved_by_pruning
 from rayul.records import COMPLETED, FAILED, PRUNED, RUNNING, Evaluation, Journal
 from rayul.spec import dump_yaml, heaviest
+from rayul.unlearn.data import write_rows
 from rayul.unlearn.measured import Measured
+from tests.conftest import rows_of
 
 # --- the space ---------------------------------------------------------------------------------------------------
 
@@ -424,6 +426,27 @@ def test_the_page_has_every_part_and_no_forget_row(make_plan: Callable[..., Plan
     assert "a saved model has 4 MiB" in whole
     pruned = plan_text(replace(plan, saved=Saved(0.6, 2, 40)))
     assert "with the pruning of 2 earlier sweeps (60% of the steps of 40 trials saved)" in " ".join(pruned.split())
+
+
+@pytest.mark.slow
+def test_rows_that_are_kept_back_for_later_requests_are_in_the_table(
+    make_spec: Callable[..., Any], tmp_path: Path
+) -> None:
+    people = tuple(f"Person {letter}" for letter in "ABCDEFGHIJKLMNOPQRST")
+    for name, whose in (("forget", people[:2]), ("retain", people[2:])):
+        write_rows(tmp_path / f"{name}.jsonl", rows_of(whose))
+    shares = {"train": 0.4, "select": 0.2, "certify": 0, "report": 0.1, "reserve": 0.3}
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
+    plain = make_spec().resolved() | {"data": files | {"split": shares}}
+    (tmp_path / "spec.yaml").write_text(dump_yaml(plain))
+    argv = [sys.executable, "-m", "rayul", "plan", "spec.yaml"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = {line.split()[0]: line for line in done.stdout.partition("Rows\n")[2].partition("\n\n")[0].splitlines()}
+    assert "read by nothing: kept back for the certificates of later requests" in table["reserve"]
+    counts = {name: int(line.split()[1]) for name, line in table.items() if " in " in line}
+    assert counts["reserve"] == pytest.approx(0.3 * len(rows_of(people[2:])), abs=3)
+    assert sum(counts.values()) == len(rows_of(people)), "every row of both files is in one line"
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ class PlanDocument(Printed):
     continuous: list[str]
     """The searched hyper-parameters that are continuous."""
     rows: dict[str, int]
-    """Number of rows by set."""
+    """Number of rows by set; of "reserve", those that are kept back for the certificates of later requests."""
     groups: dict[str, int]
     """Number of groups by set."""
     device: str

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from rayul.errors import InputError
 from rayul.records.request import BEFORE, Request, group_hash, read_request, rows_hash
-from rayul.spec import LEAST_GROUPS, FolderData, Spec, dump_yaml, parse_spec
+from rayul.spec import LEAST_GROUPS, RESERVE, FolderData, Spec, dump_yaml, parse_spec
 from rayul.spec.spec import from_plain
 from rayul.words import plural
 
 if TYPE_CHECKING:
     from rayul.unlearn.data import Row, Sets
-
-RESERVE = "reserve.jsonl"
-"""In the data folder: rows that nothing has read yet."""
 
 MARGIN = 0.05
 """How much of the earlier rows' es may come back, beyond what the certified record has."""
@@ -34,11 +31,12 @@ class NextRequest:
     said: tuple[str, ...]
 
     def write(self) -> None:
-        from rayul.unlearn.data import FILES, write_rows
+        from rayul.unlearn.data import FILES, RESERVE_FILE, write_rows
 
         self.data.mkdir(parents=True)
+        files = FILES | {"before": BEFORE, RESERVE: RESERVE_FILE}
         for name, rows in self.sets.items():
-            write_rows(self.data / FILES.get(name, name), rows)
+            write_rows(self.data / files[name], rows)
 
 
 def next_request(
@@ -69,7 +67,7 @@ def next_request(
             "leave them out: the probe `before` measures them",
         )
     given = [] if more is None else read_rows(more, _columns(spec))
-    fresh = [*sets["reserve"], *given]
+    fresh = [*sets[RESERVE], *given]
     unread = [row for row in fresh if _hash(row) not in leaving and _hash(row) not in set(request.seen)]
     groups = list(dict.fromkeys(map(_hash, unread)))
     if len(groups) < LEAST_GROUPS:
@@ -85,7 +83,7 @@ def next_request(
         if not kept[name]:
             raise InputError(f"no {name} rows are left once the new rows to forget are gone", "forget fewer groups")
     made: Sets = {name: rows for name, rows in kept.items() if rows}
-    made |= {"forget": tuple(new), BEFORE: before}
+    made |= {"forget": tuple(new), "before": before}
     made["retain_certify"] = tuple(row for row in unread if _hash(row) in certify)
     made[RESERVE] = tuple(row for row in unread if _hash(row) not in certify)
     data = (out.parent / f"{out.stem}-data").absolute()
@@ -146,11 +144,9 @@ def _earlier_sets(spec: Spec, request: Request) -> Sets:
             "the rows that the last request forgot have changed since it was exported",
             "restore them: they have to be measured, to show that they stay forgotten",
         )
-    sets |= {"before": (), "reserve": reserved(spec.data)}
-    if isinstance(spec.data, FolderData):
-        for name, file in (("before", BEFORE), ("reserve", RESERVE)):
-            place = Path(spec.data.folder) / file
-            sets[name] += tuple(read_rows(place)) if place.is_file() else ()
+    sets |= {"before": (), RESERVE: reserved(spec.data)}
+    if isinstance(spec.data, FolderData) and (place := Path(spec.data.folder) / BEFORE).is_file():
+        sets["before"] = tuple(read_rows(place))
     return sets
 
 

@@ -15,7 +15,7 @@ from rayul.plan.estimate import Estimate
 from rayul.plan.history import saved_by_pruning, spread_seen
 from rayul.plan.rows import row_lines
 from rayul.plan.warnings import warnings
-from rayul.spec import Spec, check_certifiable, heaviest, is_certify_set, is_forget_set
+from rayul.spec import RESERVE, Spec, check_certifiable, heaviest, is_certify_set, is_forget_set
 
 if TYPE_CHECKING:
     from rayul.unlearn.data import Row, Sets
@@ -56,9 +56,9 @@ def make_plan(
     from rayul.sweep.search.samplers import check_sampler
     from rayul.sweep.tracking import check_installed
     from rayul.testbed import with_testbed
-    from rayul.unlearn.chunks import load_rows
+    from rayul.unlearn.chunks import chunks, load_rows
     from rayul.unlearn.cost import boundary, rendered
-    from rayul.unlearn.data import group_numbers
+    from rayul.unlearn.data import group_numbers, reserved
     from rayul.unlearn.model import load_tokenizer
     from rayul.unlearn.task import check_needs
     from rayul.unlearn.template import Template, text_notices
@@ -91,6 +91,8 @@ def make_plan(
         say("starting a process that measures")
         cost = measure_trial_cost(ready.at(probed), sets, allocation, disk, say)
         say("ending Ray")
+    aside = tuple(one for row in reserved(ready.data) for one in chunks(row, tokenizer))
+    listed = sets | {RESERVE: aside} if aside else sets
     combinations, continuous = spec.size
     baseline = {key: measured.value for key, measured in cost.baseline.items()}
     return Plan(
@@ -98,8 +100,8 @@ def make_plan(
         results=results,
         combinations=combinations,
         continuous=continuous,
-        rows={key: len(rows) for key, rows in sets.items()},
-        groups={key: len(set(group_numbers(rows))) for key, rows in sets.items()},
+        rows={key: len(rows) for key, rows in listed.items()},
+        groups={key: len(set(group_numbers(rows))) for key, rows in listed.items()},
         samples={key: rendered(tokenizer, template, rows) for key, rows in shown.items()},
         boundary="" if example is None else boundary(tokenizer, template, example),
         text_notices=notices,

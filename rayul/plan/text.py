@@ -11,7 +11,7 @@ from rayul.pareto.replicates import NEW
 from rayul.plan.estimate import FRONT
 from rayul.plan.plan import SAMPLES, Plan
 from rayul.plan.space import settings
-from rayul.spec import METRICS, SEARCH_SETS, Spec, dump_yaml, is_certify_set, is_forget_set
+from rayul.spec import METRICS, RESERVE, SEARCH_SETS, Spec, dump_yaml, is_certify_set, is_forget_set
 from rayul.spec.probes import ProbeRows
 from rayul.words import plural
 
@@ -73,8 +73,7 @@ def _rows(plan: Plan) -> Iterator[str]:
         where = "" if groups is None else f" in {plural(groups, 'group')}" if groups < count else where
         said = f"  {key:{width}} {count:>5,} row{'s' if count != 1 else ''}{where}"
         if key not in plan.samples:
-            flag = "--show-forget" if is_forget_set(key) else f"--samples {SAMPLES}"
-            yield f"{said} ({'read by the certificate alone' if is_certify_set(key) else f'samples with {flag}'})"
+            yield f"{said} ({_read_by(key)})"
             continue
         yield f"{said}, {len(plan.samples[key])} of them:"
         for sample in plan.samples[key]:
@@ -84,6 +83,15 @@ def _rows(plan: Plan) -> Iterator[str]:
         yield "  Tokens of a row: prompt | answer, the only part that is scored | closing tokens"
         wrapped = textwrap.wrap(plan.boundary, _WIDTH - 4, break_long_words=False)
         yield textwrap.indent("\n".join(wrapped), "    ")
+
+
+def _read_by(key: str) -> str:
+    """Why no row of a set is shown."""
+    if key == RESERVE:
+        return "read by nothing: kept back for the certificates of later requests"
+    if is_certify_set(key):
+        return "read by the certificate alone"
+    return f"samples with {'--show-forget' if is_forget_set(key) else f'--samples {SAMPLES}'}"
 
 
 def _certificate(plan: Plan) -> Iterator[str]:

@@ -251,7 +251,10 @@ def _why_not(name: str, probed: Iterable[str]) -> str:
 SEARCH_SETS = tuple(name for name in SETS if name not in _WHY_NOT)
 """The sets of the data that criteria and objectives may read."""
 
-RESERVED = (*SETS, *ATTACKED, "retain_train", "idk", "real_authors", "world_facts")
+RESERVE = "reserve"
+"""Rows that are in no set: nothing reads them, so that a later request has some for its certificate."""
+
+RESERVED = (*SETS, *ATTACKED, RESERVE, "retain_train", "idk", "real_authors", "world_facts")
 """Names that no set of a probe may have."""
 
 

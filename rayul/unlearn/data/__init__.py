@@ -16,7 +16,7 @@
 
 from rayul.unlearn.data.alike import nearly_same
 from rayul.unlearn.data.choices import LETTERS
-from rayul.unlearn.data.files import FILES, column_names, read_folder, read_records, read_rows, write_rows
+from rayul.unlearn.data.files import FILES, RESERVE_FILE, column_names, read_folder, read_records, read_rows, write_rows
 from rayul.unlearn.data.probes import CHAT, probe_sets
 from rayul.unlearn.data.row import Chunk, Row, Sets, Window, group_numbers
 from rayul.unlearn.data.source import read_source
@@ -27,6 +27,7 @@ __all__ = [
     "CHAT",
     "FILES",
     "LETTERS",
+    "RESERVE_FILE",
     "Chunk",
     "Row",
     "Sets",

@@ -29,6 +29,9 @@ FILES = {
 }
 """The layout of a data folder; the first three files must be there."""
 
+RESERVE_FILE = "reserve.jsonl"
+"""In a data folder: rows that are in no set, for the certificates of later requests."""
+
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 PACKED = {

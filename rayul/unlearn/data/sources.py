@@ -7,8 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from rayul.errors import InputError
-from rayul.spec import Data, FolderData, ProbeRows, SourceData, Split, TofuData
-from rayul.unlearn.data.files import read_folder
+from rayul.spec import RESERVE, Data, FolderData, ProbeRows, SourceData, Split, TofuData
+from rayul.unlearn.data.files import RESERVE_FILE, read_folder, read_rows
 from rayul.unlearn.data.overlap import check_apart, check_probes_apart
 from rayul.unlearn.data.probes import probe_sets
 from rayul.unlearn.data.row import Row, Sets, group_numbers
@@ -25,9 +25,6 @@ PARTS = {
 }
 """The sets that `data.retain` is split into, by their names in the `data` section."""
 
-
-RESERVE = "reserve"
-"""The part of `data.retain` that is in no set."""
 
 _NO_PROBES: Mapping[str, ProbeRows] = MappingProxyType({})
 
@@ -90,7 +87,11 @@ def _sources(data: SourceData) -> Sets:
 
 
 def reserved(data: Data) -> tuple[Row, ...]:
-    """The share of data.retain that no set has, kept for later requests."""
+    """Rows that no set has, kept for the certificates of later requests: a share of data.retain, or a file of a data
+    folder."""
+    if isinstance(data, FolderData):
+        place = Path(data.folder).expanduser() / RESERVE_FILE
+        return tuple(read_rows(place)) if place.is_file() else ()
     if not isinstance(data, SourceData) or data.retain is None or not data.split.reserve:
         return ()
     return _parts(read_source(data.retain, data.columns), data.split, data.retain.shuffle)[RESERVE]
