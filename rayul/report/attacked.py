@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def section(results: SweepRecords) -> AttackedSection | None:
         model=model,
         lines=attacked_lines(results),
         rows=[_row(one) for one in recoveries(mine)],
-        untried=[f"{name_of(row)}: {row.reason}" for row in mine if row.reason],
+        untried=untried(mine),
         curves=any(row.attack == FINE_TUNE and row.es for row in mine),
     )
 
@@ -111,6 +112,16 @@ def told_of(results: SweepRecords, model: str) -> list[str]:
         if one.half is not None
     ]
     return lines
+
+
+def untried(rows: Sequence[Attacked]) -> list[str]:
+    """What could not be tried, and why; once for all variants of an attack with one reason."""
+    variants = Counter(map(name_of, rows))
+    found = Counter((name_of(row), row.reason) for row in rows if row.reason)
+    return [
+        f"{name}: {reason}" + (f" ({count} of {variants[name]} variants)" if count < variants[name] else "")
+        for (name, reason), count in found.items()
+    ]
 
 
 def name_of(row: Attacked) -> str:

@@ -17,6 +17,7 @@ from rayul.records import adapter_name, holds_model
 from rayul.records.attacked import Attacked, attack_journal
 from rayul.records.certificate import certified_folder
 from rayul.records.folder import SweepRecords
+from rayul.report.attacked import untried
 from rayul.report.certified import certified
 from rayul.spec import Attack, Spec
 from rayul.sweep.cluster import Allocation
@@ -95,15 +96,15 @@ def attack_certified(
         journal.append(*rows)
         work.add(rows[0].attack, 1, sum(row.seconds for row in rows))
         bar.update(f"attacking: {work.count:.0f} of {len(left)} tried", work.share)
-        worst = max(rows, key=lambda row: max(row.es, default=0.0))
-        say(_line(worst))
+        if measured := [row for row in rows if row.es]:
+            say(_line(max(measured, key=lambda row: max(row.es))))
+    for line in untried([row for row in journal if row.model in places]):
+        say(f"not tried: {line}")
 
 
 def _line(row: Attacked) -> str:
     """What a person sees of an attack as it comes."""
     head = row.attack + (f" ({row.variant})" if row.variant else "")
-    if row.reason:
-        return f"{head}: {row.reason}"
     return f"{head}: forget.es {row.before:.3f} -> {max(row.es):.3f} ({row.seconds:.1f} s)"
 
 

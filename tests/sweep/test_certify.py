@@ -35,7 +35,7 @@ from rayul.records.folder import load_records
 from rayul.records.manifest import Manifest, write_manifest
 from rayul.records.recall import Found
 from rayul.report.answer import answer
-from rayul.report.attacked import attacked_lines
+from rayul.report.attacked import attacked_lines, untried
 from rayul.report.certified import best_certified, certified, sentence
 from rayul.report.write import summarise
 from rayul.spec import Attack, Certify, Spec, dump_yaml, known_limits
@@ -125,7 +125,7 @@ class Sweep:
 
 @pytest.fixture
 def made(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Sweep]:
-    def make(**sections: Any) -> Sweep:
+    def make(without: tuple[str, ...] = (), **sections: Any) -> Sweep:
         defaults: dict[str, Any] = {
             "training": {"lr": 2e-2, "steps": STEPS, "evaluate_every": 3},
             "control": {"criteria": [LIMIT]},
@@ -137,7 +137,8 @@ def made(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Sweep]:
         for place in (folder, data):
             place.mkdir()
         for key, rows in (small_sets() | {"retain_certify": tuple(rows_of(GROUPS))}).items():
-            write_rows(data / FILES[key], rows)
+            if key not in without:
+                write_rows(data / FILES[key], rows)
         return Sweep(folder, make_spec(**(defaults | sections | {"data": {"folder": str(data)}})))
 
     return make
@@ -272,6 +273,20 @@ def test_what_is_certified_is_attacked_once_and_lost_lines_are_tried_again(made:
     certify_sweep(sweep.folder, attack=FEW)
     again = load_records(sweep.folder)
     assert {row.key: row.es for row in again.attacked} == {row.key: row.es for row in results.attacked}
+
+
+def test_what_cannot_be_tried_is_said_once(made: Callable[..., Sweep]) -> None:
+    sweep, said = made(without=("general",)), StringIO()
+    sweep.certify()
+    certify_sweep(sweep.folder, attack=FEW, console=Console(file=said, width=200))
+    cells = [row for row in load_records(sweep.folder).attacked if row.reason]
+    assert len(cells) == 3, "a line of the record for each learning rate"
+    told = "fine-tuning on unrelated text: there are no general rows to train on"
+    lines = [line for line in said.getvalue().splitlines() if "rows to train on" in line]
+    assert [line.partition("not tried: ")[2] for line in lines] == [told]
+    assert (sweep.folder / "report.html").read_text().count(f"Not tried: {told}.") == 1
+    some = [replace(cells[0], variant=f"unrelated rows, {i}", reason="out of memory" if i else "") for i in range(3)]
+    assert untried(some) == ["fine-tuning on unrelated text: out of memory (2 of 3 variants)"]
 
 
 def test_a_reading_that_was_cut_off_is_on_record_and_goes_on_with_its_dials(made: Callable[..., Sweep]) -> None:
