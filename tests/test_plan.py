@@ -462,7 +462,7 @@ def test_the_command_prints_forget_rows_only_when_asked_and_writes_nothing(
         argv = [sys.executable, "-m", "rayul", "plan", "spec.yaml", *flags]
         return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    done = plan("--set", "search.trials=32")
+    done = plan("--trials", "32")
     assert done.returncode == 0, done.stderr
     assert "32 trials" in done.stdout
     assert "samples with --samples 3" in done.stdout

@@ -22,7 +22,11 @@ def test_the_citation_is_of_this_version_and_names_the_paper() -> None:
     assert citation["repository-code"] == PROJECT["urls"]["Source"]
     (paper,) = citation["references"]
     assert paper["url"] == PROJECT["urls"]["Paper"]
-    assert paper["identifiers"][0]["value"].removeprefix("arXiv:") in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert paper["identifiers"][0]["value"].removeprefix("arXiv:") in readme
+    own = citation["preferred-citation"]  # what "Cite this repository" gives
+    assert own == {key: citation[key] for key in own}, "rayul itself"
+    assert citation["message"].removeprefix("If you use rayul in research, please ").removesuffix(".") in readme
 
 
 def test_every_python_that_is_promised_is_tested() -> None:

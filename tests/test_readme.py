@@ -7,6 +7,9 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,14 @@ import typer
 from pages import ROOT, Code, code, run
 
 from rayul.cli import app
-from rayul.spec import METHODS, parse_spec
+from rayul.report.compare import settings_of
+from rayul.spec import METHODS, load_spec, parse_spec
+
+sys.path.insert(0, str(Path(__file__).parent / "pareto"))
+from synthetic import sweep, write_folder
+
+PAGE = re.sub(r"\s+", " ", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"))
+SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -111,6 +121,59 @@ def test_every_key_it_mentions_is_one(section: str, tmp_path: Path, monkeypatch:
     text = f"name: x\nmodel: testbed\ndata: testbed\nmethod: ga\ntraining: {{lr: {{float: [1e-4, 1e-3]}}}}\n{own}"
     spec = parse_spec(f"{text}{section}\n" + ("" if section.startswith("control") else f"control: {criteria}\n"))
     assert section.split(":")[0] in spec.resolved()
+
+
+def test_methods_are_compared_by_specs_that_differ_in_the_method_alone(tmp_path: Path) -> None:
+    """The loop of the pages, as a shell runs it, with a `rayul` that prints what it is asked."""
+    loops = [
+        block.text
+        for page in ("docs/report.md", "docs/examples.md")
+        for block in code(page)
+        if "for method" in block.text
+    ]
+    assert len(loops) == 2
+    assert loops[0] == loops[1]
+    said = subprocess.run(
+        ["bash", "-euc", f"rayul() {{ printf '%s\\n' \"$*\"; }}\n{loops[0]}"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    check, *sweeps, compare = map(str.split, said.splitlines())
+    assert (check[0], compare[0]) == ("validate", "compare")
+    alike, searched, seeds = set(), {}, set()
+    for words in sweeps:
+        spec = load_spec(words[1], [value for flag, value in pairwise(words) if flag == "--set"])
+        method = spec.method.names[0]
+        settings = settings_of(spec)
+        searched[method] = {key: value for key, value in settings.items() if key.startswith("method.")}
+        alike.add(tuple((k, v) for k, v in settings.items() if not k.startswith("method.") and k != "search.seed"))
+        seeds.add((method, spec.search.seed))
+        assert words[words.index("--name") + 1] == f"{method}-{spec.search.seed}"
+        assert spec.search.trials > spec.search.startup_trials, "its sampler has a say"
+    assert len(alike) == 1
+    assert len(seeds) == 5 * len(searched) == len(sweeps)
+    assert len({settings["method.beta"] for settings in searched.values() if "method.beta" in settings}) == 2
+    assert [word for word in check[1:] if word not in searched] == []
+    apart = sorted({seed for _, seed in seeds})
+    assert min(after - before for before, after in pairwise(apart)) > max(load_spec(m).search.trials for m in searched)
+
+
+def test_the_specs_that_it_calls_alike_are_those_that_differ_in_the_method_alone() -> None:
+    (named,) = re.findall(r"These specs differ in nothing but their section `method`, and so do (.*?)\.", PAGE)
+    specs = {path.stem: settings_of(load_spec(path.stem, check_files=False)) for path in SHIPPED}
+
+    def rest(name: str) -> dict[str, str]:
+        return {k: v for k, v in specs[name].items() if not k.startswith("method.")}
+
+    alike = {name for name in specs if rest(name) == rest("npo")}
+    assert alike == {"gd", "npo", "undial", *re.findall(r"`(\w+)`", named)}
+
+
+def test_the_table_that_an_example_reads_has_its_columns(tmp_path: Path) -> None:
+    (example,) = (text for text in blocks("python", "docs/examples.md") if "load_results" in text)
+    write_folder(tmp_path / "results" / "ga", sweep(20))
+    said = run(example, tmp_path, "python")
+    assert "metrics.forget.es" in said
+    assert len(said.splitlines()) > 2
 
 
 @pytest.mark.parametrize("page", EVERY_PAGE)

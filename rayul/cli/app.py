@@ -45,6 +45,7 @@ SpecFiles = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.steps=30.")
 ]
+Trials = Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of search.trials.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model (model.trust_remote_code).")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayul.cli.app import AsJson, Document, Overrides, SpecFile, SpecFiles, Trust, app, spec_names
+from rayul.cli.app import AsJson, Document, Overrides, SpecFile, SpecFiles, Trials, Trust, app, spec_names
 from rayul.cli.output import writing
 from rayul.console import PlainConsole, show
 from rayul.errors import InputError
@@ -163,6 +163,7 @@ def schema(
 @app.command()
 def plan(
     file: SpecFile,
+    trials: Trials = None,
     results: Annotated[Path, typer.Option(help="Folder of earlier sweeps: what pruning saved.")] = Path("results"),
     address: Annotated[str | None, typer.Option(help="A Ray cluster: auto or host:port (also RAY_ADDRESS).")] = None,
     show_forget: Annotated[bool, typer.Option("--show-forget", help="Print samples of the forget set.")] = False,
@@ -178,7 +179,8 @@ def plan(
     from rayul.plan import make_plan, plan_text
     from rayul.spec import load_spec
 
-    spec = load_spec(file, set_ or ())
+    asked = [f"search.trials={trials}"] if trials is not None else []
+    spec = load_spec(file, [*(set_ or ()), *asked])
     check_code(file, spec, trust)
     console = PlainConsole(stderr=True)
     with ProgressBar(console) as bar:

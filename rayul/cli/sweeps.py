@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, Samples, SpecFile, Trust, app
+from rayul.cli.app import AsJson, Document, Overrides, ResultsOf, Samples, SpecFile, Trials, Trust, app
 from rayul.cli.output import is_driven
 from rayul.cli.specs import check_code
 from rayul.cli.stopped import STOPPED
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @app.command()
 def sweep(
     file: SpecFile,
-    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials, in place of search.trials.")] = None,
+    trials: Trials = None,
     results: Annotated[
         str, typer.Option(metavar="DIR", help="Folder that holds the results of sweeps, or a URL: s3://, gs://.")
     ] = "results",
