@@ -229,11 +229,29 @@ class TargetPart(Printed):
     """The point of the front that forgets most among those that keep this share."""
 
 
+class MarginPart(Printed):
+    """One limit on the certify rows, in shares of the baseline where the limit is one, else in the metric's unit."""
+
+    metric: str
+    limit: Value
+    relative: bool
+    """Whether the numbers are shares of the baseline."""
+    kept: Value
+    """Mean over the certify groups."""
+    bound: Value | None
+    """Of that mean, from below for at least and from above for at most, at the level of one of the points that were
+    tested together; null where all groups keep the same, since the test has no spread then."""
+
+
 class CertifiedPart(Printed):
     """A point that passed the test on groups that nothing had read."""
 
     point: PointPart
-    """Its metrics are on the certify rows."""
+    """Its metrics are on the rows of the search and of the report, not on the certify rows."""
+    margins: list[MarginPart]
+    """What it keeps on the certify rows, by limit."""
+    together: int
+    """Number of points that were tested together, for all of which the confidence is."""
     scale: Value
     """Share of the front point's update that is applied."""
     confidence: Value
@@ -277,6 +295,7 @@ class SweepFound(Printed):
 
 
 def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
+    from rayul.pareto.certificate import ROUNDING
     from rayul.report.certified import certified
 
     return {
@@ -298,6 +317,17 @@ def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
         "certified": [
             CertifiedPart(
                 point=PointPart.of(one.e, results),
+                margins=[
+                    MarginPart(
+                        metric=m.metric,
+                        limit=m.at,
+                        relative=m.relative,
+                        kept=m.kept,
+                        bound=None if m.sd < ROUNDING else m.low,
+                    )
+                    for m in one.at.margins
+                ],
+                together=len(one.reading.dials),
                 scale=one.at.scale,
                 confidence=one.confidence,
                 groups=one.reading.groups,

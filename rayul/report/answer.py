@@ -11,10 +11,11 @@ from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, RUNNING, Ending, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import Axis, axes
-from rayul.report.certified import certificate_of, certified, kept_on_new, told_groups, value
+from rayul.report.certified import bound, certificate_of, certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
 from rayul.report.gone import ES, forgotten_metric, forgotten_share, gone, most_is_left
 from rayul.report.heading import unfinished
+from rayul.report.several_seeds import other_seeds
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
 from rayul.report.verdict_of import VERDICTS, audited
@@ -153,7 +154,9 @@ def _searched(results: SweepRecords, summary: Summary) -> list[str]:
         )
     basis = evidence({name: n for name, n in best.rows.items() if f"{name}." in " ".join(best.metrics)}, best.groups)
     sentences += [f"Measured on {basis}."] if basis else []
-    sentences.append("It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it.")
+    sentences += other_seeds(results, best) or [
+        "It is one run with one seed: `rayul audit` repeats it over seeds, before you rely on it."
+    ]
     return sentences
 
 
@@ -196,7 +199,10 @@ def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, 
     if point is None or chosen is None:
         return shown
     own = forgotten_share(results, point)
-    es = [(f"Forgotten: {forgotten_metric(results)}", percent(own), "1 − value / baseline", "")] if own == own else []
+    error = float(chosen[0].error([point])[0])
+    spread = f" ± {percent(error)} between groups" if math.isfinite(error) and own == own else ""
+    note = f"1 − value / baseline{spread}"
+    es = [(f"Forgotten: {forgotten_metric(results)}", percent(own), note, "")] if own == own else []
     return es + _kept(results, point, chosen[1]) + shown
 
 
@@ -206,8 +212,8 @@ def _kept(results: SweepRecords, point: Evaluation, kept: Axis) -> list[tuple[st
     proven = certificate_of(results, point)
     for m in [] if proven is None else proven.at.margins:
         if m.metric == kept.metric and proven is not None:
-            note = f"on {told_groups(proven, m)}; {100 * proven.confidence:g}% bound "
-            found.append((f"{kept.short}, certified: {m.metric}", value(m, m.kept), note + value(m, m.low), ""))
+            note = f"on {told_groups(proven, m)}; {bound(m)} at {100 * proven.confidence:g}% confidence"
+            found.append((f"{kept.short}, certified: {m.metric}", value(m, m.kept), note, ""))
     for h in held_out(results, point):
         if h.metric == kept.metric:
             spread = f" ± {percent(h.report_error)}" if math.isfinite(h.report_error) else ""

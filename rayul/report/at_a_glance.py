@@ -11,10 +11,11 @@ from rayul.records.certificate import CERTIFIED
 from rayul.records.folder import SweepRecords
 from rayul.report.attacked import attacked_lines, removal
 from rayul.report.axes import axes
-from rayul.report.certified import Certified, certificate_of, earlier_requests, told_groups, value
+from rayul.report.certified import Certified, bound, certificate_of, earlier_requests, told_groups, value
 from rayul.report.evidence import in_groups
 from rayul.report.gone import ES
 from rayul.report.recalled import Change, Recalled, RecalledSet, recalled_lines
+from rayul.report.several_seeds import other_seeds
 from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
 from rayul.report.verdict_of import audited
@@ -36,7 +37,8 @@ def at_a_glance(results: SweepRecords, summary: Summary) -> list[Fact]:
     facts: list[Fact] = [
         ("Still comes back", [*_left(known), *_floor(results)]),
         ("Earlier requests", earlier_requests(results, e)),
-        ("Kept", [*_kept(results, e, proven), *_most_lost(known)]),
+        ("Other seeds", other_seeds(results, e)),
+        ("Kept", [*_kept(results, e, proven), *_whom(known)]),
         ("Damaged" if any(one.lost for one in side_effects(results, e)) else "Unprotected", _others(results, e, known)),
         ("Under attack", _attacks(results, e, proven)),
         ("Its weights", _weights(results, e, proven)),
@@ -67,17 +69,16 @@ def _floor(results: SweepRecords) -> list[str]:
     return [f"A model that never saw the rows has a {ES} of {share:.2f}."] if math.isfinite(share) else []
 
 
-def _most_lost(known: Recalled | None) -> list[str]:
-    """Of the rows to keep that were read by group, who lost most."""
-    sets = [found for name in ("retain", "retain_report") if (found := _set_of(known, name)) is not None]
-    worst = [found.worst for found in sets if found.worst is not None]
-    most = max(worst, key=lambda group: group.es_before - group.es_after, default=None)
-    if most is None or most.verbatim_after >= most.verbatim_before:
-        return []
-    return [
-        f"Most is lost of {most.name}: {most.verbatim_after} of {plural(most.rows, 'row')} still come back word for "
-        f"word ({most.verbatim_before} did before)."
-    ]
+def _whom(known: Recalled | None) -> list[str]:
+    """Of the rows to keep that were read by group: how many come back word for word, and who lost most."""
+    found = [one for name in ("retain", "retain_report") if (one := _set_of(known, name)) is not None]
+    return [] if known is None else recalled_lines(Recalled(known.what, known.e, found, ()))
+
+
+def _together(proven: Certified) -> str:
+    """For how many points the confidence is."""
+    tested = len(proven.reading.dials)
+    return f", for all {tested} points that were tested on them" if tested > 1 else ""
 
 
 def _extractable(group: Change) -> str:
@@ -93,8 +94,7 @@ def _kept(results: SweepRecords, e: Evaluation, proven: Certified | None) -> lis
     if proven is not None:
         lines += [
             f"{value(m, m.kept)} of {m.metric} on {told_groups(proven, m)} that nothing had read before "
-            f"(certify rows); {'at least' if m.at_least else 'at most'} {value(m, m.low)} at "
-            f"{100 * proven.confidence:g}% confidence."
+            f"(certify rows); {bound(m)} at {100 * proven.confidence:g}% confidence{_together(proven)}."
             for m in proven.at.margins
         ]
     reported = held_out(results, e)

@@ -78,7 +78,10 @@ def attacked_lines(results: SweepRecords) -> list[str]:
     if not certified(results):
         return []
     model = attacked_model(results)
-    lines = [f"No attack was tried yet: `rayul certify {results.folder}` attacks these weights."]
+    lines = [
+        f"No attack was tried yet: `rayul certify {results.folder}` goes on with attacks on these weights, and reads "
+        "the certify rows no second time."
+    ]
     return [*(lines if model is None else told_of(results, model)), *removal(results)]
 
 

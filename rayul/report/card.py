@@ -14,7 +14,7 @@ from rayul.records import Evaluation, adapter_name
 from rayul.records.folder import SweepRecords
 from rayul.records.recall import recall_of
 from rayul.report.attacked import told_of
-from rayul.report.certified import Certified, certify_units, equal_groups, sentence, value
+from rayul.report.certified import Certified, bound, certify_units, equal_groups, sentence, value
 from rayul.report.evidence import evidence
 from rayul.report.keep_rows import to_keep
 from rayul.report.recalled import Recalled, cells, recalled_lines, sets_of, unnamed
@@ -85,7 +85,7 @@ def model_card(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
-    environment.globals |= {"certificate_value": value, "certify_units": certify_units}
+    environment.globals |= {"certificate_value": value, "certify_units": certify_units, "bound": bound}
     environment.filters["percent"] = percent
     environment.filters["cell"] = lambda text: " ".join(str(text).replace("|", "\\|").split())
     trial = spec.at(e.params).resolved()

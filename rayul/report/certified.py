@@ -116,13 +116,22 @@ def told_groups(one: Certified, of: Margin) -> str:
 
 
 def sentence(one: Certified) -> str:
-    """What is certified of a point, with which confidence, and what it forgets."""
+    """What is certified of a point, with which confidence, what its certify rows keep, and what it forgets."""
     groups = " and ".join(f"{rows.groups} {rows.units}" for rows in one.reading.read)
     together = " for all together" if len(one.reading.read) > 1 else ""
+    kept = ", ".join(f"{value(m, m.kept)} of {m.metric}, {bound(m)}" for m in one.at.margins)
     return (
-        f"certified: {kept_on_new(one)} ({100 * one.confidence:g}% confidence{together}, {groups}); "
+        f"certified: {kept_on_new(one)} ({100 * one.confidence:g}% confidence{together}, {groups}: {kept}); "
         f"{one.gone}, {place(one)}."
     )
+
+
+def bound(one: Margin) -> str:
+    """ "at least 92.0%": the bound of what certify groups keep. Where all keep the same it would be that very number,
+    which is no bound but a test without a spread."""
+    if one.sd < ROUNDING:
+        return "the same in every group, so without a bound"
+    return f"{'at least' if one.at_least else 'at most'} {value(one, one.low)}"
 
 
 def assumption(one: Certified) -> str:
@@ -166,7 +175,7 @@ def certified_lines(results: SweepRecords) -> list[str]:
         return ["Nothing is certified.", *why_not(latest)]
     best, *others = found
     lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
-    lines[1:1] = [assumption(best), *equal_groups(best)]
+    lines[1:1] = [*on_report_rows(results, best), assumption(best), *equal_groups(best)]
     alike = [one for one in others if (one.reading, kept_limits(one.at)) == (best.reading, kept_limits(best.at))]
     if alike:
         points = "; ".join(f"{one.gone}, {place(one)}" for one in alike)
@@ -196,6 +205,18 @@ def earlier_requests(results: SweepRecords, e: Evaluation) -> list[str]:
     return [f"Of the rows of earlier requests {'some comes back' if back else 'nothing comes back'}: {moved}."]
 
 
+def on_report_rows(results: SweepRecords, one: Certified) -> list[str]:
+    """Where the report rows of a certified point are below its limit: two samples of groups that differ."""
+    return [
+        f"On the report rows the same weights keep {percent(h.report)}"
+        + (f" ± {percent(h.report_error)}" if math.isfinite(h.report_error) else "")
+        + f" of {h.metric}, below the limit: a certificate is about the average over all such groups, and of its "
+        "samples either may be the lucky one."
+        for h in held_out(results, one.e)
+        if h.breaks
+    ]
+
+
 def searched(results: SweepRecords) -> list[str]:
     """What the search's own best read on the select rows, and what is known of it on rows that it did not read."""
     best = best_of(front_of(results), results)
@@ -205,9 +226,10 @@ def searched(results: SweepRecords) -> list[str]:
     lines = []
     for h in held_out(results, best)[:1]:
         holds = "" if h.breaks is None else ", and does not hold" if h.breaks else ", and holds so far"
+        same = any(one.e.key == best.key for one in certified(results))
         lines.append(
-            f"The search's own best point shows {found} at {percent(h.select)} of {h.metric}{holds}: "
-            f"{percent(h.report)} on unread rows."
+            f"The search's own best point{', the same weights,' if same else ''} shows {found} at "
+            f"{percent(h.select)} of {h.metric} on the select rows{holds}: {percent(h.report)} on the report rows."
         )
     return lines
 

@@ -18,7 +18,7 @@ from rayul.records import Evaluation, Key
 from rayul.records.folder import SweepRecords
 from rayul.report.attacked import recovery_figure
 from rayul.report.axes import Axis, axes, escape, limit_shapes, short
-from rayul.report.certified import Certified, certified, told_groups, value
+from rayul.report.certified import Certified, bound, certified, told_groups, value
 from rayul.report.importance import outcomes
 from rayul.report.panels import SVG_POINTS, calibration_figure, trajectories_figure
 from rayul.spec import Limit
@@ -194,8 +194,7 @@ def _certified(proven: Sequence[Certified], chosen: tuple[Axis, Axis], kind: str
         mixing = "" if one.e.mixing == 1 else f", mixing {one.e.mixing:g}"
         lines = [f"<b>Certified: trial {escape(one.e.trial_id)}, step {one.e.step}{mixing}</b>", escape(one.gone)]
         lines += [
-            f"{escape(m.metric)} on {told_groups(one, m)}: {value(m, m.kept)}, bound {value(m, m.low)}"
-            for m in one.at.margins
+            f"{escape(m.metric)} on {told_groups(one, m)}: {value(m, m.kept)}, {bound(m)}" for m in one.at.margins
         ]
         text.append("<br>".join(lines))
     return {

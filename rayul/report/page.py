@@ -19,7 +19,7 @@ from rayul.report.at_a_glance import at_a_glance
 from rayul.report.attacked import section
 from rayul.report.audit_section import AuditSection
 from rayul.report.axes import axes
-from rayul.report.certified import Certified, certified, value
+from rayul.report.certified import Certified, bound, certified, value
 from rayul.report.charts import payload
 from rayul.report.fell import ADVICE, fell_lines
 from rayul.report.gone import heading_of
@@ -29,7 +29,7 @@ from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
 from rayul.report.recalled import MOST_GROUPS, TITLES, cells, recalled_lines
 from rayul.report.several_seeds import several_seeds
-from rayul.report.side_effects import answer_point
+from rayul.report.side_effects import answer_point, side_effects
 from rayul.report.summary import Summary
 from rayul.spec import load_spec
 from rayul.words import measured, percent
@@ -69,9 +69,9 @@ def report_page(
     }
     listed = summary.front or summary.least_violating
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    data = payload(results, summary.front, summary.best, summary.history)
-    trials, left_out = every_trial(results)
     point = answer_point(results, summary.best)
+    data = payload(results, summary.front, point, summary.history)
+    trials, left_out = every_trial(results)
     data["listing"] = {"head": trials.head, "rows": trials.rows}
     return environment.get_template("report.html.j2").render(
         refresh=refresh,
@@ -96,7 +96,7 @@ def report_page(
         recipes=several_seeds(results),
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
-        certified=[certified_row(one) for one in certified(results)],
+        certified=[certified_row(results, one) for one in certified(results)],
         recalled=summary.recalled,
         recalled_lines=recalled_lines,
         cells=cells,
@@ -136,10 +136,11 @@ def breaks(name: str) -> Markup:
     return Markup(str(escape(name)).replace("_", "_<wbr>").replace(".", ".<wbr>"))
 
 
-def certified_row(one: Certified) -> tuple[str, str, str, str]:
-    """Name, what is gone, what its certify groups keep on average, and the bound of that."""
+def certified_row(results: SweepRecords, one: Certified) -> tuple[str, str, str, str, str]:
+    """Name, what is gone, what its certify groups keep on average, the bound of that, and what no limit protects."""
     kept = ", ".join(f"{value(m, m.kept)} of {m.metric}" for m in one.at.margins)
-    return adapter_name(one.e), one.gone, kept, ", ".join(value(m, m.low) for m in one.at.margins)
+    others = ", ".join(f"{percent(effect.kept)} of {effect.metric}" for effect in side_effects(results, one.e))
+    return adapter_name(one.e), one.gone, kept, ", ".join(map(bound, one.at.margins)), others
 
 
 def embed(data: Any) -> Markup:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rayul.pareto.replicates import lower_bounds, most_forgotten
-from rayul.records import RUNNING
+from rayul.records import RUNNING, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import forget_objective
-from rayul.words import number
+from rayul.words import number, percent, plural
 
 
 class SeveralSeeds(NamedTuple):
@@ -48,3 +48,18 @@ def several_seeds(results: SweepRecords) -> list[SeveralSeeds]:
         for s, trials in several.items()
     ]
     return sorted(found, key=lambda recipe: -recipe.low)
+
+
+def other_seeds(results: SweepRecords, e: Evaluation) -> list[str]:
+    """What the settings of a point's trial forgot with other seeds, in a sentence; empty where the sweep has not tried
+    them with others."""
+    own = next((recipe for recipe in several_seeds(results) if e.trial_id in recipe.trials), None)
+    if own is None:
+        return []
+    others = [share for trial, share in own.trials.items() if trial != e.trial_id]
+    lowest, highest = percent(min(others)), percent(max(others))
+    said = f"{lowest} forgotten" if lowest == highest else f"{lowest} to {highest} forgotten"
+    return [
+        f"The same settings with {plural(len(others), 'other seed')}: {said} at most within the limits, and "
+        f"{percent(own.mean)} on average over all {len(own.trials)}. These weights are of one of them."
+    ]

@@ -9,9 +9,9 @@ from pathlib import Path
 from rayul.records.folder import SweepRecords, load_records
 from rayul.records.manifest import Run
 from rayul.report import summarise, summary_of
-from rayul.report.answer import states, tiles
+from rayul.report.answer import answer, states, tiles
 from rayul.report.at_a_glance import at_a_glance
-from tests.pareto.synthetic import baseline, evaluation, sweep, write_folder
+from tests.pareto.synthetic import baseline, ends, evaluation, sweep, write_folder
 from tests.pareto.test_certified_answer import passed, reading, results_with
 from tests.pareto.test_recalled import folder as recalled_folder  # noqa: F401 (a fixture)
 
@@ -32,7 +32,7 @@ def test_a_certified_point_is_told_by_its_own_numbers(tmp_path: Path) -> None:
     assert "Trial 0002 after 30 steps at 70% of its strength" in told["Its weights"]
     assert f"{folder}/certified/0002-30-0.7" in told["Its weights"]
     shown = {label: (value, note) for label, value, note, _ in tiles(results, summary_of(results))}
-    assert shown["Kept, certified: retain.es"] == ("96.0%", "on 20 new groups; 90% bound 92.0%")
+    assert shown["Kept, certified: retain.es"] == ("96.0%", "on 20 new groups; at least 92.0% at 90% confidence")
     page = summarise(folder).report.read_text()
     assert f"<code>rayul export {folder} --certified</code>" in page
     assert "trial 0002, step 30, mixing 0.7" in page, "the table of metrics is about the same point"
@@ -75,5 +75,20 @@ def test_rows_of_earlier_requests_that_come_back_are_told_at_once(tmp_path: Path
 
 def test_who_lost_most_stands_beside_what_is_kept(recalled_folder: Path) -> None:  # noqa: F811
     kept = facts(load_records(recalled_folder))["Kept"]
-    assert "Most is lost of " in kept
-    assert "still come back word for word" in kept
+    assert "come back word for word (19 did before); most is lost of Dietlind: 2 of 10 (before: 9)." in kept
+
+
+def test_what_the_settings_did_with_other_seeds_stands_at_the_top(tmp_path: Path) -> None:
+    """The best of three seeds forgot nearly everything, the others a third."""
+    rows = [baseline()]
+    for number, (forget, rate) in enumerate([(0.098, 1e-3), (0.686, 1e-3), (0.588, 1e-3), (0.9, 2e-3)]):
+        e = evaluation(f"{number:04d}", 5, forget, 0.95, params={"training.lr": rate})
+        rows += ends(e)
+    results = load_records(write_folder(tmp_path / "made", rows))
+    assert facts(results)["Other seeds"] == (
+        "The same settings with 2 other seeds: 30.0% to 40.0% forgotten at most within the limits, and 53.3% on "
+        "average over all 3. These weights are of one of them."
+    )
+    said = " ".join(answer(results, summary_of(results)))
+    assert "one run with one seed" not in said
+    assert "Other seeds" not in facts(load_records(write_folder(tmp_path / "once", sweep(12))))

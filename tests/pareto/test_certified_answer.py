@@ -74,8 +74,8 @@ def test_the_best_certified_point_is_the_answer_everywhere(folder: Path) -> None
     results = results_with(folder, reading(passed("0001", 10, 0.6), passed("0002", 14, 0.49), FAILED))
     summary = summary_of(results)
     said = (
-        "Certified: keeps at least 90% of retain.es on new groups (90% confidence, 20 groups); 50.0% forgotten, "
-        "scale 0.70 of trial 0002 at step 30."
+        "Certified: keeps at least 90% of retain.es on new groups (90% confidence, 20 groups: 96.0% of retain.es, at "
+        "least 92.0%); 50.0% forgotten, scale 0.70 of trial 0002 at step 30."
     )
     assert answer(results, summary)[0] == said
     assert headline(results, summary) == (
@@ -124,7 +124,7 @@ def test_a_front_that_was_never_certified_keeps_its_words(folder: Path) -> None:
 
 def test_rows_without_groups_are_not_called_groups(folder: Path) -> None:
     results = results_with(folder, reading(passed("0001", 10, 0.6), named=False))
-    assert "on new rows (90% confidence, 20 rows)" in certified_lines(results)[0]
+    assert "on new rows (90% confidence, 20 rows: 96.0%" in certified_lines(results)[0]
 
 
 def test_both_tests_are_told_with_what_they_assume(folder: Path) -> None:
@@ -146,7 +146,22 @@ def test_groups_that_are_all_equal_are_said_to_be(folder: Path) -> None:
     walk = (*dial.walked[:9], equal, dial.walked[10])
     lines = certified_lines(results_with(folder, reading(replace(dial, walked=walk))))
     assert lines[2].startswith("All groups keep the same retain.es there, so the t test has no spread to go by")
+    assert "20 groups: 100.0% of retain.es, the same in every group, so without a bound" in lines[0]
     assert "All groups" not in " ".join(certified_lines(results_with(folder, reading(dial))))
+
+
+def test_report_rows_below_the_limit_are_told_of_a_certified_point(tmp_path: Path) -> None:
+    def measured(e: Any, kept: float) -> Any:
+        return replace(e, metrics=e.metrics | {"retain_report.es": kept})
+
+    rows = [measured(row, 0.98) if getattr(row, "is_reference", False) else row for row in sweep(12)]
+    dial = passed("0002", 14, 0.49)
+    for kept, told in ((0.7, True), (0.97, False)):
+        results = results_with(
+            write_folder(tmp_path / f"{kept}", rows), reading(replace(dial, certified=measured(dial.certified, kept)))
+        )
+        said = " ".join(certified_lines(results))
+        assert ("On the report rows the same weights keep 71.4%" in said) is told
 
 
 def test_an_earlier_certificate_stays_when_a_later_reading_finds_less(folder: Path) -> None:
