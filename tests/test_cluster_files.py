@@ -125,27 +125,39 @@ def stand_in(folder: Path, name: str, body: str) -> None:
     path.chmod(0o755)
 
 
-def run_script(script: Path, arguments: list[str], bin_: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The script with stand-ins for programs of the cluster, which are first on PATH."""
+def run_script(
+    script: Path, arguments: list[str], bin_: Path, *, at: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """The script with stand-ins for programs of the cluster, which are first on PATH. at: where the user stands."""
     environment = {"PATH": f"{bin_}:/usr/bin:/bin", "HOME": str(bin_), **env}
     return subprocess.run(
-        ["bash", str(script), *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False
+        ["bash", str(script), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=at,
+        timeout=60,
+        check=False,
     )
 
 
 def test_the_slurm_script_runs_one_ray_over_all_nodes_and_goes_on_when_requeued(tmp_path: Path) -> None:
     stand_in(tmp_path, "rayul", "")
     stand_in(tmp_path, "scontrol", '[ "$1" = show ] && printf "n1\\nn2\\nn3\\n" || echo "scontrol $*"')
-    stand_in(tmp_path, "srun", 'printf "%s\\n" "$@"; echo "offline $HF_HUB_OFFLINE"')
+    srun = 'echo "$@"; while [ "${1#-}" != "$1" ]; do shift; done; SLURM_GPUS_ON_NODE=2 exec "$@"'
+    stand_in(tmp_path, "srun", srun)  # a step whose node has two of the GPUs
+    stand_in(tmp_path, "ray", 'printf "%s\\n" "$@"; echo "offline $HF_HUB_OFFLINE"')
     slurm = {"SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_ID": "20007"}
     slurm |= {"SLURM_CPUS_PER_TASK": "32", "SLURM_GPUS_ON_NODE": "4"}
     done = run_script(CLUSTER / "slurm.sbatch", ["my spec.yaml", "/shared/r", "--trials", "8"], tmp_path, **slurm)
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
-    assert "--nodes=3" in words
+    assert {"--nodes=3", "--cpus-per-task=32"} <= set(words[0].split())
+    assert words[1] == "symmetric-run"
     assert words[words.index("--address") + 1] == "n1:20007"
     assert words[words.index("--min-nodes") + 1] == "3"
-    assert words[words.index("--num-gpus") + 1] == "4"
+    assert words[words.index("--num-gpus") + 1] == "2"
+    assert words[words.index("--num-cpus") + 1] == "32"
     command = words[words.index("--") + 1 : -1]
     assert command[:3] == ["rayul", "sweep", "my spec.yaml"]
     assert parsed(command)["resume_if_any"] is True
@@ -214,31 +226,89 @@ def with_token(home: Path) -> Path:
 
 def test_submit_takes_the_token_that_is_there_and_stops_without_one(tmp_path: Path) -> None:
     stand_in(tmp_path, "ray", 'echo "mode $RAY_AUTH_MODE"; echo "$@" > "$HOME/words"')
-    done = run_script(CLUSTER / "submit.sh", ["spec.yaml"], tmp_path)
+    arguments = ["/shared/spec.yaml", "--results", "/shared/results"]
+    done = run_script(CLUSTER / "submit.sh", arguments, tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "ray get-auth-token" in done.stderr
     token = with_token(tmp_path)
-    done = run_script(CLUSTER / "submit.sh", ["spec.yaml"], tmp_path)
+    done = run_script(CLUSTER / "submit.sh", arguments, tmp_path)
     assert (done.returncode, done.stdout) == (0, "mode token\n")
     assert token.stat().st_mode & 0o777 == 0o600
     assert token.read_text() not in (tmp_path / "words").read_text()
     token.unlink()
     for chosen in ({"RAY_AUTH_TOKEN": "abc"}, {"RAY_AUTH_MODE": "disabled"}):
-        done = run_script(CLUSTER / "submit.sh", ["spec.yaml"], tmp_path, **chosen)
+        done = run_script(CLUSTER / "submit.sh", arguments, tmp_path, **chosen)
         assert (done.returncode, done.stdout) == (0, f"mode {chosen.get('RAY_AUTH_MODE', 'token')}\n")
 
 
 def test_submit_hands_the_command_to_the_cluster_word_by_word(tmp_path: Path) -> None:
     stand_in(tmp_path, "ray", 'printf "%s\\n" "$@"')
     with_token(tmp_path)
-    done = run_script(CLUSTER / "submit.sh", ["my spec.yaml", "--set", "training.steps=3"], tmp_path)
+    arguments = ["/files/my spec.yaml", "--results=s3://b/sweeps", "--set", "training.steps=3"]
+    done = run_script(CLUSTER / "submit.sh", arguments, tmp_path)
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
     assert words[:4] == ["job", "submit", "--address", "http://127.0.0.1:8265"]
     assert words[words.index("--") + 1 : words.index("--") + 3] == ["bash", "-c"]
     command = shlex.split(words[-1])
-    assert command == ["rayul", "sweep", "my spec.yaml", "--set", "training.steps=3", "--resume-if-any"]
-    assert run_script(CLUSTER / "submit.sh", [], tmp_path).returncode == 2
+    assert command == ["rayul", "sweep", *arguments, "--resume-if-any"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "usage: "),
+        (["--results", "s3://b/sweeps"], "usage: "),
+        (["/files/mine.yaml"], "--results is missing"),
+        (["/files/mine.yaml", "--trials", "3"], "--results is missing"),
+        (["/files/mine.yaml", "--results", "results"], "--results results is relative"),
+        (["/files/mine.yaml", "--results=./r"], "--results ./r is relative"),
+    ],
+)
+def test_submit_refuses_results_that_would_be_lost_with_rays_copy(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    stand_in(tmp_path, "ray", "echo submitted")
+    with_token(tmp_path)
+    done = run_script(CLUSTER / "submit.sh", arguments, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "usage: " in done.stderr
+    assert "--results URL-OR-SHARED-FOLDER" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "spec", "outcome"),
+    [
+        ("checkout", "mine.yaml", "mine.yaml"),
+        ("checkout/mine", "own.yaml", "mine/own.yaml"),
+        ("checkout/mine", "../mine.yaml", "mine.yaml"),
+        ("elsewhere", "../checkout/mine/own.yaml", "mine/own.yaml"),
+        ("elsewhere", "mine.yaml", "mine.yaml"),
+        ("elsewhere", "ga", "ga"),
+        ("elsewhere", "/files/mine.yaml", "/files/mine.yaml"),
+        ("elsewhere", "far.yaml", "refused: copy it and its rows to"),
+        ("checkout/results", "old.yaml", "refused: excludes its folder"),
+        ("elsewhere", "no.yaml", "refused: no file no.yaml"),
+    ],
+)
+def test_submit_names_a_spec_as_the_cluster_will_find_it(where: str, spec: str, outcome: str, tmp_path: Path) -> None:
+    """The command runs in a copy of the checkout, wherever the user stands."""
+    stand_in(tmp_path, "ray", 'printf "%s\\n" "$@"')
+    with_token(tmp_path)
+    for file in ("checkout/mine.yaml", "checkout/mine/own.yaml", "checkout/results/old.yaml", "elsewhere/far.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    script = tmp_path / "checkout" / "cluster" / "submit.sh"
+    script.parent.mkdir()
+    shutil.copy(CLUSTER / "submit.sh", script)
+    done = run_script(script, [spec, "--results", "/shared/r"], tmp_path, at=tmp_path / where)
+    if outcome.startswith("refused: "):
+        assert (done.returncode, done.stdout) == (2, "")
+        assert outcome.removeprefix("refused: ") in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert shlex.split(done.stdout.splitlines()[-1])[:3] == ["rayul", "sweep", outcome]
 
 
 # --- Ray's own cluster launcher -------------------------------------------------------------------------------------
@@ -338,7 +408,10 @@ def test_every_pod_sees_the_users_files_from_a_secret_or_the_volume() -> None:
     for file, spec in cluster_specs():
         for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
             pod = group["template"]["spec"]
-            assert {"name": "files", "secret": {"secretName": "rayul-files", "optional": True}} in pod["volumes"]
+            (files,) = (volume["secret"] for volume in pod["volumes"] if volume["name"] == "files")
+            # A job whose entrypoint reads /files must not begin without them.
+            is_read = "/files/" in yaml.safe_load(file.read_text())["spec"].get("entrypoint", "")
+            assert files == {"secretName": "rayul-files"} | ({} if is_read else {"optional": True})
             assert {"name": "files", "mountPath": "/files"} in pod["containers"][0]["volumeMounts"]
         other = f"# - {{name: files, persistentVolumeClaim: {{claimName: {claim['metadata']['name']}}}}}"
         assert other in file.read_text()
@@ -378,7 +451,8 @@ def test_trials_run_on_gpu_pods_only() -> None:
 
 
 def test_both_manifests_describe_the_same_cluster() -> None:
-    first, second = (spec for _, spec in cluster_specs())
+    """But for the secret with the files, which one of them needs."""
+    first, second = (json.dumps(spec).replace(', "optional": true', "") for _, spec in cluster_specs())
     assert first == second
 
 
@@ -454,7 +528,8 @@ def test_every_rayul_command_is_one_that_the_command_line_takes(file: str, comma
     for path in [spec] if spec else []:
         shipped = ROOT / str(path).removeprefix("/home/ray/rayul/")
         if "search_spaces" in str(path):
-            load_spec(shipped, values.get("set_") or ())
+            here = [one for one in values.get("set_") or () if "=/shared/" not in one]  # a folder of the cluster's
+            load_spec(shipped, here)
 
 
 def test_there_are_commands_in_every_file_that_has_some() -> None:
