@@ -136,6 +136,7 @@ def make_spec(tiny_folder: Path, data_folder: Path) -> Callable[..., Any]:
             "training": {"lr": 1e-3, "batch_size": 4, "steps": 6, "evaluate_every": 2},
             "control": {},
             "certify": False,
+            "resources": {"trials_per_gpu": 1, "compile": False},
         }
         for key, value in sections.items():
             plain[key] = plain[key] | value if isinstance(value, dict) and isinstance(plain.get(key), dict) else value

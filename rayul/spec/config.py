@@ -405,6 +405,12 @@ def _check_trials_per_gpu(value: Any) -> Any:
     return value
 
 
+def _check_compile(value: Any) -> Any:
+    if value != "auto" and not isinstance(value, bool):
+        raise expected("true, false or auto", value)
+    return value
+
+
 class Resources(Section):
     """What the trials that share a device take of the machine."""
 
@@ -414,15 +420,18 @@ class Resources(Section):
     """CPU cores per device."""
     trials_per_gpu: Annotated[
         int | Literal["auto"], BeforeValidator(_check_trials_per_gpu), named(["auto"], _COUNT)
-    ] = 1
-    """Number of trials that share a device; auto measures how many are fastest, once for each machine and shape."""
+    ] = "auto"
+    """Number of trials that share a device. auto: the fastest number, measured once for each machine and shape where
+    training takes long enough, else up to 4; fewer where the search learns from each trial."""
     packs: bool = True
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
     each has a process of its own, which only GPUs share."""
-    compile: bool = False
-    """Whether the pack's computation is compiled first (`torch.compile`). A trial is faster then; a machine that has
-    not seen these shapes before compiles for a minute or more, on a CPU with its C++ compiler. Not for LoRA dropout or
-    methods that read hidden states (rmu, cb); trials alone are never compiled."""
+    compile: Annotated[
+        bool | Literal["auto"], BeforeValidator(_check_compile), named(["auto"], {"type": "boolean"})
+    ] = "auto"
+    """Whether the pack's computation is compiled first (`torch.compile`), which takes a minute or more, on a CPU with
+    its C++ compiler. auto: where training takes long enough, it is tried, and kept if it pays. Not for LoRA dropout,
+    `latent` or methods that read hidden states (rmu, cb); trials alone are never compiled."""
     checkpoint_every: Duration = 60.0
     """Seconds of training that a trial in a pack may lose with its device."""
     concurrency: int | None = Field(default=None, ge=1)

@@ -165,22 +165,9 @@ class Spec(Section):
             yield ("control", "tau"), refuse("no objective measures utility, so there is nothing to keep", hint)
 
     def _uncompilable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
-        # For the sweep and not forward by forward: a trial would depend on who is in its pack.
-        if self.resources.compile:
-            hint = "set resources.compile: false"
-            if self.update_kind.alone:
-                text = f"only packs are compiled, and update: {self.update} is for trials alone"
-                yield ("resources", "compile"), refuse(text, f"{hint}: {self.update_kind.alone}")
-            hidden = [name for name in self.method.names if "hidden" in self.method.of(name).needs]
-            if hidden:
-                text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
-                yield ("method", "name"), refuse(text, f"leave it out, or {hint}")
-            if "latent" in self.method.gradients:
-                text = "latent adds to hidden states, which torch.compile cannot follow"
-                yield ("method", GRADIENT), refuse(text, f"leave it out, or {hint}")
-            if self.lora.dropout != 0:
-                text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
-                yield ("lora", "dropout"), refuse(text, f"set 0, or {hint}")
+        if self.resources.compile is True:
+            for loc, text, way_out in self.uncompilable:
+                yield loc, refuse(text, f"{way_out}set resources.compile: false")
 
     def _untrainable(self) -> Iterator[tuple[Loc, PydanticCustomError]]:
         for name in UPDATES:
@@ -242,6 +229,26 @@ class Spec(Section):
     @property
     def update_kind(self) -> UpdateKind:
         return UPDATES[self.update]
+
+    @property
+    def uncompilable(self) -> list[tuple[Loc, str, str]]:
+        """Why packs of this spec's trials cannot be compiled: place, reason, what else may be done. For the sweep and
+        not forward by forward: a trial would depend on who is in its pack."""
+        found: list[tuple[Loc, str, str]] = []
+        if self.update_kind.alone:
+            text = f"only packs are compiled, and update: {self.update} is for trials alone ({self.update_kind.alone})"
+            found.append((("resources", "compile"), text, ""))
+        hidden = [name for name in self.method.names if "hidden" in self.method.of(name).needs]
+        if hidden:
+            text = f"{', '.join(hidden)} reads hidden states, which torch.compile cannot collect"
+            found.append((("method", "name"), text, "leave it out, or "))
+        if "latent" in self.method.gradients:
+            text = "latent adds to hidden states, which torch.compile cannot follow"
+            found.append((("method", GRADIENT), text, "leave it out, or "))
+        if self.lora.dropout != 0:
+            text = "dropout draws from a generator of each trial, which torch.compile cannot follow"
+            found.append((("lora", "dropout"), text, "set 0, or "))
+        return found
 
     @property
     def probe_sets(self) -> dict[str, ProbeRows]:

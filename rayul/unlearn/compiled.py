@@ -52,10 +52,16 @@ def call_block(block: Any, *arguments: Any, **keywords: Any) -> Any:
 
 def require_compiler() -> None:
     """InputError where there is no C++ compiler, which torch.compile calls on a CPU."""
-    wanted = torch._inductor.config.cpp.cxx
-    names = [name for name in (wanted if isinstance(wanted, tuple | list) else (wanted,)) if name]
-    if not any(shutil.which(name) for name in [*names, "clang++"]):
+    if missing := missing_compiler():
         raise InputError(
-            f"resources.compile: true takes a C++ compiler, and there is no {' or '.join(names)} here",
+            f"resources.compile: true takes a C++ compiler, and {missing}",
             "install one (g++), name it in CXX, or set resources.compile: false",
         )
+
+
+def missing_compiler() -> str | None:
+    """That there is no C++ compiler here, in words, or None."""
+    wanted = torch._inductor.config.cpp.cxx
+    names = [name for name in (wanted if isinstance(wanted, tuple | list) else (wanted,)) if name]
+    found = any(shutil.which(name) for name in [*names, "clang++"])
+    return None if found else f"there is no {' or '.join(names)} here"

@@ -160,6 +160,14 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def moment(device: torch.device) -> float:
+    """Seconds by a clock for what the device computes, once it has. On one core those of this process, which other work
+    on the machine does not delay."""
+    wait(device)
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time() if alone else time.perf_counter()
+
+
 def few_rows(task: Task, sets: Sets, spec: Spec, count: int) -> Task:
     """The task with at most `count` rows of each set that is trained on, of all lengths; of packed rows with all."""
     few: dict[str, Sequence[Row]] = {}

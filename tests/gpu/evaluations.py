@@ -33,7 +33,7 @@ def main() -> None:
     spec = load_spec(arguments.sweep)
     task = load_task(spec, load_sets(spec.data))
     packs: dict[str, Any] = {}
-    for name, compiled in [("plain", False), ("compiled", True)][: 1 + spec.resources.compile]:
+    for name, compiled in [("plain", False), ("compiled", True)][: 1 + (spec.resources.compile is True)]:
         shape = Shape.of(spec, 2, cpu=task.device.type == "cpu")._replace(compiled=compiled)
         packs[name] = Pack(task, spec, shape)
     rows = torch.zeros(2, packs["plain"].layout.size, device=task.device)

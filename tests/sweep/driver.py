@@ -30,7 +30,8 @@ def write_spec(path: Path, model: Path, data: Path, **sections: Any) -> Path:
         "search": {"sampler": "random", "trials": 6, "seed": 0},
         "certify": False,
     }
-    path.write_text(yaml.safe_dump(plain | sections))
+    resources = {"trials_per_gpu": 1, "compile": False} | sections.pop("resources", {})
+    path.write_text(yaml.safe_dump(plain | sections | {"resources": resources}))
     return path
 
 

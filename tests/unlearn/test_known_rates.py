@@ -64,6 +64,6 @@ def test_nothing_that_fits_is_not_remembered(
 
     with monkeypatch.context() as broken:
         broken.setattr("rayul.unlearn.pack.throughput._measured", out_of_memory)
-        assert known_packs(make_spec(), sets, [1], MEMORY) == []
+        assert known_packs(make_spec(), sets, [2], MEMORY) == []
     assert kept() == []
-    assert known_packs(make_spec(), sets, [1], MEMORY) != []
+    assert known_packs(make_spec(), sets, [2], MEMORY) != []

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import ray
-import torch
 
 from rayul.errors import InputError
 from rayul.records.manifest import PackRecord, PackShape
 from rayul.spec import Spec
-from rayul.sweep.cluster import allocate, device_count, on_cpu
+from rayul.sweep.cluster import device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.losses import fetch
-from rayul.sweep.packs.broker import MALLOC
-from rayul.unlearn.compiled import require_compiler
+from rayul.sweep.packs.allowance import COMPILED, SHARE, packs_are_tested, training_seconds
+from rayul.sweep.packs.bench import WORTH, Bench, fastest_compiled
+from rayul.unlearn.compiled import missing_compiler, require_compiler
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack import Shape
-from rayul.unlearn.pack.known_rates import known_packs
 from rayul.unlearn.pack.throughput import Throughput
 from rayul.words import plural
 
-WORTH = 1.1
-"""A larger pack must be so much faster: it takes memory, and tells the search less."""
+UNMEASURED = 4
+"""Trials of a device at most where nothing was measured: of every method and model in results/packs, packs of up to 4
+trained as fast as one trial at a time or faster."""
 
 PER_GENERATION = 8
 """`auto` keeps at most 1/8 of the trials in flight where the search learns from each: what runs beside a trial, its
@@ -63,11 +59,12 @@ def unpackable(spec: Spec) -> str | None:
 
 
 def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord | None) -> Packing:
-    """What `resources.trials_per_gpu` says, or, for auto, what is fastest here by a measurement on one device.
+    """What `resources.trials_per_gpu` and `compile` say; for auto what is fastest here, by measurements on one device
+    that cost a small part of the sweep.
 
     before: of the run that this one resumes: results depend on it to the last bit, so it stays.
     """
-    if spec.resources.compile and on_cpu(spec.resources):
+    if spec.resources.compile is True and on_cpu(spec.resources):
         require_compiler()
     if before is not None:
         return Packing(
@@ -81,23 +78,38 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
         return Packing(None, f"no packs: {reason}" if wanted != 1 else "")
     if wanted != "auto":
         slots = min(wanted, most)
-        return Packing(Shape.of(spec, slots, cpu=on_cpu(spec.resources)) if slots > 1 else None, "")
+        if slots == 1:
+            return Packing(None, "")
+        chosen = Packing(_shape(spec, slots), "")
+        if spec.resources.compile != "auto":
+            return chosen
+        return _compiled_if_worth(Bench(spec, sets, disk, devices), chosen, [slots], None)
     if spec.search.traits.learns == "trials":
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
         few = plural(spec.search.trials, "trial")
         return Packing(None, f"With {few}, one runs per device, so that the search can learn between them.")
+    bench = Bench(spec, sets, disk, devices)
     try:
-        return _fastest(spec, _measured(spec, sets, disk, sizes, devices))
+        rates = bench.rates(sizes)
     except InputError as error:  # where trials alone cannot run either, whoever measures the baseline says so
         return Packing(None, f"no packs: {error.message}")
+    if rates is None:
+        slots = max(size for size in sizes if size <= UNMEASURED) if packs_are_tested(spec) else 1
+        why = f"{plural(slots, 'trial')} per device, unmeasured: training is too short for a measurement to pay."
+        return Packing(_shape(spec, slots) if slots > 1 else None, why)
+    return _compiled_if_worth(bench, _fastest(spec, rates), sizes, rates)
 
 
 def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:
     """The packing as the manifest has it."""
     shape = PackShape(**packing.shape._asdict()) if packing.shape else None
     return PackRecord(shape=shape, dtype=dtype, threads=threads)
+
+
+def _shape(spec: Spec, slots: int) -> Shape:
+    return Shape.of(spec, slots, cpu=on_cpu(spec.resources))
 
 
 def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
@@ -109,22 +121,38 @@ def _fastest(spec: Spec, measured: Sequence[Throughput]) -> Packing:
             best = one
     rates = ", ".join(f"{one.slots}: {one.rows:.0f}" for one in measured)
     why = f"rows per second, by number of trials on a device: {rates}"
-    shape = Shape.of(spec, best.slots, cpu=on_cpu(spec.resources)) if best.slots > 1 else None
-    return Packing(shape, why)
+    return Packing(_shape(spec, best.slots) if best.slots > 1 else None, why)
 
 
-def _measured(spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int) -> list[Throughput]:
-    """On one device, the others idle."""
-    alone = spec.resources.model_copy(update={"trials_per_gpu": 1})
-    place = allocate(alone)
-    task = ray.remote(num_cpus=place.cpu, num_gpus=place.gpu, runtime_env={"env_vars": MALLOC})(_measure)
-    found: list[Throughput] = fetch(task.remote(spec, ray.put(sets), disk, sizes, devices, place.threads))
-    return found
+def _compiled_if_worth(
+    bench: Bench, plain: Packing, sizes: Sequence[int], rates: Sequence[Throughput] | None
+) -> Packing:
+    """The pack, or, with `resources.compile: auto`, the same or a larger one compiled, where that is worth its seconds.
+
+    rates: of packs that are not compiled, the first of them what the sweep must not be slower than; None where nothing
+    was measured.
+    """
+    spec, devices = bench.spec, bench.devices
+    if spec.resources.compile != "auto" or plain.shape is None:
+        return plain
+    alone = training_seconds(spec, rates[0].rows, devices) if rates else bench.expected
+    affordable = 0 if alone is None else int(SHARE * alone / COMPILED)
+    cpu = on_cpu(spec.resources)
+    larger = [size for size in sizes if size >= plain.slots][: 1 if cpu else affordable]
+    if not affordable or not larger:
+        return plain
+    reason = next((text for _, text, _ in spec.uncompilable), None) or (missing_compiler() if cpu else None)
+    found = reason or bench.compiled(larger)
+    if isinstance(found, str):
+        return Packing(plain.shape, _joined(plain.why, f"not compiled: {found}"))
+    best = fastest_compiled(found)
+    rate = best.rows * best.gain
+    said = f"compiled, {best.slots}: {rate:.0f} after {best.seconds:.0f} s"
+    before = training_seconds(spec, found[0].rows, devices)
+    if before < WORTH * (training_seconds(spec, rate, devices) + best.seconds):
+        return Packing(plain.shape, _joined(plain.why, f"{said}, which does not pay"))
+    return Packing(_shape(spec, best.slots)._replace(compiled=True), _joined(plain.why, said))
 
 
-def _measure(
-    spec: Spec, sets: Sets, disk: DriverDisk, sizes: Sequence[int], devices: int, threads: int
-) -> list[Throughput]:
-    torch.set_num_threads(threads)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
-    return known_packs(disk.with_models(spec), sets, sizes, memory)
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))

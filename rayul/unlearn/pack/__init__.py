@@ -14,7 +14,8 @@
 | pack | join, train, evaluate, leave |
 | packs | all trials of a device, in one pack or in smaller ones that take turns |
 | packable | which trials may share a pack |
-| throughput, known_rates | how fast packs of several sizes train here, measured once for each machine and shape |
+| throughput, compiling | how fast packs train here, compiled or not |
+| known_rates | the same, measured once for each machine and shape |
 """
 
 from rayul.unlearn.pack.pack import Pack

@@ -1,4 +1,4 @@
-"""How fast packs of several sizes train here, measured once for each machine and shape."""
+"""How fast packs train here, and what compiling them gains, measured once for each machine and shape."""
 
 from __future__ import annotations
 
@@ -16,24 +16,70 @@ from rayul.cache import cache_folder
 from rayul.files import write_json
 from rayul.spec import Spec, heaviest
 from rayul.unlearn.data import Sets
+from rayul.unlearn.pack.compiling import Compiled, measure_compiled
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
 
 
 def known_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
     """`measure_packs`, from the cache where the same was measured before: on such a processor or GPU, by this torch,
     of this model, method, adapter and batch, and of as many rows of as many characters."""
-    path = cache_folder() / "packs" / f"{_key(spec, sets, sizes, memory)}.json"
-    with suppress(OSError, ValueError, TypeError):  # none, or none that can be read: measure
-        return [_read(one) for one in json.loads(path.read_text())]
+    threads = torch.get_num_threads()
+    found = remembered_packs(spec, sets, sizes, memory, threads)
+    if found is not None:
+        return found
     found = measure_packs(spec, sets, sizes, memory)
     if found:  # that nothing fitted may be somebody else's doing
-        with suppress(OSError):  # a cache that cannot be written costs the next sweep a measurement
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, [list(one) for one in found])
+        remember_packs(spec, sets, sizes, memory, found)
     return found
 
 
-def _key(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> str:
+def remember_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, found: Sequence[Throughput]) -> None:
+    """Keep it in the cache, as measured by a process of as many threads as this one has."""
+    _keep(_packs_file(spec, sets, sizes, memory, torch.get_num_threads()), [list(one) for one in found])
+
+
+def remembered_packs(
+    spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, threads: int
+) -> list[Throughput] | None:
+    """What `known_packs` has in the cache for a process of so many threads, or None."""
+    with suppress(OSError, ValueError, TypeError):  # none, or none that can be read: measure
+        lines = json.loads(_packs_file(spec, sets, sizes, memory, threads).read_text())
+        return [Throughput(int(slots), float(rows), int(held)) for slots, rows, held in map(_positive, lines)]
+    return None
+
+
+def known_compiled(spec: Spec, sets: Sets, slots: int) -> Compiled:
+    """`measure_compiled`, from the cache likewise."""
+    found = remembered_compiled(spec, sets, slots, torch.get_num_threads())
+    if found is not None:
+        return found
+    found = measure_compiled(spec, sets, slots)
+    remember_compiled(spec, sets, found)
+    return found
+
+
+def remember_compiled(spec: Spec, sets: Sets, found: Compiled) -> None:
+    """Keep it in the cache likewise."""
+    _keep(_compiled_file(spec, sets, found.slots, torch.get_num_threads()), list(found))
+
+
+def remembered_compiled(spec: Spec, sets: Sets, slots: int, threads: int) -> Compiled | None:
+    """What `known_compiled` has in the cache likewise, or None."""
+    with suppress(OSError, ValueError, TypeError):
+        _, rows, gain, seconds = _positive(json.loads(_compiled_file(spec, sets, slots, threads).read_text()))
+        return Compiled(slots, rows, gain, seconds)
+    return None
+
+
+def _packs_file(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, threads: int) -> Path:
+    return _file("packs", spec, sets, [list(sizes), memory >> 28, threads])
+
+
+def _compiled_file(spec: Spec, sets: Sets, slots: int, threads: int) -> Path:
+    return _file("compiled-packs", spec, sets, [slots, threads])
+
+
+def _file(what: str, spec: Spec, sets: Sets, more: Sequence[object]) -> Path:
     trial = spec.at(heaviest(spec))
     sections = ("model", "method", "lora", "training", "control", "evaluate")
     rows = {name: (len(some), sum(len(row.question) + len(row.answer) for row in some)) for name, some in sets.items()}
@@ -41,14 +87,13 @@ def _key(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> str:
     parts = [
         _device(),
         config.read_text() if config.is_file() else "",
-        torch.get_num_threads(),
-        memory >> 28,
         torch.__version__,
-        list(sizes),
         {name: trial.resolved().get(name) for name in sections},
         rows,
+        *more,
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return cache_folder() / what / f"{key}.json"
 
 
 def _device() -> str:
@@ -62,8 +107,13 @@ def _device() -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def _read(one: list[float]) -> Throughput:
-    slots, rows, memory = one
-    if not min(one) > 0:
-        raise ValueError(f"{one} is no measurement")
-    return Throughput(int(slots), float(rows), int(memory))
+def _keep(path: Path, found: list[object]) -> None:
+    with suppress(OSError):  # a cache that cannot be written costs the next sweep a measurement
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+
+
+def _positive(numbers: list[float]) -> list[float]:
+    if not min(numbers) > 0:
+        raise ValueError(f"{numbers} is no measurement")
+    return numbers

@@ -68,8 +68,8 @@ class Pack:
         """Why a trial cannot join (it runs alone then, through `run_trial`), or None."""
         if spec.lora.r > self.shape.rank:
             return f"lora.r {spec.lora.r} is above the pack's rank {self.shape.rank}"
-        if self.shape.compiled and not spec.resources.compile:
-            return "resources.compile is false for it, and the pack is compiled"
+        if self.shape.compiled and spec.uncompilable:
+            return f"the pack is compiled, and {spec.uncompilable[0][1]}"
         return packable(self.spec, spec)
 
     def join(self, job: TrialJob, state: SlotState | None = None) -> int:

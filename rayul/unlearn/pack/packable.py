@@ -18,7 +18,7 @@ class Shape(NamedTuple):
     slots: K. rank: the largest a trial may have. rows: of each slot in one forward; a larger batch takes several
     forwards, a smaller one leaves rows unused. lanes: adapters evaluated in one forward. group: slots in one forward of
     training; where they are all (None), each has its place there, whether it has rows of the set or not.
-    compiled: whether its forwards are (`resources.compile`).
+    compiled: whether its forwards are; `resources.compile` asks for it, or leaves it to who chooses the pack.
     """
 
     slots: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
         groups that just fill a forward: a lane without rows costs as much there as one with. (Where more lanes are seen
         to give the same bits, forwards have more: `widths`.)"""
         sizes = _values(spec.training.micro_batch_size or spec.training.batch_size)
-        shape = cls(slots, max(_values(spec.lora.r)), gcd(*sizes), compiled=spec.resources.compile)
+        shape = cls(slots, max(_values(spec.lora.r)), gcd(*sizes), compiled=spec.resources.compile is True)
         group = ceil(CPU_ROWS / shape.rows)
         return shape._replace(group=min(group, slots)) if cpu else shape
 
