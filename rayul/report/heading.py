@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rayul.records import RUNNING
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import forget_objective
 from rayul.report.card import model_name, set_name
 from rayul.report.evidence import in_groups
 from rayul.report.gone import forgotten_metric
-from rayul.spec import METRICS, Spec
+from rayul.report.recalled import TITLES, Recalled
+from rayul.spec import METRICS, TESTBED, FolderData, Spec
 from rayul.words import plural
 
 INTERRUPTED = "Ctrl-C"
@@ -35,6 +38,15 @@ def subject(results: SweepRecords, spec: Spec) -> str:
         f"What was to be forgotten: {set_name(spec.data)}{counted}. By which model: {model_name(spec)}. "
         f"{_forgotten(results, spec)}"
     )
+
+
+def private_rows(spec: Spec, recalled: Sequence[Recalled]) -> str:
+    """That a page with samples is not for everybody; "" of one without, and of the testbed, whose rows are fiction."""
+    sets = dict.fromkeys(sample.set for one in recalled for sample in one.samples)
+    if not sets or spec.data == FolderData(folder=TESTBED):
+        return ""
+    of = dict.fromkeys(TITLES.get(name, name).partition(" (")[0] for name in sets)  # "to keep", whichever of them
+    return f"This page contains rows of your data ({', '.join(of)}) and names of groups: mind whom you send it to."
 
 
 def _forgotten(results: SweepRecords, spec: Spec) -> str:

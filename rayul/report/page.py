@@ -23,7 +23,7 @@ from rayul.report.certified import Certified, bound, certified, value
 from rayul.report.charts import payload
 from rayul.report.fell import ADVICE, fell_lines
 from rayul.report.gone import heading_of
-from rayul.report.heading import subject
+from rayul.report.heading import private_rows, subject
 from rayul.report.importance import MIN_TRIALS, importances
 from rayul.report.listing import every_trial, listing, settings_yaml
 from rayul.report.origin import data_sets, origin
@@ -72,13 +72,15 @@ def report_page(
     point = answer_point(results, summary.best)
     data = payload(results, summary.front, point, summary.history)
     trials, left_out = every_trial(results)
+    spec = load_spec(results.folder / SPEC, check_files=False)
     data["listing"] = {"head": trials.head, "rows": trials.rows}
     return environment.get_template("report.html.j2").render(
         refresh=refresh,
         summary=summary,
         results=results,
         headline=headline(results, summary),
-        subject=subject(results, load_spec(results.folder / SPEC, check_files=False)),
+        subject=subject(results, spec),
+        private=private_rows(spec, summary.recalled),
         answer=answer(results, summary),
         glance=at_a_glance(results, summary),
         point=None if point is None else results.with_report(point),

@@ -79,6 +79,21 @@ def test_the_page_shows_groups_and_escapes_rows(folder: Path) -> None:
         assert private not in shared
 
 
+def test_a_page_with_rows_says_so_at_its_top(folder: Path) -> None:
+    """And one without rows, or with those of the testbed, which are fictional, says nothing."""
+    said = "This page contains rows of your data (to forget) and names of groups: mind whom you send it to."
+    assert said not in summarise(folder).report.read_text()
+    spec = folder / "spec.yaml"
+    spec.write_text(spec.read_text().replace("data: testbed", "data: {forget: people.jsonl, retain: others.jsonl}"))
+    text = summarise(folder).report.read_text()
+    assert text.index(said) < text.index('<h1 id="headline">')
+    assert f"rayul report {folder} --samples 0" in text
+    assert "mind whom you send it to" not in summarise(folder, samples=0).report.read_text()
+    (place,) = folder.glob("adapters/*/recall.json")
+    write_recall(place.parent, Recall(BEFORE, AFTER))
+    assert "mind whom you send it to" not in summarise(folder).report.read_text()
+
+
 def test_terminal_and_comparison_name_groups_only_where_samples_were_asked_for(folder: Path, tmp_path: Path) -> None:
     assert "most is left of Benedikt" in " ".join(front_lines(summarise(folder)))
     (place,) = folder.glob("adapters/*/recall.json")
