@@ -10,6 +10,7 @@ from rayul.pareto.held_out import held_out, keeps_there
 from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, RUNNING, Ending, Evaluation
 from rayul.records.folder import SweepRecords
+from rayul.report.attacked import worst_of
 from rayul.report.axes import Axis, axes
 from rayul.report.certified import bound, certificate_of, certified, kept_on_new, told_groups, value
 from rayul.report.evidence import evidence
@@ -48,7 +49,9 @@ def _found(results: SweepRecords, summary: Summary) -> str:
             return "Nothing is certified."
         best = held[0]
         known = math.isfinite(best.forgotten)
-        found = f"{_share_gone(results, best.e, best.forgotten)}. " if known else ""
+        worst = worst_of(results, best.e)
+        back = f", of which an attack brings back {min(worst.returned, 1.0):.0%}" if worst is not None else ""
+        found = f"{_share_gone(results, best.e, best.forgotten)}{back}. " if known else ""
         # Not "forgotten. Certified: keeps ...": readers took it for certified that it is forgotten.
         return f"{found}Certified is what it keeps: {kept_on_new(best).removeprefix('keeps ')}."
     if summary.best is None:

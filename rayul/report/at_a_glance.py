@@ -9,7 +9,7 @@ from rayul.pareto.held_out import held_out
 from rayul.records import Evaluation, adapter_name
 from rayul.records.certificate import CERTIFIED
 from rayul.records.folder import SweepRecords
-from rayul.report.attacked import attacked_lines, removal
+from rayul.report.attacked import attacked_lines
 from rayul.report.axes import axes
 from rayul.report.certified import Certified, bound, certificate_of, earlier_requests, told_groups, value
 from rayul.report.evidence import in_groups
@@ -127,7 +127,7 @@ def _others(results: SweepRecords, e: Evaluation, known: Recalled | None) -> lis
 
 def _attacks(results: SweepRecords, e: Evaluation, proven: Certified | None) -> list[str]:
     if proven is not None:
-        return [*attacked_lines(results)[:1], *removal(results)]
+        return attacked_lines(results)
     if audit := audited(results, e):
         return [f"In the audit of its settings: {audit[1]}."]
     return [f"Not tried. `rayul audit {results.folder}` attacks fresh runs of its settings."]

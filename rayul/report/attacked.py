@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rayul.audit.recovery import Recovery, recoveries, shares
-from rayul.records import adapter_name
+from rayul.records import Evaluation, adapter_name
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE, Attacked
 from rayul.records.certificate import certified_folder
 from rayul.records.folder import SweepRecords
 from rayul.report.axes import short
 from rayul.report.certified import certified
+from rayul.report.check import Check, Verdict
 from rayul.words import percent, plural
 
 ES = "forget.es"
@@ -62,10 +63,38 @@ def section(results: SweepRecords) -> AttackedSection | None:
     )
 
 
+COMES_BACK = 0.5
+"""Share of what was forgotten beyond which an attack that brings it back is worth a warning."""
+
+
 def attacked_model(results: SweepRecords) -> str | None:
     """The certified point that forgot most of those that were attacked."""
     attacked = {row.model for row in results.attacked}
     return next((name for one in certified(results) if (name := adapter_name(one.e)) in attacked), None)
+
+
+def worst_of(results: SweepRecords, e: Evaluation) -> Recovery | None:
+    """The attack that brought back most of what this certified point had forgotten; None where none was tried, and of
+    interpolation with the weights before, which ends there."""
+    found = recoveries(of_model(results, adapter_name(e)))
+    return next((one for one in found if one.row.attack != INTERPOLATE and one.returned > 0), None)
+
+
+def recovery_check(results: SweepRecords) -> Iterator[Check]:
+    """Whether it stays forgotten, of the best certified point once it was attacked."""
+    model = attacked_model(results)
+    best = next((one.e for one in certified(results) if adapter_name(one.e) == model), None)
+    worst = None if best is None else worst_of(results, best)
+    if best is None:
+        return
+    title = "Does it stay forgotten under attack?"
+    if worst is None:
+        yield Check(title, "good", "Yes: no attack that was tried brought any of it back.")
+    else:
+        verdict: Verdict = "warning" if worst.returned > COMES_BACK else "good"
+        said = "No" if worst.returned > COMES_BACK else "For the most part"
+        told = f"{_told(worst)} brings back {percent(worst.returned)} of what was forgotten"
+        yield Check(title, verdict, f"{said}: {told}.")
 
 
 def of_model(results: SweepRecords, model: str) -> list[Attacked]:

@@ -13,6 +13,7 @@ from rayul.pareto.targets import limits_of
 from rayul.records import FAILED, Evaluation
 from rayul.records.folder import SweepRecords
 from rayul.records.objectives import MIN_FORGOTTEN
+from rayul.report.attacked import recovery_check
 from rayul.report.check import Check
 from rayul.report.gone import forgotten_metric, forgotten_share, most_is_left
 from rayul.report.health_trials import (
@@ -41,6 +42,7 @@ def health_checks(results: SweepRecords, front: Sequence[Evaluation]) -> list[Ch
         *_runner_up(results, front),
         *report_rows(results, front),
         *side_effect_checks(results, best_of(front, results)),
+        *recovery_check(results),
         *exported(results, front),
         *pruning(results),
         *calibration(results),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ from rayul.records.attacked import (
     attacked_to_json,
     read_attacked,
 )
+from rayul.records.folder import load_records
+from rayul.report import summary_of
+from rayul.report.answer import headline
+from rayul.report.at_a_glance import at_a_glance
+from rayul.report.health import health_checks
+from tests.pareto.synthetic import sweep, write_folder
+from tests.pareto.test_certified_answer import passed, reading, results_with
 
 MODEL = "0003-20-0.9"
 
@@ -74,3 +82,26 @@ def test_lines_are_read_back_and_a_changed_one_is_refused(tmp_path: Path) -> Non
         read_attacked(tmp_path)
     with pytest.raises(ValueError, match="looks"):
         Attacked(MODEL, FINE_TUNE, "own rows", (0, 5), (0.1,), (0.1,))
+
+
+def test_what_an_attack_brings_back_stands_in_the_headline_and_the_checks(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "made", sweep(12))
+    results = results_with(folder, reading(passed("0002", 14, 0.49)))
+    assert "attack brings back" not in headline(results, summary_of(results))
+    name = "0002-30-0.7"
+    rows = [
+        replace(line(FINE_TUNE, "own rows, LoRA, lr 1", 0.49, 0.85, before=0.49, baseline=0.98), model=name),
+        replace(line("jailbreak", "prefix", 0.6, before=0.49, baseline=0.98), model=name),
+        replace(line(INTERPOLATE, "", 0.5, 0.98, before=0.49, baseline=0.98), model=name),
+    ]
+    journal = attack_journal(folder)
+    for row in rows:
+        journal.append(row)
+    results = load_records(folder)
+    summary = summary_of(results)
+    assert headline(results, summary).startswith("50% forgotten, of which an attack brings back 73%. ")
+    check = next(one for one in health_checks(results, summary.front) if "under attack" in one.title)
+    assert (check.verdict, check.sentence[:3]) == ("warning", "No:")
+    assert "73.5% of what was forgotten" in check.sentence
+    told = " ".join(dict(at_a_glance(results, summary))["Under attack"])
+    assert "jailbreak prompts 22.4%" in told
