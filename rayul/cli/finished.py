@@ -271,7 +271,7 @@ def compare(
     formats = _formats(figures)
     if formats:
         check_formats(formats)
-    beside = out.with_name(f"{out.stem}-figures")
+    beside, drawn = out.with_name(f"{out.stem}-figures"), list[Path]()
     with doing(PlainConsole(stderr=True), "reading the records") as bar:
         with ExitStack() as stack:
             comparison = load_comparison([stack.enter_context(local(folder)) for folder in folders])
@@ -279,13 +279,12 @@ def compare(
         with writing(out, "choose another file with --out"):
             write_comparison(comparison, out)
             if formats:
-                write_comparison_figures(comparison, beside, formats)
+                drawn = write_comparison_figures(comparison, beside, formats)
     if json_:
         from rayul.cli.documents import CompareDocument
 
         return CompareDocument.of(comparison, out, beside if formats else None)
     show("\n".join(comparison_lines(comparison)))
-    show(out)
-    if formats:
-        show(beside)
+    for written in (out, *drawn):
+        show(written)
     return None

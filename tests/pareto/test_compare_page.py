@@ -49,6 +49,25 @@ finally:
     assert page.count("section") == 9
 
 
+def test_the_command_prints_the_paths_that_it_wrote(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the figures extra is not installed")
+    names = [str(folder) for folder in folders(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "rayul", "compare", *names, "--out", "c.html", "--figures", "pdf,svg"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-5:]
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("c-figures/*")}
+    assert last[0] == "c.html"
+    assert (
+        set(last[1:]) == found == {f"c-figures/{n}.{kind}" for n in ("fronts", "attainment") for kind in ("pdf", "svg")}
+    )
+
+
 def test_an_unwritable_page_is_an_error(tmp_path: Path) -> None:
     names = [str(folder) for folder in folders(tmp_path)]
     done = subprocess.run(
