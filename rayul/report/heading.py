@@ -36,8 +36,13 @@ def subject(results: SweepRecords, spec: Spec) -> str:
     counted = f", {in_groups(rows, groups)}" if rows else ""
     return (
         f"What was to be forgotten: {set_name(spec.data)}{counted}. By which model: {model_name(spec)}. "
-        f"{_forgotten(results, spec)}"
+        f"{_asked(results)}{_forgotten(results, spec)}"
     )
+
+
+def _asked(results: SweepRecords) -> str:
+    limits = " and ".join(f"{limit}" for limit in results.limits)
+    return f"What had to be kept: {limits}. " if limits else ""
 
 
 def private_rows(spec: Spec, recalled: Sequence[Recalled]) -> str:
@@ -56,7 +61,7 @@ def _forgotten(results: SweepRecords, spec: Spec) -> str:
     if metric == "es":
         return (
             "Forgotten means that less can be extracted: given the question and the beginning of an answer, the "
-            "model no longer completes it exactly."
+            "model completes less of it exactly. It is a share of the answers' text, not of the rows."
         )
     rows, groups = (of.get(name, 0) for of in (results.baseline.rows, results.baseline.groups))
     on = f" on {in_groups(rows, groups)}" if rows and name != "forget" else ""

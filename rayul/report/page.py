@@ -70,6 +70,7 @@ def report_page(
     listed = summary.front or summary.least_violating
     script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     point = answer_point(results, summary.best)
+    stopped = {trial for trial, ending in results.endings.items() if ending.state == PRUNED}
     data = payload(results, summary.front, point, summary.history)
     trials, left_out = every_trial(results)
     spec = load_spec(results.folder / SPEC, check_files=False)
@@ -98,6 +99,7 @@ def report_page(
         recipes=several_seeds(results),
         pruned=grouped(results, PRUNED),
         failed=grouped(results, FAILED),
+        of_pruned=sum(e.trial_id in stopped for e in summary.front),
         certified=[certified_row(results, one) for one in certified(results)],
         recalled=summary.recalled,
         recalled_lines=recalled_lines,
@@ -160,7 +162,7 @@ def grouped(results: SweepRecords, state: str) -> list[dict[str, Any]]:
             "example": ended[0].reason or "no reason was recorded",
             "first": min(results.steps(e.trial_id) for e in ended),
             "last": max(results.steps(e.trial_id) for e in ended),
-            "trials": [e.trial_id for e in ended[:50]],
+            "trials": sorted(e.trial_id for e in ended)[:50],
             "more": max(0, len(ended) - 50),
         }
         for ended in by_rule(e for e in results.endings.values() if e.state == state)

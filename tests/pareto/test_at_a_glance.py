@@ -35,6 +35,7 @@ def test_a_certified_point_is_told_by_its_own_numbers(tmp_path: Path) -> None:
     assert shown["Kept, certified: retain.es"] == ("96.0%", "on 20 new groups; at least 92.0% at 90% confidence")
     page = summarise(folder).report.read_text()
     assert f"<code>rayul export {folder} --certified</code>" in page
+    assert "What had to be kept: retain.es ≥" in page
     assert "trial 0002, step 30, mixing 0.7" in page, "the table of metrics is about the same point"
 
 
