@@ -283,7 +283,7 @@ class SweepFound(Printed):
     hypervolume: Value
     """Hypervolume of the front, in [0, 1]."""
     front: list[PointPart]
-    """The points within the limits that no other one beats, best in the first objective first."""
+    """The non-dominated points within the limits, best in the first objective first."""
     best: PointPart | None
     """The point of the front that forgot most; where no limit protects utility, the one that dominates most."""
     targets: list[TargetPart]
@@ -552,8 +552,8 @@ class ComparedSweep(Printed):
     """The largest fraction forgotten on its front; null without one."""
     points: int
     """Of its front."""
-    points_ahead: int
-    """Points of its front that no other sweep beats."""
+    non_dominated: int
+    """Points of its front that no point of another sweep dominates."""
     checked: list[ComparedPoint]
     """What is known of its points beyond the rows of the search."""
 
@@ -610,7 +610,7 @@ class CompareDocument(Printed):
     """The tighter one where sweeps differ."""
     sweeps: list[ComparedSweep]
     covers: dict[str, dict[str, Value | None]]
-    """By label and label: the share of the second's front that the first equals or beats; null for an empty front."""
+    """By label and label: the share of the second's front that the first dominates or equals; null for an empty one."""
     levels: list[ComparedLevel]
     targets: list[ComparedTarget]
     """At each share of control.tau that all sweeps have; empty where that is no list everywhere."""
@@ -639,7 +639,7 @@ class CompareDocument(Printed):
                     hypervolume=entry.hypervolume,
                     forgotten=_known(entry.best),
                     points=len(entry.front),
-                    points_ahead=len(entry.ahead),
+                    non_dominated=len(entry.non_dominated),
                     checked=[ComparedPoint.of(one) for one in entry.checked],
                 )
                 for entry in comparison.entries

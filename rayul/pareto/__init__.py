@@ -1,1 +1,1 @@
-"""Mathematics on records: which evaluations are solutions, which of those nothing beats, and which one to take."""
+"""Mathematics on records: which evaluations are solutions, which of those are non-dominated, and which one to take."""

@@ -1,4 +1,4 @@
-"""Which evaluations are solutions, and which of those nothing else beats."""
+"""Which evaluations are solutions, and which of those are non-dominated."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def tiles(results: SweepRecords, summary: Summary) -> list[tuple[str, str, str, 
     shown = [
         ("Trials", f"{len(results.trials):,}", states(results) or "none yet", ""),
         ("Evaluations", f"{results.trained:,}", f"{duration(cost)} of device time, summed over trials", ""),
-        ("Front", f"{len(summary.front):,}", "evaluations that no other beats within the limits", ""),
+        ("Front", f"{len(summary.front):,}", "non-dominated evaluations within the limits", ""),
         ("Hypervolume", f"{summary.hypervolume:.3f}", "of 1, higher is better", ""),
     ]
     chosen, point = axes(results), answer_point(results, summary.best)

@@ -134,7 +134,7 @@ def front_figure(
             "Front",
             ordered,
             mode="lines+markers",
-            # Everything left of and below this staircase is beaten by a point of the front.
+            # Everything left of and below this staircase is dominated by a point of the front.
             line={"shape": "vh"} if len(results.objectives) == 2 else {"width": 0},
             # Hollow behind certified points: chosen on the select rows, they are candidates, not results.
             **({"marker": {"symbol": "circle-open"}} if proven else {}),

@@ -38,10 +38,10 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 class Entry:
     """One sweep of a comparison, on the common objectives, limits and baseline.
 
-    judged: its evaluations, infeasible where they break a common limit. ahead: the points of its front that no
-    other sweep beats. best: the largest fraction forgotten on its front, NaN without one. recalled: what its best
-    certified point, and its best point, still recall. checked: what unread rows, its certificates and its audit say, by
-    its own limits.
+    judged: its evaluations, infeasible where they break a common limit. non_dominated: the points of its front that
+    no point of another sweep dominates. best: the largest fraction forgotten on its front, NaN without one. recalled:
+    what its best certified point, and its best point, still recall. checked: what unread rows, its certificates and its
+    audit say, by its own limits.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Entry:
     spec: Spec
     judged: list[Evaluation]
     front: list[Evaluation]
-    ahead: frozenset[Key]
+    non_dominated: frozenset[Key]
     best: float
     history: list[tuple[int, float]]
     recalled: list[Recalled]
@@ -112,15 +112,15 @@ class Comparison:
 
     @cached_property
     def coverage(self) -> Floats:
-        """[k, k]: the share of the column's front that some point of the row's front equals or beats in every objective
+        """[k, k]: the share of the column's front that some point of the row's front dominates or equals
         (the C metric of Zitzler and Thiele 1999); NaN for an empty column."""
         points = [_upwards(e.front, self.objectives) for e in self.entries]
         table = np.full((len(points), len(points)), np.nan)
         for i, ours in enumerate(points):
             for j, theirs in enumerate(points):
                 if len(theirs):
-                    beaten = (ours[:, None, :] >= theirs[None, :, :]).all(axis=2)
-                    table[i, j] = beaten.any(axis=0).mean()
+                    covered = (ours[:, None, :] >= theirs[None, :, :]).all(axis=2)
+                    table[i, j] = covered.any(axis=0).mean()
         return table
 
     @cached_property
@@ -226,9 +226,9 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
     fronts = [front(rows, common.baseline, objectives) for rows in judged]
     placed = values([e for points in fronts for e in points], objectives)
     best = set(map(tuple, placed[non_dominated(placed, list(objectives.values()))].tolist()))
-    # Of equal points `non_dominated` keeps one, and neither beats the other.
-    unbeaten = np.array([tuple(place) in best for place in placed.tolist()], dtype=bool)
-    joint = np.split(unbeaten, np.cumsum([len(points) for points in fronts])[:-1])
+    # Of equal points `non_dominated` keeps one, and neither dominates the other.
+    undominated = np.array([tuple(place) in best for place in placed.tolist()], dtype=bool)
+    joint = np.split(undominated, np.cumsum([len(points) for points in fronts])[:-1])
     shown = axes(common)
     entries = [
         Entry(
@@ -237,7 +237,7 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
             spec=spec,
             judged=rows,
             front=points,
-            ahead=frozenset(e.key for e, is_unbeaten in zip(points, mask, strict=True) if is_unbeaten),
+            non_dominated=frozenset(e.key for e, kept in zip(points, mask, strict=True) if kept),
             best=float(forgotten(points, common.baseline, objectives).max()) if points else np.nan,
             history=hypervolume_history(rows, common.baseline, objectives, common.limit_values),
             recalled=recalled(sweep, best_of(points, sweep)),

@@ -180,14 +180,14 @@ def comparison_lines(c: Comparison) -> list[str]:
         "pruned",
         "failed",
         "front",
-        "unbeaten",
+        "non-dominated",
         heading_of(forget_objective(c.objectives)),
         "hypervolume",
     ]
     rows = []
     for e in c.entries:
         states = e.results.states
-        counts = [len(e.results.trials), states["pruned"], states["failed"], len(e.front), len(e.ahead)]
+        counts = [len(e.results.trials), states["pruned"], states["failed"], len(e.front), len(e.non_dominated)]
         rows.append([e.label, *map(str, counts), percent(e.best), f"{e.hypervolume:.4f}"])
     lines += aligned([head, *rows])
     if c.levels and c.axes is not None:
@@ -207,12 +207,15 @@ def comparison_lines(c: Comparison) -> list[str]:
         lines += ["", "rows that still come back word for word, by set", *aligned(table, left=True)]
     points = merged_front(c)
     if points:
-        lines += ["", "the fronts together, most forgotten first (* no other beats it)"]
+        lines += [
+            "",
+            "the fronts together, most forgotten first (* non-dominated: no point of another sweep dominates it)",
+        ]
         head = ["sweep", "trial", "step", heading_of(forget_objective(c.objectives)), *c.objectives]
         body = [
-            [("* " if ahead else "  ") + c.entries[i].label, e.trial_id, str(e.step), percent(gone)]
+            [("* " if stays else "  ") + c.entries[i].label, e.trial_id, str(e.step), percent(gone)]
             + [measured(e, metric) for metric in c.objectives]
-            for i, e, gone, ahead in points[:FRONT_ROWS]
+            for i, e, gone, stays in points[:FRONT_ROWS]
         ]
         lines += aligned([["  " + head[0], *head[1:]], *body])
         lines += [f"... and {len(points) - FRONT_ROWS} more on the page"] if len(points) > FRONT_ROWS else []
@@ -224,11 +227,11 @@ def comparison_lines(c: Comparison) -> list[str]:
 
 
 def merged_front(c: Comparison) -> list[tuple[int, Evaluation, float, bool]]:
-    """(sweep, point, fraction forgotten, unbeaten) of all fronts, most forgotten first."""
+    """(sweep, point, fraction forgotten, non-dominated) of all fronts, most forgotten first."""
     found = []
     for i, e in enumerate(c.entries):
         gone = forgotten(e.front, c.baseline, c.objectives).tolist()
-        found += [(i, p, fraction, p.key in e.ahead) for p, fraction in zip(e.front, gone, strict=True)]
+        found += [(i, p, fraction, p.key in e.non_dominated) for p, fraction in zip(e.front, gone, strict=True)]
     return sorted(found, key=lambda row: -row[2] if row[2] == row[2] else math.inf)
 
 

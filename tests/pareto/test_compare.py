@@ -117,7 +117,7 @@ def test_one_sweep_is_no_comparison(tmp_path: Path) -> None:
         comparison(tmp_path, a=(sweep(4), spec("a")))
 
 
-def test_unbeaten_and_coverage_are_those_of_the_definition(seeds: Comparison) -> None:
+def test_non_dominated_points_and_coverage_are_those_of_the_definition(seeds: Comparison) -> None:
     fronts = [[(e.metrics["forget.es"], e.metrics["retain.es"]) for e in entry.front] for entry in seeds.entries]
 
     def beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
@@ -126,7 +126,9 @@ def test_unbeaten_and_coverage_are_those_of_the_definition(seeds: Comparison) ->
     for i, ours in enumerate(fronts):
         ahead = {p for p in ours if not any(beats(q, p) for j, theirs in enumerate(fronts) if j != i for q in theirs)}
         entry = seeds.entries[i]
-        assert {(e.metrics["forget.es"], e.metrics["retain.es"]) for e in entry.front if e.key in entry.ahead} == ahead
+        assert {
+            (e.metrics["forget.es"], e.metrics["retain.es"]) for e in entry.front if e.key in entry.non_dominated
+        } == ahead
         for j, theirs in enumerate(fronts):
             share = sum(any(beats(p, q) for p in ours) for q in theirs) / len(theirs)
             assert seeds.coverage[i, j] == pytest.approx(share)
@@ -278,7 +280,7 @@ def test_the_lines_have_the_numbers(seeds: Comparison) -> None:
     for entry in seeds.entries:
         row = next(row for row in table if row[:1] == [entry.label])
         assert row[1] == str(len(entry.results.trials))
-        assert row[4:6] == [str(len(entry.front)), str(len(entry.ahead))]
+        assert row[4:6] == [str(len(entry.front)), str(len(entry.non_dominated))]
         assert row[7] == f"{entry.hypervolume:.4f}"
     order = [gone for *_, gone, _ in merged_front(seeds)]
     assert order == sorted(order, reverse=True)
@@ -313,4 +315,6 @@ def test_a_folder_named_twice_is_refused_and_a_copy_is_no_second_seed(tmp_path: 
         load_comparison([first, second, first / ".." / "one"])
     copied = load_comparison([first, second])
     assert copied.seeds == []
-    assert {len(entry.ahead) for entry in copied.entries} == {len(copied.entries[0].front)}, "neither is beaten"
+    assert {len(entry.non_dominated) for entry in copied.entries} == {len(copied.entries[0].front)}, (
+        "neither is dominated"
+    )
