@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -191,3 +196,55 @@ def test_a_url_that_cannot_be_used_is_bad_input(
 def test_a_name_is_joined_before_the_options_of_a_url() -> None:
     assert joined("s3://b/p/?scheme=http", "ga") == "s3://b/p/ga?scheme=http"
     assert joined("results", "ga") == "results/ga"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(100)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+SILENT_STORES = {
+    "s3": "s3://bucket/sweeps?region=us-east-1&scheme=http&endpoint_override={}",
+    "gs": "gs://bucket/sweeps?scheme=http&endpoint_override={}",
+}
+
+
+@pytest.mark.parametrize(("first", "said"), [(1.0, "no answer within 1 s"), (60.0, "NETWORK_CONNECTION")])
+def test_a_store_that_never_answers_is_an_error(
+    first: float, said: str, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own limit, where it has one, names the cause."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setattr("rayul.records.storage.FIRST_ANSWER", first)
+    monkeypatch.setattr("rayul.records.storage.STALLED", 1.0)
+    with pytest.raises(InputError, match=said) as caught:
+        Storage(SILENT_STORES["s3"].format(silent))
+    assert "check the network" in caught.value.hint
+
+
+@pytest.mark.parametrize(("store", "sent"), [("gs", signal.SIGINT), ("s3", signal.SIGTERM)], ids=["gs", "s3"])
+def test_a_signal_ends_a_command_that_waits_for_a_store(store: str, sent: signal.Signals, silent: str) -> None:
+    """And before that it has said what it waits for."""
+    url = SILENT_STORES[store].format(silent)
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "rayul", "sweep", "ga", "--results", url],
+        env=os.environ | keys,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stderr is not None
+    said = ""
+    while "connecting to " not in said:
+        line = command.stderr.readline()
+        assert line, said
+        said += line
+    command.send_signal(sent)
+    said += command.communicate(timeout=30)[1]  # half of what the store still has
+    assert command.returncode == 130, said
+    assert "Traceback" not in said

@@ -7,6 +7,7 @@ cloud's own tools take them (environment, profile, instance role), never from a 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -43,6 +44,12 @@ SILENT = 180.0
 BLOCK = 32 * 2**20
 """Bytes of a file that are in memory at a time: with `update: full` it is a whole model."""
 
+FIRST_ANSWER = 60.0
+"""Seconds that a store has for its first answer. Google's client would try for fifteen minutes."""
+
+STALLED = 15.0
+"""Seconds without a byte after which S3's client tries once more, of three times; by itself it would wait for ever."""
+
 OWNER_BYTES = 10_000
 
 OWNER = "driver.json"
@@ -78,9 +85,7 @@ class Storage:
         self.folder = cache_folder() / "results" / sha256(url.encode()).hexdigest()[:12] / name
         self.there: dict[str, Any] = {}  # what is at the URL: (size, mtime_ns) here when it was copied, or None
         with self._reaching(InputError):
-            self.filesystem, path = fs.FileSystem.from_uri(url)
-            self.root = path.rstrip("/")
-            self.filesystem.get_file_info(self.root)
+            self.filesystem, self.root = _answered(partial(_reached, url))
 
     # --- from there to here ---------------------------------------------------------------------------------------
 
@@ -298,8 +303,8 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise kind(
                 f"{self.url} cannot be used: {str(error).splitlines()[0]}",
-                "check scheme, bucket and credentials (AWS_..., GOOGLE_APPLICATION_CREDENTIALS; another endpoint: "
-                "AWS_ENDPOINT_URL)",
+                "check the network, scheme, bucket and credentials (AWS_..., GOOGLE_APPLICATION_CREDENTIALS; another "
+                "endpoint: AWS_ENDPOINT_URL)",
             ) from error
 
 
@@ -316,6 +321,43 @@ def local(place: str | Path, *, write: bool = False) -> Iterator[Path]:
     yield storage.folder
     if write:
         storage.push()
+
+
+def _reached(url: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a URL and the path in it, where it has answered."""
+    filesystem, path = fs.FileSystem.from_uri(url)
+    if isinstance(filesystem, fs.S3FileSystem):  # a URL cannot say this
+        _, (options,) = filesystem.__reduce__()
+        filesystem = fs.S3FileSystem(**options | {"connect_timeout": STALLED, "request_timeout": STALLED})
+    root = path.rstrip("/")
+    filesystem.get_file_info(root)
+    return filesystem, root
+
+
+def _answered(call: Callable[[], Any]) -> Any:
+    """What a call of Arrow's returns or raises, TimeoutError after FIRST_ANSWER. In a thread, because Python takes no
+    signals while Arrow waits."""
+    outcome: list[Any] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        thread.join(FIRST_ANSWER)
+    except KeyboardInterrupt:
+        atexit.unregister(fs.ensure_s3_finalized)  # it would wait for the answer
+        raise
+    if failed:
+        raise failed[0]
+    if not outcome:
+        raise TimeoutError(f"no answer within {FIRST_ANSWER:.0f} s")
+    return outcome[0]
 
 
 def owned(url: str) -> bool:

@@ -16,7 +16,7 @@ from rayul.console import PlainConsole
 from rayul.files import write_json
 from rayul.pace import Work
 from rayul.pareto.targets import target_of
-from rayul.progress import ProgressBar, doing
+from rayul.progress import ProgressBar
 from rayul.records import BASELINE, ORACLE, SPEC, Evaluation, JsonLines
 from rayul.records.audited import (
     ASKED,
@@ -75,7 +75,8 @@ def audit_sweep(
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied), losses_told(), doing(console, "reading the records") as bar:
+    with ProgressBar(console) as bar, opened(folder, warn, bar.update) as (work, is_copied), losses_told():
+        bar.update("reading the records")
         results = load_records(work)
         written = load_spec(work / SPEC)
         check_trusted(written, folder, trusted=trust)

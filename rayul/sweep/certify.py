@@ -18,7 +18,7 @@ from rayul.pareto.choose import adapter_path
 from rayul.pareto.front import front_of
 from rayul.pareto.spread import spread
 from rayul.pareto.targets import best_at_targets
-from rayul.progress import ProgressBar, doing
+from rayul.progress import ProgressBar
 from rayul.records import SPEC, Evaluation, adapter_folder, holds_model
 from rayul.records.certificate import (
     CERTIFICATE,
@@ -86,7 +86,8 @@ def certify_sweep(
     """
     console = console or PlainConsole(stderr=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, say) as (work, is_copied), doing(console, "reading the records") as bar:
+    with ProgressBar(console) as bar, opened(folder, say, bar.update) as (work, is_copied):
+        bar.update("reading the records")
         results = load_records(work)
         asked = load_spec(work / SPEC)
         check_trusted(asked, folder, trusted=trust)

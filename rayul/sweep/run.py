@@ -105,7 +105,7 @@ def run_sweep(
     """
     console = console or PlainConsole(stderr=True)
     warn = partial(console.print, style="yellow", highlight=False, markup=False, soft_wrap=True)
-    with opened(folder, warn) as (work, is_copied), losses_told(), ProgressBar(console) as bar:
+    with ProgressBar(console) as bar, opened(folder, warn, bar.update) as (work, is_copied), losses_told():
         resumes = (work / SPEC).exists() if resume == "if any" else resume
         recorded = run_begins(checked(work, spec, resumes), work / JOURNAL)
         check_trusted(spec, work, trusted=trust or not (work / SPEC).exists(), sends=True)
