@@ -17,7 +17,7 @@ import typer
 from pages import ROOT, Code, code, run
 
 from rayul.cli import app
-from rayul.report.compare import settings_of
+from rayul.report.settings import settings_of
 from rayul.spec import METHODS, load_spec, parse_spec
 
 sys.path.insert(0, str(Path(__file__).parent / "pareto"))

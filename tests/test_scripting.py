@@ -146,6 +146,30 @@ def test_compare(run: Run) -> None:
     assert len(set(labels)) == 2
     assert {level["winner"] for level in document["levels"]} <= set(labels)
     assert all(document["covers"][label][label] == 1 for label in labels)
+    assert (document["over_seeds"], document["pairs"]) == (None, [])
+
+
+def test_compare_has_each_pair_of_recipes_and_what_it_owes_to_chance(run: Run) -> None:
+    folders = []
+    for n, method in enumerate(("gd", "npo", "kl")):
+        for seed in range(3 if n else 2):
+            text = SPEC.replace("name: {choice: [ga, gd]}", f"name: {method}").replace("seed: 0}", f"seed: {seed}}}")
+            write_folder(
+                Path(f"{method}-{seed}"), sweep(9, seed=10 * n + seed), text.replace("synthetic", f"{method}-{seed}")
+            )
+            folders.append(f"{method}-{seed}")
+    _, document = run("compare", *folders)
+    pairs = document["pairs"]
+    assert pairs[0] == document["over_seeds"]
+    assert {frozenset(one[side][0][:2] for side in ("first", "second")) for one in pairs} == {
+        frozenset(pair) for pair in (("gd", "np"), ("gd", "kl"), ("np", "kl"))
+    }
+    for one in pairs:
+        with_two = "gd-0" in one["first"] + one["second"]
+        assert (one["p"] is None, one["corrected"] is None, one["margin"] == "nan") == (with_two,) * 3
+        assert not (with_two and one["clear"])
+    assert any("drawn at random" in note for note in document["notes"])
+    assert any("share training seeds" in note for note in document["notes"])
 
 
 @pytest.mark.parametrize(
@@ -267,6 +291,17 @@ def test_exit_codes_are_those_of_the_table(tmp_path: Path) -> None:
     assert seen[2].stderr
     assert "Traceback" not in "".join(done.stderr for done in seen.values())
     assert seen[130].stderr == "stopped: nothing was written\n"
+
+
+def test_a_sweep_begins_with_the_warnings_of_validate(tmp_path: Path) -> None:
+    """Also one that is then refused, which costs nothing here."""
+    write_folder(tmp_path / "results" / "ga", sweep(3))
+    told = rayul_process("validate", "ga", "--set", "search.trials=8", cwd=tmp_path).stdout
+    (line,) = [line.removeprefix("ga: ") for line in told.splitlines() if "all of them are random" in line]
+    done = rayul_process("sweep", "ga", "--trials", "8", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count(f"warning: {line}") == 1
+    assert "warning" not in rayul_process("sweep", "ga", cwd=tmp_path).stderr
 
 
 def test_an_interrupted_command_says_how_to_go_on() -> None:

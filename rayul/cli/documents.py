@@ -7,7 +7,7 @@ A key is never removed or given another meaning within a format; new keys may co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # `rayul validate` needs neither records nor numpy
     from rayul.report import Summary
     from rayul.report.checked import Checked
     from rayul.report.compare import Comparison
+    from rayul.report.leads import OverSeeds
     from rayul.report.status import Status
 
 Value = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]})]
@@ -564,10 +565,10 @@ class ComparedLevel(Printed):
     kept: dict[str, Value | None]
     """Best utility of each sweep at that, as a share of the baseline; null where its front does not get that far."""
     winner: str | None
-    """Label of the sweep with the best utility; null where several are equal."""
+    """Label of the sweep with the best utility; null where another recipe equals it, or all are seeds of one."""
     clear: bool
-    """Whether the 95% t interval of its lead over the second, over groups of rows, is above 0, or no other has a value.
-    The spread of seeds is no part of it."""
+    """Whether the 95% t interval of its lead over the best of another recipe, over groups of rows, is above 0, or no
+    other has a value. The spread of seeds is no part of it."""
 
 
 class ComparedTarget(Printed):
@@ -576,10 +577,10 @@ class ComparedTarget(Printed):
     forgotten: dict[str, Value | None]
     """By label, the largest fraction forgotten by a point that keeps it; null where no point does."""
     winner: str | None
-    """Label of the sweep that forgets most; null where several are equal."""
+    """Label of the sweep that forgets most; null where another recipe equals it, or all are seeds of one."""
     clear: bool
-    """Whether the 95% t interval of its lead over the second, over groups of rows, is above 0, or no other has a value.
-    The spread of seeds is no part of it."""
+    """Whether the 95% t interval of its lead over the best of another recipe, over groups of rows, is above 0, or no
+    other has a value. The spread of seeds is no part of it."""
 
 
 class ComparedRecipes(Printed):
@@ -591,9 +592,25 @@ class ComparedRecipes(Printed):
     difference: Value
     """Of their mean hypervolumes."""
     margin: Value
-    """Half of its 95% t interval over seeds (Welch)."""
+    """Half of its 95% t interval over seeds (Welch); "nan" where one has fewer than three."""
+    p: Value | None
+    """Of Welch's t test; null where one has fewer than three seeds."""
+    corrected: Value | None
+    """p after Holm's correction for all pairs."""
     clear: bool
-    """Whether the interval is above 0."""
+    """Whether corrected is below 0.05: of one pair, whether the interval is above 0."""
+
+    @classmethod
+    def of(cls, lead: OverSeeds, labels: Sequence[str]) -> ComparedRecipes:
+        return cls(
+            first=[labels[i] for i in lead.first.sweeps],
+            second=[labels[i] for i in lead.second.sweeps],
+            difference=lead.difference,
+            margin=lead.margin,
+            p=_known(lead.p),
+            corrected=_known(lead.corrected),
+            clear=lead.clear,
+        )
 
 
 class CompareDocument(Printed):
@@ -620,8 +637,11 @@ class CompareDocument(Printed):
     """Labels of sweeps that differ in their seed alone."""
     over_seeds: ComparedRecipes | None
     """The recipe of the largest mean hypervolume against the second; null where no two have several seeds each."""
+    pairs: list[ComparedRecipes]
+    """Each pair of recipes that have several seeds, the one with the larger mean first; those of the best first."""
     notes: list[str]
-    """What is not the same everywhere, and what was done about it."""
+    """What is not the same everywhere, and what was done about it; what is owed to chance or to shared rows and
+    seeds."""
 
     @classmethod
     def of(cls, comparison: Comparison, page: Path, figures: Path | None = None) -> CompareDocument:
@@ -665,15 +685,8 @@ class CompareDocument(Printed):
             ],
             settings={key: dict(zip(labels, row, strict=True)) for key, row in comparison.settings},
             same_but_for_seed=[[labels[i] for i in group] for group in comparison.seeds],
-            over_seeds=None
-            if (lead := comparison.over_seeds) is None
-            else ComparedRecipes(
-                first=[labels[i] for i in lead.first.sweeps],
-                second=[labels[i] for i in lead.second.sweeps],
-                difference=lead.difference,
-                margin=lead.margin,
-                clear=lead.clear,
-            ),
+            over_seeds=None if comparison.over_seeds is None else ComparedRecipes.of(comparison.over_seeds, labels),
+            pairs=[ComparedRecipes.of(one, labels) for one in comparison.pairs],
             notes=[*comparison.notes],
         )
 

@@ -48,6 +48,7 @@ def sweep(
     set_: Overrides = None,
 ) -> None:
     """Run a sweep: baseline, trials under control, Pareto front, adapters, report."""
+    from rayul.plan.spec_warnings import spec_warnings
     from rayul.spec import load_spec
 
     sampled = [f"report.samples={samples}"] if samples is not None else []
@@ -57,6 +58,8 @@ def sweep(
     spec = load_spec(file, overrides)
     check_code(file, spec, trust, sends=True)
     console = PlainConsole(stderr=True)
+    for line in spec_warnings(spec):
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
     folder = _place(results, spec, resume, resume_if_any)
     with doing(console, "loading ray and torch"):
         from rayul.records.storage import is_url, joined

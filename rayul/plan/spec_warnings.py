@@ -21,9 +21,7 @@ def spec_warnings(spec: Spec) -> list[str]:
 def _random(spec: Spec) -> Iterator[str]:
     """A search too short for its sampler to propose anything."""
     search = spec.search
-    if search.traits.learns == "nothing" or is_custom(search.sampler) or search.warm_start or not spec.space:
-        return
-    if search.trials <= search.startup_trials:
+    if spec.is_random(search.trials):
         yield (
             f"search.trials {search.trials}: all of them are random, since {search.sampler} proposes settings only "
             f"after search.startup_trials ({search.startup_trials})"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,11 +21,11 @@ from rayul.records.objectives import Floats, Objectives
 from rayul.report.axes import Axis, axes
 from rayul.report.checked import Checked, checked
 from rayul.report.common_ground import common_limits, common_objectives, compare_baselines, each, labels
-from rayul.report.leads import OverSeeds, Repeats, lead_over_seeds, margin_over_groups, recipes
+from rayul.report.draws import draws_told
+from rayul.report.leads import OverSeeds, Repeats, margin_over_groups, pairs_over_seeds, recipes
 from rayul.report.recalled import Recalled, recalled
-from rayul.spec import TESTBED, UPDATES, Limit, Spec, dump_yaml, is_forgetting, load_spec
-from rayul.spec.gradients import SETTINGS
-from rayul.spec.spec import from_plain
+from rayul.report.settings import same_but_for_seed, settings_that_differ
+from rayul.spec import Limit, Spec, is_forgetting, load_spec
 from rayul.words import plural
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -63,29 +61,27 @@ class Entry:
 @dataclass(frozen=True)
 class Level:
     """The best utility that each sweep keeps while forgetting at least `forgotten`; NaN where its front does not get
-    that far. winner: the number of the best, None where several are equal; clear: whether the 95% t interval of its
-    lead over the second, over the groups of rows, lies above zero (`margin_over_groups`; the spread of seeds is no part
-    of that), or no other gets that far."""
+    that far. winner: the number of the best, None where another recipe equals it, or there is no other; clear: whether
+    the 95% t interval of its lead over the best of another recipe, over the groups of rows, lies above zero
+    (`margin_over_groups`; the spread of seeds is no part of that), or no other gets that far. is_reached_by_one: so."""
 
     forgotten: float
     kept: list[float]
     winner: int | None
     clear: bool
-
-    @property
-    def is_reached_by_one(self) -> bool:
-        return sum(not math.isnan(kept) for kept in self.kept) == 1
+    is_reached_by_one: bool
 
 
 @dataclass(frozen=True)
 class AtTarget:
     """The largest fraction that each sweep forgets while keeping `share` of its baseline's utility by its own limits;
-    NaN where no point does. winner, clear: as of a `Level`."""
+    NaN where no point does. winner, clear, is_reached_by_one: as of a `Level`."""
 
     share: float
     forgotten: list[float]
     winner: int | None
     clear: bool
+    is_reached_by_one: bool
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Comparison:
             for gone, utility, points in reached:
                 inside = np.flatnonzero(gone >= level)
                 best.append(points[inside[np.argmax(utility[inside])]] if inside.size else None)
-            if ahead := _ahead(y, best):
+            if ahead := _ahead(y, best, self.recipes):
                 found.append(Level(level, *ahead))
         return found
 
@@ -149,7 +145,7 @@ class Comparison:
         x = self.axes[0]
         best = [{one.share: one.best for one in best_at_targets(e.results)} for e in self.entries]
         shared = (share for share in best[0] if all(share in one for one in best))
-        verdicts = ((share, _ahead(x, [one[share] for one in best])) for share in shared)
+        verdicts = ((share, _ahead(x, [one[share] for one in best], self.recipes)) for share in shared)
         return [AtTarget(share, *ahead) for share, ahead in verdicts if ahead]
 
     @cached_property
@@ -157,38 +153,51 @@ class Comparison:
         return recipes([e.label for e in self.entries], self.seeds)
 
     @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """Of each sweep the number of its recipe, and its own among that recipe's seeds."""
+        found = {i: (r, n) for r, one in enumerate(self.recipes) for n, i in enumerate(one.sweeps)}
+        return [found[i] for i in range(len(self.entries))]
+
+    @cached_property
+    def pairs(self) -> list[OverSeeds]:
+        """The recipes that have several seeds against each other, by mean hypervolume."""
+        return pairs_over_seeds(self.recipes, [e.hypervolume for e in self.entries])
+
+    @property
     def over_seeds(self) -> OverSeeds | None:
         """The recipe of the largest mean hypervolume against the second, where two have several seeds."""
-        return lead_over_seeds(self.recipes, [e.hypervolume for e in self.entries])
+        return self.pairs[0] if self.pairs else None
 
     @cached_property
     def settings(self) -> list[tuple[str, list[str]]]:
         """(key, its value in each sweep) of every setting that is not the same in all specs; "–" where absent, which
         counts as the default."""
-        flat = [settings_of(e.spec) for e in self.entries]
-        keys = dict.fromkeys(key for settings in flat for key in settings)
-        rows = [(key, [settings.get(key, "–") for settings in flat]) for key in keys]
-        usual = _defaults([e.spec for e in self.entries])
-        # What one sweep has at its default, and another does not have at all, was set by nobody.
-        return [(key, row) for key, row in rows if len(set(row)) > 1 and not set(row) <= {"–", usual.get(key)}]
+        return settings_that_differ([e.spec for e in self.entries])
 
 
-def _ahead(axis: Axis, points: Sequence[Evaluation | None]) -> tuple[list[float], int | None, bool] | None:
-    """The place of each point on the axis (NaN for none), the number of the largest (None where others equal it), and
-    whether it is clearly ahead of the second; None where there is no point."""
+def _ahead(
+    axis: Axis, points: Sequence[Evaluation | None], recipes: Sequence[Repeats]
+) -> tuple[list[float], int | None, bool, bool] | None:
+    """The place of each point on the axis (NaN for none), the number of the largest (None where another recipe equals
+    it), whether it is clearly ahead of the best of another recipe, and whether no other recipe has a point; None where
+    there is no point."""
     places = [math.nan if e is None else float(axis.of([e])[0]) for e in points]
-    order = sorted((i for i, place in enumerate(places) if place == place), key=lambda i: -places[i])
+    reached = [[i for i in one.sweeps if not math.isnan(places[i])] for one in recipes]
+    best = [max(found, key=lambda i: places[i]) for found in reached if found]
+    order = sorted(best, key=lambda i: -places[i])
     if not order:
         return None
+    if len(recipes) == 1:
+        return places, None, False, False
     if len(order) == 1:
-        return places, order[0], True
+        return places, order[0], True, True
     first, second = (points[i] for i in order[:2])
     lead = places[order[0]] - places[order[1]]
     if math.isclose(lead, 0, abs_tol=1e-9):
-        return places, None, False
+        return places, None, False, False
     assert first is not None
     assert second is not None
-    return places, order[0], lead > margin_over_groups(axis, first, second)
+    return places, order[0], lead > margin_over_groups(axis, first, second), False
 
 
 def load_comparison(folders: Sequence[Path]) -> Comparison:
@@ -249,40 +258,9 @@ def compare(sweeps: Sequence[SweepRecords], specs: Sequence[Spec]) -> Comparison
     if len(set(counts)) > 1:
         budgets = each(names, (plural(count, "trial") for count in counts))
         notes.append(f"The budgets differ: {budgets}. More trials alone raise a front.")
-    return Comparison(common, entries, notes, _seeds(specs))
-
-
-def settings_of(spec: Spec) -> dict[str, str]:
-    """Every setting of a spec as text by dotted key; a search distribution is one setting. Without the name."""
-    space = spec.space
-    found: dict[str, str] = {}
-
-    def walk(value: Any, key: str) -> None:
-        if key not in space and isinstance(value, Mapping) and value:
-            for name, child in value.items():
-                walk(child, f"{key}.{name}" if key else str(name))
-        elif isinstance(value, list) and any(isinstance(child, Mapping) for child in value):
-            for i, child in enumerate(value):
-                walk(child, f"{key}.{i}")
-        else:
-            found[key] = dump_yaml(value, flow=True)
-
-    walk({k: v for k, v in spec.resolved().items() if k != "name"}, "")
-    return found
-
-
-def _defaults(specs: Sequence[Spec]) -> dict[str, str]:
-    """The default of every setting that these specs may have, as `settings_of` has it."""
-    least = {"name": "x", "model": TESTBED, "data": TESTBED, "method": "ga", "training": {"lr": 1e-3}}
-    found: dict[str, str] = {}
-    for update in UPDATES:
-        found |= settings_of(from_plain(least | {"update": update}))
-    methods = [spec.method.of(name) for spec in specs for name in spec.method.names]
-    for method in methods:
-        found |= {
-            f"method.{key}": dump_yaml(one.default, flow=True) for key, one in {**method.parameters, **SETTINGS}.items()
-        }
-    return found
+    seeds = same_but_for_seed(specs)
+    notes += draws_told(sweeps, specs, names, seeds)
+    return Comparison(common, entries, notes, seeds)
 
 
 def _judged(e: Evaluation, limits: Sequence[Limit]) -> Evaluation:
@@ -291,16 +269,6 @@ def _judged(e: Evaluation, limits: Sequence[Limit]) -> Evaluation:
         if limit.metric in e.metrics and not limit.keeps(e.metrics[limit.metric]):
             return replace(e, feasible=False)
     return e
-
-
-def _seeds(specs: Sequence[Spec]) -> list[list[int]]:
-    """Numbers of the specs that differ in nothing but name and search.seed, two or more together. Of one seed the
-    first counts: a sweep and its copy are one draw."""
-    groups: dict[str, dict[int, int]] = {}
-    for i, spec in enumerate(specs):
-        settings = {k: v for k, v in settings_of(spec).items() if k != "search.seed"}
-        groups.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(spec.search.seed, i)
-    return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
 def _upwards(evaluations: Sequence[Evaluation], objectives: Objectives) -> Floats:

@@ -23,13 +23,16 @@ from rayul.report.figures import (
     in_percent,
     save_figures,
 )
+from rayul.report.leads import FEWEST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LOOKS = tuple(zip((BLUE, ORANGE, GREEN, PURPLE, SKY, GREY), "os^Dvp", strict=True))
-"""Colour and mark of each sweep, or of each group of seeds; vermillion is the limit's."""
+"""Colour and mark of each recipe, in every figure; vermillion is the limit's."""
+STROKES = ("solid", "dashed", "dotted", "dashdot")
+"""Of the seeds of a recipe."""
 
 
 def write_comparison_figures(c: Comparison, folder: Path, formats: Sequence[str]) -> list[Path]:
@@ -47,16 +50,20 @@ def draw_fronts(figure: Figure, c: Comparison, chosen: tuple[Axis, Axis]) -> Non
     """The front of every sweep with standard errors, on the first one's baseline, and the common limits."""
     x, y = chosen
     plot = figure.subplots()
-    for i, entry in enumerate(c.entries):
-        colour, mark = LOOKS[i % len(LOOKS)]
+    named = set()
+    for entry, (recipe, seed) in zip(c.entries, c.places, strict=True):
+        colour, mark = LOOKS[recipe % len(LOOKS)]
         points = sorted(entry.front, key=lambda e: float(x.of([e])[0]))
         if not points:
             continue
         at: dict[str, Any] = {"x": x.of(points), "y": y.of(points)}
         if len(c.objectives) == 2:
-            plot.step(at["x"], at["y"], where="pre", color=colour, zorder=2)
+            plot.step(at["x"], at["y"], where="pre", color=colour, ls=STROKES[seed % len(STROKES)], zorder=2)
         errors: dict[str, Any] = {"xerr": x.error(points), "yerr": y.error(points), "elinewidth": 0.5}
-        plot.errorbar(**at, **errors, fmt=mark, color=colour, label=entry.label, zorder=3)
+        one = c.recipes[recipe]
+        name = entry.label if len(one.sweeps) == 1 else f"{one.label} ({len(one.sweeps)} seeds)"
+        plot.errorbar(**at, **errors, fmt=mark, color=colour, label=None if recipe in named else name, zorder=3)
+        named.add(recipe)
     for e, mark, name in ((c.baseline, "D", "baseline"), (c.common.oracle, "*", "oracle")):
         if e is not None:
             plot.plot(x.of([e]), y.of([e]), mark, color="black", ms=4 if mark == "D" else 7, label=name, zorder=4)
@@ -64,15 +71,22 @@ def draw_fronts(figure: Figure, c: Comparison, chosen: tuple[Axis, Axis]) -> Non
 
 
 def draw_attainment(figure: Figure, c: Comparison, chosen: tuple[Axis, Axis]) -> None:
-    """What half of a search's seeds attain as a line, and between what all and at least one attain a band."""
+    """What half of a recipe's seeds attain as a line, and between what all and at least one attain a band; of two seeds
+    a line for each."""
     x, y = chosen
     plot = figure.subplots()
     fronts = [np.stack([x.of(entry.front), y.of(entry.front)], axis=1) for entry in c.entries]
     every = np.concatenate([fronts[i] for group in c.seeds for i in group])
     if len(every):
         left, bottom = (every.min(axis=0) - 0.06 * np.maximum(np.ptp(every, axis=0), 0.1)).tolist()
-        for n, group in enumerate(c.seeds):
-            colour, _ = LOOKS[n % len(LOOKS)]
+        for group in c.seeds:
+            colour, _ = LOOKS[c.places[group[0]][0] % len(LOOKS)]
+            if len(group) < FEWEST:
+                for i in group:
+                    line = outline(attainment([fronts[i]])["best"], left, bottom)
+                    stroke = STROKES[c.places[i][1] % len(STROKES)]
+                    plot.plot(line[:, 0], line[:, 1], color=colour, ls=stroke, label=c.entries[i].label)
+                continue
             surfaces = attainment([fronts[i] for i in group])
             lines = {name: outline(surface, left, bottom) for name, surface in surfaces.items()}
             if len(lines["worst"]):

@@ -15,14 +15,17 @@ from rayul.pareto.attainment import attainment, outline
 from rayul.records import Evaluation
 from rayul.report.axes import Axis, escape, limit_shapes, short
 from rayul.report.compare import Comparison
-from rayul.report.compare_text import checked_table, headline, merged_front, recalled_table, sentences
+from rayul.report.compare_text import checked_table, headline, merged_front, pairs_table, recalled_table, sentences
+from rayul.report.leads import FEWEST
 from rayul.report.page import embed, plotly_js
 from rayul.words import duration, measured, percent
 
 ASSETS = Path(__file__).parent / "assets"
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "pentagon", "star-square")
-"""With the colour, what tells a sweep from the others also in print and to colour-blind readers."""
+"""With the colour, what tells a recipe from the others also in print and to colour-blind readers."""
 COLOURS = len(SYMBOLS)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+"""What tells the seeds of a recipe from each other."""
 
 Figure = dict[str, Any]
 
@@ -46,8 +49,10 @@ def write_comparison(c: Comparison, path: Path) -> None:
         points=merged_front(c),
         recalled=recalled_table(c),
         checked=checked_table(c),
+        pairs=pairs_table(c),
+        colour=[r % COLOURS for r, _ in c.places],
+        few=[one.label for one in c.recipes if 1 < len(one.sweeps) < FEWEST],
         gone=c.axes[0].short if c.axes else "Forgotten",
-        colours=COLOURS,
         isnan=math.isnan,
         css=Markup(css),
         script=Markup(script),
@@ -75,10 +80,10 @@ def fronts_figure(c: Comparison, chosen: tuple[Axis, Axis]) -> Figure:
         points = sorted(e.front, key=lambda p: float(x.of([p])[0]))
         data.append(
             {
-                **_trace(f"series-{i % COLOURS}", e.label, short(x.of(points)), short(y.of(points))),
+                **_trace(_series(c, i), e.label, short(x.of(points)), short(y.of(points))),
                 "mode": "lines+markers",
-                "line": {"shape": "vh"} if len(c.objectives) == 2 else {"width": 0},
-                "marker": {"symbol": SYMBOLS[(i + i // COLOURS) % COLOURS]},
+                "line": {"shape": "vh", "dash": _dash(c, i)} if len(c.objectives) == 2 else {"width": 0},
+                "marker": {"symbol": _symbol(c, i)},
                 "error_x": {"type": "data", "array": short(x.error(points)), "thickness": 1, "width": 0},
                 "error_y": {"type": "data", "array": short(y.error(points)), "thickness": 1, "width": 0},
                 "text": [_hover(c, e.label, p) for p in points],
@@ -100,22 +105,34 @@ def fronts_figure(c: Comparison, chosen: tuple[Axis, Axis]) -> Figure:
 
 
 def attainment_figure(c: Comparison, chosen: tuple[Axis, Axis]) -> Figure:
-    """What at least one seed, half of them and all of them attain, for every group of seeds: a band and its median."""
+    """What at least one seed, half of them and all of them attain, for every group of seeds: a band and its median; of
+    fewer than three seeds what each attains."""
     x, y = chosen
     layout = _layout(c, chosen)
     left, bottom = layout["xaxis"]["range"][0], layout["yaxis"]["range"][0]
     data = []
     for group in c.seeds:
         points = [np.stack([x.of(c.entries[i].front), y.of(c.entries[i].front)], axis=1) for i in group]
+        colour = c.places[group[0]][0] % COLOURS
+        if len(group) < FEWEST:
+            for i, corners in zip(group, points, strict=True):
+                line = outline(attainment([corners])["best"], left, bottom)
+                data.append(
+                    {
+                        **_trace(_series(c, i), c.entries[i].label, short(line[:, 0]), short(line[:, 1])),
+                        "mode": "lines",
+                        "line": {"dash": _dash(c, i)},
+                        "hoverinfo": "name",
+                    }
+                )
+            continue
         lines = {name: outline(surface, left, bottom) for name, surface in attainment(points).items()}
-        label = ", ".join(c.entries[i].label for i in group)
+        label = next(one.label for one in c.recipes if one.sweeps == tuple(group))
         for name in ("worst", "best", "median"):
             line = lines[name]
             data.append(
                 {
-                    **_trace(
-                        f"{name}-{group[0] % COLOURS}", f"{name} of {label}", short(line[:, 0]), short(line[:, 1])
-                    ),
+                    **_trace(f"{name}-{colour}", f"{name} of {label}", short(line[:, 0]), short(line[:, 1])),
                     "mode": "lines",
                     # The band lies between the two: without a worst line it would fall to the axis.
                     "fill": "tonexty" if name == "best" and len(lines["worst"]) else "none",
@@ -132,9 +149,9 @@ def volumes_figure(c: Comparison) -> Figure:
         counts, volumes = zip(*e.history, strict=True)
         data.append(
             {
-                **_trace(f"series-{i % COLOURS}", e.label, list(counts), short(volumes)),
+                **_trace(_series(c, i), e.label, list(counts), short(volumes)),
                 "mode": "lines",
-                "line": {"shape": "hv", "dash": ("solid", "dash", "dot")[i // COLOURS % 3]},
+                "line": {"shape": "hv", "dash": _dash(c, i)},
                 "hovertemplate": "%{y:.4f} after %{x:,} evaluations",
             }
         )
@@ -144,6 +161,21 @@ def volumes_figure(c: Comparison) -> Figure:
         "hovermode": "x",
     }
     return {"data": data, "layout": layout}
+
+
+def _series(c: Comparison, i: int) -> str:
+    """The look of a sweep: its recipe's, the same in every chart and table."""
+    return f"series-{c.places[i][0] % COLOURS}"
+
+
+def _symbol(c: Comparison, i: int) -> str:
+    recipe = c.places[i][0]
+    return SYMBOLS[(recipe + recipe // COLOURS) % COLOURS]
+
+
+def _dash(c: Comparison, i: int) -> str:
+    recipe, seed = c.places[i]
+    return DASHES[(seed + recipe // COLOURS) % len(DASHES)]
 
 
 def _trace(role: str, name: str, x: list[Any], y: list[Any]) -> dict[str, Any]:

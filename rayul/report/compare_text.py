@@ -14,13 +14,19 @@ from rayul.report.audit_section import WORDS
 from rayul.report.certified import Certified, kept_limits
 from rayul.report.compare import Comparison, Level
 from rayul.report.gone import heading_of
-from rayul.report.leads import Repeats
+from rayul.report.leads import ADVISED, FEWEST, OverSeeds
 from rayul.report.recalled import TITLES, as_asked
 from rayul.words import measured, percent
 
 FRONT_ROWS = 12
 CELL = 22
 """Characters of a setting in the terminal; the page has it all."""
+
+LEGEND = [
+    "* ahead of the best of another recipe: the 95% t interval of the lead over the groups of rows is above 0",
+    "~ ahead, but that interval holds 0",
+]
+NUMBERS = {FEWEST: "three", ADVISED: "five"}
 
 
 def headline(c: Comparison) -> str:
@@ -29,14 +35,18 @@ def headline(c: Comparison) -> str:
     if not any(volumes):
         return "None of the sweeps has found a solution."
     if len(c.recipes) == 1:
-        return f"{len(c.entries)} seeds of one search: hypervolume {min(volumes):.3f} to {max(volumes):.3f}."
+        return f"{len(c.entries)} seeds of one recipe: hypervolume {min(volumes):.3f} to {max(volumes):.3f}."
     if (lead := c.over_seeds) is not None and all(len(one.sweeps) > 1 for one in c.recipes):
-        seeds = f"{_seeds_of(lead.first)} and {_seeds_of(lead.second)} seeds"
-        shown = f"{lead.means[0]:.3f} against {lead.means[1]:.3f} for {lead.second.label} (means of {seeds})"
+        shown = f"{lead.means[0]:.3f} against {lead.means[1]:.3f} for {lead.second.label} (means of {_seeds_of(lead)})"
         if lead.clear:
             return f"{lead.first.label} has the best overall trade-off: hypervolume {shown}."
-        return f"{lead.first.label} has the larger hypervolume, {shown}, but by no more than seeds differ."
-    first, second = sorted(range(len(volumes)), key=lambda i: -volumes[i])[:2]
+        why = (
+            "but by no more than seeds differ" if lead.margin == lead.margin else "but these are too few seeds to tell"
+        )
+        return f"{lead.first.label} has the larger hypervolume, {shown}, {why}."
+    first = max(range(len(volumes)), key=lambda i: volumes[i])
+    others = [i for i in range(len(volumes)) if c.places[i][0] != c.places[first][0]]
+    second = max(others, key=lambda i: volumes[i])
     if volumes[first] == volumes[second]:
         return "Equal hypervolume."
     return (
@@ -45,40 +55,71 @@ def headline(c: Comparison) -> str:
     )
 
 
-def _seeds_of(one: Repeats) -> int:
-    return len(one.sweeps)
+def _seeds_of(lead: OverSeeds) -> str:
+    first, second = lead.seeds
+    return f"{first} and {second} seeds"
+
+
+def _margin_of(lead: OverSeeds) -> str:
+    """The difference of two recipes with its interval, where there are seeds enough for one."""
+    return f"{lead.difference:.3f}" + (f" ± {lead.margin:.3f}" if lead.margin == lead.margin else "")
 
 
 def _over_seeds(c: Comparison) -> list[str]:
     """What the sweeps say of their recipes, and not of these runs alone."""
-    lead = c.over_seeds
-    if lead is not None:
-        shown = f"{lead.difference:.3f} ± {lead.margin:.3f} (95% t interval over seeds)"
-        verdict = "more" if lead.clear else "no more"
-        return [
-            f"Over seeds, {lead.first.label} is ahead of {lead.second.label} in hypervolume by {shown}: {verdict} than "
-            "seeds differ."
-        ]
     if len(c.recipes) == 1:
+        return ["These are seeds of one recipe, so nothing is compared: a lead of one over another is luck."]
+    lead = c.over_seeds
+    if lead is None:
+        single = [one.label for one in c.recipes if len(one.sweeps) == 1]
+        which = f"{', '.join(single)} {'is' if len(single) == 1 else 'are each'}"
+        which = "Each sweep is" if len(single) == len(c.recipes) else which
+        return [
+            f"{which} one seed: this compares runs, and says nothing of the recipes behind them. Run each with "
+            f"{NUMBERS[ADVISED]} seeds (--set search.seed=1000 --name ...)."
+        ]
+    shown = f"Over seeds, {lead.first.label} is ahead of {lead.second.label} in hypervolume by {_margin_of(lead)}"
+    if math.isnan(lead.margin):
+        return [
+            f"{shown}. {_seeds_of(lead)} are too few to say whether that is more than seeds differ: an interval takes "
+            f"{NUMBERS[FEWEST]} of each. Run {NUMBERS[ADVISED]}."
+        ]
+    of_many = "" if len(c.pairs) == 1 else f", p {lead.corrected:.2g} after Holm's correction for {len(c.pairs)} pairs"
+    verdict = "more" if lead.clear else "no more"
+    return [f"{shown} (95% t interval over seeds{of_many}): {verdict} than seeds differ."]
+
+
+def pairs_table(c: Comparison) -> list[list[str]]:
+    """Head, and a row for each pair of recipes that have several seeds; empty for fewer than three such recipes, whose
+    one pair has a sentence."""
+    if len(c.pairs) < 2:
         return []
-    single = [one.label for one in c.recipes if len(one.sweeps) == 1]
-    which = f"{', '.join(single)} {'is' if len(single) == 1 else 'are each'}"
-    which = "Each sweep is" if len(single) == len(c.recipes) else which
-    return [
-        f"{which} one seed: this compares runs, and says nothing of the recipes behind them. Run each with three seeds "
-        "or more (--set search.seed=1 --name ...)."
-    ]
+    head = ["ahead", "of", "seeds", "difference", "p", "after Holm", "more than seeds differ"]
+    rows = []
+    for one in c.pairs:
+        p, corrected = (f"{p:.2g}" if p == p else "–" for p in (one.p, one.corrected))
+        verdict = "too few seeds" if math.isnan(one.margin) else "yes" if one.clear else "no"
+        seeds = " and ".join(map(str, one.seeds))
+        rows.append([one.first.label, one.second.label, seeds, _margin_of(one), p, corrected, verdict])
+    return [head, *rows]
+
+
+PAIRS = (
+    "difference of the mean hypervolumes, each with its own 95% t interval (Welch); p of that t test, and p after "
+    "Holm's correction for all pairs"
+)
 
 
 def sentences(c: Comparison) -> list[str]:
     """What the headline does not say: where who is ahead, how far the seeds differ, and what all are measured by."""
     said = [*_at_targets(c), *_spells(c), *_over_seeds(c)]
-    for group in c.seeds:
+    for group in c.seeds if len(c.recipes) > 1 else ():
         volumes = sorted(c.entries[i].hypervolume for i in group)
         names = ", ".join(c.entries[i].label for i in group)
+        median = f", median {float(np.median(volumes)):.3f}" if len(group) >= FEWEST else ""
         said.append(
-            f"{names} are {len(group)} seeds of one search: hypervolume {volumes[0]:.3f} to {volumes[-1]:.3f}, "
-            f"median {float(np.median(volumes)):.3f}. A lead smaller than that range may be luck."
+            f"{names} are {len(group)} seeds of one recipe: hypervolume {volumes[0]:.3f} to {volumes[-1]:.3f}{median}. "
+            "A lead smaller than that range may be luck."
         )
     limits = ", ".join(map(str, c.common.limits))
     said.append(
@@ -92,12 +133,17 @@ def sentences(c: Comparison) -> list[str]:
 def _at_targets(c: Comparison) -> list[str]:
     """The verdict at each utility target, a sentence each."""
     said = []
-    for one in c.targets:
+    for one in c.targets if len(c.recipes) > 1 else ():
         if one.winner is None:
             said.append(f"With {100 * one.share:g}% kept, the first are equal: {percent(max(known(one.forgotten)))}.")
             continue
         ahead = c.entries[one.winner].label
-        others = {c.entries[i].label: gone for i, gone in enumerate(one.forgotten) if i != one.winner and gone == gone}
+        recipe = c.places[one.winner][0]
+        others = {
+            c.entries[i].label: gone
+            for i, gone in enumerate(one.forgotten)
+            if c.places[i][0] != recipe and not math.isnan(gone)
+        }
         shown = f"{percent(one.forgotten[one.winner])} {heading_of(forget_objective(c.objectives))}"
         verdict = f"only {ahead} has a point: {shown}"
         if others:
@@ -115,10 +161,9 @@ def known(values: Sequence[float]) -> list[float]:
 def _spells(c: Comparison) -> list[str]:
     """Runs of neighbouring levels with one verdict, a sentence each."""
     runs: list[tuple[str, list[float]]] = []
-    for level in c.levels:
+    for level in c.levels if len(c.recipes) > 1 else ():
         label = "" if level.winner is None else c.entries[level.winner].label
-        reached = sum(not math.isnan(kept) for kept in level.kept)
-        verdict = f"only {label} gets there" if reached == 1 else f"{label} keeps most utility"
+        verdict = f"only {label} gets there" if level.is_reached_by_one else f"{label} keeps most utility"
         verdict += "" if level.clear else ", by no more than chance on these groups"
         verdict = verdict if label else "the first keep equal utility"
         if runs and runs[-1][0] == verdict:
@@ -190,11 +235,13 @@ def comparison_lines(c: Comparison) -> list[str]:
         counts = [len(e.results.trials), states["pruned"], states["failed"], len(e.front), len(e.non_dominated)]
         rows.append([e.label, *map(str, counts), percent(e.best), f"{e.hypervolume:.4f}"])
     lines += aligned([head, *rows])
+    if table := pairs_table(c):
+        lines += ["", PAIRS, *aligned(table, left=True)]
     if c.levels and c.axes is not None:
         lines += ["", f"{c.axes[1].title}, at least this much forgotten"]
-        lines += ["* ahead: the 95% t interval of the lead over the groups of rows is above 0; ~ ahead, but it is not"]
+        lines += LEGEND if len(c.recipes) > 1 else ["no marks: these are seeds of one recipe"]
         lines += (
-            ["no mark: others are as good, or none gets that far"]
+            ["no mark: others are as good, or no other gets that far"]
             if any(level.is_reached_by_one for level in c.levels)
             else []
         )

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -18,6 +19,10 @@ CONFIDENCE = 0.95
 """Of the intervals, two-sided."""
 
 _ONE_SIDED = (1 + CONFIDENCE) / 2
+
+FEWEST, ADVISED = 3, 5
+"""Seeds of a recipe: the fewest for which an interval is shown (of two each it reaches 4 to 13 standard errors), and
+the number that is advised."""
 
 
 def margin_over_groups(axis: Axis, first: Evaluation, second: Evaluation) -> float:
@@ -67,8 +72,11 @@ class Repeats:
 def recipes(labels: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[Repeats]:
     """seeds: the sweeps that differ in their seeds alone; each of the others is a recipe of its own."""
     several = {i: tuple(group) for group in seeds for i in group}
-    groups = dict.fromkeys(several.get(i, (i,)) for i in range(len(labels)))
-    return [Repeats(_shared([labels[i] for i in group]), group) for group in groups]
+    groups = list(dict.fromkeys(several.get(i, (i,)) for i in range(len(labels))))
+    names = [_shared([labels[i] for i in group]) for group in groups]
+    if len(set(names)) < len(names):
+        names = [", ".join(labels[i] for i in group) for group in groups]
+    return [Repeats(name, group) for name, group in zip(names, groups, strict=True)]
 
 
 def _shared(labels: Sequence[str]) -> str:
@@ -81,32 +89,64 @@ def _shared(labels: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """The two recipes that are best in a number, with their means over seeds. margin: half of the interval of the
-    difference (Welch 1947: a t interval with a variance for each recipe)."""
+    """Two recipes, the one with the larger mean of a number first, with these means over seeds. margin: half of the 95%
+    interval of their difference (Welch 1947: a t interval with a variance for each recipe). p: of Welch's two-sided
+    test. corrected: p after Holm (1979) for all pairs that were compared. All three are NaN where a recipe has fewer
+    seeds than FEWEST."""
 
     first: Repeats
     second: Repeats
     means: tuple[float, float]
     margin: float
+    p: float
+    corrected: float
 
     @property
     def difference(self) -> float:
         return self.means[0] - self.means[1]
 
     @property
+    def seeds(self) -> tuple[int, int]:
+        return len(self.first.sweeps), len(self.second.sweeps)
+
+    @property
     def clear(self) -> bool:
-        return self.difference > self.margin
+        """More than seeds differ; of a single pair, whether its interval lies above 0."""
+        return self.corrected < 1 - CONFIDENCE
 
 
-def lead_over_seeds(found: Sequence[Repeats], values: Sequence[float]) -> OverSeeds | None:
-    """values: of each sweep. None where there are no two recipes with two seeds or more each."""
-    repeated = [one for one in found if len(one.sweeps) > 1]
-    if len(repeated) < 2:
-        return None
-    means = {one.label: float(np.mean([values[i] for i in one.sweeps])) for one in repeated}
-    first, second = sorted(repeated, key=lambda one: -means[one.label])[:2]
-    parts = [_variance([values[i] for i in one.sweeps]) for one in (first, second)]
-    return OverSeeds(first, second, (means[first.label], means[second.label]), t_margin(parts, _ONE_SIDED))
+def pairs_over_seeds(found: Sequence[Repeats], values: Sequence[float]) -> list[OverSeeds]:
+    """Each pair of the recipes that have two seeds or more, those of the best first. values: of each sweep."""
+    drawn = {one: [values[i] for i in one.sweeps] for one in found if len(one.sweeps) > 1}
+    ordered = sorted(drawn, key=lambda one: -float(np.mean(drawn[one])))
+    pairs = list(combinations(ordered, 2))
+    tests = [_welch(drawn[first], drawn[second]) for first, second in pairs]
+    corrected = holm([p for _, p in tests])
+    return [
+        OverSeeds(first, second, (float(np.mean(drawn[first])), float(np.mean(drawn[second]))), margin, p, after)
+        for (first, second), (margin, p), after in zip(pairs, tests, corrected, strict=True)
+    ]
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Half of the t interval of the difference of the means, and p; NaN where one has too few values."""
+    from scipy import stats  # a second to import
+
+    if min(len(first), len(second)) < FEWEST:
+        return math.nan, math.nan
+    margin = t_margin([_variance(first), _variance(second)], _ONE_SIDED)
+    if not margin:  # equal seeds: a t test divides by zero
+        return margin, float(np.mean(first) == np.mean(second))
+    return margin, float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm 1979), in the same order; NaN stays, and does not count."""
+    known = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    corrected, least = [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(known):
+        least = corrected[i] = max(least, min(1.0, (len(known) - rank) * p_values[i]))
+    return corrected
 
 
 def _variance(values: Sequence[float]) -> Variance:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from rayul.spec.certify import AnyCertify, Certify
 from rayul.spec.config import Control, Lora, Model, Resources, Search, Training
 from rayul.spec.criteria import Criterion, keeping
-from rayul.spec.custom import CODE, notices, source_hash
+from rayul.spec.custom import CODE, is_custom, notices, source_hash
 from rayul.spec.data import AnyData, SourceData
 from rayul.spec.earlier import Earlier
 from rayul.spec.evaluate import Evaluate, own_metric_names
@@ -273,6 +273,13 @@ class Spec(Section):
         """By attack that steers, the metrics that are measured under it."""
         pairs = [key.partition(".")[::2] for key in self.steering]
         return {name: found for name in ATTACKED if (found := tuple(metric for s, metric in pairs if s == name))}
+
+    def is_random(self, trials: int) -> bool:
+        """Whether a sampler that would learn draws this many trials at random, the search being too short for it."""
+        search = self.search
+        if search.traits.learns == "nothing" or is_custom(search.sampler) or search.warm_start or not self.space:
+            return False
+        return trials <= search.startup_trials
 
     @property
     def notices(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from rayul.audit.judge import judge
 from rayul.audit.read import read_audit
 from rayul.audit.verdict import standing
 from rayul.pareto.attainment import attainment
-from rayul.records.certificate import Certificates, Dial, Margin, Reading, RowsRead, Walked, write_certificates
+from rayul.records.certificate import (
+    Certificates,
+    Dial,
+    Margin,
+    Reading,
+    RowsRead,
+    Walked,
+    read_certificates,
+    write_certificates,
+)
 from rayul.records.folder import load_records
 from rayul.report.compare import load_comparison
 from rayul.report.compare_text import checked_table, comparison_lines, sentences
@@ -102,6 +112,19 @@ def test_the_verdict_is_per_target_where_all_sweeps_have_targets(two_targets: Pa
     ]
 
 
+def test_certificates_of_the_same_rows_are_noted(two_targets: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(two_targets, again)
+    other = write_folder(tmp_path / "one", sweep(20))
+    (note,) = [note for note in load_comparison([two_targets, again, other]).notes if "certificates" in note]
+    assert note.startswith("2 certificates read the same rows of retain_certify (two, again)")
+    assert "is for it alone" in note
+    reading = read_certificates(again).readings[0]
+    elsewhere = replace(reading, read=(replace(reading.read[0], sha256="cd" * 32),))
+    write_certificates(again, Certificates((elsewhere,)))
+    assert not [note for note in load_comparison([two_targets, again]).notes if "certificates" in note]
+
+
 def test_the_verdict_of_an_audit_is_named_beside_its_point(tmp_path: Path) -> None:
     folder = audit_folder(tmp_path / "audited")
     audit = read_audit(load_records(folder))
@@ -126,19 +149,34 @@ def test_figures_have_the_fronts_and_what_half_of_the_seeds_attain(tmp_path: Pat
     figure = Figure()
     draw_fronts(figure, c, c.axes)
     assert len(figure.axes[0].containers) == 4
+    labels = [str(bars.get_label()) for bars in figure.axes[0].containers]
+    assert [label for label in labels if not label.startswith("_")] == ["ga (3 seeds)", "b"]
+    colours = [bars.lines[0].get_color() for bars in figure.axes[0].containers]
+    assert len(set(colours[:3])) == 1
+    assert colours[3] != colours[0]
     for bars, entry in zip(figure.axes[0].containers, c.entries, strict=True):
         drawn = bars.lines[0].get_xydata()
         expected = np.stack([x.of(entry.front), y.of(entry.front)], axis=1)
-        assert bars.get_label() == entry.label
         np.testing.assert_allclose(drawn, expected[np.argsort(expected[:, 0], kind="stable")])
     figure = Figure()
     draw_attainment(figure, c, c.axes)
     (median,) = [line for line in figure.axes[0].lines if "median" in str(line.get_label())]
     assert median.get_label() == "ga: median of 3 seeds"
+    assert median.get_color() == colours[0], "one colour for one recipe"
     seeds = [np.stack([x.of(e.front), y.of(e.front)], axis=1) for e in c.entries[:3]]
     corners = {tuple(map(float, corner)) for corner in attainment(seeds)["median"]}
     assert corners <= set(map(tuple, median.get_xydata().tolist()))
     (band,) = figure.axes[0].patches
     assert band.get_xy()[:, 0].max() == pytest.approx(max(float(one[:, 0].max()) for one in seeds))
+    two = load_comparison([*folders[:2], tmp_path / "b"])
+    assert two.axes is not None
+    figure = Figure()
+    draw_attainment(figure, two, two.axes)
+    assert not figure.axes[0].patches
+    assert [line.get_label() for line in figure.axes[0].lines if line.get_label() in ("ga-0", "ga-1")] == [
+        "ga-0",
+        "ga-1",
+    ]
+    assert not [line for line in figure.axes[0].lines if "median" in str(line.get_label())]
     written = write_comparison_figures(c, tmp_path / "figures", ["svg"])
     assert [path.name for path in written] == ["attainment.svg", "fronts.svg"]

@@ -16,9 +16,10 @@ from synthetic import BASE, SPEC, baseline, evaluation, oracle, sweep, write_fol
 from rayul.errors import InputError
 from rayul.pareto.attainment import attainment, outline
 from rayul.records import Evaluation
-from rayul.report.compare import Comparison, load_comparison, settings_of
+from rayul.report.compare import Comparison, load_comparison
 from rayul.report.compare_text import comparison_lines, headline, merged_front, sentences
-from rayul.report.leads import margin_over_groups
+from rayul.report.leads import holm, margin_over_groups
+from rayul.report.settings import settings_of
 from rayul.spec import parse_spec
 
 
@@ -80,7 +81,7 @@ def test_hypervolume_is_on_the_first_baseline_and_the_tighter_limit(tmp_path: Pa
 
 
 def test_what_is_the_same_everywhere_is_not_noted(tmp_path: Path) -> None:
-    c = comparison(tmp_path, a=(points((0.3, 0.95)), spec("a")), b=(points((0.2, 0.9)), spec("b")))
+    c = comparison(tmp_path, a=(sweep(20), spec("a")), b=(sweep(20, seed=1), spec("b")))
     assert c.notes == []
     assert [key for key, _ in c.settings] == []
 
@@ -182,22 +183,126 @@ def test_a_lead_is_clear_where_its_t_interval_over_groups_is_above_zero(
     assert math.isnan(margin_over_groups(y, *(replace(e, stderr={}) for e in alone)))
 
 
+def recipes_of(folder: Path, seeds: dict[str, int], step: int = 1000) -> Comparison:
+    """Sweeps of each method (gd, npo, undial, ...) with that many seeds, `step` apart."""
+    folders = {}
+    for number, (method, count) in enumerate(seeds.items()):
+        for i in range(count):
+            text = spec(f"{method}-{step * i}", step * i, m=("name: {choice: [ga, gd]}", f"name: {method}"))
+            folders[f"{method}-{step * i}"] = (sweep(12, seed=50 * number + i), text)
+    return comparison(folder, **folders)
+
+
 def test_recipes_with_seeds_are_compared_over_them(tmp_path: Path) -> None:
-    folders = {f"ga-{i}": (sweep(12, seed=i), spec(f"ga-{i}", i)) for i in range(3)}
-    folders |= {f"npo-{i}": (sweep(12, seed=50 + i), spec(f"npo-{i}", i, m=("[ga, gd]", "[npo]"))) for i in range(2)}
-    c = comparison(tmp_path, **folders)
-    assert [(one.label, one.sweeps) for one in c.recipes] == [("ga", (0, 1, 2)), ("npo", (3, 4))]
+    c = recipes_of(tmp_path, {"gd": 3, "npo": 4})
+    assert [(one.label, one.sweeps) for one in c.recipes] == [("gd", (0, 1, 2)), ("npo", (3, 4, 5, 6))]
     volumes = [e.hypervolume for e in c.entries]
-    welch = stats.ttest_ind(volumes[:3], volumes[3:], equal_var=False).confidence_interval(0.95)
-    lead = c.over_seeds
-    assert lead is not None
+    welch = stats.ttest_ind(volumes[:3], volumes[3:], equal_var=False)
+    interval = welch.confidence_interval(0.95)
+    (lead,) = c.pairs
+    assert lead == c.over_seeds
     assert abs(lead.difference) == pytest.approx(abs(np.mean(volumes[:3]) - np.mean(volumes[3:])))
-    assert lead.margin == pytest.approx((welch.high - welch.low) / 2)
+    assert lead.margin == pytest.approx((interval.high - interval.low) / 2)
+    assert lead.p == lead.corrected == pytest.approx(welch.pvalue)
     assert lead.clear == (abs(lead.difference) > lead.margin)
     said = " ".join(sentences(c))
     assert f"by {lead.difference:.3f} ± {lead.margin:.3f} (95% t interval over seeds)" in said
     assert "is one seed" not in said
     assert lead.second.label in headline(c)
+
+
+def test_two_seeds_have_no_interval_and_it_says_so(tmp_path: Path) -> None:
+    c = recipes_of(tmp_path, {"gd": 2, "npo": 3})
+    (lead,) = c.pairs
+    assert (math.isnan(lead.margin), lead.clear) == (True, False)
+    said = " ".join([headline(c), *sentences(c)])
+    assert "too few seeds to tell" in headline(c)
+    assert "are too few to say whether that is more than seeds differ" in said
+    assert "takes three of each. Run five." in said
+    assert "±" not in said
+    assert "gd-0, gd-1000 are 2 seeds of one recipe" in said
+    assert "median" not in said.split("are 2 seeds")[1].split(". ")[0], "half of two is no middle"
+
+
+def test_each_pair_of_three_recipes_is_tested_with_holms_correction(tmp_path: Path) -> None:
+    c = recipes_of(tmp_path, {"gd": 3, "npo": 4, "undial": 3, "simnpo": 1})
+    volumes = {one.label: [c.entries[i].hypervolume for i in one.sweeps] for one in c.recipes}
+    means = {label: np.mean(values) for label, values in volumes.items() if len(values) > 1}
+    order = sorted(means, key=lambda label: -means[label])
+    assert [(one.first.label, one.second.label) for one in c.pairs] == [
+        (order[0], order[1]),
+        (order[0], order[2]),
+        (order[1], order[2]),
+    ]
+    for one in c.pairs:
+        pair = volumes[one.first.label], volumes[one.second.label]
+        assert one.p == pytest.approx(stats.ttest_ind(*pair, equal_var=False).pvalue)
+    # Step down: the smallest p against alpha / 3, the next against alpha / 2, the last against alpha, until one fails.
+    rejected, going = set(), True
+    for rank, one in enumerate(sorted(c.pairs, key=lambda one: one.p)):
+        going = going and one.p < 0.05 / (3 - rank)
+        rejected |= {one} if going else set()
+    assert {one for one in c.pairs if one.clear} == rejected
+    lines = comparison_lines(c)
+    start = next(i for i, line in enumerate(lines) if "Holm's correction for all pairs" in line)
+    assert [line.split()[:2] for line in lines[start + 2 : start + 5]] == [
+        [a.first.label, a.second.label] for a in c.pairs
+    ]
+    assert "after Holm's correction for 3 pairs" in " ".join(sentences(c))
+
+
+def test_holm_is_that_of_the_published_example() -> None:
+    """p.adjust(c(.01, .04, .03, .005), "holm") of R; a test that was not made is none of those corrected for."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, math.nan, 0.04]) == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)
+
+
+def test_a_lead_is_over_the_best_of_another_recipe(tmp_path: Path) -> None:
+    """The two best are seeds of one recipe, and far enough ahead of the third."""
+    other = ("name: {choice: [ga, gd]}", "name: npo")
+    known = {
+        "a-0": (grouped(0.3, [0.99] * 20), spec("a-0")),
+        "a-1": (grouped(0.3, [0.985] * 20), spec("a-1", 1000)),
+        "b": (grouped(0.3, list(np.linspace(0.9, 0.92, 20))), spec("b", m=other)),
+    }
+    c = comparison(tmp_path / "three", **known)
+    assert [(level.winner, level.clear, level.is_reached_by_one) for level in c.levels] == [(0, True, False)] * len(
+        c.levels
+    )
+    assert "a-0 has the best overall trade-off of these runs" in headline(c)
+    assert headline(c).endswith("for b.")
+    far = known | {"b": (grouped(0.9, [0.99] * 20), spec("b", m=other))}
+    c = comparison(tmp_path / "far", **far)
+    assert (c.levels[-1].winner, c.levels[-1].is_reached_by_one) == (0, True), "two seeds get there, of one recipe"
+    assert any("only a-0 gets there" in line for line in sentences(c))
+
+
+def test_seeds_of_one_recipe_are_not_compared(tmp_path: Path) -> None:
+    c = recipes_of(tmp_path, {"gd": 3})
+    assert {level.winner for level in c.levels} == {None}
+    assert not any(level.clear for level in c.levels)
+    assert headline(c).startswith("3 seeds of one recipe: hypervolume ")
+    assert sentences(c)[0].startswith("These are seeds of one recipe, so nothing is compared")
+    lines = comparison_lines(c)
+    assert not [line for line in lines if "is ahead" in line or "keeps most" in line]
+    assert "no marks: these are seeds of one recipe" in lines
+
+
+def test_what_a_comparison_owes_to_chance_is_noted(tmp_path: Path) -> None:
+    close = recipes_of(tmp_path / "close", {"gd": 3, "npo": 2}, step=1)
+    (note,) = [note for note in close.notes if "share training seeds" in note]
+    assert "(gd-0, gd-1, gd-2; npo-0, npo-1)" in note
+    assert "0, 1000, 2000" in note
+    edge = recipes_of(tmp_path / "edge", {"gd": 2, "npo": 1}, step=64)
+    assert edge.notes == [], "trials 0 to 63, and 64 to 127"
+    few = comparison(
+        tmp_path / "few",
+        a=(sweep(10), spec("a")),
+        b=(sweep(11), spec("b")),
+        c=(sweep(10), spec("c", s=("sampler: tpe", "sampler: random"))),
+    )
+    (note,) = [note for note in few.notes if "at random" in note]
+    assert note.startswith("All trials of a were drawn at random: tpe proposes settings only after 10 trials")
 
 
 def test_a_comparison_of_one_seed_each_says_what_it_cannot_say(tmp_path: Path) -> None:

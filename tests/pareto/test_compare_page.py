@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,38 @@ def test_the_command_prints_the_paths_that_it_wrote(tmp_path: Path) -> None:
     assert (
         set(last[1:]) == found == {f"c-figures/{n}.{kind}" for n in ("fronts", "attainment") for kind in ("pdf", "svg")}
     )
+
+
+def test_a_recipe_has_one_colour_everywhere_and_two_seeds_have_lines_of_their_own(tmp_path: Path) -> None:
+    methods = {"gd": "gd", "npo": "npo", "kl": "kl"}
+    made = [
+        write_folder(
+            tmp_path / f"{name}-{i}",
+            sweep(12, seed=10 * n + i),
+            spec(f"{name}-{i}", 1000 * i, m=("name: {choice: [ga, gd]}", f"name: {method}")),
+        )
+        for n, (name, method) in enumerate(methods.items())
+        for i in range(3 if name == "npo" else 2)
+    ]
+    c = load_comparison(made)
+    write_comparison(c, tmp_path / "c.html")
+    page = Page(tmp_path / "c.html")
+    expected = {e.label: f"series-{list(methods).index(e.label.split('-')[0])}" for e in c.entries}
+    for chart in ("fronts", "volumes", "attainment"):
+        looks = {t["name"]: t["meta"] for t in page.data["figures"][chart]["data"] if t["name"] in expected}
+        assert looks.items() <= expected.items(), chart
+        assert len(looks) == (4 if chart == "attainment" else 7)
+    attained = [(t["name"], t["meta"]) for t in page.data["figures"]["attainment"]["data"]]
+    assert ("median of npo", "median-1") in attained
+    assert not [name for name, _ in attained if "of gd" in name or "of kl" in name]
+    swatches = re.findall(
+        r'var\(--(series-\d)\)" aria-hidden="true"></span>([\w-]+)<', (tmp_path / "c.html").read_text()
+    )
+    assert set(swatches) == {(look, label) for label, look in expected.items()}
+    text = " ".join(page.text.split())
+    assert "Recipes against each other, over their seeds" in text
+    assert "too few seeds" in text
+    assert "of gd, kl each seed has its own line" in text
 
 
 def test_an_unwritable_page_is_an_error(tmp_path: Path) -> None:
