@@ -85,7 +85,7 @@ def main() -> None:
             if spec.uncompilable:
                 print(f"| {spec.uncompilable[0][1]} | |", flush=True)
                 continue
-            compiled, times = twice(known_compiled, spec, sets, slots)
+            compiled, times = twice(known_compiled, spec, sets, max(2, slots))  # alone nothing is compiled
             print(f"| {compiled.slots}: {compiled.gain:.2f} after {compiled.seconds:.0f} s | {times} |", flush=True)
 
 

@@ -106,6 +106,22 @@ def test_a_short_sweep_measures_nothing(auto: Callable[..., packing.Packing], ca
     unknown = auto("short", rates=None, lora={"target_modules": ["q_proj"]})
     assert unknown.shape is None, "nobody has tried whether packs can train these modules"
     assert sorted(cache.rglob("*.json")) == before
+    few = auto("short", rates=None, search={"sampler": "tpe", "trials": 12})
+    assert (few.slots, few.why) == (
+        1,
+        "With 12 trials, one runs per device, so that the search can learn between them.",
+    )
+    assert not auto("short", rates=None, search={"sampler": "random", "trials": 2}).why
+
+
+@pytest.mark.slow
+def test_a_long_sweep_measures_and_remembers(auto: Callable[..., packing.Packing], cache: Path) -> None:
+    before = len(list(cache.rglob("packs/*.json")))
+    long = {"training": {"steps": 10**6}, "resources": AUTO | {"compile": False}}
+    found = auto("long", rates=None, **long)
+    assert "rows per second, by number of trials on a device: 1: " in found.why
+    assert len(list(cache.rglob("packs/*.json"))) == before + 1
+    assert auto("long", rates=None, **long) == found
 
 
 def test_what_was_measured_before_decides_also_a_short_sweep(auto: Callable[..., packing.Packing]) -> None:

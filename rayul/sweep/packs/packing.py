@@ -84,12 +84,14 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
         if spec.resources.compile != "auto":
             return chosen
         return _compiled_if_worth(Bench(spec, sets, disk, devices), chosen, [slots], None)
-    if spec.search.traits.learns == "trials":
+    learning = spec.search.traits.learns == "trials"
+    if learning:
         most = spec.search.trials // (PER_GENERATION * devices)
     sizes = [slots for slots in (1, 2, 4, 8, 16, 32) if slots <= most]
     if len(sizes) <= 1:
         few = plural(spec.search.trials, "trial")
-        return Packing(None, f"With {few}, one runs per device, so that the search can learn between them.")
+        why = f"With {few}, one runs per device, so that the search can learn between them."
+        return Packing(None, why if learning else "")
     bench = Bench(spec, sets, disk, devices)
     try:
         rates = bench.rates(sizes)
