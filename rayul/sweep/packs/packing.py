@@ -91,7 +91,7 @@ def choose_packing(spec: Spec, sets: Sets, disk: DriverDisk, before: PackRecord 
     if len(sizes) <= 1:
         few = plural(spec.search.trials, "trial")
         why = f"With {few}, one runs per device, so that the search can learn between them."
-        return Packing(None, why if learning else "")
+        return _one(spec, why if learning else "")
     bench = Bench(spec, sets, disk, devices)
     try:
         rates = bench.rates(sizes)
@@ -108,6 +108,12 @@ def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:
     """The packing as the manifest has it."""
     shape = PackShape(**packing.shape._asdict()) if packing.shape else None
     return PackRecord(shape=shape, dtype=dtype, threads=threads)
+
+
+def _one(spec: Spec, why: str) -> Packing:
+    """One trial per device: on cores in a pack that it has for itself, whose steps take two thirds of the time of
+    PEFT's (results/packs), and whose model stays loaded."""
+    return Packing(_shape(spec, 1) if on_cpu(spec.resources) and packs_are_tested(spec) else None, why)
 
 
 def _shape(spec: Spec, slots: int) -> Shape:
