@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from columns import explained, written
 from pages import ROOT, Code, code, run
 
 from rayul.cli import app
@@ -243,6 +244,15 @@ def test_the_tables_open_with_pandas_and_duckdb(tmp_path: Path) -> None:
     (tables,) = (text for text in blocks("python", "docs/results.md") if "duckdb" in text)
     last = tables.splitlines()[-1]
     run(f"{tables}\nassert len({last}.fetchall()) == {points} > 0", tmp_path, "python")
+
+
+def test_the_columns_of_the_tables_are_explained(tmp_path: Path) -> None:
+    """The other way round, and of a sweep that has them all: sweep/test_real_sweep.py."""
+    folder = write_folder(tmp_path / "ga", sweep(20))
+    run("rayul report ga", tmp_path)
+    columns = written(folder)
+    assert all(columns.values())
+    assert [(name, found - explained()[name]) for name, found in columns.items() if found - explained()[name]] == []
 
 
 @pytest.mark.slow

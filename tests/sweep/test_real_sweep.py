@@ -17,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from columns import explained, written
 from driver import endings, key, lines, rows, sweep, write_spec
 
 from rayul.spec import load_spec
@@ -101,6 +102,7 @@ def test_the_columns_are_those_scripts_are_written_against(folder: Path) -> None
     trials = pq.read_table(folder / "trials.parquet").to_pylist()
     assert {t["trial_id"] for t in trials} == {f"{n:04d}" for n in range(6)}
     assert {t["state"] for t in trials} <= {"completed", "pruned", "failed"}
+    assert written(folder) == explained(), "each is on the page, and the page has no other"
 
 
 def test_every_point_of_the_front_is_feasible_exported_and_verified(folder: Path, tiny_folder: Path) -> None:
