@@ -106,6 +106,25 @@ def _typical(results: SweepRecords, trials: list[str], name: str) -> str:
     return str(max(dict.fromkeys(values), key=values.count))
 
 
+MORE, LESS = (
+    "search higher learning rates, more steps or less retain weight",
+    "search lower learning rates, fewer steps or more retain weight",
+)
+DID = {
+    NEITHER: f"hardly forgot anything: {MORE}",
+    ONLY: "forgot what they were to forget and kept what they were to keep",
+    PART: "lost some of what they were to keep: search lower learning rates with more evaluations, or mixing",
+    BOTH: f"forgot, but lost most of what they were to keep too: {LESS}",
+}
+"""What the trials of a zone did, and what to change."""
+
+
+def fell_line(found: Fell) -> str:
+    """In one sentence: the zone that most trials fell into, and what to do about it."""
+    zone = max(ZONES, key=lambda one: len(found.zones[one]))
+    return f"{len(found.zones[zone])} of {plural(found.total, 'ended trial')} {DID[zone]}."
+
+
 def fell_lines(found: Fell | None) -> list[str]:
     """In sentences: how many trials fell where, what parts them, and what to change where most fell to one side."""
     if found is None:
@@ -120,9 +139,7 @@ def fell_lines(found: Fell | None) -> list[str]:
         told = "; ".join(f"{value} ({zone})" for zone, value in found.typical.items())
         lines.append(f"{found.parts} separates them most ({found.share:.0%} of the ranks): typically {told}.")
     if n[BOTH] > found.total / 2:
-        lines.append("Most trials over-forget: search lower learning rates, fewer steps or more retain weight.")
+        lines.append(f"Most trials over-forget: {LESS}.")
     elif n[NEITHER] > found.total / 2:
-        lines.append(
-            "Most trials hardly change anything: search higher learning rates, more steps or less retain weight."
-        )
+        lines.append(f"Most trials hardly change anything: {MORE}.")
     return lines

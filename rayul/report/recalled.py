@@ -92,9 +92,9 @@ def with_samples(one: Recalled, most: int | None) -> Recalled:
 
 def unnamed(one: Recalled) -> Recalled:
     """With numbers in place of the names of groups, which are private like the rows: they are of those whom a model is
-    to forget."""
+    to forget. A number counts within its set, as in recall.json, so the set's name stands before it."""
     sets = [
-        replace(own, groups=[change._replace(name=f"group {change.number}") for change in own.groups])
+        replace(own, groups=[change._replace(name=f"{own.set} group {change.number}") for change in own.groups])
         for own in one.sets
     ]
     return replace(one, sets=sets)
@@ -140,10 +140,10 @@ def recalled_lines(one: Recalled) -> list[str]:
                 f"{all_.verbatim_after} of the {plural(all_.rows, 'row')} to forget still {come} back word for word "
                 f"({all_.verbatim_before} did before)"
             )
-            if worst is not None and worst.es_after > 0:
+            if worst is not None and worst.verbatim_after > 0:
                 line += f"; most is left of {worst.name}: {_told(worst)}"
             left = sum(group.verbatim_after > 0 for group in found.groups)
-            if found.groups:
+            if left:
                 have = "has" if left == 1 else "have"
                 line += f". {left} of {plural(len(found.groups), 'group')} still {have} such a row"
         else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 from rayul.pareto.front import forgotten
 from rayul.pareto.targets import BestAtTarget
-from rayul.report.fell import fell_lines
+from rayul.report.fell import fell_line
 from rayul.report.gone import ES, heading_of
 from rayul.report.recalled import as_asked, recalled_lines
 from rayul.report.summary import Summary
@@ -23,13 +24,15 @@ def front_lines(summary: Summary, count: int = 10) -> list[str]:
     """
     table = _table(summary, count)
     still = [line for one in summary.recalled[:1] for line in recalled_lines(as_asked(one))]
-    where = ["", *(line for sentence in fell_lines(summary.fell) for line in textwrap.wrap(sentence, WIDTH))]
+    if any(re.search(r"\bgroup \d", line) for line in still):
+        still.append("Groups are numbered within each set, as in recall.json.")
+    where = [] if summary.fell is None else ["", *textwrap.wrap(fell_line(summary.fell), WIDTH)]
     said = [
         line for sentence in [*summary.certified, *still, *summary.attacked] for line in textwrap.wrap(sentence, WIDTH)
     ]
     if summary.certified:
         table.insert(0, "The search's own front, measured on the select rows:")
-    return [*said, *([""] if said else []), *table, *(where if summary.fell else [])]
+    return [*said, *([""] if said else []), *table, *where]
 
 
 def _table(summary: Summary, count: int) -> list[str]:

@@ -81,7 +81,10 @@ def checked(folder: Path, spec: Spec, resume: bool) -> Manifest:
         return made_here(spec)
     if resume:
         if not path.exists():
-            raise InputError(f"nothing to resume: {path} does not exist", "leave --resume out to begin")
+            raise InputError(
+                f"nothing to resume: {path} does not exist",
+                "repeat the command with --resume-if-any, which begins where there is nothing to go on with",
+            )
         before = load_spec(path)
         changed = [line for line in difference(before, spec) if not line.startswith(MAY_CHANGE)]
         if changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -44,6 +44,8 @@ class Progress:
         """When the first record of this run came, and how many trials' worth of steps were done then: what came before
         is the start of the processes, which no later trial pays for."""
         self.front = front((e for e in known if isinstance(e, Evaluation)), baseline, spec.objectives)
+        self.is_ending: Callable[[], bool] = lambda: False
+        """Whether no further trial will start, and those that run are being ended."""
 
     def add(self, record: Record) -> None:
         self._count(record)
@@ -79,13 +81,19 @@ class Progress:
         since, before = self.first
         return (time.monotonic() - since) / (self.done - before) * (self.total - self.done)
 
+    def phase(self) -> str:
+        """What the next line has to tell at once when it changes."""
+        return "ending" if self.is_ending() else "" if self.remaining is None else "time left"
+
     def summary(self) -> str:
         count = Counter(list(self.states.values()))
         parts = [f"{self.ended}/{self.total} trials"]
         parts += [f"{count[state]} {state}" for state in (RUNNING, COMPLETED, PRUNED, FAILED) if count[state]]
         parts.append(f"front {len(self.front)}, hypervolume {self.hypervolume:.3f}")
         parts.append(f"{clock(time.monotonic() - self.started)} elapsed")
-        if self.remaining is not None and self.ended < self.total:
+        if self.is_ending():
+            parts.append("ending: no more trials start, and those that run are being ended")
+        elif self.remaining is not None and self.ended < self.total:
             then = ", then the certificate" if self.spec.certify is not None else ""
             parts.append(f"about {clock(self.remaining)} left{then}")
         return " | ".join(parts)
@@ -123,11 +131,14 @@ def shown(progress: Progress, console: Console) -> Iterator[Progress]:
     if console.is_terminal:
         with Live(get_renderable=progress.view, console=console, refresh_per_second=2, transient=True):
             yield progress
+        progress.is_ending = lambda: False
         console.print(progress.summary(), highlight=False)
         return
     progress.add = _PlainLines(progress, console).add  # type: ignore[method-assign]
-    with lines(console, progress.summary, FIRST_LINE, PLAIN_EVERY):  # by the clock: a first record may take minutes
+    # By the clock, since a first record may take minutes; and soon after there is a time left, or an end, to tell.
+    with lines(console, progress.summary, FIRST_LINE, PLAIN_EVERY, work=progress.phase):
         yield progress
+    progress.is_ending = lambda: False
     console.print(progress.summary(), highlight=False, soft_wrap=True)
 
 

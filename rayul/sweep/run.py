@@ -310,6 +310,7 @@ def _search(sweep: Sweep, bar: ProgressBar) -> str:
     if searcher.remaining <= 0 or budget.exhausted():
         return budget.exhausted() if searcher.remaining else ""
     stop = StopSignal(lambda: budget.exhausted() or alike.stopped())
+    progress.is_ending = stop.stop_all
     bar.stop()
     fit(
         tune.with_resources(_trainable(sweep), allocation.resources),

@@ -63,6 +63,14 @@ def test_the_lines_count_rows_and_name_the_worst(folder: Path) -> None:
     assert "3 of the 17 rows" in " ".join(front_lines(summarise(folder))).replace("\n", " ")
 
 
+def test_no_worst_group_is_named_where_no_row_comes_back(folder: Path) -> None:
+    (place,) = folder.glob("adapters/*/recall.json")
+    gone = {"forget": Counted(("Adalind", "Benedikt", ""), (10, 5, 2), (0.2, 0.1, 0.0), (0, 0, 0))}
+    write_recall(place.parent, Recall({"forget": BEFORE["forget"]}, gone))
+    (one,) = summarise(folder).recalled
+    assert recalled_lines(one) == ["0 of the 17 rows to forget still come back word for word (15 did before)."]
+
+
 def test_the_page_shows_groups_and_escapes_rows(folder: Path) -> None:
     text = summarise(folder).report.read_text()
     assert '<th scope="row">Benedikt</th><td>5</td><td>4 → 3</td><td>90.0% → 80.0%</td>' in text
@@ -70,11 +78,11 @@ def test_the_page_shows_groups_and_escapes_rows(folder: Path) -> None:
     assert SECRET not in text
     assert "the row &lt;b&gt;nobody&lt;/b&gt; may see" in text
     summary = summarise(folder, samples=0)
-    assert "most is left of group 2" in " ".join(front_lines(summary))
+    assert "most is left of forget group 2" in " ".join(front_lines(summary))
     shared = summary.report.read_text()
     assert "may see" not in shared
-    assert '<th scope="row">group 2</th><td>5</td><td>4 → 3</td><td>90.0% → 80.0%</td>' in shared
-    assert "most is left of group 2: 3 of 5" in shared
+    assert '<th scope="row">forget group 2</th><td>5</td><td>4 → 3</td><td>90.0% → 80.0%</td>' in shared
+    assert "most is left of forget group 2: 3 of 5" in shared
     for private in NAMES:
         assert private not in shared
 
@@ -101,7 +109,9 @@ def test_terminal_and_comparison_name_groups_only_where_samples_were_asked_for(f
     summary = summarise(folder)
     assert ">Benedikt</th>" in summary.report.read_text(), "the report is about them"
     said = " ".join(front_lines(summary))
-    assert "most is left of group 2: 3 of 5" in said
+    assert "most is left of forget group 2: 3 of 5" in said
+    assert "most is lost of retain group" in said, "the same number of another set is somebody else"
+    assert said.count("Groups are numbered within each set, as in recall.json.") == 1
     c = load_comparison([folder, write_folder(tmp_path / "other", sweep(6, seed=4))])
     write_comparison(c, tmp_path / "c.html")
     status = "\n".join(status_lines(read_status(folder, held=False)))
@@ -119,11 +129,11 @@ def test_the_card_has_numbers_and_no_names(folder: Path) -> None:
     assert "3 of the 17 rows to forget still come back word for word" in card
     assert "| to forget | 17 | 15 → 3 | 91.2% → 35.3% |" in card
     tables = {part.partition(",")[0]: part for part in card.split("Groups of rows ")[1:]}
-    assert [line for line in tables["to forget"].splitlines() if line.startswith("| group ")][1:] == [
-        "| group 2 | 5 | 4 → 3 | 90.0% → 80.0% |",
-        "| group 1 | 10 | 10 → 0 | 100.0% → 20.0% |",
+    assert [line for line in tables["to forget"].splitlines() if line.startswith("| forget group ")] == [
+        "| forget group 2 | 5 | 4 → 3 | 90.0% → 80.0% |",
+        "| forget group 1 | 10 | 10 → 0 | 100.0% → 20.0% |",
     ], "the worst first, by the numbers of recall.json; rows that name no group have no line"
-    assert "| group 2 | 10 | 9 → 2 | 95.0% → 30.0% |\n| group 1 |" in tables["to keep (select rows)"]
+    assert "| retain group 2 | 10 | 9 → 2 | 95.0% → 30.0% |\n| retain group 1 |" in tables["to keep (select rows)"]
     assert len(tables) == 2, "general rows name no group"
     for private in (*NAMES, "nobody", "Who?"):
         assert private not in card
@@ -139,8 +149,8 @@ def test_a_card_of_many_groups_has_the_worst(folder: Path) -> None:
     options = {"address": "x", "after": {}, "difference": 0.0, "adapter": True, "merged": False}
     best, spec = load_results(folder).best(), load_spec(folder / "spec.yaml")
     card = model_card(load_records(folder), spec, best, Forgotten("people", 30, "0" * 64), **options)
-    listed = [line.split(" | ")[0] for line in card.splitlines() if line.startswith("| group ")][1:]
-    assert listed == [f"| group {number}" for number in range(30, 10, -1)]
+    listed = [line.split(" | ")[0] for line in card.splitlines() if line.startswith("| forget group ")]
+    assert listed == [f"| forget group {number}" for number in range(30, 10, -1)]
     assert "10 more are left out: less is left of them." in card
 
 

@@ -155,7 +155,10 @@ def test_trials_are_counted_by_what_they_lost(tmp_path: Path) -> None:
     assert told[0].startswith("Of 13 ended trials, 7 lost most of both")
     assert told[-1].startswith("Most trials over-forget: search lower learning rates")
     summary = summarise(folder)
-    assert "7 lost most of both" in " ".join(front_lines(summary))
+    said = " ".join(front_lines(summary))
+    assert "7 of 13 ended trials forgot, but lost most of what they were to keep too: search lower" in said
+    assert "3 lost little of either" not in said, "the page has them all"
+    assert "little of either" in summary.report.read_text()
     assert "Where the trials fell" in summary.report.read_text()
 
 

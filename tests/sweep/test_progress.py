@@ -59,6 +59,28 @@ def test_off_a_terminal_a_line_comes_by_the_clock_before_any_record(
     assert said.getvalue().splitlines()[0].startswith("0/6 trials | front 0")
 
 
+def test_time_left_is_told_as_soon_as_it_is_known_and_an_end_in_its_place(
+    make_spec: Callable[..., Any],
+    row: Callable[..., Evaluation],
+    baseline: Evaluation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of a sweep that is over before the second line by the clock is due."""
+    monkeypatch.setattr("rayul.sweep.progress.FIRST_LINE", 0.01)
+    monkeypatch.setattr("rayul.progress.NEXT_WORK", 0.01)
+    spec, said = make_spec(), Said()
+    progress = Progress(spec, baseline, [], total=6)
+    with shown(progress, Console(file=said, width=200)):
+        progress.add(row(spec, 0, 5, 0.9, 0.5))
+        progress.add(row(spec, 0, 10, 0.8, 0.5))
+        assert said.has(" left")
+        progress.is_ending = lambda: True
+        assert said.has("ending: no more trials start")
+    lines = said.getvalue().splitlines()
+    assert " left" not in next(line for line in lines if "ending" in line)
+    assert "ending" not in lines[-1], "it has ended"
+
+
 class Said(io.StringIO):
     """What is written, and when there is some."""
 
@@ -70,3 +92,12 @@ class Said(io.StringIO):
         count = super().write(text)
         self.written.set()
         return count
+
+    def has(self, text: str) -> bool:
+        """Waits for it."""
+        for _ in range(3000):
+            if text in self.getvalue():
+                return True
+            self.written.clear()
+            self.written.wait(0.01)
+        return False

@@ -183,6 +183,7 @@ def test_a_resume_of_nothing_is_refused(spec_file: Path, tmp_path: Path) -> None
     again = sweep(spec_file, tmp_path, "--resume")
     assert again.returncode == 2
     assert "nothing to resume" in again.stderr
+    assert "--resume-if-any" in again.stderr
     assert not (tmp_path / "tiny").exists()
 
 
