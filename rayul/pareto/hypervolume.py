@@ -63,9 +63,10 @@ def hypervolume_history(
 ) -> list[tuple[int, float]]:
     """(evaluations so far, hypervolume) wherever it grew, from (0, 0.0) to the last count, in the order given.
 
-    Every evaluation of a trial counts, feasible or not: they are what a sweep pays for. The reference rows do not.
+    Every evaluation of a trial after its first step counts, feasible or not: they are what a sweep pays for. Before that
+    a trial has the baseline's values; reference rows do not count either.
     """
-    counted = [e for e in evaluations if not e.is_reference]
+    counted = [e for e in evaluations if not e.is_reference and e.step > 0]
     solution_keys = {e.key for e in solutions(counted, baseline, objectives)}
     scores = unit_scores(counted, baseline, objectives, limits or {})
     history = [(0, 0.0)]

@@ -177,7 +177,10 @@ def front_figure(
     }
     marks = [e for e in (results.baseline, results.oracle) if e is not None]
     everything = _view(chosen, [*trained, *marks], results.every_limit)
-    close = _view(chosen, [*front, *marks], results.every_limit, [r for _, r in unseen]) if front else everything
+    proofs = [one.e for one in proven]
+    close = (
+        _view(chosen, [*front, *proofs, *marks], results.every_limit, [r for _, r in unseen]) if front else everything
+    )
     return {"data": data, "layout": layout, "views": {"front": close, "all": everything}}
 
 

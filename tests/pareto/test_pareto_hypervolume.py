@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -61,6 +62,8 @@ def test_history_has_the_area_of_every_prefix() -> None:
     rows = evaluations_of(sweep(30, seed=3))
     history = hypervolume_history(rows, baseline(), OBJECTIVES, LIMITS)
     trained = [e for e in rows if not e.is_reference]
+    before = [replace(e, step=0) for e in trained[:3]]
+    assert hypervolume_history([*before, *rows], baseline(), OBJECTIVES, LIMITS) == history, "no step was taken"
     at = dict(history)
     assert history[0] == (0, 0.0)
     assert history[-1][0] == len(trained)
