@@ -63,8 +63,8 @@ def hypervolume_history(
 ) -> list[tuple[int, float]]:
     """(evaluations so far, hypervolume) wherever it grew, from (0, 0.0) to the last count, in the order given.
 
-    Every evaluation of a trial after its first step counts, feasible or not: they are what a sweep pays for. Before that
-    a trial has the baseline's values; reference rows do not count either.
+    Every evaluation of a trial after its first step counts, feasible or not: they are what a sweep pays for. Before
+    that a trial has the values of the baseline; reference rows do not count either.
     """
     counted = [e for e in evaluations if not e.is_reference and e.step > 0]
     solution_keys = {e.key for e in solutions(counted, baseline, objectives)}
