@@ -153,7 +153,7 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
         known = {"forget.es": (1.0, 0.0), "retain.es": (1.0, 0.0)} | (baseline or {})
         made = make_spec(**spec)
         measured = Cost(
-            device="cpu",
+            device="NVIDIA L4" if gpu else "cpu",
             load=0.0,
             start=1.0,
             step=2.0,
@@ -183,6 +183,12 @@ def make_plan(make_spec: Callable[..., Any], tmp_path: Path) -> Callable[..., Pl
         )
 
     return make
+
+
+def test_gpus_that_trials_do_not_see_are_a_warning(make_plan: Callable[..., Plan]) -> None:
+    assert [line for line in make_plan(gpu=1.0, cost={"device": "cpu"}).warnings if "PyTorch sees none" in line]
+    for seen in (make_plan(gpu=1.0), make_plan()):
+        assert not [line for line in seen.warnings if "PyTorch" in line]
 
 
 def test_times_add_up(make_plan: Callable[..., Plan]) -> None:

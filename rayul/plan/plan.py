@@ -88,7 +88,8 @@ def make_plan(
         say("choosing how many trials share a device")
         packing = choose_packing(ready, sets, disk, None)
         allocation = allocate(ready.resources, packing.slots)
-        say("starting a process that measures")
+        awaited = f"waiting for {allocation.awaits} to join the cluster, which is then measured"
+        say(awaited if allocation.awaits else "starting a process that measures")
         cost = measure_trial_cost(ready.at(probed), sets, allocation, disk, say)
         say("ending Ray")
     aside = tuple(one for row in reserved(ready.data) for one in chunks(row, tokenizer))

@@ -28,6 +28,7 @@ def warnings(plan: Estimate) -> list[str]:
         *_resolution(plan),
         *_experts(plan),
         *_fits(plan),
+        *filter(None, [plan.allocation.unseen(plan.cost.device)]),
     ]
 
 

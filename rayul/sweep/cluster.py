@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -67,7 +68,8 @@ worker.print_to_stdstream = _print_the_rest  # log_to_driver does not switch the
 class Allocation:
     """What one trial asks Ray for. slots: trials that fit into the cluster as it is now. line: all of this in words.
 
-    pack: trials that train together on a device, whose `1/pack` a trial then holds.
+    pack: trials that train together on a device, whose `1/pack` a trial then holds. awaits: in words, what has to join
+    the cluster before any trial can begin, or "".
     """
 
     cpu: float
@@ -75,6 +77,7 @@ class Allocation:
     slots: int
     line: str
     pack: int = 1
+    awaits: str = ""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -95,9 +98,22 @@ class Allocation:
         """Devices there are: how many trials' worth of work goes on at a time."""
         return self.slots * min(1.0, self.gpu) if self.gpu else self.slots / self.pack
 
+    def unseen(self, device: str) -> str:
+        """What is wrong where trials hold GPUs and have run on `device`, or ""."""
+        if not self.gpu or device != "cpu":
+            return ""
+        return (
+            "Ray counts GPUs, but PyTorch sees none in the processes of the trials: they run on CPU. Check NVIDIA's "
+            "driver (nvidia-smi) and PyTorch's build (torch.version.cuda) on the nodes"
+        )
+
 
 _NODES_MAY_JOIN = ContextVar("_NODES_MAY_JOIN", default=True)
 """Not where Ray is our own: a trial that asks for what this machine lacks would wait for ever."""
+
+
+_AT_ADDRESS = ContextVar("_AT_ADDRESS", default=False)
+"""Where the user named a cluster, which they expect to have what the spec asks for."""
 
 
 def _may_wait(wanted: Resources) -> bool:
@@ -155,6 +171,7 @@ def connected(address: str | None, warn: Callable[[str], None]) -> Iterator[bool
             stack.enter_context(authenticated(address, warn))
             stack.callback(ray.shutdown)
             _init(address, folder, options)
+            stack.callback(_AT_ADDRESS.reset, _AT_ADDRESS.set(True))
         except (OSError, ValueError, RuntimeError, RpcError) as error:
             raise InputError(
                 f"no Ray cluster at {address}: {error}", "start one with `ray start --head`, or leave --address out"
@@ -207,8 +224,8 @@ def allocate(wanted: Resources, pack: int = 1) -> Allocation:
     grow (resources.concurrency), else of the cores.
 
     pack: trials that train together on a device; with 1, `trials_per_gpu` processes share a GPU. Counted node by node,
-    since a trial never spans two. Raises InputError where one trial asks for more GPUs than any node has: Ray would
-    wait for them without end.
+    since a trial never spans two. Raises InputError where a device is more GPUs than any node has, for which Ray would
+    wait without end, and where a cluster that the user named has none of the GPUs that trials ask for.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [node.get("CPU", 0.0) for node in nodes]
@@ -218,21 +235,30 @@ def allocate(wanted: Resources, pack: int = 1) -> Allocation:
     if not on_cpu(wanted):
         sharing = pack if pack > 1 else 1 if wanted.trials_per_gpu == "auto" else wanted.trials_per_gpu
         gpu = wanted.gpu / sharing
-        if (not _may_wait(wanted) and gpu > max(gpus)) or (gpu > 1 and gpu % 1):
+        if (not _may_wait(wanted) and wanted.gpu > max(gpus)) or (gpu > 1 and gpu % 1):
             raise InputError(
-                f"resources: a trial asks for {gpu:g} GPUs (gpu {wanted.gpu:g} / trials_per_gpu "
-                f"{sharing}), the cluster has {sum(gpus):g}, {max(gpus):g} at most on one node, and more "
-                "than one must be a whole number",
+                f"resources: a device is {wanted.gpu:g} GPUs, of which a trial gets {gpu:g} (gpu {wanted.gpu:g} / "
+                f"trials_per_gpu {sharing}); the cluster has {sum(gpus):g}, {max(gpus):g} at most on one node, and "
+                "more than one must be a whole number",
                 "change resources.gpu or resources.trials_per_gpu, or name a larger cluster with --address",
             )
         # A trial's cores must not leave a GPU idle: 8 trials share a GPU on a machine of 4 cores per GPU.
         cpu = min([wanted.cpu / pack, *(max(c / g * gpu, 0.01) for c, g in zip(cpus, gpus, strict=True) if g)])
         # A fraction never spans two GPUs. 1e-6: 1 / (1/49) is a hair under 49.
-        fitting = sum(int(g) * int(1 / gpu + 1e-6) if gpu <= 1 else int(g // gpu) for g in gpus)
+        on_one = int(1 / gpu + 1e-6)
+        fitting = sum(int(g) * on_one if gpu <= 1 else int(g // gpu) for g in gpus)
         slots = wanted.concurrency or fitting
-        at_once = f"{have}: {plural(slots, 'trial')} at a time"
-        line = f"{at_once}, {gpu:g} GPU each{together}{_growth(slots, fitting)}"
-        return Allocation(cpu, gpu, slots, line, pack)
+        asked = math.ceil(slots / on_one) if gpu <= 1 else slots * gpu
+        growth = _growth(slots, fitting, f": {asked:g} GPU asked for, ")
+        line = f"{have}: {plural(slots, 'trial')} at a time, {gpu:g} GPU each{together}{growth}"
+        awaits = "" if fitting else f"a node with {'a GPU' if gpu <= 1 else f'{gpu:g} GPUs'}"
+        return Allocation(cpu, gpu, slots, line, pack, awaits)
+    if wanted.gpu and _AT_ADDRESS.get():
+        raise InputError(
+            f"resources.gpu: trials ask for GPUs ({wanted.gpu:g} per device), and the cluster has none now ({have})",
+            "where nodes with GPUs are to join, set resources.concurrency to the number of trials at a time (GPUs x "
+            "trials_per_gpu); to run on its cores, set resources.gpu=0",
+        )
     cores = min(wanted.cpu, max(cpus)) if sum(cpus) else wanted.cpu
     fitting = sum(int(c / cores + 1e-6) for c in cpus) * pack
     slots = wanted.concurrency or max(1, fitting)
@@ -255,6 +281,7 @@ def device_count(wanted: Resources) -> int:
     return max(1, int(have.get("CPU", 1.0) // wanted.cpu))
 
 
-def _growth(slots: int, fitting: int) -> str:
+def _growth(slots: int, fitting: int, asked: str = "; ") -> str:
+    """asked: what the trials together ask for, in words."""
     wait = "wait for nodes to join" if _NODES_MAY_JOIN.get() else "wait their turn"
-    return f"; room for {fitting} now, the rest {wait}" if slots > fitting else ""
+    return f"{asked}room for {fitting} now, the rest {wait}" if slots > fitting else ""

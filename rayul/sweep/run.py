@@ -198,9 +198,12 @@ def _run(
 
         with _devices(ready, sets, allocation, packing, disk) as (devices, measurer):
             # --- References: the models that everything is compared with -------------------------------------------
-            bar.update(f"measuring {' and '.join(missing)}" if missing else "reading the journal")
+            wait = f"waiting for {allocation.awaits} to join, then " if allocation.awaits else ""
+            bar.update(f"{wait}measuring {' and '.join(missing)}" if missing else "reading the journal")
             references |= measurer.measure(missing)
             baseline = references[BASELINE]
+            if BASELINE in missing and (unseen := allocation.unseen(baseline.device)):
+                warn(f"warning: {unseen}")
             for line in baseline.notes:
                 warn(line)
             check_limits(asked.criteria, baseline.metrics)

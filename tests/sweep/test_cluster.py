@@ -97,11 +97,35 @@ def test_ray_runs_exactly_so_many_at_a_time(two_gpus: None, trials_per_gpu: int)
         ray.kill(actor)
 
 
-@pytest.mark.parametrize("asked", [{"gpu": 4}, {"gpu": 3, "trials_per_gpu": 2}])
+@pytest.mark.parametrize("asked", [{"gpu": 4}, {"gpu": 3, "trials_per_gpu": 2}, {"gpu": 8, "trials_per_gpu": 4}])
 def test_what_can_never_run_is_refused(two_gpus: None, asked: Any) -> None:
     with pytest.raises(InputError, match="the cluster has 2") as caught:
         allocate(Resources(**asked))
     assert "resources.gpu" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"trials_per_gpu": 4}, "16 trials at a time, 0.25 GPU each: 4 GPU asked for, room for 8 now"),
+        ({"trials_per_gpu": 3}, "16 trials at a time, 0.333333 GPU each: 6 GPU asked for, room for 6 now"),
+        ({"gpu": 0.6}, "16 trials at a time, 0.6 GPU each: 16 GPU asked for, room for 2 now"),
+        ({"gpu": 4}, "16 trials at a time, 4 GPU each: 64 GPU asked for, room for 0 now"),
+    ],
+)
+def test_who_asks_for_more_than_there_is_reads_how_many_gpus(two_gpus: None, asked: Any, said: str) -> None:
+    """Two GPUs, and one trial fits on each where it takes more than half."""
+    allocation = allocate(Resources(concurrency=16, **asked))
+    assert said in allocation.line
+    assert "the rest wait for nodes to join" in allocation.line
+    assert allocation.awaits == ("a node with 4 GPUs" if asked.get("gpu") == 4 else "")
+
+
+def test_trials_that_hold_gpus_and_run_on_cores_are_told_of(two_gpus: None) -> None:
+    allocation = allocate(Resources(gpu=1))
+    assert "PyTorch sees none" in allocation.unseen("cpu")
+    assert not allocation.unseen("NVIDIA L4")
+    assert not allocate(Resources(gpu=0)).unseen("cpu")
 
 
 def test_a_spec_without_gpu_runs_on_cores(two_gpus: None) -> None:

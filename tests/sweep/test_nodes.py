@@ -135,9 +135,40 @@ def test_a_cluster_that_grows_is_asked_for_what_does_not_fit_yet(
     _, err = driver.communicate(timeout=280)
     assert driver.returncode == 0, err
     packs = " (packs of 2)" if together > 1 else ""
-    assert f"{2 * together} trials at a time, {1 / together:g} GPU each{packs}; room for" in err
-    assert "the rest wait for nodes to join" in err
+    asked = f"{2 * together} trials at a time, {1 / together:g} GPU each{packs}: 2 GPU asked for, room for 0 now"
+    assert f"{asked}, the rest wait for nodes to join" in err
+    assert "waiting for a node with a GPU to join, then measuring baseline" in err
+    assert err.count("PyTorch sees none in the processes of the trials") == 1, "these GPUs are only counted"
     assert len(ended(folder)) == 8
+
+
+def test_a_cluster_without_the_gpus_that_trials_ask_for_is_refused_or_waited_for(
+    cluster: Cluster, tmp_path: Path, tiny_folder: Path, data_folder: Path
+) -> None:
+    """`plan` waits for a node, as the sweep would, and says so."""
+    spec = write_spec(tmp_path / "tiny.yaml", tiny_folder, data_folder, resources=ONE_GPU)
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    done = sweep(spec, tmp_path, "--address", cluster.address)
+    assert done.returncode == 2, done.stderr
+    assert "the cluster has none now (1 CPU)" in done.stderr
+    assert "set resources.concurrency" in done.stderr
+    assert "resources.gpu=0" in done.stderr
+    assert not (tmp_path / "tiny").exists()
+    words = ["plan", str(spec), "--address", cluster.address, "--set", "resources.concurrency=2"]
+    plan = subprocess.Popen(
+        [sys.executable, "-m", "rayul", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert plan.stderr is not None
+    said = ""
+    while "waiting for a node with a GPU to join the cluster" not in said:
+        line = plan.stderr.readline()
+        assert line, said
+        said += line
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    out, err = plan.communicate(timeout=280)
+    assert plan.returncode == 0, err
+    assert "PyTorch sees none" in out + err
 
 
 # --- nodes that do not see the driver's disk ----------------------------------------------------------------------
