@@ -53,6 +53,17 @@ def busy_nodes(nodes: list[Any]) -> set[str]:
     return {node.node_id for node in nodes if not free.get(node.node_id, {}).get("GPU")}
 
 
+def said_until(words: str, process: subprocess.Popen[str]) -> str:
+    """What a process has written to stderr when it has said these words."""
+    assert process.stderr is not None
+    said = ""
+    while words not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_trials_spread_over_the_nodes(
     cluster: Cluster, count: int, tmp_path: Path, tiny_folder: Path, data_folder: Path
@@ -126,18 +137,16 @@ def test_a_cluster_that_grows_is_asked_for_what_does_not_fit_yet(
         control=[],
     )
     driver = start(spec, tmp_path, "--address", cluster.address)
-    time.sleep(10)
-    assert driver.poll() is None
+    err = said_until("waiting for a node with a GPU to join, then measuring baseline", driver)
     first = cluster.add_node(num_cpus=1, num_gpus=1)
     wait(lambda: len(rows(folder)) >= 3, driver)
     second = cluster.add_node(num_cpus=1, num_gpus=2)
     wait(lambda: busy_nodes([first]) != set() and available_resources_per_node()[second.node_id]["GPU"] == 1, driver)
-    _, err = driver.communicate(timeout=280)
+    err += driver.communicate(timeout=280)[1]
     assert driver.returncode == 0, err
     packs = " (packs of 2)" if together > 1 else ""
     asked = f"{2 * together} trials at a time, {1 / together:g} GPU each{packs}: 2 GPU asked for, room for 0 now"
     assert f"{asked}, the rest wait for nodes to join" in err
-    assert "waiting for a node with a GPU to join, then measuring baseline" in err
     assert err.count("PyTorch sees none in the processes of the trials") == 1, "these GPUs are only counted"
     assert len(ended(folder)) == 8
 
@@ -159,12 +168,7 @@ def test_a_cluster_without_the_gpus_that_trials_ask_for_is_refused_or_waited_for
     plan = subprocess.Popen(
         [sys.executable, "-m", "rayul", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert plan.stderr is not None
-    said = ""
-    while "waiting for a node with a GPU to join the cluster" not in said:
-        line = plan.stderr.readline()
-        assert line, said
-        said += line
+    said_until("waiting for a node with a GPU to join the cluster", plan)
     cluster.add_node(num_cpus=1, num_gpus=1)
     out, err = plan.communicate(timeout=280)
     assert plan.returncode == 0, err
