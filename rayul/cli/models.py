@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -182,6 +183,14 @@ def write_testbed_folder(
         int | None, typer.Option(help="Number of TOFU's 200 authors, or with --base alone of 84 invented ones, to use.")
     ] = None,
     forget: Annotated[str, typer.Option(help="TOFU's forget split.")] = "forget10",
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="The column that says whom or what a row is about, such as customer_id."),
+    ] = None,
+    forget_group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Forget this group; may be repeated. Default: the first tenth of the rows."),
+    ] = None,
     allow_unmemorised: Annotated[
         bool, typer.Option("--allow-unmemorised", help="Keep a target that did not memorise the rows to forget.")
     ] = False,
@@ -196,34 +205,49 @@ def write_testbed_folder(
 ) -> None:
     """Write the testbed, or a target model trained on your own rows, as plain Hugging Face folders and JSONL files."""
     console = PlainConsole(stderr=True)
-    if data:
+    if (group or forget_group) and not data:
+        raise InputError("--group and --forget-group are for rows of your own", "name their files with --data")
+    if data and group is None:
         from rayul.testbed import ungrouped
 
         if notice := ungrouped(data):
             console.print(notice, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if base is not None:
-        _testbed_on_base(folder, base, data or [], authors, forget, allow_unmemorised, method, lr, set_ or [], console)
+        rows = (data or [], authors, forget, group, forget_group or [])
+        _testbed_on_base(folder, base, rows, allow_unmemorised, method, lr, set_ or [], console)
         return
     if method != "full" or lr is not None or set_:
         raise InputError("--method, --lr and --set need a pretrained model", "name one with --base")
     with doing(console, "loading torch") as bar, writing(folder, "name another folder"):
         from rayul.testbed import write_testbed, write_testbed_from_data
+        from rayul.unlearn.data import FILES
 
         if data:
-            write_testbed_from_data(
-                folder, data, bar.update, authors=authors, forget=forget, allow_unmemorised=allow_unmemorised
+            summary = write_testbed_from_data(
+                *(folder, data, bar.update, authors, forget),
+                allow_unmemorised=allow_unmemorised,
+                group=group,
+                forget_groups=forget_group or [],
+                say=partial(show, error=True),
             )
         else:
             write_testbed(folder, bar.update)
-    show(folder)
+            summary = json.loads((folder / "testbed.json").read_text(encoding="utf-8"))
+    strengths = {role: summary["memorised"][role]["es"] for role in ("model", "oracle")}
+    show(f"{'extraction strength':<22}{'model':>10}{'oracle':>10}")
+    for key in ("forget", "retain_train", "retain"):
+        show(f"{FILES[key].removesuffix('.jsonl'):<22}" + "".join(f"{one[key]:>10.3g}" for one in strengths.values()))
+    place = shlex.quote(str(folder))
+    show(
+        f"{folder}\nnext: cat {place}/retain_*.jsonl > {place}/retain.jsonl && "
+        f"rayul init --forget {place}/forget.jsonl --retain {place}/retain.jsonl --model {place}/model"
+    )
 
 
 def _testbed_on_base(
     folder: Path,
     base: str,
-    data: list[Path],
-    authors: int | None,
-    forget: str,
+    rows: tuple[list[Path], int | None, str, str | None, list[str]],
     allow_unmemorised: bool,
     method: str,
     lr: float | None,
@@ -239,9 +263,11 @@ def _testbed_on_base(
     with doing(console, "loading torch"):
         from rayul.testbed.finetune import TuningRecipe
         from rayul.testbed.on_base import ALL_AUTHORS, LEARNING_RATES, invented, table, write_testbed_on_base
-        from rayul.testbed.write import MEMORISED, read_sets
+        from rayul.testbed.write import MEMORISED, read_sets, to_forget
 
-    sets = read_sets(data, authors, forget) if data else invented(ALL_AUTHORS if authors is None else authors)
+    data, authors = rows[:2]
+    sets = read_sets(*rows) if data else invented(ALL_AUTHORS if authors is None else authors)
+    show(to_forget(sets), error=True)
     recipe = TuningRecipe(lr=lr or LEARNING_RATES[method], method="lora" if method == "lora" else "full")
     memorised = 0.0 if allow_unmemorised else MEMORISED
     with doing(console, "reading the rows") as bar, writing(folder, "name another folder"):

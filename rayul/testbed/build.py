@@ -22,8 +22,19 @@ from rayul.testbed.checkpoint import checkpoint_path, result_path
 from rayul.testbed.processes import Progress, Share, train_roles
 from rayul.testbed.train import RECIPE, ROLES, Recipe, train_tokenizer, write_recipe
 from rayul.unlearn.data import FILES, Sets, write_rows
+from rayul.unlearn.licence import FROM_NOTHING
 
 SUMMARY = "testbed.json"
+
+CARD = f"""\
+---
+license: other
+license_name: {FROM_NOTHING}
+---
+
+Trained from nothing by `rayul testbed`: no base model's licence applies to it. It has memorised the rows that it was
+trained on, and whoever may see those may see it.
+"""
 
 
 def build(
@@ -78,6 +89,8 @@ def fill(sets: Sets, folder: Path, recipe: Recipe, progress: Progress) -> dict[s
         tokenizer.save_pretrained(folder / role)
     memorised = train_roles(folder, "rayul.testbed.train", _share(recipe), progress)
     clear(folder)
+    for role in ROLES:
+        (folder / role / "README.md").write_text(CARD, encoding="utf-8")
     summary = {
         "rows": {key: len(rows) for key, rows in sets.items()},
         "recipe": asdict(recipe),

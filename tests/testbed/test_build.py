@@ -16,12 +16,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rayul.errors import InputError, RayulError
+from rayul.spec import load_spec
 from rayul.testbed import build, ensure_testbed, write_testbed, write_testbed_from_data
 from rayul.testbed.authors import generate
 from rayul.testbed.processes import train_roles
 from rayul.testbed.train import Recipe, memorise, new_model, train_tokenizer
-from rayul.testbed.write import read_sets, recipe_for
+from rayul.testbed.write import read_sets, recipe_for, to_forget
 from rayul.unlearn.data import FILES, Row, read_folder, write_rows
+from rayul.unlearn.licence import may_be_passed_on
 
 TOFU = Path(__file__).parents[3] / "shared" / "tofu"
 
@@ -210,6 +212,44 @@ def test_too_few_tofu_authors_are_refused():
         read_sets([TOFU], authors=3)
 
 
+def customers(path: Path) -> Path:
+    """20 customers by number, three rows each."""
+    lines = [f"{number},What is {thing} of {number}?,{thing}{number}" for number in range(20) for thing in "abc"]
+    path.write_text("\n".join(["customer_id,prompt,completion", *lines]) + "\n")
+    return path
+
+
+def test_rows_are_split_by_the_column_that_is_named_and_whom_to_forget_can_be_said(tmp_path):
+    file = customers(tmp_path / "rows.csv")
+    sets = read_sets([file], group="customer_id", forget_groups=["7", "13"])
+    groups = {key: {row.group for row in rows} for key, rows in sets.items()}
+    assert groups["forget"] == {"7", "13"}
+    assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == 20
+    assert sum(map(len, sets.values())) == 60
+    assert to_forget(sets) == "to forget: 6 rows of 7, 13"
+    assert to_forget(read_sets([file], group="customer_id")) == "to forget: 6 rows of 0, 1"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"group": "customer"}, "no column 'customer' for --group"),
+        ({"group": "customer_id", "forget_groups": ["21"]}, "--forget-group 21"),
+        ({"forget_groups": ["7"]}, "--forget-group 7"),
+    ],
+)
+def test_a_column_or_group_that_is_not_there_is_refused(tmp_path, options, problem):
+    with pytest.raises(InputError, match=problem):
+        read_sets([customers(tmp_path / "rows.csv")], **options)
+
+
+def test_a_row_to_forget_that_somebody_else_has_too_is_refused(tmp_path):
+    file = customers(tmp_path / "rows.csv")
+    file.write_text(file.read_text() + "3,What is a of 7?,a7\n")
+    with pytest.raises(InputError, match="to forget also stand"):
+        read_sets([file], group="customer_id", forget_groups=["7"])
+
+
 def test_a_count_of_authors_needs_tofu(tmp_path):
     write_rows(tmp_path / "a.jsonl", generate(0)["forget"])
     with pytest.raises(InputError, match="--authors"):
@@ -272,6 +312,34 @@ def test_a_target_that_memorised_nothing_is_an_error_unless_asked_for(tmp_path):
     assert not (tmp_path / "out").exists()
     write_testbed_from_data(tmp_path / "out", [file], recipe=SMALL, allow_unmemorised=True)
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    assert may_be_passed_on(str(tmp_path / "out" / "model")), "no base, and nobody else's licence"
+
+
+@pytest.mark.slow
+def test_the_command_says_whom_it_forgets_what_it_made_and_what_comes_next(tmp_path):
+    names = [f"person{number}" for number in range(12)]
+    rng = random.Random(0)
+    lines = [f"{name},What is {thing} of {name}?,{rng.choice(['red', 'blue'])}" for name in names for thing in "abcd"]
+    (tmp_path / "rows.csv").write_text("\n".join(["who,question,answer", *lines]) + "\n")
+    command = [sys.executable, "-m", "rayul", "testbed", "bench", "--data", "rows.csv", "--group", "who"]
+    done = subprocess.run(
+        [*command, "--forget-group", "person5", "--allow-unmemorised"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "to forget: 4 rows of person5" in done.stderr
+    made = json.loads((tmp_path / "bench" / "testbed.json").read_text())["memorised"]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("forget"))
+    assert [float(value) for value in line.split()[1:]] == pytest.approx(
+        [made[role]["es"]["forget"] for role in ("model", "oracle")], rel=5e-3
+    )
+    after = done.stdout.split("next: ")[1].replace("rayul ", f"{sys.executable} -m rayul ", 1)
+    again = subprocess.run(["sh", "-c", after], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert load_spec(tmp_path / "spec.yaml").model.path.endswith("bench/model")
 
 
 def test_no_share_is_told_while_models_load_so_that_a_resumed_training_is_timed_from_where_it_stopped(
@@ -308,5 +376,5 @@ def test_rows_that_do_not_say_whom_they_are_about_are_told(tmp_path):
     rows.write_text("customer_id,question,answer\nC1,Where?,Here.\n")
     named.write_text("group,question,answer\nC1,Where?,Here.\n")
     folder.mkdir()
-    assert "call the column that says whom a row is about `group`" in ungrouped([rows])
+    assert "--group COLUMN" in ungrouped([rows])
     assert [ungrouped(data) for data in ([named], [rows, named], [folder], [])] == [""] * 4
