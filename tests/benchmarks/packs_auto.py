@@ -53,7 +53,7 @@ def main() -> None:
     import ray
     import torch
 
-    from rayul.sweep.packs.allowance import COMPILED, PACKS, SHARE, estimated_rate, training_seconds
+    from rayul.sweep.packs.allowance import PACKS, SHARE, compiling_seconds, estimated_rate, training_seconds
     from rayul.sweep.packs.packing import _fastest
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.pack.known_rates import known_compiled, known_packs
@@ -79,7 +79,8 @@ def main() -> None:
             guess = training_seconds(spec, estimated_rate(spec, sets, on_gpu=False, threads=1), 2)
             alone = training_seconds(spec, rates[1], 2)
             listed = ", ".join(f"{k}: {rate:.3g}" for k, rate in rates.items())
-            would = f"{said(SHARE * guess >= PACKS)}, {said(SHARE * alone >= COMPILED)}"
+            tried = SHARE * alone >= compiling_seconds(spec, rates[1], max(2, slots))
+            would = f"{said(SHARE * guess >= PACKS)}, {said(tried)}"
             print(f"| {shape} | {guess:.0f}, {alone:.0f} | {would} | {listed} | {slots} ", end="")
             print(f"| {rates[slots] / rates[1]:.2f} | {times} ", end="", flush=True)
             if spec.uncompilable:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rayul.spec import Choice, Float, Int, Model, Spec
+from rayul.spec import Choice, Float, Int, Model, Spec, heaviest
 from rayul.unlearn.data import Sets
 
 SHARE = 0.03
@@ -35,6 +35,11 @@ def training_seconds(spec: Spec, rate: float, devices: int) -> float:
     rows = search.trials * _mean(training.steps) * _mean(training.batch_size) * (PRUNED if stops else 1.0)
     hours = math.inf if search.max_device_hours is None else search.max_device_hours
     return min(rows / rate / devices, search.time_limit or math.inf, hours * 3600 / devices)
+
+
+def compiling_seconds(spec: Spec, rate: float, slots: int) -> float:
+    """What it takes to measure a compiled pack: the compiler, and two turns of it and of one that is not."""
+    return COMPILED + 4 * slots * spec.at(heaviest(spec)).training.batch_size / rate
 
 
 def estimated_rate(spec: Spec, sets: Sets, *, on_gpu: bool, threads: int) -> float | None:

@@ -34,9 +34,8 @@ class Bench:
         self.spec, self.sets, self.disk, self.devices = spec, sets, disk, devices
         self.place = allocate(spec.resources.model_copy(update={"trials_per_gpu": 1}))
         self.memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
-        rate = estimated_rate(spec, sets, on_gpu=self.place.gpu > 0, threads=self.place.threads)
-        self.expected = None if rate is None else training_seconds(spec, rate, devices)
-        """Seconds of training one trial at a time, by the model's size; None where that is not known."""
+        self.rate = estimated_rate(spec, sets, on_gpu=self.place.gpu > 0, threads=self.place.threads)
+        """Rows a second of one trial at a time, by the model's size; None where that is not known."""
 
     def rates(self, sizes: Sequence[int]) -> list[Throughput] | None:
         """Measured now or before; None where they are not known and the sweep is too short to measure them. The cores
@@ -46,7 +45,7 @@ class Bench:
             known = remembered_packs(self.spec, self.sets, sizes, self.memory, self.place.threads)
         if known is not None:
             return known
-        if self.expected is not None and SHARE * self.expected < PACKS:
+        if self.rate is not None and SHARE * training_seconds(self.spec, self.rate, self.devices) < PACKS:
             return None
         measured: list[Throughput] = self._run(_measure, sizes, self.memory)
         return measured

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from rayul.errors import InputError
 from rayul.records.manifest import PackRecord, PackShape
 from rayul.spec import Spec
 from rayul.sweep.cluster import device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.packs.allowance import COMPILED, SHARE, packs_are_tested, training_seconds
+from rayul.sweep.packs.allowance import SHARE, compiling_seconds, packs_are_tested, training_seconds
 from rayul.sweep.packs.bench import WORTH, Bench, fastest_compiled
 from rayul.unlearn.compiled import missing_compiler, require_compiler
 from rayul.unlearn.data import Sets
@@ -143,11 +144,14 @@ def _compiled_if_worth(
     spec, devices = bench.spec, bench.devices
     if spec.resources.compile != "auto" or plain.shape is None:
         return plain
-    alone = training_seconds(spec, rates[0].rows, devices) if rates else bench.expected
-    affordable = 0 if alone is None else int(SHARE * alone / COMPILED)
-    cpu = on_cpu(spec.resources)
-    larger = [size for size in sizes if size >= plain.slots][: 1 if cpu else affordable]
-    if not affordable or not larger:
+    rate, cpu = rates[0].rows if rates else bench.rate, on_cpu(spec.resources)
+    if rate is None:
+        return plain
+    larger = [size for size in sizes if size >= plain.slots][: 1 if cpu else None]
+    costs = accumulate(compiling_seconds(spec, rate, size) for size in larger)
+    allowed = SHARE * training_seconds(spec, rate, devices)
+    larger = [size for size, cost in zip(larger, costs, strict=True) if cost <= allowed]
+    if not larger:
         return plain
     reason = next((text for _, text, _ in spec.uncompilable), None) or (missing_compiler() if cpu else None)
     found = reason or bench.compiled(larger)
