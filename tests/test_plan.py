@@ -299,6 +299,12 @@ def test_the_trials_of_a_pack_share_a_model(make_plan: Callable[..., Plan]) -> N
     assert small.fit_on_a_device == 1
 
 
+def test_what_fits_into_memory_is_said_where_it_is_a_limit(make_plan: Callable[..., Plan]) -> None:
+    cost = {"memory": 3 * 2**30, "held": 2**30, "device_memory": 24 * 2**30}
+    assert "8 fit into 24 GiB" in plan_text(make_plan(slots=8, cost=cost))
+    assert "fit into" not in plan_text(make_plan(slots=2, cost=cost))
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [

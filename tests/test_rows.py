@@ -89,6 +89,15 @@ def test_a_forget_set_too_small_to_measure_is_said(count: int, groups: int, sent
     assert bool(sentence) == bool(lines)
 
 
+def test_one_person_is_not_asked_to_be_several() -> None:
+    for count in (12, 40):
+        lines = said(forget=rows(count, 1, 1))
+        assert f"the forget set is {count} rows of 1 group: nothing can be known of how forgetting differs" in lines
+        assert "fewer than" not in lines
+        assert "--group" not in lines
+        assert ("more rows" in lines) == (count < 20)
+
+
 def test_documents_that_nothing_has_cut_are_not_counted_as_rows() -> None:
     whole = [replace(row, window=Window(512, 512)) for row in rows(40, 1, groups=4)]
     assert "the forget set has 40 documents of 4 groups: with fewer than 5 groups one of them" in said(forget=whole)

@@ -11,6 +11,10 @@ from rich.console import Console
 from rayul import progress
 from rayul.pace import TimeLeft, Work
 from rayul.progress import ProgressBar
+from rayul.spec import Attack
+from rayul.sweep.attack import work_of
+from rayul.unlearn.attacks.certified import Try, tries
+from rayul.unlearn.data import Row
 
 
 def test_the_time_left_is_that_of_even_work_and_leaves_out_what_an_earlier_run_did() -> None:
@@ -72,3 +76,18 @@ def test_without_a_terminal_each_piece_of_work_is_named_within_seconds(monkeypat
                 time.sleep(0.01)
     told = [line.partition(":")[0] for line in said.getvalue().splitlines()]
     assert told == ["reading the rows", "measuring 1 of 2"], "the second point is no other work"
+
+
+def test_attacks_that_cannot_run_for_want_of_rows_take_no_time() -> None:
+    """They come last, so that nothing has told yet how fast they are passed over."""
+    left = tries("m", Attack(rows=("own", "unrelated"), attacks=()))
+    own = [one for one in left if one.cell is not None and one.cell.rows == "own"]
+    (way_back,) = (one for one in left if one.cell is None)
+    work = work_of(left, {"forget": (Row("Who?", "She."),)})
+    for one in [way_back, *own[: len(own) // 2]]:
+        work.add(next(kind for kind in work.units if belongs(one, kind)), 1, 1.0)
+    assert work.share == pytest.approx((1 + len(own) // 2) / (1 + len(own)))
+
+
+def belongs(one: Try, kind: str) -> bool:
+    return kind.startswith(one.attack) if one.cell is None else one.cell.rows in kind.split()

@@ -65,7 +65,13 @@ def row_lines(sets: Sets) -> Iterator[str]:
     groups = len(set(group_numbers(forget)))
     whole = any(row.window for row in forget)  # documents, which nothing has cut yet
     few = len(forget) < FEW_ROWS and not whole
-    if few or groups < FEW_GROUPS:
+    if groups == 1 and len(forget) > 1 and not whole and not any(row.chunk for row in forget):
+        yield (
+            f"the forget set is {plural(len(forget), 'row')} of 1 group: nothing can be known of how forgetting "
+            "differs between groups, so standard errors of its metrics say nothing of other groups"
+            + ("; more rows, such as the same facts in other words, would tell more of this one" if few else "")
+        )
+    elif few or groups < FEW_GROUPS:
         of = f" of {plural(groups, 'group')}" if groups < len(forget) else ""
         said = (
             f"{plural(len(forget), 'row')}{of}: with fewer than {FEW_ROWS} rows or {FEW_GROUPS} groups one row or group"

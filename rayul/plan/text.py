@@ -140,11 +140,9 @@ def _cost(plan: Plan) -> Iterator[str]:
     took = f"{_seconds(plan.trial_seconds)}: {cost.steps} steps, {often}, with a device to itself"
     yield from _item("trial", "at most " * mixing + took + usual)
     further = f", {_bytes(plan.further_memory)} each further one of a pack" if plan.allocation.pack > 1 else ""
-    yield from _item(
-        "memory",
-        f"{_bytes(cost.memory)} a trial with its model{further}; {plan.fit_on_a_device} fit into "
-        f"{_bytes(cost.device_memory)}",
-    )
+    bound = plan.fit_on_a_device < 2 * plan.slots  # else it limits nothing
+    fit = f"; {plan.fit_on_a_device} fit into {_bytes(cost.device_memory)}" if bound else ""
+    yield from _item("memory", f"{_bytes(cost.memory)} a trial with its model{further}{fit}")
     yield from _item(
         "of that",
         f"{_bytes(4 * cost.trained)} for what update: {plan.spec.update} trains (weights, gradient and Adam's two "

@@ -11,6 +11,7 @@ from rayul.spec import Attack, Training
 from rayul.unlearn.attacks.fine_tune import fine_tune
 from rayul.unlearn.attacks.relearn import BATCH, LORA, shared_out
 from rayul.unlearn.attacks.target import Target
+from rayul.unlearn.data import Sets
 from rayul.unlearn.forward import Model, TokenScores
 from rayul.unlearn.probe import Missing
 from rayul.unlearn.tokens import Example
@@ -81,11 +82,19 @@ def _looks(
                 yield Look(step, target.score(asked, model))
 
 
+SETS = {"own": "forget", "related": "retain_train", "unrelated": "general"}
+"""Whose rows the attacker trains on, by what `rayul.spec.Attack` calls them."""
+
+
+def has_rows(sets: Sets, kind: str) -> bool:
+    return bool(sets.get(SETS[kind]))
+
+
 def _attackers_rows(target: Target, kind: str) -> list[Example]:
     if kind == "own":
         return [target.examples[i] for i in shared_out(len(target.rows))[0]]
-    name = {"related": "retain_train", "unrelated": "general"}[kind]
-    if not target.sets.get(name):
+    name = SETS[kind]
+    if not has_rows(target.sets, kind):
         raise Missing(f"there are no {name} rows to train on")
     return target.encode(target.sets[name])
 
