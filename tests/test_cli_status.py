@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +18,10 @@ from synthetic import SPEC, baseline, sweep, write_folder
 
 from rayul.errors import RayulError
 from rayul.records import FAILED, PRUNED, Ending
+from rayul.records.attacked import Attacked, attack_journal
+from rayul.records.certificate import Certificates, Dial, Margin, Reading, RowsRead, Walked, write_certificates
 from rayul.report.status import read_status, status_lines
-from rayul.sweep.lock import held, is_held
+from rayul.sweep.lock import held, holder, is_held
 
 Rayul = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -157,6 +160,23 @@ def test_a_sweep_that_only_just_began(tmp_path: Path, rayul: Rayul) -> None:
     assert done.stdout == "s: starting, the reference models are being measured\n"
     lines = status_lines(read_status(write_folder(folder, [baseline()]), True))
     assert "no evaluation after step 0 yet" in lines
+
+
+def test_certify_is_not_taken_for_the_end_of_the_sweep(tmp_path: Path, rayul: Rayul) -> None:
+    folder = write_folder(tmp_path / "s", sweep(64))
+    with held(folder, command="certify"):
+        while holder(folder) != "certify":
+            time.sleep(0.01)
+        assert rayul("status", "s").stdout.startswith("synthetic: certify is running: the certify rows are read\n")
+        walk = (Walked(1.0, 0.3, (Margin("retain.es", True, True, 0.9, 0.9, 0.8, 0.1),)),)
+        rows = (RowsRead("retain_certify", 20, True, 100, "ab" * 32),)
+        dials = (Dial("0003", 30, 1.0, (1.0,), walk),)
+        read = Reading("2026-11-29T10:00:00+00:00", 0.1, rows, ("retain.es ≥ 0.9",), (), dials, finished=True)
+        write_certificates(folder, Certificates((read,)))
+        noise = [Attacked("m", "noise", variant) for variant in ("1", "2")]
+        attack_journal(folder).append(Attacked("m", "fine-tune", "own rows, lr 1", reason="none"), *noise)
+        assert rayul("status", "s").stdout.startswith("synthetic: certify is running: 2 attacks tried so far\n")
+    assert holder(folder) == ""
 
 
 def test_errors(tmp_path: Path, rayul: Rayul) -> None:

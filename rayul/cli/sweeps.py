@@ -107,6 +107,7 @@ def status(folder: ResultsOf, json_: AsJson = False) -> Document:
     from rayul.records import JOURNAL
     from rayul.records.storage import local
     from rayul.report.status import read_status, status_lines
+    from rayul.sweep.lock import holder
 
     with local(folder) as place:
         held = is_driven(folder, place)
@@ -115,7 +116,7 @@ def status(folder: ResultsOf, json_: AsJson = False) -> Document:
                 return StatusDocument.starting(place.absolute().name)
             show(f"{place.absolute().name}: starting, the reference models are being measured")
             return None
-        found = read_status(place, held)
+        found = read_status(place, held, command=holder(place) if held else "")
     if json_:
         return StatusDocument.of(found)
     show("\n".join(status_lines(found)))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rayul.records import FAILED, JOURNAL, PRUNED, RUNNING, SPEC
+from rayul.records.attacked import FINE_TUNE
 from rayul.records.folder import SweepRecords, load_records
 from rayul.report.answer import by_rule
 from rayul.report.summary import Summary, summary_of
@@ -34,6 +35,8 @@ class Status:
     stopped: str = ""
     budget: float | None = None
     """Seconds that search.time_limit still allows, where there is one."""
+    command: str = ""
+    """Which command holds the folder, where that is known."""
 
     @property
     def states(self) -> dict[str, int]:
@@ -48,6 +51,12 @@ class Status:
     @property
     def phase(self) -> str:
         left = max(0, self.total - self.ended)
+        if self.held and self.command == "certify":
+            certificates = self.results.certificates
+            if certificates.latest is None or certificates.begun is not None:
+                return "certify is running: the certify rows are read"
+            tried = {(row.model, row.attack, row.variant * (row.attack == FINE_TUNE)) for row in self.results.attacked}
+            return f"certify is running: {plural(len(tried), 'attack')} tried so far"
         if self.held:
             return "running" if left else "finishing: adapters are verified and the report is made"
         why = f" ({self.stopped})" if self.stopped else ""
@@ -62,7 +71,7 @@ class Status:
         return seconds if self.budget is None else max(0.0, min(seconds, self.budget))
 
 
-def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status:
+def read_status(folder: Path, held: bool, now: datetime | None = None, command: str = "") -> Status:
     """Read a folder whose journal may be growing; a last line that is half written is left for the next time.
 
     Raises what `load_records` raises: no sweep's folder, or no baseline in it yet.
@@ -83,6 +92,7 @@ def read_status(folder: Path, held: bool, now: datetime | None = None) -> Status
         silent=max(0.0, now.timestamp() - (folder / JOURNAL).stat().st_mtime),
         seconds_per_trial=(recent[-1] - recent[0]).total_seconds() / (len(recent) - 1) if len(recent) > 1 else None,
         stopped=runs[-1].stopped if runs else "",
+        command=command,
         budget=None if limit is None else limit - results.manifest.seconds(now),
     )
 

@@ -86,7 +86,7 @@ def certify_sweep(
     """
     console = console or PlainConsole(stderr=True)
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    with ProgressBar(console) as bar, opened(folder, say, bar.update) as (work, is_copied):
+    with ProgressBar(console) as bar, opened(folder, say, bar.update, "certify") as (work, is_copied):
         bar.update("reading the records")
         results = load_records(work)
         asked = load_spec(work / SPEC)

@@ -47,18 +47,22 @@ MAY_CHANGE = (
 
 @contextmanager
 def opened(
-    place: Path | str, warn: Callable[[str], None], say: Callable[[str], None] = lambda what: None
+    place: Path | str,
+    warn: Callable[[str], None],
+    say: Callable[[str], None] = lambda what: None,
+    command: str = "sweep",
 ) -> Iterator[tuple[Path, bool]]:
     """Hold the results of a sweep while the block runs: their folder, or the work folder of a URL, which is kept up
-    with it. Yields the folder and whether it is a URL's; `warn` hears of a copy that failed, `say` of a connection that
-    is made. Raises RayulError for a folder with links: what is written to it would go elsewhere."""
+    with it. Yields the folder and whether it is a URL's; `warn` hears of a copy that failed, `say` of a connection
+    that is made. command: who asks, for `rayul status`. Raises RayulError for a folder with links: what is written
+    to it would go elsewhere."""
     with ExitStack() as stack:
         if is_url(place):
             say(f"connecting to {str(place).partition('?')[0]}")
         storage = Storage(str(place)) if is_url(place) else None
         folder = storage.folder if storage is not None else Path(place)
         try:
-            stack.enter_context(held(folder, warn))
+            stack.enter_context(held(folder, warn, command))
         except OSError as error:
             raise _unwritable(folder, error) from error
         if storage is not None:

@@ -45,11 +45,11 @@ def mark_path(folder: Path) -> Path:
 
 
 @contextmanager
-def held(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def held(folder: Path, say: Callable[[str], None] = lambda line: None, command: str = "sweep") -> Iterator[None]:
     """Hold the folder for this driver. The lock goes with the process.
 
-    say: hears that another machine's mark is watched. Raises RayulError when another driver holds it, and OSError where
-    nothing can be written.
+    command: what holds it, for whoever looks. say: hears that another machine's mark is watched. Raises RayulError
+    when another driver holds it, and OSError where nothing can be written.
     """
     lock = FileLock(lock_path(folder))
     lock_path(folder).parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def held(folder: Path, say: Callable[[str], None] = lambda line: None) -> Iterat
         raise _in_use(folder)
     try:
         _wait_for_dead_owner(folder, say)
-        with _marked(folder):
+        with _marked(folder, command):
             yield
     finally:
         if not folder.exists():  # a sweep that was refused leaves nothing
@@ -81,6 +81,13 @@ def is_held(folder: Path) -> bool:
     except OSError:
         return False  # there is no lock, or none can be taken here
     return False
+
+
+def holder(folder: Path) -> str:
+    """The command that writes to the folder, as far as its mark tells; "" where it does not."""
+    with suppress(OSError, ValueError, AttributeError, RecursionError), open_plain(mark_path(folder)) as file:
+        return str(json.loads(file.read(MARK_BYTES)).get("command", ""))
+    return ""
 
 
 def goes_on(folder: Path) -> Callable[[], bool]:
@@ -117,10 +124,10 @@ def _wait_for_dead_owner(folder: Path, say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _marked(folder: Path) -> Iterator[None]:
+def _marked(folder: Path, command: str) -> Iterator[None]:
     def renew(over: threading.Event) -> None:
         for count in itertools.count():
-            mark = {"machine": socket.gethostname(), "process": os.getpid(), "renewed": count}
+            mark = {"machine": socket.gethostname(), "process": os.getpid(), "renewed": count, "command": command}
             with suppress(OSError):  # a full disk ends the sweep by its journal, not by its mark
                 write_text(mark_path(folder), json.dumps(mark))
             if over.wait(RENEWED):
