@@ -3,7 +3,8 @@
     python tests/benchmarks/cadence.py [--trials 24] [--spec search_spaces/ga.yaml] [--set KEY=VALUE ...]
 
 Random settings of the space, trained alone on the testbed to the last step. Every evaluation reads all rows, and is
-compared with the one that auto would have put in its place.
+compared with the one that auto would have put in its place. Then sweeps of some of these trials, drawn at random: in
+how many the best point and the whole front within the limit are the same with auto as with every row read.
 """
 
 from __future__ import annotations
@@ -40,11 +41,43 @@ class Observed(Watch):
         return False
 
 
+def tell_sweeps(whole: Any, auto: Any, trials: Any, size: int, count: int = 2000) -> None:
+    """whole, auto: [n, 3] share forgotten, share kept, whether within the limit, of the same n evaluations."""
+    rng = np.random.default_rng(0)
+    same_best = same_front = 0
+    lost = []
+    for _ in range(count):
+        drawn = np.flatnonzero(np.isin(trials, rng.choice(np.unique(trials), size, replace=False)))
+        fronts = [front(rows[drawn]) for rows in (whole, auto)]
+        best = [
+            max((rows[drawn][i, 0] for i in found), default=0.0)
+            for rows, found in zip((whole, auto), fronts, strict=True)
+        ]
+        same_best += best[0] == best[1]
+        same_front += fronts[0] == fronts[1]
+        lost.append(best[0] - best[1])
+    print(
+        f"{count} sweeps of {size} of these trials: the same best point in {same_best / count:.1%}, the same front in "
+        f"{same_front / count:.1%}; the best has forgotten {np.mean(lost):.5f} less on average, at most {max(lost):.3f}"
+    )
+
+
+def front(rows: Any) -> set[int]:
+    """Of the evaluations within the limit that have forgotten enough, those that no other one beats."""
+    able = [i for i, (gone, _, within) in enumerate(rows) if within and gone >= MIN_FORGOTTEN]
+    return {
+        i
+        for i in able
+        if not any((rows[j, :2] >= rows[i, :2]).all() and (rows[j, :2] > rows[i, :2]).any() for j in able)
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", type=Path, default=Path("search_spaces/ga.yaml"))
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=16, help="trials of a sweep that is drawn from these")
     parser.add_argument("--set", nargs="*", default=[], dest="changes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,8 +97,13 @@ def main() -> None:
         read = [s.evaluations[0] for s in trial.run_trial(task, job) if s.evaluations and s.evaluations[0].step]
         for e, (repeated, last) in zip(read, found, strict=True):
             told = last.metrics["forget.es"] if repeated and last is not None else np.nan
-            rows.append((repeated, told, e.metrics["forget.es"], e.metrics["retain.es"], e.feasible, number, e.step))
-    repeated, told, forget, retain, feasible, trials, steps = (np.array(column) for column in zip(*rows, strict=True))
+            seen = last if repeated and last is not None else e
+            auto = seen.metrics["forget.es"], seen.metrics["retain.es"], seen.feasible
+            rows.append(
+                (repeated, told, e.metrics["forget.es"], e.metrics["retain.es"], e.feasible, number, e.step, auto)
+            )
+    *columns, autos = zip(*rows, strict=True)
+    repeated, told, forget, retain, feasible, trials, steps = (np.array(column) for column in columns)
     base = baseline.metrics["forget.es"]
     solution = feasible.astype(bool) & (1 - forget / base >= MIN_FORGOTTEN)
     same = forget >= 0.9999 * base
@@ -76,6 +114,10 @@ def main() -> None:
         f"forget.es of those: mean error {wrong.mean():.4f}, largest {wrong.max():.3f}; solutions among them: ", end=""
     )
     print(f"{(repeated & solution).sum()} of {solution.sum()}; beyond the limit: {(repeated & ~feasible).sum()}")
+    whole = np.stack([1 - forget / base, retain / baseline.metrics["retain.es"], feasible], axis=1)
+    auto = np.array(autos, dtype=float) / [base, baseline.metrics["retain.es"], 1]
+    auto[:, 0] = 1 - auto[:, 0]
+    tell_sweeps(whole.astype(float), auto, trials, asked.size)
     for i in np.flatnonzero(repeated & (np.abs(told - forget) > 0.02)):
         print(f"trial {trials[i]:.0f} step {steps[i]:.0f}: forget.es {forget[i]:.3f}, retain.es {retain[i]:.3f}")
 

@@ -382,7 +382,7 @@ def test_the_certified_adapter_is_exported_with_its_certificate_on_the_card(
     e = best_certified(results)
     assert export(results, e, tmp_path / "out") <= 1e-3
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "keeps at least 90% of retain.prob on new groups (90% confidence, 12 groups)" in card
+    assert "keeps at least 90% of retain.prob on new groups (90% confidence, 12 groups: " in card
     for said in (
         reading.read[0].sha256,
         reading.date,
@@ -396,7 +396,7 @@ def test_the_certified_adapter_is_exported_with_its_certificate_on_the_card(
         for d in reading.certified
         if d.certified is not None and d.certified.key == e.key and d.last is not None
     )
-    assert f"{margin.kept:.1%}, with the bound at {margin.low:.1%}" in card
+    assert f"{margin.kept:.1%}, at least {margin.low:.1%}" in card
     front = front_of(results)[0]
     export(results, front, tmp_path / "front")
     assert "## Certificate" not in (tmp_path / "front" / "README.md").read_text()
@@ -579,7 +579,7 @@ def test_a_limit_on_a_probe_is_tested_on_the_groups_that_it_holds_back(
     results = load_records(sweep.folder)
     (best, *_) = certified(results)
     said = f"at least 90% of {limit['metric']}"
-    assert f"keeps {said} on new groups of the probe people, by person (90% confidence, 10 groups)" in sentence(best)
+    assert f"keeps {said} on new groups of the probe people, by person (90% confidence, 10 groups: " in sentence(best)
     assert "people_report" in {key.partition(".")[0] for key in best.e.metrics}
     export(results, best.e, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
