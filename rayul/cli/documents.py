@@ -296,8 +296,7 @@ class SweepFound(Printed):
 
 
 def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
-    from rayul.pareto.certificate import ROUNDING
-    from rayul.report.certified import certified
+    from rayul.report.certified import certified, is_without_spread
 
     return {
         "name": summary.name,
@@ -324,7 +323,7 @@ def _found(summary: Summary, results: SweepRecords) -> dict[str, Any]:
                         limit=m.at,
                         relative=m.relative,
                         kept=m.kept,
-                        bound=None if m.sd < ROUNDING else m.low,
+                        bound=None if is_without_spread(m) else m.low,
                     )
                     for m in one.at.margins
                 ],

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rayul.pareto.front import forgotten
 from rayul.pareto.held_out import held_out, keeps_there
 from rayul.pareto.targets import limits_of
-from rayul.records import FAILED, RUNNING, Ending, Evaluation
+from rayul.records import FAILED, RUNNING, Ending, Evaluation, adapter_name
 from rayul.records.folder import SweepRecords
 from rayul.report.attacked import worst_of
 from rayul.report.axes import Axis, axes
@@ -49,8 +49,9 @@ def _found(results: SweepRecords, summary: Summary) -> str:
             return "Nothing is certified."
         best = held[0]
         known = math.isfinite(best.forgotten)
-        worst = worst_of(results, best.e)
-        back = f", of which an attack brings back {min(worst.returned, 1.0):.0%}" if worst is not None else ""
+        worst = worst_of(results, adapter_name(best.e))
+        returned = 0.0 if worst is None else min(worst.returned, 1.0)
+        back = f", of which an attack brings back {returned:.0%}" if returned > 0 else ""
         found = f"{_share_gone(results, best.e, best.forgotten)}{back}. " if known else ""
         # Not "forgotten. Certified: keeps ...": readers took it for certified that it is forgotten.
         return f"{found}Certified is what it keeps: {kept_on_new(best).removeprefix('keeps ')}."

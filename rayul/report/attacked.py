@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayul.audit.recovery import Recovery, recoveries, shares
-from rayul.records import Evaluation, adapter_name
+from rayul.records import adapter_name
 from rayul.records.attacked import FINE_TUNE, INTERPOLATE, Attacked
 from rayul.records.certificate import certified_folder
 from rayul.records.folder import SweepRecords
@@ -73,22 +73,20 @@ def attacked_model(results: SweepRecords) -> str | None:
     return next((name for one in certified(results) if (name := adapter_name(one.e)) in attacked), None)
 
 
-def worst_of(results: SweepRecords, e: Evaluation) -> Recovery | None:
-    """The attack that brought back most of what this certified point had forgotten; None where none was tried, and of
+def worst_of(results: SweepRecords, model: str) -> Recovery | None:
+    """The attack that left most of what this certified model had forgotten back; None where none was tried. Not
     interpolation with the weights before, which ends there."""
-    found = recoveries(of_model(results, adapter_name(e)))
-    return next((one for one in found if one.row.attack != INTERPOLATE and one.returned > 0), None)
+    return next((one for one in recoveries(of_model(results, model)) if one.row.attack != INTERPOLATE), None)
 
 
 def recovery_check(results: SweepRecords) -> Iterator[Check]:
     """Whether it stays forgotten, of the best certified point once it was attacked."""
     model = attacked_model(results)
-    best = next((one.e for one in certified(results) if adapter_name(one.e) == model), None)
-    worst = None if best is None else worst_of(results, best)
-    if best is None:
+    worst = None if model is None else worst_of(results, model)
+    if worst is None:
         return
     title = "Does it stay forgotten under attack?"
-    if worst is None:
+    if not worst.returned > 0:
         yield Check(title, "good", "Yes: no attack that was tried brought any of it back.")
     else:
         verdict: Verdict = "warning" if worst.returned > COMES_BACK else "good"

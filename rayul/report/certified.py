@@ -126,10 +126,15 @@ def sentence(one: Certified) -> str:
     )
 
 
+def is_without_spread(one: Margin) -> bool:
+    """Whether all certify groups keep the same, to rounding: the t test has nothing to bound the mean by."""
+    return one.sd < ROUNDING
+
+
 def bound(one: Margin) -> str:
     """ "at least 92.0%": the bound of what certify groups keep. Where all keep the same it would be that very number,
     which is no bound but a test without a spread."""
-    if one.sd < ROUNDING:
+    if is_without_spread(one):
         return "the same in every group, so without a bound"
     return f"{'at least' if one.at_least else 'at most'} {value(one, one.low)}"
 
@@ -157,7 +162,7 @@ def equal_groups(one: Certified) -> list[str]:
         f"All groups keep the same {m.metric} there, so the t test has no spread to go by: it would not notice that "
         "one group in many is broken."
         for m in one.at.margins
-        if m.sd < ROUNDING
+        if is_without_spread(m)
     ]
 
 
@@ -174,7 +179,7 @@ def certified_lines(results: SweepRecords) -> list[str]:
     if not found:
         return ["Nothing is certified.", *why_not(latest)]
     best, *others = found
-    lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results)]
+    lines = [sentence(best)[:1].upper() + sentence(best)[1:], *searched(results, best)]
     lines[1:1] = [*on_report_rows(results, best), assumption(best), *equal_groups(best)]
     alike = [one for one in others if (one.reading, kept_limits(one.at)) == (best.reading, kept_limits(best.at))]
     if alike:
@@ -206,19 +211,20 @@ def earlier_requests(results: SweepRecords, e: Evaluation) -> list[str]:
 
 
 def on_report_rows(results: SweepRecords, one: Certified) -> list[str]:
-    """Where the report rows of a certified point are below its limit: two samples of groups that differ."""
+    """Where the report rows of a certified point break its limit: two samples of groups that differ."""
     return [
         f"On the report rows the same weights keep {percent(h.report)}"
         + (f" ± {percent(h.report_error)}" if math.isfinite(h.report_error) else "")
-        + f" of {h.metric}, below the limit: a certificate is about the average over all such groups, and of its "
+        + f" of {h.metric}, beyond the limit: a certificate is about the average over all such groups, and of its "
         "samples either may be the lucky one."
         for h in held_out(results, one.e)
         if h.breaks
     ]
 
 
-def searched(results: SweepRecords) -> list[str]:
-    """What the search's own best read on the select rows, and what is known of it on rows that it did not read."""
+def searched(results: SweepRecords, told: Certified) -> list[str]:
+    """What the search's own best read on the select rows, and what is known of it on rows that it did not read.
+    told: the certified point that the lines before are about."""
     best = best_of(front_of(results), results)
     if best is None:
         return []
@@ -226,7 +232,7 @@ def searched(results: SweepRecords) -> list[str]:
     lines = []
     for h in held_out(results, best)[:1]:
         holds = "" if h.breaks is None else ", and does not hold" if h.breaks else ", and holds so far"
-        same = any(one.e.key == best.key for one in certified(results))
+        same = told.e.key == best.key
         lines.append(
             f"The search's own best point{', the same weights,' if same else ''} shows {found} at "
             f"{percent(h.select)} of {h.metric} on the select rows{holds}: {percent(h.report)} on the report rows."

@@ -79,7 +79,7 @@ class _Adapted(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.dtype == torch.float32 and not x.is_cuda and _by_onednn():
+    if x.dtype == torch.float32 and x.device.type == "cpu" and _by_onednn():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
         return found
     return F.linear(x, weight, bias)

@@ -14,6 +14,7 @@
 | pack | join, train, evaluate, leave |
 | packs | all trials of a device, in one pack or in smaller ones that take turns |
 | packable | which trials may share a pack |
+| lanes, widths | who shares a forward, and how many may without a bit of them changing |
 | throughput, compiling | how fast packs train here, compiled or not |
 | known_rates | the same, measured once for each machine and shape |
 """

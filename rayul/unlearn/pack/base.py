@@ -217,8 +217,10 @@ def _frozen(linear: Any, x: Tensor) -> Tensor:
 
 
 def _is_plain(linear: Any) -> bool:
-    """Whether its product may be computed by hand: not of a quantised module, nor where torch compiles what it sees."""
-    return type(linear) is torch.nn.Linear and not torch.compiler.is_compiling()
+    """Whether its product is computed by hand: on a CPU, where that was measured to gain, and not of a quantised
+    module, nor where torch compiles what it sees."""
+    by_hand = type(linear) is torch.nn.Linear and linear.weight.device.type == "cpu"
+    return by_hand and not torch.compiler.is_compiling()
 
 
 def _at_answers(head: Callable[[Tensor], Tensor], at: Tensor, hidden: Tensor) -> Tensor:
