@@ -422,7 +422,7 @@ class Resources(Section):
         int | Literal["auto"], BeforeValidator(_check_trials_per_gpu), named(["auto"], _COUNT)
     ] = "auto"
     """Number of trials that share a device. auto: the fastest number, measured once for each machine and shape where
-    training takes long enough, else up to 4; fewer where the search learns from each trial."""
+    training takes long enough, else up to 2 on a core and 4 on a GPU; fewer where the search learns from each trial."""
     packs: bool = True
     """Whether trials that share a device train together, in one forward and backward over one copy of the model. Off:
     each has a process of its own, which only GPUs share."""

@@ -99,8 +99,8 @@ def auto(make_spec: MakeSpec, sets: Any, disk: DriverDisk) -> Callable[..., pack
 def test_a_short_sweep_measures_nothing(auto: Callable[..., packing.Packing], cache: Path) -> None:
     before = sorted(cache.rglob("*.json"))
     found = auto("short", rates=None)
-    assert found.slots == packing.UNMEASURED
-    assert "4 trials per device, unmeasured" in found.why
+    assert "2 trials per device, unmeasured" in found.why
+    assert found.slots == 2
     assert found.shape is not None
     assert not found.shape.compiled
     unknown = auto("short", rates=None, lora={"target_modules": ["q_proj"]})
@@ -288,3 +288,18 @@ def test_where_the_compiler_fails_the_pack_is_not_compiled(
     assert isinstance(found, str)
     assert found
     assert not list(tmp_path.rglob("compiled-packs/*"))
+
+
+@pytest.mark.parametrize(("gpu", "slots"), [(1, 4), (0, 2)])
+def test_a_short_sweep_runs_more_trials_on_a_gpu_than_on_a_core(
+    gpu: int, slots: int, make_spec: MakeSpec, sets: Any, tmp_path: Path
+) -> None:
+    ray.shutdown()
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        spec = make_spec(search={"sampler": "random", "trials": 64}, resources=AUTO | {"gpu": gpu})
+        found = packing.choose_packing(spec, sets, DriverDisk(tmp_path, tmp_path / ".mark", "", {}), None)
+    finally:
+        ray.shutdown()
+    assert found.slots == slots
+    assert "unmeasured" in found.why
