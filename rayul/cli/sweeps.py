@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from rayul.cli.output import is_driven
 from rayul.cli.specs import check_code
 from rayul.cli.stopped import STOPPED
 from rayul.console import PlainConsole, show
+from rayul.errors import RayulError
 from rayul.progress import doing
 
 if TYPE_CHECKING:
@@ -61,20 +62,23 @@ def sweep(
     for line in spec_warnings(spec):
         console.print(f"warning: {line}", style="yellow", soft_wrap=True)
     folder = _place(results, spec, resume, resume_if_any)
-    with doing(console, "loading ray and torch"):
-        from rayul.records.storage import is_url, joined
-        from rayul.report import front_lines
-        from rayul.sweep.last_words import ENDED, last_words
-        from rayul.sweep.run import run_sweep
-        from rayul.sweep.stop import Interrupted
-
     again = _again(trials, results, name, [*(set_ or ()), *sampled])
     command = f"rayul sweep {shlex.quote(str(file))}"  # it is pasted into a shell
-    try:
-        with (
-            last_words(ENDED + f"{command} --resume-if-any{again}"),
-            _watched(folder) if watch else nullcontext(),
-        ):
+    with ExitStack() as stack:
+        with doing(console, "loading ray and torch"):
+            from rayul.sweep.connection import starting
+
+            stack.enter_context(starting(address))  # beside the imports that follow
+            from rayul.records.storage import is_url, joined
+            from rayul.report import front_lines
+            from rayul.sweep.last_words import ENDED, last_words
+            from rayul.sweep.run import run_sweep
+            from rayul.sweep.stop import Interrupted
+
+        stack.enter_context(last_words(ENDED + f"{command} --resume-if-any{again}"))
+        if watch:
+            stack.enter_context(_watched(folder))
+        try:
             summary = run_sweep(
                 spec,
                 folder,
@@ -83,21 +87,24 @@ def sweep(
                 console=console,
                 trust=True,  # checked above: FILE is the user's own, or they trust it
             )
-    except Interrupted as stopped:
-        show(f"stopped; continue with: {command} --resume{again}")
-        if stopped.summary is not None:
-            show(stopped.summary.report)
-        raise typer.Exit(STOPPED) from None
-    except KeyboardInterrupt:  # before the first trial, or after the last
-        show(f"stopped; continue with: {command} --resume-if-any{again}")
-        raise typer.Exit(STOPPED) from None
-    show("\n".join(front_lines(summary)))
-    for warning in summary.warnings:
-        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    show(f"hypervolume {summary.hypervolume:.4f}")
-    if is_url(folder):
-        show(joined(folder, summary.report.name))
-    show(summary.report)
+        except RayulError as error:  # said before Ray has ended, which may have to start first
+            show(error, error=True)
+            raise typer.Exit(error.exit_code) from None
+        except Interrupted as stopped:
+            show(f"stopped; continue with: {command} --resume{again}")
+            if stopped.summary is not None:
+                show(stopped.summary.report)
+            raise typer.Exit(STOPPED) from None
+        except KeyboardInterrupt:  # before the first trial, or after the last
+            show(f"stopped; continue with: {command} --resume-if-any{again}")
+            raise typer.Exit(STOPPED) from None
+        show("\n".join(front_lines(summary)))
+        for warning in summary.warnings:
+            console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+        show(f"hypervolume {summary.hypervolume:.4f}")
+        if is_url(folder):
+            show(joined(folder, summary.report.name))
+        show(summary.report)
 
 
 @app.command()

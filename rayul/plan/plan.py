@@ -49,7 +49,8 @@ def make_plan(
     RayulError as a sweep would at its start.
     """
     say("loading Ray and torch")
-    from rayul.sweep.cluster import allocate, connected, connecting
+    from rayul.sweep.cluster import allocate
+    from rayul.sweep.connection import connected, connecting
     from rayul.sweep.driver_disk import served
     from rayul.sweep.packs.packing import choose_packing
     from rayul.sweep.reference import measure_trial_cost

@@ -33,7 +33,8 @@ from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Finalists, Spec, is_certify_set, load_spec, searched_of
-from rayul.sweep.cluster import allocate, connected, connecting  # before ray.tune: it silences Ray's own output
+from rayul.sweep.cluster import allocate
+from rayul.sweep.connection import connected, connecting  # before ray.tune: it silences Ray's own output
 
 # isort: split
 from ray import tune

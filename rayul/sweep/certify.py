@@ -52,7 +52,8 @@ from rayul.spec import (
     uncertified,
 )
 from rayul.sweep.attack import attack_certified, left_to_try
-from rayul.sweep.cluster import allocate, connected, connecting
+from rayul.sweep.cluster import allocate
+from rayul.sweep.connection import connected, connecting
 from rayul.sweep.driver_disk import marked, served
 from rayul.sweep.folder import checked_rows, opened
 from rayul.sweep.reference import Measurer, ProcessMeasurer

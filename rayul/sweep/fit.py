@@ -11,17 +11,23 @@ from typing import Any
 import ray
 
 from rayul.errors import RayulError, ResultsUnwritable
-from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
+from rayul.sweep import connection  # noqa: F401 (before ray.tune: it silences Ray's own output)
 
 # isort: split
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.error import TuneError
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 from rayul.sweep.losses import Lost, last_error, lost
 from rayul.sweep.run_folder import run_folder
 from rayul.sweep.stop import StopSignal
 from rayul.words import plural
+
+# Tune would hand these to its trials in a runtime environment, which Ray writes to a log. Nodes have their own.
+class_cache.ENV_VARS_TO_PROPAGATE = {v for v in class_cache.ENV_VARS_TO_PROPAGATE if not v.startswith("AWS_")}
+# A variable of PyTorch Lightning's, which would give each trial an environment, and that a process that sets it up.
+class_cache.DEFAULT_ENV_VARS = {}
 
 MAX_FAILURES = 5
 """Times a trial starts again after its worker or node was lost. Not without end: a trial that kills its process each

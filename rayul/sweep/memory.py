@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rayul.errors import RayulError
-from rayul.sweep import cluster  # noqa: F401 (before ray.tune: it silences Ray's own output)
+from rayul.sweep import connection  # noqa: F401 (before ray.tune: it silences Ray's own output)
 from rayul.sweep.losses import is_memory_pressure, last_error, raised, says_no_memory
 
 # isort: split

@@ -39,13 +39,8 @@ from rayul.records.trusted import check_trusted
 from rayul.report.summary import Summary
 from rayul.report.write import summarise
 from rayul.spec import Spec, check_baseline_keeps, check_certifiable, check_limits, check_objectives
-from rayul.sweep.cluster import (
-    Allocation,
-    allocate,
-    cluster_line,
-    connected,
-    connecting,
-)  # before ray.tune: it silences Ray's output
+from rayul.sweep.cluster import Allocation, allocate, cluster_line
+from rayul.sweep.connection import connected, connecting  # before ray.tune: it silences Ray's own output
 
 # isort: split
 from ray import tune

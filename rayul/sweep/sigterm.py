@@ -20,5 +20,15 @@ def kept_sigterm() -> Iterator[None]:
             raise
         raise KeyboardInterrupt from None
     finally:
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        _take(before)
+
+
+def restored_sigterm() -> None:
+    """Take SIGTERM back from a Ray that another thread has started: only its second handler is in the way then, and it
+    is the machine's, of which Python does not know."""
+    _take(signal.getsignal(signal.SIGTERM))
+
+
+def _take(handler: object) -> None:
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # type: ignore[arg-type]

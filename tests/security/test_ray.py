@@ -52,7 +52,7 @@ LOCAL = """
 import json, os, stat, sys
 from pathlib import Path
 import psutil
-from rayul.sweep.cluster import connected
+from rayul.sweep.connection import connected
 import ray
 from ray._raylet import Config, GcsClient, AuthenticationTokenLoader
 from ray.exceptions import AuthenticationError
@@ -62,7 +62,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 with connected(None, print):
     found["cores"] = ray.cluster_resources()["CPU"]
     assert ray.get(ray.remote(lambda: 5).remote()) == 5
-    paths = ray.get(ray.remote(lambda: [os.getcwd(), *map(os.path.abspath, __import__("sys").path)]).remote())
+    paths = ray.get(ray.remote(lambda: [*map(os.path.abspath, __import__("sys").path)]).remote())
     found["imports from here"] = os.getcwd() in paths
     address = ray.get_runtime_context().gcs_address
     found["address"] = address
@@ -167,7 +167,7 @@ with module.run_folder() as folder:
 CONNECT = """
 import sys
 from rayul.errors import InputError
-from rayul.sweep.cluster import connected
+from rayul.sweep.connection import connected
 import ray
 try:
     with connected(sys.argv[1], lambda line: print("WARNED", line)):

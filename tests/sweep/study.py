@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from rayul.records import COMPLETED, PRUNED, Evaluation, Journal
-from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep import connection  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.result import TrialResult
 
 # isort: split

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,37 +10,8 @@ import ray
 
 from rayul.errors import InputError
 from rayul.spec import Resources
-from rayul.sweep.cluster import allocate, connected, connecting
-
-
-def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(InputError, match=f"no Ray cluster at {address}") as caught, connected(address, print):
-        pass
-    assert "ray start --head" in caught.value.hint
-    assert caught.value.exit_code == 2
-
-
-def test_who_waits_reads_whether_a_cluster_is_asked_or_ray_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert [connecting(None), connecting("local")] == ["starting Ray"] * 2
-    assert connecting("auto") == "connecting to Ray"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.4:6379")
-    assert connecting(None) == "connecting to Ray"
-
-
-def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match="no Ray cluster at nonsense"), connected("nonsense", print):
-        pass
-
-
-def test_a_ray_client_address_is_refused_also_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
-    with pytest.raises(InputError, match="records would not be here") as caught, connected(None, print):
-        pass
-    assert "ray job submit" in caught.value.hint
+from rayul.sweep.cluster import allocate
+from rayul.sweep.connection import connected
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from driver import endings, rows, sweep, write_spec
 
 from rayul.records import Evaluation
-from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep import connection  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.result import TrialResult
 
 # isort: split

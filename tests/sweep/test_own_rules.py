@@ -15,7 +15,7 @@ from rayul.errors import InputError
 from rayul.records import Evaluation
 from rayul.spec import SpecError, difference, dump_yaml, load_spec
 from rayul.spec.load import parse_spec
-from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep import connection  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.result import TrialResult
 
 # isort: split

@@ -23,7 +23,7 @@ from rayul.records import (
     read_journal,
     to_json,
 )
-from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep import connection  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.pruning.scheduler import PruningScheduler
 from rayul.sweep.recorder import Recorder
 from rayul.sweep.search.searcher import OptunaSearcher, open_study

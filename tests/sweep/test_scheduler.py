@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from rayul.sweep import cluster  # noqa: F401  before ray.tune, as everywhere
+from rayul.sweep import connection  # noqa: F401  before ray.tune, as everywhere
 from rayul.sweep.result import TrialResult
 
 # isort: split
