@@ -79,14 +79,14 @@ class _Adapted(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if x.dtype == torch.float32 and x.device.type == "cpu" and _by_onednn():
+    if x.dtype == torch.float32 and x.device.type == "cpu" and by_onednn():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
         return found
     return F.linear(x, weight, bias)
 
 
 @cache
-def _by_onednn() -> bool:
+def by_onednn() -> bool:
     """Whether oneDNN multiplies float32 faster than MKL, by which torch does it: MKL uses AVX-512 on Intel's processors
     alone. On an AMD EPYC oneDNN reaches 220 GFLOPS a core and MKL 105."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":

@@ -87,7 +87,9 @@ def main() -> None:
                 print(f"| {spec.uncompilable[0][1]} | |", flush=True)
                 continue
             compiled, times = twice(known_compiled, spec, sets, max(2, slots))  # alone nothing is compiled
-            print(f"| {compiled.slots}: {compiled.gain:.2f} after {compiled.seconds:.0f} s | {times} |", flush=True)
+            if not isinstance(compiled, str):
+                compiled = f"{compiled.slots}: {compiled.gain:.2f} after {compiled.seconds:.0f} s"
+            print(f"| {compiled} | {times} |", flush=True)
 
 
 def twice(work: Callable[..., T], *arguments: Any) -> tuple[T, str]:

@@ -23,6 +23,7 @@ from rayul.sweep.packs import packing
 from rayul.sweep.packs.allowance import estimated_rate, training_seconds
 from rayul.sweep.packs.bench import Bench
 from rayul.testbed import with_testbed
+from rayul.unlearn import products
 from rayul.unlearn.chunks import load_rows
 from rayul.unlearn.pack.compiling import Compiled, measure_compiled
 from rayul.unlearn.pack.known_rates import remember_compiled, remember_packs
@@ -68,29 +69,36 @@ in packs of 4."""
 
 
 @pytest.fixture
-def auto(make_spec: MakeSpec, sets: Any, disk: DriverDisk) -> Callable[..., packing.Packing]:
+def auto(
+    make_spec: MakeSpec, sets: Any, disk: DriverDisk, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., packing.Packing]:
     """auto(name, rates=..., compiled=..., **sections): what is chosen where a cache has these measurements; the name
-    makes it another sweep of rows of its own."""
+    makes it another sweep of rows of its own. onednn: whether the processor is one where its products are faster."""
 
     def choose(
         name: str,
         rates: dict[int, float] | None = RATES,
-        compiled: tuple[float, float] | None = None,
+        compiled: tuple[float, float] | str | None = None,
         before: PackRecord | None = None,
+        onednn: bool = False,
+        dtype: str = "float32",
         **sections: Any,
     ) -> packing.Packing:
+        monkeypatch.setattr(products, "by_onednn", lambda: onednn)
         search = {"sampler": "random", "trials": 64}
         asked = {"search": search, "training": {"steps": 600}, "resources": AUTO} | sections
         spec = make_spec(**{"pruning": {"criteria": False, "dominance": False}} | asked)
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": dtype})})
         rows = {key: (*some, replace(some[0], question=name)) for key, some in sets.items()}
         torch.set_num_threads(1)
         bench = Bench(spec, rows, disk, 2)
         sizes = [1, 2, 4, 8, 16, 32]
         if rates is not None:
             remember_packs(spec, rows, sizes, bench.memory, [Throughput(k, rate, 1) for k, rate in rates.items()])
-        if compiled is not None:
-            gain, seconds = compiled
-            remember_compiled(spec, rows, Compiled(4, 30.0, gain, seconds))
+        if isinstance(compiled, str):
+            remember_compiled(spec, rows, 4, compiled)
+        elif compiled is not None:
+            remember_compiled(spec, rows, 4, Compiled(4, 30.0, *compiled))
         return packing.choose_packing(spec, rows, disk, before)
 
     return choose
@@ -180,6 +188,36 @@ def test_what_cannot_be_compiled_is_not_and_says_why(
     assert f"not compiled: {reason}" in found.why
 
 
+def test_where_onednn_multiplies_nothing_is_compiled(auto: Callable[..., packing.Packing]) -> None:
+    """Only in float32: it computes no other products."""
+    found = auto("by oneDNN", compiled=(9.0, 1.0), onednn=True)
+    assert found.shape is not None
+    assert not found.shape.compiled
+    assert "not compiled: on this processor oneDNN multiplies faster" in found.why
+    half = auto("bfloat16", compiled=(9.0, 1.0), onednn=True, dtype="bfloat16")
+    assert half.shape is not None
+    assert half.shape.compiled
+
+
+def test_a_compiler_that_failed_before_is_not_tried_again(auto: Callable[..., packing.Packing], cache: Path) -> None:
+    failed = auto("fails", compiled="CppCompileError: C++ compile error")
+    assert failed.shape is not None
+    assert not failed.shape.compiled
+    assert "not compiled: CppCompileError: C++ compile error (in an earlier sweep; to try again, delete " in failed.why
+    (kept,) = [path for path in cache.rglob("compiled-packs/*.json") if str(path) in failed.why]
+    kept.unlink()
+    assert auto("fails", compiled=(1.5, 60.0)).shape.compiled  # type: ignore[union-attr]
+
+
+def test_where_one_trial_at_a_time_is_fastest_it_has_a_pack_of_its_own(auto: Callable[..., packing.Packing]) -> None:
+    found = auto("one", {1: 10.0, 2: 10.5, 4: 10.9})
+    assert found.slots == 1
+    assert found.shape is not None
+    assert "1: 10, 2: 10, 4: 11" in found.why
+    untested = auto("one untested", {1: 10.0, 2: 10.5}, lora={"target_modules": ["q_proj"]})
+    assert untested.shape is None
+
+
 def test_without_a_compiler_nothing_is_compiled(
     auto: Callable[..., packing.Packing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +283,7 @@ def test_a_sweep_compiles_by_what_was_measured_and_resumes_so(
     file = make_spec_file(**AUTO, gpu=0)
     plain = yaml.safe_load(file.read_text())
     plain["training"] |= {"steps": 100, "evaluate_every": 50}
+    plain["model"] = {"path": plain["model"], "dtype": "bfloat16"}  # in float32 its products may be oneDNN's
     file.write_text(yaml.safe_dump(plain))
     spec = with_testbed(load_spec(file))
     rows, devices = load_rows(spec), os.cpu_count() or 1
@@ -253,7 +292,7 @@ def test_a_sweep_compiles_by_what_was_measured_and_resumes_so(
     sizes = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
     remember_packs(spec, rows, sizes, memory, [Throughput(k, 0.01 * k, 1) for k in sizes[:2]])
-    remember_compiled(spec, rows, Compiled(2, 0.02, 2.0, 60.0))
+    remember_compiled(spec, rows, 2, Compiled(2, 0.02, 2.0, 60.0))
     done = sweep(file, tmp_path / "results")
     assert done.returncode == 0, done.stderr
     assert "; compiled, 2: 0 after 60 s" in done.stderr
@@ -283,11 +322,13 @@ def test_where_the_compiler_fails_the_pack_is_not_compiled(
     try:
         bench = Bench(make_spec(method="gd"), sets, DriverDisk(tmp_path, tmp_path / ".mark", "", {}), 2)
         found = bench.compiled([2])
+        (kept,) = tmp_path.rglob("compiled-packs/*")
+        monkeypatch.setattr(bench, "_run", lambda *_: pytest.fail("the second sweep tries again"))
+        again = bench.compiled([2])
     finally:
         ray.shutdown()
     assert isinstance(found, str)
-    assert found
-    assert not list(tmp_path.rglob("compiled-packs/*"))
+    assert again == f"{found} (in an earlier sweep; to try again, delete {kept})"
 
 
 @pytest.mark.parametrize(("gpu", "slots"), [(1, 4), (0, 2)])

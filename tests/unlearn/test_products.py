@@ -15,7 +15,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     onednn = request.param == "by oneDNN"
     if onednn and not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(products, "_by_onednn", lambda: onednn)
+    monkeypatch.setattr(products, "by_onednn", lambda: onednn)
 
 
 def _drawn(*shape: int) -> torch.Tensor:

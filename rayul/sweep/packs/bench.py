@@ -9,7 +9,6 @@ from typing import Any
 import ray
 import torch
 
-from rayul.errors import InputError
 from rayul.spec import Spec
 from rayul.sweep.cluster import allocate
 from rayul.sweep.driver_disk import DriverDisk
@@ -20,7 +19,6 @@ from rayul.unlearn.data import Sets
 from rayul.unlearn.pack.compiling import Compiled
 from rayul.unlearn.pack.known_rates import known_compiled, known_packs, remembered_compiled, remembered_packs
 from rayul.unlearn.pack.throughput import Throughput
-from rayul.words import first_line
 
 WORTH = 1.1
 """A larger pack must be so much faster: it takes memory, and tells the search less. So must a compiled one, with the
@@ -55,6 +53,8 @@ class Bench:
         known = None
         if self._here:
             known = remembered_compiled(self.spec, self.sets, sizes[0], self.place.threads)
+        if isinstance(known, str):
+            return known
         if known is not None and len(sizes) == 1:
             return [known]
         measured: list[Compiled] | str = self._run(_measure_compiled, sizes)
@@ -88,12 +88,10 @@ def _measure_compiled(spec: Spec, sets: Sets, disk: DriverDisk, threads: int, si
     torch.set_num_threads(threads)
     found: list[Compiled] = []
     for slots in sizes:
-        try:
-            found.append(known_compiled(disk.with_models(spec), sets, slots))
-        except Exception as error:  # of torch's compilers each has its own, and the sweep can do without
-            if found:
-                break
-            return error.message if isinstance(error, InputError) else first_line(error)
-        if fastest_compiled(found) is not found[-1]:
+        one = known_compiled(disk.with_models(spec), sets, slots)
+        if isinstance(one, str):
+            return found or one
+        found.append(one)
+        if fastest_compiled(found) is not one:
             break
     return found

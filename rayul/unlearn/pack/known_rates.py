@@ -13,11 +13,13 @@ from pathlib import Path
 import torch
 
 from rayul.cache import cache_folder
+from rayul.errors import InputError
 from rayul.files import write_json
 from rayul.spec import Spec, heaviest
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack.compiling import Compiled, measure_compiled
 from rayul.unlearn.pack.throughput import Throughput, measure_packs
+from rayul.words import first_line
 
 
 def known_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
@@ -48,25 +50,37 @@ def remembered_packs(
     return None
 
 
-def known_compiled(spec: Spec, sets: Sets, slots: int) -> Compiled:
-    """`measure_compiled`, from the cache likewise."""
-    found = remembered_compiled(spec, sets, slots, torch.get_num_threads())
+def known_compiled(spec: Spec, sets: Sets, slots: int) -> Compiled | str:
+    """`measure_compiled`, from the cache likewise; or why it failed, which is remembered where the compiler did."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    found: Compiled | str | None = remembered_compiled(spec, sets, slots, torch.get_num_threads())
     if found is not None:
         return found
-    found = measure_compiled(spec, sets, slots)
-    remember_compiled(spec, sets, found)
+    try:
+        found = measure_compiled(spec, sets, slots)
+    except TorchDynamoException as error:
+        found = first_line(error)
+    except Exception as error:  # the sweep can do without
+        return error.message if isinstance(error, InputError) else first_line(error)
+    remember_compiled(spec, sets, slots, found)
     return found
 
 
-def remember_compiled(spec: Spec, sets: Sets, found: Compiled) -> None:
+def remember_compiled(spec: Spec, sets: Sets, slots: int, found: Compiled | str) -> None:
     """Keep it in the cache likewise."""
-    _keep(_compiled_file(spec, sets, found.slots, torch.get_num_threads()), list(found))
+    kept = found if isinstance(found, str) else list(found)
+    _keep(_compiled_file(spec, sets, slots, torch.get_num_threads()), kept)
 
 
-def remembered_compiled(spec: Spec, sets: Sets, slots: int, threads: int) -> Compiled | None:
+def remembered_compiled(spec: Spec, sets: Sets, slots: int, threads: int) -> Compiled | str | None:
     """What `known_compiled` has in the cache likewise, or None."""
+    path = _compiled_file(spec, sets, slots, threads)
     with suppress(OSError, ValueError, TypeError):
-        _, rows, gain, seconds = _positive(json.loads(_compiled_file(spec, sets, slots, threads).read_text()))
+        kept = json.loads(path.read_text())
+        if isinstance(kept, str) and kept:
+            return f"{kept} (in an earlier sweep; to try again, delete {path})"
+        _, rows, gain, seconds = _positive(kept)
         return Compiled(slots, rows, gain, seconds)
     return None
 
@@ -107,7 +121,7 @@ def _device() -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def _keep(path: Path, found: list[object]) -> None:
+def _keep(path: Path, found: object) -> None:
     with suppress(OSError):  # a cache that cannot be written costs the next sweep a measurement
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
