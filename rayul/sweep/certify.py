@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -228,12 +228,13 @@ def read_certify_rows(
     walked = measurer.walk(reading, sources, results.baseline.metrics)
     bar.update("saving what is certified")
     reading = reading.with_found(tuple(found for found, _ in walked))
+    base = cache(lambda: load_model(spec.model, device="cpu")[0])
     for (found, recall), point in zip(walked, sources, strict=True):
         if found.certified is not None:
             place = certified_folder(folder, found.certified)
             place.parent.mkdir(exist_ok=True)
             scale = found.scales[found.passed - 1]
-            save_scaled(lambda: load_model(spec.model, device="cpu")[0], adapter_folder(folder, point), scale, place)
+            save_scaled(base, adapter_folder(folder, point), scale, place)
             write_json(place / NOTE, text_note(spec.model))
             if recall is not None:
                 write_recall(place, recall)

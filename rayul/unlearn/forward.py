@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayul.unlearn.label_logp import label_logp
+from rayul.unlearn.products import by_hand
 from rayul.unlearn.projection import Projection, passing, projecting_head
 from rayul.unlearn.tokens import Batch, Example, collate
 
@@ -62,7 +63,7 @@ def forward(model: Model, batch: Batch, layer: int | Sequence[int] | None = None
     first = int(batch.answer.any(0).nonzero()[0]) if bool(batch.answer.any()) else length - 1
     keep = length - first + 1  # the logits at first - 1 predict the token at `first`
     head = projecting_head(model)
-    with passing(head):
+    with passing(head), by_hand(model):
         output = model(
             input_ids=batch.ids,
             use_cache=False,
@@ -132,7 +133,7 @@ def score(model: Model, examples: Sequence[Example], pad: int, batch_size: int =
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
-        answers = forward(model, collate([examples[i] for i in chosen], pad, device))
+        answers = forward(model, collate([examples[i].to_answer for i in chosen], pad, device))
         found, best = token_scores(answers)
         logp, match = found.double().cpu().numpy(), best.cpu().numpy()
         mask = answers.mask.cpu().numpy()

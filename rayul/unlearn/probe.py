@@ -89,7 +89,7 @@ class Probe:
     @cached_property
     def whole(self) -> list[TokenScores]:
         """The whole text up to the end of the answer, but for its first token, which nothing predicts."""
-        examples = [Example(e.ids[: e.stop], 1, e.stop) for e in self.examples]
+        examples = [Example(e.ids, 1, e.stop) for e in self.examples]
         longest = max(e.stop for e in examples)
         return score(self.model, examples, self.pad, max(1, min(self.batch_size, POSITIONS // longest)))
 

@@ -31,6 +31,11 @@ class Example(NamedTuple):
     options: tuple[int, ...] = ()
     breaks: tuple[int, ...] = ()
 
+    @property
+    def to_answer(self) -> Example:
+        """Up to the end of its answer: no score depends on what closes the turn."""
+        return self._replace(ids=self.ids[: self.stop])
+
 
 class Batch(NamedTuple):
     """Examples padded on the right: ids [B, T] int64, attention [B, T] int64, answer [B, T] bool.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -61,6 +63,23 @@ def test_frozen_is_a_linear_module_whose_weight_has_no_gradient() -> None:
     (gradient,) = torch.autograd.grad((found * outer).sum(), x)
     torch.testing.assert_close(found.double(), x.double() @ weight.double().T, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(gradient.double(), outer.double() @ weight.double(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.usefixtures("library")
+def test_a_model_multiplies_by_hand_for_a_block_without_gradients() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(INPUTS, OUTPUTS), torch.nn.GELU(), torch.nn.Linear(OUTPUTS, 3, False))
+    other = torch.nn.Linear(3, 3)
+    other.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    model.append(other)
+    x = torch.randn(2, TOKENS, INPUTS)
+    exact = copy.deepcopy(model[:3]).double()(x.double()) * 2
+    with torch.no_grad(), products.by_hand(model):
+        torch.testing.assert_close(model(x).double(), exact, rtol=1e-5, atol=1e-5)
+    assert [name for name, m in model.named_modules() if "forward" in vars(m)] == ["3"], "and afterwards as they were"
+    with products.by_hand(model):
+        model(x).sum().backward()
+    assert all(p.grad is not None for p in model[:3].parameters()), "who trains the weights gets their gradients"
 
 
 @pytest.mark.usefixtures("library")

@@ -15,8 +15,8 @@ from rayul.records.recall import RECALL, Counted, Recall, read_recall, write_rec
 from rayul.spec import Spec, parse_spec
 from rayul.unlearn.evaluate import evaluate
 from rayul.unlearn.job import TrialJob
-from rayul.unlearn.probe import Probe
-from rayul.unlearn.recall import Recaller, counted
+from rayul.unlearn.probe import Generation, Probe
+from rayul.unlearn.recall import SAMPLE_TOKENS, Recaller, counted
 from rayul.unlearn.task import Task, load_task
 from rayul.unlearn.template import Template
 from rayul.unlearn.trial import final_measurement, run_trial
@@ -65,6 +65,24 @@ def test_rows_are_counted_by_group(small: tuple[Task, Spec, Any]) -> None:
         assert s.after
         assert texts[[r.question for r in sets["forget"]].index(s.question)].startswith(s.after)
     assert [s.before for s in recall.samples] != [s.after for s in recall.samples]
+
+
+def test_samples_are_what_a_model_answers_to_each_row_alone(make_spec: Callable[..., Any]) -> None:
+    """Trained on refusals for a while, it answers in several words and lengths."""
+    sets = small_sets()
+    spec = with_samples(make_spec(method="po", training={"lr": 2e-2, "steps": 60, "evaluate_every": 60}), 3)
+    task = load_task(spec, sets)
+    recaller = Recaller(task, spec)
+    asked = Template.of(spec.model), 64, Generation(SAMPLE_TOKENS)
+    for snapshot in run_trial(task, TrialJob("0000", spec, 0, {}, final_measurement(task.base, task, spec).values)):
+        if snapshot.update is not None and snapshot.evaluations[-1].step:
+            model = snapshot.update.model
+            samples = recaller.of(model, final_measurement(model, task, spec)).samples
+            rows = {(name, row.question): row for name in sets for row in sets[name]}
+            alone = [Probe(model, task.tokenizer, [rows[s.set, s.question]], *asked).texts for s in samples]
+    assert [s.set for s in samples] == ["forget"] * 3 + ["retain_report"] * 3 + ["general"] * 3
+    assert [[s.after] for s in samples] == alone
+    assert len({len(s.after) for s in samples}) > 3, [s.after for s in samples]
 
 
 def test_no_row_is_recorded_unless_asked_for(small: tuple[Task, Spec, Any]) -> None:

@@ -23,7 +23,7 @@ from rayul.unlearn.gradients.hidden import adding, blocks_of
 from rayul.unlearn.pack.graphed import graphed
 from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
-from rayul.unlearn.products import adapted, frozen
+from rayul.unlearn.products import adapted, frozen, is_plain
 from rayul.unlearn.projection import Projection, projecting_head, same
 
 
@@ -200,7 +200,7 @@ def _adapted(linear: Any, x: Tensor) -> Tensor:
     """x W^T + s_k (x A_k) B_k."""
     a, b, scale, dropout = linear.adapter
     by_lane = x.reshape(len(a), -1, a.shape[1])
-    if _is_plain(linear):
+    if is_plain(linear):
         seen = None if dropout is None else dropout(by_lane)
         return adapted(by_lane, seen, linear.weight, linear.bias, a, b, scale).view(*x.shape[:-1], -1)
     output = type(linear).forward(linear, by_lane)
@@ -213,14 +213,7 @@ def _adapted(linear: Any, x: Tensor) -> Tensor:
 
 
 def _frozen(linear: Any, x: Tensor) -> Tensor:
-    return frozen(x, linear.weight, linear.bias) if _is_plain(linear) else type(linear).forward(linear, x)
-
-
-def _is_plain(linear: Any) -> bool:
-    """Whether its product is computed by hand: on a CPU, where that was measured to gain, and not of a quantised
-    module, nor where torch compiles what it sees."""
-    by_hand = type(linear) is torch.nn.Linear and linear.weight.device.type == "cpu"
-    return by_hand and not torch.compiler.is_compiling()
+    return frozen(x, linear.weight, linear.bias) if is_plain(linear) else type(linear).forward(linear, x)
 
 
 def _at_answers(head: Callable[[Tensor], Tensor], at: Tensor, hidden: Tensor) -> Tensor:

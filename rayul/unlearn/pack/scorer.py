@@ -24,9 +24,10 @@ class Scorer:
     def __init__(
         self, base: PackedBase, layout: Layout, examples: Sequence[Example], pad: int, size: int, merging: bool = False
     ) -> None:
-        self.base, self.layout, self.examples, self.pad = base, layout, examples, pad
+        self.base, self.layout, self.pad = base, layout, pad
+        self.examples = [example.to_answer for example in examples]
         self.size, self.merging = size, merging
-        self._by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+        self._by_length = sorted(range(len(examples)), key=lambda i: len(self.examples[i].ids))
         self._batches: dict[int, list[tuple[list[int], Lines]]] = {}
         """By the number of adapters in a forward: the numbers of its examples, and these as tensors."""
 

@@ -1,10 +1,12 @@
-"""What walking the dials of a certificate costs: five adapters of several ranks on the embedded testbed.
+"""What the end of a sweep costs: points of the front measured again, and the dials of a certificate walked.
 
-    python tests/benchmarks/dials.py --work DIR [--rounds N]
+    python tests/benchmarks/tail.py --work DIR [--rounds N]
 
-Trains the adapters once, by gradient ascent, into DIR. Then CPU seconds of `walk_dials`, adapters and coefficients in
-shared forwards and one at a time (resources.packs: false) in turns, on one thread, and whether both passed the same.
-To compare with another checkout, run both in turns with PYTHONPATH.
+Trains five adapters of several ranks once, by gradient ascent, into DIR. Then CPU seconds on one thread of what a
+device does when the trials have ended: the base in front of the rows (`Recaller`), every adapter loaded and measured
+again (`verified`), and its dial walked and what passed measured (`walk_dials`), by forwards of a pack and through PEFT
+(resources.packs: false) in turns. Whether both ways passed the same, and how far their p-values are apart.
+To compare with another checkout, run both in turns with PYTHONPATH, on one DIR.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ def spec_of(r: int, alpha: int, packs: bool = True) -> Any:
     from rayul.testbed import with_testbed
 
     plain = {
-        "name": "dials",
+        "name": "tail",
         "model": "testbed",
         "data": "testbed",
         "method": "ga",
@@ -35,6 +39,7 @@ def spec_of(r: int, alpha: int, packs: bool = True) -> Any:
         "lora": {"r": r, "alpha": alpha},
         "control": {"criteria": [{"metric": "retain.es", "at_least": "90% of baseline"}]},
         "resources": {"packs": packs},
+        "report": {"samples": 5},
     }
     return with_testbed(from_plain(plain))
 
@@ -68,13 +73,15 @@ def main() -> None:
     from rayul.records.certificate import Dial, Reading, RowsRead
     from rayul.sweep.dials import walk_dials
     from rayul.sweep.driver_disk import DriverDisk
+    from rayul.sweep.reference import verified
     from rayul.unlearn.data import load_sets
+    from rayul.unlearn.recall import Recaller
     from rayul.unlearn.task import load_task
     from rayul.unlearn.trial import reference_evaluation
 
     torch.set_num_threads(1)
-    arms = {"together": spec_of(8, 16), "one at a time": spec_of(8, 16, packs=False)}
-    spec = arms["together"]
+    ways = {"by a pack": spec_of(8, 16), "through PEFT": spec_of(8, 16, packs=False)}
+    spec = ways["by a pack"]
     task = load_task(spec, load_sets(spec.data))
     baseline = reference_evaluation(task, spec, BASELINE)
     points = trained(task, asked.work, baseline)
@@ -82,17 +89,31 @@ def main() -> None:
     scales = tuple(dial().tolist())
     dials = tuple(Dial(e.trial_id, e.step, e.mixing, scales) for e in points)
     reading = Reading("", 0.1, (RowsRead("retain_certify", 20, True, 100, ""),), ("retain.es",), dials=dials)
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    seconds: dict[str, list[float]] = {}
     found = {}
+
+    def timed(name: str, measured: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        answer = measured()
+        seconds.setdefault(name, []).append(time.process_time() - began)
+        return answer
+
+    def again(recaller: Recaller) -> list[str]:
+        return list(verified(spec, {}, disk, points, recaller))
+
     for _ in range(asked.rounds):
-        for arm, its_spec in arms.items():
-            began = time.process_time()
-            found[arm] = walk_dials(its_spec, task.sets, disk, reading, points, baseline.metrics, task)
-            seconds[arm].append(time.process_time() - began)
-    for arm, taken in seconds.items():
-        walked = [(len(one.walked), one.passed) for one, _ in found[arm]]
-        shown = " ".join(f"{s:.2f}" for s in taken)
-        print(f"{arm}: {statistics.median(taken):.2f} s of CPU ({shown}); walked, passed: {walked}")
+        recaller = timed("the base in front of the rows", partial(Recaller, task, spec))
+        said = timed(f"{len(points)} points measured again", partial(again, recaller))
+        assert not any(said), said
+        for way, its in ways.items():
+            walk = partial(walk_dials, its, task.sets, disk, reading, points, baseline.metrics, task, recaller)
+            found[way] = timed(f"their dials walked {way}", walk)
+    for name, taken in seconds.items():
+        print(f"{name}: {statistics.median(taken):.2f} s of CPU ({' '.join(f'{s:.2f}' for s in taken)})")
+    for way, dials_found in found.items():
+        print(f"walked, passed {way}: {[(len(one.walked), one.passed) for one, _ in dials_found]}")
+    p_values = [[w.p_value for one, _ in way for w in one.walked] for way in found.values()]
+    print(f"largest difference of a p-value: {max(abs(p - q) for p, q in zip(*p_values, strict=True)):.2g}")
 
 
 if __name__ == "__main__":
