@@ -34,8 +34,7 @@ def repeated_blocks(base: Any) -> list[Any]:
 def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` and its backward, compiled once for every shape that it meets. A graph that torch cannot take whole is
     an error. What was compiled stays in torch's cache on the disk, for the next sweep of these shapes."""
-    # Torch's own choice is a guessable name in /tmp: whoever makes that folder first has what they lay there run.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    _own_folder()
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
     dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 4 * SHAPES)
@@ -43,6 +42,20 @@ def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
         inductor.compile_threads = 1  # else every device holds a pool of compilers until it ends
     result: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
     return result
+
+
+def _own_folder() -> None:
+    """Have torch keep what it compiles in rayul's cache folder, unless somebody chose another place.
+
+    Torch's own choice, which it notes in the environment as soon as its compiler is imported, is a guessable name in
+    /tmp: whoever makes that folder first has what they lay there run. A folder for each set of vector instructions:
+    torch 2.13 takes a program that was generated for AVX-512 where AVX2 is asked for, and it computes NaN.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):
+        instructions = torch.backends.cpu.get_cpu_capability().lower()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "compiled" / instructions)
 
 
 def call_block(block: Any, *arguments: Any, **keywords: Any) -> Any:
