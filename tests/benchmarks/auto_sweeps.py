@@ -1,6 +1,7 @@
-"""Whole short sweeps as they are shipped (`trials_per_gpu` and `compile` auto) beside one trial at a time, uncompiled.
+"""Whole short sweeps as they are shipped (`trials_per_gpu` and `compile` auto) beside one trial at a time, uncompiled,
+or beside another number of them on a core.
 
-    python tests/benchmarks/auto_sweeps.py [--spec ga rmu tofu] [--trials 16] [--steps 20] [--rounds 3]
+    python tests/benchmarks/auto_sweeps.py [--spec ga rmu tofu] [--trials 16] [--steps 20] [--rounds 3] [--against 1]
 
 Of the shipped spaces on the testbed's model and rows, with trials drawn at random, none pruned, so that both do the
 same work. Arms take turns, each a command of its own. The cache of what packs measured is emptied before each, so that
@@ -23,12 +24,17 @@ from pathlib import Path
 from peer import Processes
 
 ROOT = Path(__file__).parents[2]
-ARMS = {"1": "resources={gpu: 0, trials_per_gpu: 1, compile: false}", "auto": "resources={gpu: 0}"}
 
 
 def ran(arm: str, spec: str, folder: Path, asked: argparse.Namespace) -> tuple[float, float, str]:
     """Wall and CPU seconds, and the line that says why a pack was chosen."""
-    changes = [ARMS[arm], "search.sampler=random", f"search.trials={asked.trials}", f"training.steps={asked.steps}"]
+    resources = "gpu: 0" if arm == "auto" else f"gpu: 0, trials_per_gpu: {arm}, compile: false"
+    changes = [
+        f"resources={{{resources}}}",
+        "search.sampler=random",
+        f"search.trials={asked.trials}",
+        f"training.steps={asked.steps}",
+    ]
     changes += ["pruning={criteria: false, dominance: false}", "model=testbed", "data=testbed"]
     shutil.rmtree(asked.cache / "packs", ignore_errors=True)
     command = [sys.executable, "-m", "rayul", "sweep", str(ROOT / "search_spaces" / f"{spec}.yaml")]
@@ -60,19 +66,22 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", default="1", help="trials on a core of the other arm")
     asked = parser.parse_args()
     from rayul.testbed import ensure_testbed
 
-    print("| space | chosen | wall, s: 1, auto | ratio | CPU, s: 1, auto | ratio |\n|" + " --- |" * 6)
+    arms = (asked.against, "auto")
+    both = ", ".join(arms)
+    print(f"| space | chosen | wall, s: {both} | ratio | CPU, s: {both} | ratio |\n|" + " --- |" * 6)
     with tempfile.TemporaryDirectory() as place:
         asked.cache = Path(place) / "cache"
         built = ensure_testbed()
         asked.cache.mkdir()
         (asked.cache / built.name).symlink_to(built)
         for spec in asked.spec:
-            found: dict[str, list[tuple[float, float, str]]] = {arm: [] for arm in ARMS}
+            found: dict[str, list[tuple[float, float, str]]] = {arm: [] for arm in arms}
             for i in range(asked.rounds):
-                for arm in ARMS:
+                for arm in arms:
                     found[arm].append(ran(arm, spec, Path(place) / f"{spec}-{arm}-{i}", asked))
                     print(f"{spec}, round {i + 1}, {arm}: {found[arm][-1]}", file=sys.stderr, flush=True)
             cells = [spec, found["auto"][-1][2]]
