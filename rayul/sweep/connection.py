@@ -38,7 +38,7 @@ from rayul.cores import usable_cores
 from rayul.errors import InputError, RayulError
 from rayul.sweep.authentication import authenticated, own_token
 from rayul.sweep.run_folder import run_folder
-from rayul.sweep.sigterm import kept_sigterm, restored_sigterm
+from rayul.sweep.sigterm import kept_sigterm, machines_sigterm_kept
 from rayul.words import first_line
 
 _TOLD = re.compile("Raylet is terminated|The node with node id|A worker died or was killed|Task .* retries remaining")
@@ -151,7 +151,6 @@ class _OwnRay:
     def wait(self) -> None:
         """Until Ray is up. Raises RayulError where it cannot start."""
         self.is_up.wait()
-        restored_sigterm()
         if self.error is not None:
             raise self.error
 
@@ -180,7 +179,8 @@ class _OwnRay:
         # Ray counts cores of the machine that this process may not use.
         cores = min(usable_cores(), utils.get_num_cpus())
         try:
-            ray.init(address="local", num_cpus=cores, job_config=_FromElsewhere(), **place, **OPTIONS)
+            with machines_sigterm_kept():
+                ray.init(address="local", num_cpus=cores, job_config=_FromElsewhere(), **place, **OPTIONS)
         except Exception as error:  # of any kind: that a node timed out is a plain Exception
             hint = f"set RAY_TMPDIR or TMPDIR to a folder that Ray may write to; it tried {folder}"
             if "timed out" in str(error):
