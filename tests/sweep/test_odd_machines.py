@@ -149,7 +149,7 @@ def test_a_node_that_is_full_for_a_while_in_the_middle_of_a_sweep(
     )
     wait(lambda: len(rows(tmp_path / "tiny")) >= 6, driver)
     born_before = set(children_of(driver.pid))
-    subprocess.run([sys.executable, "-c", HOG.format(group=str(group), seconds=8)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", HOG.format(group=str(group), seconds=3)], check=True, timeout=60)
     assert born_before - set(children_of(driver.pid)), "Ray has ended nothing"
     _, err = driver.communicate(timeout=250)
     group.rmdir()
