@@ -35,7 +35,7 @@ def ran(arm: str, spec: str, folder: Path, asked: argparse.Namespace) -> tuple[f
         f"search.trials={asked.trials}",
         f"training.steps={asked.steps}",
     ]
-    changes += ["pruning={criteria: false, dominance: false}", "model=testbed", "data=testbed"]
+    changes += ["pruning={criteria: false, dominance: false}", "model=testbed", "oracle=null", "data=testbed"]
     shutil.rmtree(asked.cache / "packs", ignore_errors=True)
     command = [sys.executable, "-m", "rayul", "sweep", str(ROOT / "search_spaces" / f"{spec}.yaml")]
     command += ["--results", str(folder), *(part for change in changes for part in ("--set", change))]
