@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rayul.unlearn.run_as import run_as
+
 
 def frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + bias of x [..., d] and W [o, d]; the gradient reaches x alone."""
@@ -37,20 +39,15 @@ def by_hand(model: Any) -> Iterator[None]:
     generated, the ten microseconds that a call of it costs are more than it saves."""
     wanted = by_onednn() and not torch.is_grad_enabled()
     linears = [m for m in model.modules() if is_plain(m) and "forward" not in vars(m)] if wanted else []
-    for linear in linears:
-        linear.forward = MethodType(_linear, linear)
-    try:
+    with run_as({linear: MethodType(_linear, linear) for linear in linears}):
         yield
-    finally:
-        for linear in linears:
-            del linear.forward
 
 
 def is_plain(linear: Any) -> bool:
     """Whether its product is computed by hand: on a CPU, where that was measured to gain, and not of a quantised
     module, nor where torch compiles what it sees."""
-    by_hand = type(linear) is torch.nn.Linear and linear.weight.device.type == "cpu"
-    return by_hand and not torch.compiler.is_compiling()
+    on_cpu = type(linear) is torch.nn.Linear and linear.weight.device.type == "cpu"
+    return on_cpu and not torch.compiler.is_compiling()
 
 
 class _Frozen(torch.autograd.Function):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from rayul.unlearn.run_as import run_as
+
 LARGE = 2**14
 """Tokens of a vocabulary from which on logits are computed in parts; those of a smaller one are cheap to keep."""
 CHUNK = 2**23
@@ -156,11 +158,8 @@ def passing(head: nn.Linear | None) -> Iterator[None]:
     if head is None:
         yield
         return
-    head.forward = same  # type: ignore[method-assign, assignment]
-    try:
+    with run_as({head: same}):
         yield
-    finally:
-        del head.forward
 
 
 def same(hidden: Tensor) -> Tensor:
@@ -175,12 +174,9 @@ def _is_last(model: Any, head: nn.Linear) -> bool:
     def mark(hidden: Tensor) -> Tensor:
         return marked
 
-    head.forward = mark  # type: ignore[method-assign, assignment]
-    try:
+    with run_as({head: mark}):
         token = torch.zeros(1, 1, dtype=torch.long, device=head.weight.device)
         # Dropout would draw from the generators that trials draw from.
         with torch.random.fork_rng(devices=[marked.device] if marked.is_cuda else []):
             output = model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
-    finally:
-        del head.forward
     return output.logits is marked and marked._version == 0

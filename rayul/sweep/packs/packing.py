@@ -23,7 +23,7 @@ from rayul.words import plural
 
 UNMEASURED_CORE, UNMEASURED_GPU = 2, 4
 """Trials of a device at most where nothing was measured. On a core packs of 2 trained 1.4 to 1.7 times as many rows as
-one trial at a time, and packs of 4 only 2% to 8% more than that; each trial in flight has a client that takes 1.6 s of
+one trial at a time, and packs of 4 only 2% to 8% more than that; each trial in flight has a client that takes 1.2 s of
 CPU to start (results/peer), and its proposal knows nothing of the others: whole sweeps of 16 trials took 0.89 times the
 CPU seconds of packs of 4. On an H200 packs of 4 trained 3.5 to 4.3 times as many steps as a process, and packs of 2
 half of that (results/packs)."""

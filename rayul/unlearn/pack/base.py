@@ -25,6 +25,7 @@ from rayul.unlearn.pack.lines import Lines
 from rayul.unlearn.pack.parameters import Pair
 from rayul.unlearn.products import adapted, frozen, is_plain
 from rayul.unlearn.projection import Projection, projecting_head, same
+from rayul.unlearn.run_as import run_as
 
 
 class Adapters(NamedTuple):
@@ -185,14 +186,12 @@ class PackedBase:
 
 @contextmanager
 def _run_as(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """These modules run as these functions."""
-    for module, forward in forwards.items():
-        module.forward = forward
+    """`run_as`; the adapters that the modules were given are taken from them at the end."""
     try:
-        yield
+        with run_as(forwards):
+            yield
     finally:
         for module in forwards:
-            del module.forward
             vars(module).pop("adapter", None)
 
 
