@@ -259,8 +259,9 @@ class Training(Searchable):
     evaluate_every: Annotated[
         int | Literal["geometric", "auto"], PlainValidator(_check_cadence), named(["geometric", "auto"], _COUNT)
     ] = 5
-    """Steps between evaluations; "geometric": ever longer gaps; "auto": a twelfth of the steps, and as long as every
-    answer token that training reads stands as it stood the last evaluation is repeated, without reading a row."""
+    """Steps between evaluations; "geometric": ever longer gaps; "auto": a twelfth of the steps, or with mixing a
+    quarter, and as long as every answer token that training reads stands as it stood the last evaluation is repeated,
+    without reading a row."""
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     max_grad_norm: float | None = Field(default=1.0, gt=0)

@@ -22,22 +22,25 @@ SURE = math.log(0.5)
 """A token with this log-probability is the most probable one."""
 STEADY = 0.1
 """Nats that a token which was not sure before may lose and count as it was."""
-INTERVALS = 12
-"""Evaluations of a trial whose `evaluate_every` is auto, those that read nothing included."""
+INTERVALS, MIXED = 12, 4
+"""Evaluations of a trial whose `evaluate_every` is auto, those that read nothing included; and with mixing, where each
+measures up to seven coefficients, and scaling brings back what fell in between (results/packs)."""
 BY_FIRST_CHOICE = ("es", "em")
 """Metrics that follow from which token is the most probable."""
 
 
-def evaluation_steps(steps: int, every: int | str) -> list[int]:
+def evaluation_steps(spec: Spec) -> list[int]:
     """Steps at which a trial is evaluated, 0 and the last included.
 
-    every: an interval; "auto": a twelfth of the steps; or "geometric": 1, 2, 3, 4, 6, 8, 11, 16, ... (factor sqrt 2),
-    since gradient ascent can collapse between two evenly spaced evaluations.
+    `evaluate_every` is an interval; "auto": a twelfth of the steps, with mixing a quarter; or "geometric": 1, 2, 3, 4,
+    6, 8, 11, 16, ... (factor sqrt 2), since gradient ascent can collapse between two evenly spaced evaluations.
     """
+    steps, every = spec.training.steps, spec.training.evaluate_every
+    intervals = MIXED if spec.control.mixing is True else INTERVALS
     if every == "geometric":
         points = {round(2 ** (i / 2)) for i in range(2 * max(1, steps).bit_length())}
     else:
-        interval = max(1, round(steps / INTERVALS)) if every == "auto" else int(every)
+        interval = max(1, round(steps / intervals)) if every == "auto" else int(every)
         points = set(range(0, steps, interval))
     return sorted({0, steps} | {p for p in points if p < steps})
 

@@ -120,7 +120,7 @@ def _measuring(spec: Spec, sets: Sets, packed: bool) -> Generator[str, None, Cos
     adapted = adapted_modules(update.model) if adapter else []
     untouched = untouched_weights(update.model) if adapter else []
     update.detach()
-    stops = evaluation_steps(spec.training.steps, spec.training.evaluate_every)
+    stops = evaluation_steps(spec)
     return Cost(
         device=device_name(task.device),
         load=load + (evaluated.token * sum(map(_tokens, task.training.values())) if needs(spec, "reference") else 0.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,19 +25,22 @@ def evaluate(
     batch_size: int,
     sets: Sequence[str] | None = None,
     everything: bool = False,
+    only: Collection[str] | None = None,
 ) -> Measurement:
     """Measure the sets that the evaluations of a trial read, or others. Rows of all sets share batches: fewer, fuller
     forwards.
 
     metrics: of the sets that are no probe's, as a spec names them in evaluate.metrics, custom ones by file. sets: these
     of the data, and all probes. everything: also the metrics of probes that take more than the forward and steer
-    nothing.
+    nothing. only: of the sets that would be read these, and no answer is generated.
     """
     of_sets = task.forward_metrics(metrics, sets)
+    if only is not None:
+        of_sets = {name: of_set for name, of_set in of_sets.items() if name in only}
     chosen = task.evaluated(of_sets)
     scores = score(model, [e for examples in chosen.values() for e in examples], task.pad, batch_size)
     found = measurement(scores, task.groups(of_sets), of_sets, task.own)
-    return found.joined(answered(model, task, batch_size, everything, sets or ()))
+    return found if only is not None else found.joined(answered(model, task, batch_size, everything, sets or ()))
 
 
 def measurement(

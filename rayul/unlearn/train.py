@@ -54,7 +54,7 @@ def train(
     direction = steering_direction(task, spec, seed)
     memory: Memory = {}
     projecting_head(update.model)  # known before a rule adds to hidden states: it is tried on another batch
-    stops = evaluation_steps(training.steps, training.evaluate_every)
+    stops = evaluation_steps(spec)
     yield 0
     for step in range(1, training.steps + 1):
         forget, retain = next(order)

@@ -14,7 +14,7 @@ import torch
 from rayul.records import BASELINE, COMPLETED, FAILED, ORACLE, UNSTEADY, Ending, Evaluation
 from rayul.records.groups import pooled
 from rayul.records.objectives import MIN_FORGOTTEN, score
-from rayul.spec import Spec, is_forgetting, needs_oracle, plainly, violations
+from rayul.spec import Criterion, Spec, is_forgetting, needs_oracle, plainly, violations
 from rayul.unlearn.attacks.relearn import LORA
 from rayul.unlearn.attacks.steering import Trained, under_attack
 from rayul.unlearn.cadence import Watch
@@ -176,17 +176,20 @@ def failure(row: Evaluation, error: Exception) -> Ending:
 
 
 class Wanted(NamedTuple):
-    """Mixing coefficients to measure: the metrics of every evaluation, or what `spec.under_attack` asks for."""
+    """Mixing coefficients to measure: the metrics of every evaluation, or what `spec.under_attack` asks for. sets: only
+    the metrics of these; None: of all that an evaluation reads."""
 
     mixings: Sequence[float]
     under_attack: bool = False
+    sets: tuple[str, ...] | None = None
 
 
 def evaluation_rows(
     task: Task, spec: Spec, row: Evaluation, baseline: Mapping[str, float]
 ) -> Generator[Wanted, Sequence[Measurement], list[Evaluation]]:
     """Rows of one step: at mixing 1, and where mixing is on every coefficient tried, the calibrated one last (where
-    control.tau is a list, that of its smallest share).
+    control.tau is a list, that of its smallest share). Below 1, one that breaks a limit is partial: it has the metrics
+    of the sets that the limits are on, since it can neither be on the front nor be told to a search.
 
     Yields what to measure and is sent the measurements, so that who has the model may measure several at once. Attacks
     are tried on rows that may come onto the front: the one at mixing 1, or the calibrated ones, where they keep all
@@ -195,16 +198,24 @@ def evaluation_rows(
     rows: dict[float, Evaluation] = {}
     found: dict[float, Measurement] = {}
     targets = [spec.criteria_at(tau) for tau in spec.targets] or [spec.criteria]
+    limiting, rest = _split_by_limits(task, spec, targets)
+
+    def judged(a: float, measurement: Measurement) -> dict[str, float]:
+        """Makes the row of a coefficient; returns what its limits judge."""
+        bad = [key for key, value in measurement.values.items() if math.isnan(value)]
+        if bad:
+            raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
+        found[a], judged_by = measurement, _criteria_values(measurement, spec)
+        rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement, spec), spec, judged_by, baseline)
+        return judged_by
+
     rounds = calibrations(len(targets))
     wanted = next(rounds)
     while True:
         beyond = []
-        for a, measurement in zip(wanted, (yield Wanted(wanted)), strict=True):
-            bad = [key for key, value in measurement.values.items() if math.isnan(value)]
-            if bad:
-                raise Diverged(f"step {row.step}: {', '.join(bad)} is not a number", "lower training.lr")
-            found[a], judged_by = measurement, _criteria_values(measurement, spec)
-            rows[a] = _judged(_with_metrics(replace(row, mixing=a), measurement, spec), spec, judged_by, baseline)
+        sets = limiting if rows else None  # at mixing 1 all: what the trial itself is
+        for a, measurement in zip(wanted, (yield Wanted(wanted, sets=sets)), strict=True):
+            judged_by = judged(a, measurement)
             broken = [violations(criteria, judged_by, baseline).values() for criteria in targets]
             beyond.append([sum(max(0.0, v) for v in of_target) for of_target in broken])
         if not spec.control.mixing:
@@ -214,6 +225,10 @@ def evaluation_rows(
         except StopIteration as end:
             calibrated = end.value
             break
+    partial = [a for a, one in rows.items() if rest and a < 1 and one.feasible]
+    if partial:
+        for a, measurement in zip(partial, (yield Wanted(partial, sets=rest)), strict=True):
+            judged(a, found[a].joined(measurement))
     may_win = [c.mixing for c in calibrated] if spec.control.mixing else list(rows)
     attacked = [a for a in dict.fromkeys(may_win) if a in rows and _may_win(rows[a], spec, baseline)]
     if attacked:
@@ -229,6 +244,19 @@ def evaluation_rows(
     else:  # nothing of the update may be kept: the baseline, which satisfies any criterion by definition
         best = replace(first_row(replace(row, mixing=0.0), spec, baseline), feasible=True)
     return [*rows.values(), best if last.monotone else replace(best, notes=(*best.notes, UNSTEADY))]
+
+
+def _split_by_limits(
+    task: Task, spec: Spec, targets: Sequence[Sequence[Criterion]]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """The sets that limits are on, and the others that an evaluation reads; None for both where they are not read
+    apart: there are no others, the answers of a probe are generated, or a pruning rule of the user's own may look at
+    any."""
+    limited = {plainly(c.metric).partition(".")[0] for criteria in targets for c in criteria}
+    read = task.forward_metrics(spec.evaluate.metrics)
+    if spec.pruning.rules or task.further_metrics(everything=False) or not limited < set(read):
+        return None, None
+    return tuple(name for name in read if name in limited), tuple(name for name in read if name not in limited)
 
 
 def _may_win(row: Evaluation, spec: Spec, baseline: Mapping[str, float]) -> bool:
@@ -252,7 +280,9 @@ def _evaluated(
                 if wanted.under_attack:
                     measurements.append(under_attack(_trained(update), task, spec, row.seed))
                 else:
-                    measurements.append(evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size))
+                    measurements.append(
+                        evaluate(update.model, task, spec.evaluate.metrics, spec.evaluate.batch_size, only=wanted.sets)
+                    )
         try:
             wanted = rounds.send(measurements)
         except StopIteration as end:

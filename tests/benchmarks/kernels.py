@@ -108,7 +108,7 @@ def work(arguments: argparse.Namespace) -> None:
         for lines in read.values()
         for p in forward_products(pack, arguments.batch, lines.ids.shape[1], lines.at.shape[1], True)
     ]
-    scorer = pack.evaluator.scorer
+    scorer = pack.evaluator.scoring(None).scorer
     batches = list(scorer._batches_of(1, task.device))
     of_evaluation = [
         p for _, lines in batches for p in forward_products(pack, *lines.ids.shape, lines.at.shape[1], False)

@@ -18,6 +18,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +54,14 @@ def main() -> None:
     import ray
     import torch
 
-    from rayul.sweep.packs.allowance import PACKS, SHARE, compiling_seconds, estimated_rate, training_seconds
+    from rayul.sweep.packs.allowance import (
+        PACKS,
+        SHARE,
+        compiling_seconds,
+        estimated_rate,
+        one_is_packed,
+        training_seconds,
+    )
     from rayul.sweep.packs.packing import _fastest
     from rayul.unlearn.data import load_sets
     from rayul.unlearn.pack.known_rates import known_compiled, known_packs
@@ -71,7 +79,7 @@ def main() -> None:
             spec = spec_of(shape, Path(place) / "model")
             sets = load_sets(spec.data)
             os.environ |= {"RAYUL_CACHE": place, "TORCHINDUCTOR_CACHE_DIR": f"{place}/compiled"}
-            found, times = twice(known_packs, spec, sets, SIZES, memory)
+            found, times = twice(partial(known_packs, one_packed=one_is_packed(spec)), spec, sets, SIZES, memory)
             if not ray.is_initialized():
                 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
             slots = _fastest(spec, found).slots

@@ -94,7 +94,8 @@ def auto(
         bench = Bench(spec, rows, disk, 2)
         sizes = [1, 2, 4, 8, 16, 32]
         if rates is not None:
-            remember_packs(spec, rows, sizes, bench.memory, [Throughput(k, rate, 1) for k, rate in rates.items()])
+            found = [Throughput(k, rate, 1) for k, rate in rates.items()]
+            remember_packs(spec, rows, sizes, bench.memory, found, one_packed=bench.one_packed)
         if isinstance(compiled, str):
             remember_compiled(spec, rows, 4, compiled)
         elif compiled is not None:
@@ -197,6 +198,8 @@ def test_where_onednn_multiplies_nothing_is_compiled(auto: Callable[..., packing
     half = auto("bfloat16", compiled=(9.0, 1.0), onednn=True, dtype="bfloat16")
     assert half.shape is not None
     assert half.shape.compiled
+    own = auto("as the model has it", compiled=(9.0, 1.0), onednn=True, dtype="auto")
+    assert "not compiled: on this processor oneDNN multiplies faster" in own.why
 
 
 def test_a_compiler_that_failed_before_is_not_tried_again(auto: Callable[..., packing.Packing], cache: Path) -> None:
@@ -291,7 +294,7 @@ def test_a_sweep_compiles_by_what_was_measured_and_resumes_so(
     most = -(-spec.search.trials // devices)
     sizes = [k for k in (1, 2, 4, 8, 16, 32) if k <= most]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
-    remember_packs(spec, rows, sizes, memory, [Throughput(k, 0.01 * k, 1) for k in sizes[:2]])
+    remember_packs(spec, rows, sizes, memory, [Throughput(k, 0.01 * k, 1) for k in sizes[:2]], one_packed=True)
     remember_compiled(spec, rows, 2, Compiled(2, 0.02, 2.0, 60.0))
     done = sweep(file, tmp_path / "results")
     assert done.returncode == 0, done.stderr

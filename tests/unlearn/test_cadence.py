@@ -150,8 +150,16 @@ def test_what_counts_is_not_repeated(make_spec: MakeSpec) -> None:
         assert not watch.repeats(10)
 
 
-def test_the_steps_of_auto_are_a_twelfth(make_spec: MakeSpec) -> None:
-    assert evaluation_steps(60, "auto") == list(range(0, 61, 5))
-    assert evaluation_steps(5, "auto") == [0, 1, 2, 3, 4, 5]
+def test_the_steps_of_auto_are_a_twelfth_and_with_mixing_a_quarter(make_spec: MakeSpec) -> None:
+    def steps_of(steps: int, every: int | str, mixing: bool = False) -> list[int]:
+        limits = [{"metric": "retain.es", "at_least": 0.5}]
+        training = {"steps": steps, "evaluate_every": every}
+        return evaluation_steps(make_spec(training=training, control={"criteria": limits, "mixing": mixing}))
+
+    assert steps_of(60, "auto") == list(range(0, 61, 5))
+    assert steps_of(5, "auto") == [0, 1, 2, 3, 4, 5]
+    assert steps_of(60, "auto", mixing=True) == [0, 15, 30, 45, 60]
+    assert steps_of(3, "auto", mixing=True) == [0, 1, 2, 3]
+    assert steps_of(60, 20, mixing=True) == [0, 20, 40, 60], "what is asked for stays"
     with pytest.raises(SpecError, match="a whole number, auto or geometric"):
         spec_of(make_spec, "automatic")

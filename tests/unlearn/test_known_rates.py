@@ -34,6 +34,17 @@ def test_a_second_sweep_decides_by_the_measurement_of_the_first(
     assert known_packs(make_spec(method="gd", search={"trials": 3}), sets, [1, 2], MEMORY)[1].rows == 300.0
 
 
+def test_one_trial_at_a_time_is_measured_as_the_sweep_would_run_it(
+    kept: Callable[[], list[Path]], make_spec: Callable[..., Any], sets: Any
+) -> None:
+    """In a process of its own, or in a pack of one: each has a measurement."""
+    alone = known_packs(make_spec(), sets, [1], MEMORY)
+    packed = known_packs(make_spec(), sets, [1], MEMORY, one_packed=True)
+    assert [one.slots for one in (*alone, *packed)] == [1, 1]
+    assert len(kept()) == 2
+    assert known_packs(make_spec(), sets, [1], MEMORY, one_packed=True) == packed
+
+
 def test_another_shape_is_another_measurement(
     kept: Callable[[], list[Path]], make_spec: Callable[..., Any], sets: Any
 ) -> None:

@@ -155,8 +155,8 @@ def test_gradient_surgery_smooths_the_retain_gradient() -> None:
         (1, "geometric", [0, 1]),
     ],
 )
-def test_evaluation_steps(steps: int, every: int | str, expected: list[int]) -> None:
-    assert evaluation_steps(steps, every) == expected
+def test_evaluation_steps(steps: int, every: int | str, expected: list[int], make_spec: MakeSpec) -> None:
+    assert evaluation_steps(make_spec(training={"steps": steps, "evaluate_every": every})) == expected
 
 
 def test_forget_and_retain_rows_are_drawn_independently(task: Any, make_spec: MakeSpec) -> None:

@@ -13,7 +13,7 @@ from rayul.spec import Spec
 from rayul.sweep.cluster import allocate
 from rayul.sweep.driver_disk import DriverDisk
 from rayul.sweep.losses import fetch
-from rayul.sweep.packs.allowance import PACKS, SHARE, estimated_rate, training_seconds
+from rayul.sweep.packs.allowance import PACKS, SHARE, estimated_rate, one_is_packed, training_seconds
 from rayul.sweep.packs.broker import MALLOC
 from rayul.unlearn.data import Sets
 from rayul.unlearn.pack.compiling import Compiled
@@ -34,18 +34,21 @@ class Bench:
         self.memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
         self.rate = estimated_rate(spec, sets, on_gpu=self.place.gpu > 0, threads=self.place.threads)
         """Rows a second of one trial at a time, by the model's size; None where that is not known."""
+        self.one_packed = one_is_packed(spec)
 
     def rates(self, sizes: Sequence[int]) -> list[Throughput] | None:
         """Measured now or before; None where they are not known and the sweep is too short to measure them. The cores
         of this machine need no process to look them up."""
         known = None
         if self._here:
-            known = remembered_packs(self.spec, self.sets, sizes, self.memory, self.place.threads)
+            known = remembered_packs(
+                self.spec, self.sets, sizes, self.memory, self.place.threads, one_packed=self.one_packed
+            )
         if known is not None:
             return known
         if self.rate is not None and SHARE * training_seconds(self.spec, self.rate, self.devices) < PACKS:
             return None
-        measured: list[Throughput] = self._run(_measure, sizes, self.memory)
+        measured: list[Throughput] = self._run(_measure, sizes, self.memory, self.one_packed)
         return measured
 
     def compiled(self, sizes: Sequence[int]) -> list[Compiled] | str:
@@ -79,9 +82,11 @@ def fastest_compiled(measured: Sequence[Compiled]) -> Compiled:
     return best
 
 
-def _measure(spec: Spec, sets: Sets, disk: DriverDisk, threads: int, sizes: Sequence[int], memory: int) -> Any:
+def _measure(
+    spec: Spec, sets: Sets, disk: DriverDisk, threads: int, sizes: Sequence[int], memory: int, one_packed: bool
+) -> Any:
     torch.set_num_threads(threads)
-    return known_packs(disk.with_models(spec), sets, sizes, memory)
+    return known_packs(disk.with_models(spec), sets, sizes, memory, one_packed=one_packed)
 
 
 def _measure_compiled(spec: Spec, sets: Sets, disk: DriverDisk, threads: int, sizes: Sequence[int]) -> Any:

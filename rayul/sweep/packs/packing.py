@@ -12,7 +12,14 @@ from rayul.records.manifest import PackRecord, PackShape
 from rayul.spec import Spec
 from rayul.sweep.cluster import device_count, on_cpu
 from rayul.sweep.driver_disk import DriverDisk
-from rayul.sweep.packs.allowance import SHARE, compiling_seconds, packs_are_tested, training_seconds
+from rayul.sweep.packs.allowance import (
+    SHARE,
+    compiling_seconds,
+    is_float32,
+    one_is_packed,
+    packs_are_tested,
+    training_seconds,
+)
 from rayul.sweep.packs.bench import WORTH, Bench, fastest_compiled
 from rayul.unlearn import products
 from rayul.unlearn.compiled import missing_compiler, require_compiler
@@ -117,9 +124,8 @@ def as_recorded(packing: Packing, dtype: str, threads: int) -> PackRecord:
 
 
 def _one(spec: Spec, why: str) -> Packing:
-    """One trial per device: on cores in a pack that it has for itself, whose steps take two thirds of the time of
-    PEFT's (results/packs), and whose model stays loaded."""
-    return Packing(_shape(spec, 1) if on_cpu(spec.resources) and packs_are_tested(spec) else None, why)
+    """One trial per device: on cores in a pack that it has for itself."""
+    return Packing(_shape(spec, 1) if one_is_packed(spec) else None, why)
 
 
 def _shape(spec: Spec, slots: int) -> Shape:
@@ -174,7 +180,7 @@ def _uncompilable(spec: Spec, *, cpu: bool) -> str | None:
     """Why compiling is not even measured here, or None."""
     if reasons := spec.uncompilable:
         return reasons[0][1]
-    if cpu and spec.model.dtype == "float32" and products.by_onednn():  # 0.63 to 0.75 times the rate (results/packs)
+    if cpu and is_float32(spec.model) and products.by_onednn():  # 0.63 to 0.75 times the rate (results/packs)
         return "on this processor oneDNN multiplies faster than what is compiled"
     return missing_compiler() if cpu else None
 

@@ -76,4 +76,4 @@ def _spent(pack: Pack, trial: Spec) -> tuple[float, float]:
 
 def _evaluations(trial: Spec) -> int:
     """Of a trial that runs to its end, behind step 0."""
-    return len(evaluation_steps(trial.training.steps, trial.training.evaluate_every)) - 1
+    return len(evaluation_steps(trial)) - 1

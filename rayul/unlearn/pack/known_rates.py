@@ -22,30 +22,41 @@ from rayul.unlearn.pack.throughput import Throughput, measure_packs
 from rayul.words import first_line
 
 
-def known_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
+def known_packs(
+    spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, *, one_packed: bool = False
+) -> list[Throughput]:
     """`measure_packs`, from the cache where the same was measured before: on such a processor or GPU, by this torch,
     of this model, method, adapter and batch, and of as many rows of as many characters."""
     threads = torch.get_num_threads()
-    found = remembered_packs(spec, sets, sizes, memory, threads)
+    found = remembered_packs(spec, sets, sizes, memory, threads, one_packed=one_packed)
     if found is not None:
         return found
-    found = measure_packs(spec, sets, sizes, memory)
+    found = measure_packs(spec, sets, sizes, memory, one_packed=one_packed)
     if found:  # that nothing fitted may be somebody else's doing
-        remember_packs(spec, sets, sizes, memory, found)
+        remember_packs(spec, sets, sizes, memory, found, one_packed=one_packed)
     return found
 
 
-def remember_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, found: Sequence[Throughput]) -> None:
+def remember_packs(
+    spec: Spec,
+    sets: Sets,
+    sizes: Sequence[int],
+    memory: int,
+    found: Sequence[Throughput],
+    *,
+    one_packed: bool = False,
+) -> None:
     """Keep it in the cache, as measured by a process of as many threads as this one has."""
-    _keep(_packs_file(spec, sets, sizes, memory, torch.get_num_threads()), [list(one) for one in found])
+    path = _packs_file(spec, sets, sizes, memory, torch.get_num_threads(), one_packed)
+    _keep(path, [list(one) for one in found])
 
 
 def remembered_packs(
-    spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, threads: int
+    spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, threads: int, *, one_packed: bool = False
 ) -> list[Throughput] | None:
     """What `known_packs` has in the cache for a process of so many threads, or None."""
     with suppress(OSError, ValueError, TypeError):  # none, or none that can be read: measure
-        lines = json.loads(_packs_file(spec, sets, sizes, memory, threads).read_text())
+        lines = json.loads(_packs_file(spec, sets, sizes, memory, threads, one_packed).read_text())
         return [Throughput(int(slots), float(rows), int(held)) for slots, rows, held in map(_positive, lines)]
     return None
 
@@ -85,8 +96,8 @@ def remembered_compiled(spec: Spec, sets: Sets, slots: int, threads: int) -> Com
     return None
 
 
-def _packs_file(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, threads: int) -> Path:
-    return _file("packs", spec, sets, [list(sizes), memory >> 28, threads])
+def _packs_file(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, threads: int, one_packed: bool) -> Path:
+    return _file("packs", spec, sets, [list(sizes), memory >> 28, threads, one_packed])
 
 
 def _compiled_file(spec: Spec, sets: Sets, slots: int, threads: int) -> Path:

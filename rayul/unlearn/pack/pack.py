@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from dataclasses import replace
@@ -16,12 +16,12 @@ from torch import Tensor
 from rayul.errors import InputError, RayulError
 from rayul.records import COMPLETED, Evaluation
 from rayul.spec import Spec
-from rayul.unlearn.forward import Answers
+from rayul.unlearn.forward import Answers, TokenScores
 from rayul.unlearn.job import TrialJob
 from rayul.unlearn.label_logp import label_logp
 from rayul.unlearn.pack.base import Adapters, PackedBase
 from rayul.unlearn.pack.dropout import Noise
-from rayul.unlearn.pack.evaluator import Evaluator
+from rayul.unlearn.pack.evaluator import Evaluator, SetNames
 from rayul.unlearn.pack.lanes import Lane, forwards
 from rayul.unlearn.pack.lines import filled, lines
 from rayul.unlearn.pack.packable import Shape, packable
@@ -33,7 +33,7 @@ from rayul.unlearn.pack.step import Part
 from rayul.unlearn.pack.widths import widths
 from rayul.unlearn.projection import Projection, joined
 from rayul.unlearn.task import TRAINED, Task
-from rayul.unlearn.trial import device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
+from rayul.unlearn.trial import Wanted, device_name, evaluation_rows, failure, first_row, is_out_of_memory, numerics
 from rayul.unlearn.update.lora import write_adapter
 
 Event = tuple[int, list[Evaluation]]
@@ -244,19 +244,19 @@ class Pack:
                 rounds[k] = evaluation_rows(self.task, slot.spec, row, baseline)
                 wanted[k] = next(rounds[k])
         while wanted:
-            items = [(k, a) for k, one in wanted.items() if not one.under_attack for a in one.mixings]
-            values = self.parameters.values[[k for k, _ in items]]
-            scored = self.evaluator.score(values, [self.slots[k].scale * a for k, a in items])
+            scored = self._scored(wanted)
             asked, wanted = wanted, {}
             for k, one in asked.items():
                 own, slot = self.parameters.values[k : k + 1], self.slots[k]
                 scales = [slot.scale * a for a in one.mixings]
-                scores = [] if one.under_attack else [next(scored) for _ in scales]
+                scores = [] if one.under_attack else [next(scored[one.sets]) for _ in scales]
                 try:
                     if one.under_attack:
                         found = [self.evaluator.under_attack(own, scale, slot.spec, slot.job.seed) for scale in scales]
                     else:
-                        found = [self.evaluator.measure(s, own, a) for s, a in zip(scores, scales, strict=True)]
+                        found = [
+                            self.evaluator.measure(s, own, a, one.sets) for s, a in zip(scores, scales, strict=True)
+                        ]
                     wanted[k] = rounds[k].send(found)
                 except StopIteration as end:
                     rows[k] = end.value
@@ -264,6 +264,20 @@ class Pack:
                     failed[k] = _of_the_trial(error)
         self._share(due, started)
         return [self._reported(k, found) for k, found in rows.items()] + [self.fail(k, e) for k, e in failed.items()]
+
+    def _scored(self, wanted: Mapping[int, Wanted]) -> dict[SetNames, Iterator[list[TokenScores]]]:
+        """By the sets that are asked for, the scores on these of one slot after the other, coefficient by
+        coefficient."""
+        items: dict[SetNames, list[tuple[int, float]]] = {}
+        for k, one in wanted.items():
+            if not one.under_attack:
+                items.setdefault(one.sets, []).extend((k, a) for a in one.mixings)
+        return {
+            sets: self.evaluator.score(
+                self.parameters.values[[k for k, _ in some]], [self.slots[k].scale * a for k, a in some], sets
+            )
+            for sets, some in items.items()
+        }
 
     # --- what becomes of a trial -------------------------------------------------------------------------------------
 

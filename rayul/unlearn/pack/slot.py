@@ -54,7 +54,7 @@ class Slot:
         self.spec = spec = job.spec
         training = spec.training
         self.optimiser = RowOptimiser(training, row, partial(layout.matrices, rank=spec.lora.r))
-        self.stops = frozenset(evaluation_steps(training.steps, training.evaluate_every))
+        self.stops = frozenset(evaluation_steps(spec))
         self.watch = Watch(spec)
         self.order = row_order(task, spec, job.seed)
         self.memory: Memory = {}

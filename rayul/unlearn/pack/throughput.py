@@ -37,10 +37,13 @@ class Throughput(NamedTuple):
     memory: int
 
 
-def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> list[Throughput]:
+def measure_packs(
+    spec: Spec, sets: Sets, sizes: Sequence[int], memory: int, *, one_packed: bool = False
+) -> list[Throughput]:
     """Of packs of these sizes, smallest first, at the most expensive settings of the space, none compiled (each size
-    would take its minute); 1 is a trial in a process of its own. Ends early, with none at all if need be, where the
-    next size would not fit into `memory` bytes (on a GPU its own memory counts), or take too long."""
+    would take its minute); 1 is a trial in a process of its own, or, with one_packed, a pack of one. Ends early, with
+    none at all if need be, where the next size would not fit into `memory` bytes (on a GPU its own memory counts), or
+    take too long."""
     trial = spec.at(heaviest(spec))
     task = few_rows(load_task(spec, sets), sets, trial, trial.training.batch_size)
     if task.device.type == "cuda":
@@ -55,7 +58,7 @@ def measure_packs(spec: Spec, sets: Sets, sizes: Sequence[int], memory: int) -> 
         if found and spent + rows_of_a_turn(Shape.of(spec, slots, cpu=on_cpu), trial) / found[-1].rows > SECONDS:
             break
         try:
-            found.append(_alone(task, trial) if slots == 1 else _measured(task, spec, trial, slots))
+            found.append(_alone(task, trial) if slots == 1 and not one_packed else _measured(task, spec, trial, slots))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
