@@ -2,7 +2,7 @@
 
     python tests/benchmarks/certified_sweeps.py --work DIR --seeds 101 102 103 104 105
 
-The README's sweep (search_spaces/ga.yaml, 64 trials) once for each seed, into DIR/SEED; one that is there is not run
+The README's sweep (search_spaces/ga.yaml) once for each seed, into DIR/SEED; one that is there is not run
 again. A row for each certified point: what it forgets, and what it keeps of retain.es on the select authors (which
 chose it), and on the report authors (which nothing chose by), with one standard error over those.
 """

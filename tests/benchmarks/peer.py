@@ -1,10 +1,12 @@
 """rayul sweep beside what a good user writes with Ray Tune, OptunaSearch and PEFT (tests/gpu/by_hand.py), on a CPU.
 
-    python tests/benchmarks/peer.py --work DIR [--trials 16] [--steps 60] [--rounds 1] [--arms tune reused rayul]
+    python tests/benchmarks/peer.py --work DIR [--trials 16] [--fewer 4] [--rounds 1] [--arms tune reused rayul]
 
-The same rows, model, space, steps and number of trials: search_spaces/ga.yaml on the testbed, which is made before.
-Arms take turns: Ray Tune with a process a trial, the same with reuse_actors, rayul as shipped, rayul without pruning.
-All read the rows to forget and to keep by one forward pass every 5 steps, and save adapters of what keeps the limit.
+The same rows, model, space and steps: search_spaces/ga.yaml on the testbed, which is made before. The same number of
+trials, but for the arm "fewer". Arms take turns: Ray Tune with a process a trial, the same with reuse_actors, rayul as
+shipped, the same with fewer trials, rayul without mixing, and that without pruning. Those by hand have no mixing. All
+read the rows to forget and to keep by one forward pass, by hand every 5 steps and rayul when `evaluate_every: auto`
+says, and save adapters of what keeps the limit.
 Wall time is from the command to its end; rayul's has the references, the measurement of saved adapters, the
 certificate and the report in it. CPU seconds are those of all processes below the command, read twice a second, so
 that the last half second of each is missing. The peer's adapters are certified afterwards, outside of its time, by the
@@ -34,9 +36,13 @@ ARMS = {
     "tune": "Ray Tune, a process a trial",
     "reused": "Ray Tune, reuse_actors",
     "rayul": "rayul sweep",
-    "unpruned": "rayul sweep, no pruning",
+    "fewer": "rayul sweep, fewer trials",
+    "plain": "rayul sweep, no mixing",
+    "unpruned": "rayul sweep, no mixing, no pruning",
 }
+UNMIXED = "control.mixing=false"
 UNPRUNED = "pruning={criteria: false, dominance: false}"
+CHANGES = {"plain": [UNMIXED], "unpruned": [UNMIXED, UNPRUNED]}
 CERTIFY = "retain_certify"
 EVERY = 5
 """Steps between the evaluations of the arm by hand."""
@@ -119,8 +125,7 @@ def run(arm: str, folder: Path, sweep: Path, target: Path, asked: argparse.Names
         command += ["--points", str(folder), *(["--reuse"] if arm == "reused" else [])]
         journal = folder / "points.jsonl"
     else:
-        command = ["-m", "rayul", "sweep", str(SPEC), "--results", str(folder), *overrides(asked)]
-        command += ["--set", UNPRUNED] if arm == "unpruned" else []
+        command = ["-m", "rayul", "sweep", str(SPEC), "--results", str(folder), *overrides(arm, asked)]
         journal = folder / "ga" / "evaluations.jsonl"
     folder.mkdir(parents=True)
     began = time.time()
@@ -133,12 +138,23 @@ def run(arm: str, folder: Path, sweep: Path, target: Path, asked: argparse.Names
     if process.returncode:
         raise SystemExit(f"{arm}: {(folder / 'log').read_text()[-3000:]}")
     cpu = watched.by_kind
-    found = {"arm": arm, "trials": asked.trials, "wall": time.time() - began, "cpu": sum(cpu.values()), "kinds": cpu}
-    return found | (of_rayul(folder / "ga", watched) if arm in ("rayul", "unpruned") else of_peer(folder, began))
+    found = {
+        "arm": arm,
+        "trials": trials(arm, asked),
+        "wall": time.time() - began,
+        "cpu": sum(cpu.values()),
+        "kinds": cpu,
+    }
+    return found | (of_rayul(folder / "ga", watched) if arm not in ("tune", "reused") else of_peer(folder, began))
 
 
-def overrides(asked: argparse.Namespace) -> list[str]:
-    changes = [f"search.trials={asked.trials}", f"training.steps={asked.steps}", f"search.seed={asked.seed}"]
+def trials(arm: str, asked: argparse.Namespace) -> int:
+    return int(asked.fewer if arm == "fewer" else asked.trials)
+
+
+def overrides(arm: str, asked: argparse.Namespace) -> list[str]:
+    changes = [f"search.trials={trials(arm, asked)}", f"training.steps={asked.steps}", f"search.seed={asked.seed}"]
+    changes += CHANGES.get(arm, [])
     return [part for change in changes for part in ("--set", change)]
 
 
@@ -226,7 +242,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         return middle if len(known) < 2 else f"{middle} ({min(known):.{digits}f} to {max(known):.{digits}f})"
 
     ends = {one["round"]: one["hypervolume"] for one in found if one["arm"] == "reused"}
-    head = ["arm", "wall, s", "CPU, s", "trials an hour", "evaluations", "hypervolume", "s to the peer's"]
+    head = ["arm", "trials", "wall, s", "CPU, s", "trials an hour", "evaluations", "hypervolume", "s to the peer's"]
     head += ["certified points", "the best forgets", "certified hypervolume"]
     lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
     for arm in dict.fromkeys(one["arm"] for one in found):
@@ -237,6 +253,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         ]
         cells = [
             ARMS[arm],
+            str(runs[0]["trials"]),
             shown([one["wall"] for one in runs], 0),
             shown([one["cpu"] for one in runs], 0),
             shown([3600 * one["trials"] / one["wall"] for one in runs], 0),
@@ -262,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--fewer", type=int, default=4, help="trials of the arm of that name")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1)
@@ -273,7 +291,7 @@ def main() -> None:
     from rayul.testbed import with_testbed
 
     torch.set_num_threads(1)
-    changes = [part for part in overrides(asked) if part != "--set"]
+    changes = [part for part in overrides("reused", asked) if part != "--set"]
     ready = with_testbed(load_spec(SPEC, [*changes, f"training.evaluate_every={EVERY}"]))
     asked.work.mkdir(parents=True, exist_ok=True)
     sweep, target = asked.work / "sweep.yaml", Path(ready.model.path).parent
