@@ -82,7 +82,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spec = with_testbed(load_spec(asked.spec, ["training.evaluate_every=auto", *asked.changes]))
+    spec = with_testbed(load_spec(asked.spec, ["training.evaluate_every=auto", "control.mixing=false", *asked.changes]))
     sets = load_sets(spec.data)
     task = load_task(spec, sets)
     baseline = trial.reference_evaluation(task, spec, BASELINE)

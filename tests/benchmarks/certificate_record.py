@@ -97,7 +97,7 @@ def spec_of(testbed: Path) -> Any:
         "model": found.model.model_copy(update={"path": str(testbed)}),
         "evaluate": found.evaluate.model_copy(update={"metrics": ("es",), "max_rows": 10}),
         "training": found.training.model_copy(update={"steps": STEPS[-1], "evaluate_every": STEPS[0]}),
-        "control": found.control.model_copy(update={"criteria": ()}),
+        "control": found.control.model_copy(update={"criteria": (), "mixing": False}),
     }
     return found.model_copy(update=changes)
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from peer import UNPRUNED, Processes
+from peer import UNMIXED, UNPRUNED, Processes
 
 ROOT = Path(__file__).parents[2]
 STAYING = """
@@ -36,6 +36,7 @@ def ran(arm: str, seed: int, folder: Path, asked: argparse.Namespace) -> tuple[f
     """Wall seconds of the command, and of its end."""
     changes = ["search.sampler=random", f"search.trials={asked.trials}", f"search.seed={seed}"]
     changes += [f"resources={{gpu: 0, trials_per_gpu: {asked.slots}}}"] + ([] if asked.pruned else [UNPRUNED])
+    changes += [UNMIXED]
     command = ["sweep", str(ROOT / "search_spaces" / f"{asked.spec}.yaml"), "--results", str(folder)]
     command += [part for change in ["model=testbed", "data=testbed", *changes] for part in ("--set", change)]
     log, journal = folder.with_suffix(".log"), folder / asked.spec / "evaluations.jsonl"

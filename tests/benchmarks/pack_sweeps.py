@@ -36,6 +36,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         "search.sampler=random",
         f"search.trials={arguments.trials}",
         f"training.steps={arguments.steps}",
+        "control.mixing=false",
         "pruning={criteria: false, dominance: false}",
     ]
 

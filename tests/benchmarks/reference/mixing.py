@@ -22,7 +22,7 @@ from sweeps import ROOT, note, sweep
 SPEC = "search_spaces/ga.yaml"
 DEFAULT = {"method": "{name: gd}", "lora__r": 8, "lora__alpha": 16, "training__lr": 1e-3, "training__batch_size": 8}
 WAYS: dict[str, dict[str, Any]] = {
-    "tuning": {},
+    "tuning": {"control__mixing": "false"},
     "mixing": DEFAULT | {"control__mixing": "true", "search__sampler": "random"},
     "both": {"control__mixing": "true"},
 }

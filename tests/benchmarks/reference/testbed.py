@@ -1,4 +1,4 @@
-"""(a) The sweep of ga.yaml on the testbed, its report, and the audit of its finalists.
+"""(a) The sweep of ga.yaml on the testbed, without mixing, its report, and the audit of its finalists.
 
     python tests/benchmarks/reference/testbed.py [--trials 64] [--finalists 3] [--seeds 5] [--work bench]
         [--out results/testbed]
@@ -27,7 +27,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "testbed")
     arguments = parser.parse_args()
     began = time.monotonic()
-    folder = sweep("search_spaces/ga.yaml", arguments.work.resolve(), "ga", search__trials=arguments.trials)
+    folder = sweep(
+        "search_spaces/ga.yaml",
+        arguments.work.resolve(),
+        "ga",
+        search__trials=arguments.trials,
+        control__mixing="false",
+    )
     said = rayul("audit", str(folder), "--n", str(arguments.finalists), "--seeds", str(arguments.seeds))
     keep(folder, arguments.out)
     (arguments.out / "audit").mkdir(exist_ok=True)
