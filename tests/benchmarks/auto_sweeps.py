@@ -2,11 +2,12 @@
 or beside another number of them on a core.
 
     python tests/benchmarks/auto_sweeps.py [--spec ga rmu tofu] [--trials 16] [--steps 20] [--rounds 3] [--against 1]
+    python tests/benchmarks/auto_sweeps.py --spec 135M --trials 6 --steps 4 --set evaluate.max_rows=8 certify=false
 
-Of the shipped spaces on the testbed's model and rows, with trials drawn at random, none pruned, so that both do the
-same work. Arms take turns, each a command of its own. The cache of what packs measured is emptied before each, so that
-every sweep is the first of its shape. Wall and CPU seconds of the driver and all its processes; ratios are the median
-of the rounds' ratios, and their range.
+Of the shipped spaces on the testbed's model and rows, or of ga's on a model of SmolLM2-135M's shape with random
+weights, with trials drawn at random, none pruned, so that both do the same work. Arms take turns, each a command of its
+own. The cache of what packs measured is emptied before each, so that every sweep is the first of its shape. Wall and
+CPU seconds of the driver and all its processes; ratios are the median of the rounds' ratios, and their range.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from memory import SHAPES
 from peer import Processes
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +38,12 @@ def ran(arm: str, spec: str, folder: Path, asked: argparse.Namespace) -> tuple[f
         f"training.steps={asked.steps}",
     ]
     changes += ["pruning={criteria: false, dominance: false}", "model=testbed", "oracle=null", "data=testbed"]
+    if spec in SHAPES:
+        changes.append(f"model={asked.models[spec]}")
+    changes += asked.changes
     shutil.rmtree(asked.cache / "packs", ignore_errors=True)
-    command = [sys.executable, "-m", "rayul", "sweep", str(ROOT / "search_spaces" / f"{spec}.yaml")]
+    file = ROOT / "search_spaces" / f"{'ga' if spec in SHAPES else spec}.yaml"
+    command = [sys.executable, "-m", "rayul", "sweep", str(file)]
     command += ["--results", str(folder), *(part for change in changes for part in ("--set", change))]
     log = folder.with_suffix(".log")
     began = time.perf_counter()
@@ -67,7 +73,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", default="1", help="trials on a core of the other arm")
+    parser.add_argument("--set", nargs="+", default=[], dest="changes", help="of the spec, for both arms")
     asked = parser.parse_args()
+    from packs_auto import spec_of
+
     from rayul.testbed import ensure_testbed
 
     arms = (asked.against, "auto")
@@ -78,6 +87,9 @@ def main() -> None:
         built = ensure_testbed()
         asked.cache.mkdir()
         (asked.cache / built.name).symlink_to(built)
+        asked.models = {shape: Path(place) / shape for shape in asked.spec if shape in SHAPES}
+        for shape, folder in asked.models.items():
+            spec_of(shape, folder)
         for spec in asked.spec:
             found: dict[str, list[tuple[float, float, str]]] = {arm: [] for arm in arms}
             for i in range(asked.rounds):
