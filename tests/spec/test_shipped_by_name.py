@@ -118,7 +118,7 @@ def test_the_wheel_alone_has_them(tmp_path: Path) -> None:
     place, *lines = done.stdout.splitlines()
     assert place.startswith(str(tmp_path / "site"))
     assert [line for line in lines if ": ok (" in line] == [
-        "ga: ok (6 hyper-parameters searched, 32 trials)",
+        "ga: ok (6 hyper-parameters searched, 48 trials)",
         next(line for line in lines if line.startswith("npo: ok (")),
     ]
 

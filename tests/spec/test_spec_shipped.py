@@ -27,7 +27,7 @@ def test_ga_is_the_sweep_of_the_readme() -> None:
     spec = load_spec(ROOT / "search_spaces" / "ga.yaml")
     assert spec.method.names == ("ga", "gd")
     assert (spec.search.sampler, spec.search.trials, spec.training.steps, spec.training.evaluate_every) == (
-        "tpe", 32, 60, "auto",
+        "tpe", 48, 60, "auto",
     )  # fmt: skip
     assert spec.control.mixing is True
     assert [c.metric for c in spec.control.criteria] == ["retain.es"]

@@ -198,7 +198,7 @@ def test_no_value_in_any_place_makes_a_traceback(seed: int, tmp_path: Path) -> N
 
 
 def test_underscores_in_a_number_are_named_with_the_way_to_write_it() -> None:
-    said = first_problem(GA.read_text().replace("trials: 32", "trials: 1_000"))
+    said = first_problem(GA.read_text().replace("trials: 48", "trials: 1_000"))
     assert 'search.trials: expected a whole number, got "1_000"' in said
     assert "write 1000" in said
     assert "quotes" not in said

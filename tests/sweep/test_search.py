@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +17,7 @@ from optuna.trial import TrialState
 
 from rayul.records import COMPLETED, FAILED, PRUNED, Ending, Evaluation
 from rayul.sweep.search.samplers import grid
+from rayul.sweep.search.searcher import open_study
 
 Row = Callable[..., Evaluation]
 Make = Callable[..., Any]
@@ -267,6 +269,25 @@ def test_half_a_line_and_a_lock_that_a_killed_driver_left_do_not_stand_in_the_wa
     sweep.open()
     assert [t.params for t in sweep.study.trials] == [params for _, params in whole]
     assert sweep.run(2)[0][0] == 3
+
+
+def test_what_waits_comes_next_whenever_it_was_put_there(make_spec: Make, tmp_path: Path) -> None:
+    """The storage looks for it only where something may wait."""
+    spec = make_spec(**CONDITIONAL)
+    study = open_study(tmp_path / "study.journal", spec)
+    assert [study.ask().number for _ in range(2)] == [0, 1]
+    study.enqueue_trial({"training.lr": 2e-3})
+    study.enqueue_trial({"training.lr": 3e-3})
+    assert study.ask().number == 2
+    again = open_study(tmp_path / "study.journal", spec)
+    waiting = again.get_trials(states=(TrialState.WAITING,))
+    assert [trial.number for trial in waiting] == [3]
+    asked = again.ask()
+    assert asked.number == 3
+    assert asked.suggest_float("training.lr", 1e-4, 1e-2) == 3e-3
+    assert again.get_trials(states=(TrialState.WAITING,)) == []
+    assert again.ask().number == 4
+    assert len(again.trials) == 5
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid"])

@@ -6,9 +6,10 @@ NaN trials running; this one tells what `outcome` says, with the criteria as con
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -53,6 +54,37 @@ class StudyFile(JournalFileBackend):
             raise ResultsUnwritable.at(self.path, error.strerror or error) from error
 
 
+class StudyStorage(JournalStorage):
+    """Optuna's, of which every proposal asks for the trials that wait. Optuna looks through all trials for them, 4 ms
+    at 4,500 of them; as one driver writes, what waits is what this storage was given and has not seen begin."""
+
+    def __init__(self, file: StudyFile) -> None:
+        super().__init__(file)
+        self._waiting: set[int] | None = None
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        number = int(super().create_new_trial(study_id, template_trial))
+        if self._waiting is not None and template_trial is not None and template_trial.state == TrialState.WAITING:
+            self._waiting.add(number)
+        return number
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if self._waiting is not None and state != TrialState.WAITING:
+            self._waiting.discard(trial_id)
+        return bool(super().set_trial_state_values(trial_id, state, values))
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states != (TrialState.WAITING,):
+            every: list[FrozenTrial] = super().get_all_trials(study_id, deepcopy, states)
+            return every
+        if self._waiting is None:
+            self._waiting = {trial._trial_id for trial in super().get_all_trials(study_id, False, states)}
+        found = [self.get_trial(number) for number in sorted(self._waiting)]
+        return copy.deepcopy(found) if deepcopy else found
+
+
 def open_study(path: Path, spec: Spec, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
     """Open or create the study of a sweep in its journal file; a new one begins with the `earlier` trials
     (warm_start.py), which take the first numbers. Raises RayulError for a file that is not as Optuna writes it.
@@ -92,12 +124,12 @@ def write_study(
 def load_study(path: Path, spec: Spec) -> optuna.Study:
     """The study of a sweep, to be read only. Raises RayulError for a file that is not as Optuna writes it."""
     with _replaying(path):
-        return optuna.load_study(study_name=spec.name, storage=JournalStorage(StudyFile(path)))
+        return optuna.load_study(study_name=spec.name, storage=StudyStorage(StudyFile(path)))
 
 
 def _study(path: Path, spec: Spec) -> optuna.Study:
     with _replaying(path):
-        storage = JournalStorage(StudyFile(path))
+        storage = StudyStorage(StudyFile(path))
         if others := [study.study_name for study in storage.get_all_studies() if study.study_name != spec.name]:
             raise damaged(path, f"holds another study, {others[0][:60]!r}")
         return optuna.create_study(
@@ -174,20 +206,23 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         self.asked: dict[int, optuna.Trial] = {}
         self.seeds: dict[str, list[float | None]] = {}
         """By settings, as text, what each of their trials has forgotten within the limits; None while it runs."""
-        self.counted = 0
         self.running: dict[int, tuple[str, int]] = {}
-        """By number, where in `seeds` a trial is that was still running when last looked at. Only these are looked at
-        again: to count all trials anew took 35 ms a proposal at 5,000 of them."""
+        """By number, where in `seeds` a trial is that runs."""
         self.unfinished: list[int] = []
         if wrong := misread(study, spec, journal) or is_ahead(study, journal):
             raise damaged(journal.path.with_name(STUDY), wrong)
         self._restore_trials()
-        self.asked_for = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if trial_id(trial.number) in journal.endings:
-                self.tell(trial.number)
-            else:
+        trials = study.get_trials(deepcopy=False)
+        self.asked_for = sum(t.state != TrialState.WAITING for t in trials)
+        for trial in trials[self.earlier :]:
+            if trial.state != TrialState.WAITING:
+                self._count(trial.number, trial.params)
+            if trial.state == TrialState.RUNNING and trial_id(trial.number) not in journal.endings:
                 self.unfinished.append(trial.number)
+            elif trial.state == TrialState.RUNNING:
+                self.tell(trial.number)
+            elif trial.state != TrialState.WAITING:
+                self._score(trial.number)
 
     @property
     def total(self) -> int:
@@ -222,29 +257,35 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             trial = self.study.ask() if left is None else self._trial(left)
             self.asked_for = max(self.asked_for, trial.number + 1)
             self.asked[trial.number] = trial
-            return {"number": trial.number, "params": suggest(trial, self.spec)}
+            params = suggest(trial, self.spec)
+            if left is None:
+                self._count(trial.number, trial.params)
+            return {"number": trial.number, "params": params}
 
     def _enqueue_replicate(self) -> None:
         """Have the study propose a known configuration next, where its turn has come (`search.replicate`)."""
         if not self.spec.search.replicates:
             return
-        trials = self.study.get_trials(deepcopy=False)
-        if len(trials) - self.earlier < NEW * self.limit or any(t.state == TrialState.WAITING for t in trials):
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if waiting or self.asked_for - self.earlier < NEW * self.limit:
             return
-        for trial in trials[self.earlier + self.counted :]:
-            settings = json.dumps(trial.params, sort_keys=True)
-            seeds = self.seeds.setdefault(settings, [])
-            self.running[trial.number] = settings, len(seeds)
-            self.counted += 1
-            seeds.append(None)
-        for number, (settings, place) in list(self.running.items()):
-            if trials[number].state.is_finished():
-                rows = self.journal.of(trial_id(number))
-                self.seeds[settings][place] = most_forgotten(rows, self.baseline, self.spec.objectives)
-                del self.running[number]
         chosen = next_replicate(self.seeds)
         if chosen is not None:
             self.study.enqueue_trial(json.loads(chosen))
+
+    def _count(self, number: int, params: Mapping[str, Any]) -> None:
+        """A trial with these settings runs."""
+        settings = json.dumps(params, sort_keys=True)
+        seeds = self.seeds.setdefault(settings, [])
+        self.running[number] = settings, len(seeds)
+        seeds.append(None)
+
+    def _score(self, number: int) -> None:
+        """It has ended."""
+        if number in self.running and self.spec.search.replicates:
+            settings, place = self.running.pop(number)
+            rows = self.journal.of(trial_id(number))
+            self.seeds[settings][place] = most_forgotten(rows, self.baseline, self.spec.objectives)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
@@ -259,12 +300,14 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             trial.set_user_attr(key, value)
         if told is None:
             self.study.tell(number, state=TrialState.FAIL)
+            self._score(number)
             return
         if told.constraints:
             # As samplers with a `constraints_func` keep them. `Trial.set_constraint` keeps them by name, where
             # optuna-dashboard 0.21 does not look: it would show trials that broke a limit among the best.
             self.study._storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, list(told.constraints.values()))
         self.study.tell(number, told.values)
+        self._score(number)
 
     def _restore_trials(self) -> None:
         """Give the study what only the journal has, under the same numbers: trials, or some of their parameters. The
