@@ -25,6 +25,8 @@ ADVICE = {
     PART: "a lower learning rate with more evaluations, or mixing",
     BOTH: "lower learning rate, fewer steps, more retain weight",
 }
+SCALED = dict.fromkeys((PART, BOTH), "nothing: mixing scales these back")
+"""In place of the same where mixing is on."""
 
 LITTLE, MOST = 0.2, 0.5
 """Shares of the baseline: what lost less than the first has lost little, what lost half has lost most."""
@@ -43,6 +45,13 @@ class Fell:
     share: float
     typical: Mapping[str, str]
     """By zone the value of that setting that is typical there."""
+    mixed: bool
+    """Whether adapters were scaled back, so that what was lost is not lost for good."""
+
+    @property
+    def advice(self) -> Mapping[str, str]:
+        """By zone, what to change."""
+        return ADVICE | SCALED if self.mixed else ADVICE
 
     @property
     def total(self) -> int:
@@ -65,7 +74,7 @@ def fell(results: SweepRecords) -> Fell | None:
         zones[_zone(results, ended[trial], forget, utility)].append(trial)
     name, share = _parting(results, {trial: sum(pair) for trial, pair in lost.items()})
     typical = {} if not name else {z: _typical(results, trials, name) for z, trials in zones.items() if trials}
-    return Fell(zones, name, share, typical)
+    return Fell(zones, name, share, typical, any(e.mixing != 1 for rows in results.trials.values() for e in rows))
 
 
 def _zone(results: SweepRecords, e: Evaluation, forget: float, utility: float) -> str:
@@ -117,12 +126,18 @@ DID = {
     BOTH: f"forgot, but lost most of what they were to keep too: {LESS}",
 }
 """What the trials of a zone did, and what to change."""
+BEFORE_MIXING = {
+    PART: "lost some of what they were to keep, before mixing scaled them back",
+    BOTH: "forgot, but lost most of what they were to keep too, before mixing scaled them back",
+}
+"""In place of the same where mixing is on: the best points may come from them."""
 
 
 def fell_line(found: Fell) -> str:
     """In one sentence: the zone that most trials fell into, and what to do about it."""
     zone = max(ZONES, key=lambda one: len(found.zones[one]))
-    return f"{len(found.zones[zone])} of {plural(found.total, 'ended trial')} {DID[zone]}."
+    did = BEFORE_MIXING.get(zone, DID[zone]) if found.mixed else DID[zone]
+    return f"{len(found.zones[zone])} of {plural(found.total, 'ended trial')} {did}."
 
 
 def fell_lines(found: Fell | None) -> list[str]:
@@ -138,7 +153,7 @@ def fell_lines(found: Fell | None) -> list[str]:
     if found.parts:
         told = "; ".join(f"{value} ({zone})" for zone, value in found.typical.items())
         lines.append(f"{found.parts} separates them most ({found.share:.0%} of the ranks): typically {told}.")
-    if n[BOTH] > found.total / 2:
+    if n[BOTH] > found.total / 2 and not found.mixed:
         lines.append(f"Most trials over-forget: {LESS}.")
     elif n[NEITHER] > found.total / 2:
         lines.append(f"Most trials hardly change anything: {MORE}.")

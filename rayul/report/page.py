@@ -21,7 +21,7 @@ from rayul.report.audit_section import AuditSection
 from rayul.report.axes import axes
 from rayul.report.certified import Certified, bound, certified, value
 from rayul.report.charts import payload
-from rayul.report.fell import ADVICE, fell_lines
+from rayul.report.fell import fell_lines
 from rayul.report.gone import heading_of
 from rayul.report.heading import private_rows, subject
 from rayul.report.importance import MIN_TRIALS, importances
@@ -87,7 +87,6 @@ def report_page(
         point=None if point is None else results.with_report(point),
         fell=summary.fell,
         fell_lines=fell_lines,
-        advice=ADVICE,
         gone_heading=heading_of(summary.forget_metric),
         caution=caution(results, summary),
         tiles=tiles(results, summary),

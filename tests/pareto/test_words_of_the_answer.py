@@ -168,3 +168,22 @@ def test_nothing_is_said_of_what_parts_few_trials(tmp_path: Path) -> None:
     assert found is not None
     assert (found.parts, found.total) == ("", 1)
     assert fell(load_records(write_folder(tmp_path / "t", [baseline()]))) is None
+
+
+def test_what_mixing_scales_back_is_no_reason_to_search_more_gently(tmp_path: Path) -> None:
+    rows: list[Record] = [baseline()]
+    for trial in ("0000", "0001", "0002"):
+        forget, retain = ENDS[BOTH]
+        rows.append(evaluation(trial, 20, forget, retain))
+        rows += ends(replace(point(trial, 0.2, 0.95), step=20, mixing=0.25))
+    folder = write_folder(tmp_path / "s", rows)
+    found = fell(load_records(folder))
+    assert found is not None
+    assert len(found.zones[BOTH]) == 3
+    assert found.advice[BOTH] == "nothing: mixing scales these back"
+    assert not [line for line in fell_lines(found) if "over-forget" in line]
+    said = " ".join(front_lines(summarise(folder)))
+    assert (
+        "3 of 3 ended trials forgot, but lost most of what they were to keep too, before mixing scaled them back."
+        in said
+    )
