@@ -13,8 +13,10 @@ import pytest
 from yaml_comments import bare_keys
 
 from rayul.errors import InputError
+from rayul.plan.spec_warnings import spec_warnings
 from rayul.plan.starter import grouping_columns, starter_spec
 from rayul.spec import load_spec
+from rayul.unlearn.cadence import evaluation_steps
 from rayul.unlearn.data import load_sets
 
 
@@ -44,9 +46,11 @@ def test_it_is_valid_and_fits_the_rows(write: Callable[..., Path], rows: int) ->
     training = spec.training
     assert 1 <= training.batch_size <= min(16, rows)
     assert training.steps * training.batch_size >= rows or training.steps == 200
-    assert 1 <= training.evaluate_every <= training.steps / 4
+    assert evaluation_steps(spec)[1] == round(training.steps / 4)
     assert (spec.evaluate.max_rows is None) == (rows <= 400)
     assert spec.method.names == ("ga", "gd", "npo")
+    assert spec.control.mixing is True
+    assert [line for line in spec_warnings(spec) if "no effect" in line] == []
 
 
 @pytest.mark.parametrize("mapped", [False, True])

@@ -292,7 +292,7 @@ def test_the_tutorial_from_top_to_bottom(tmp_path: Path) -> None:
             said.append(run(block.text, tmp_path, block.language))
     shown = [block.text for block in code("docs/tutorial.md") if block.language in ("text", "json")]
     assert shown[0] in said[0], "the rows are the same everywhere"
-    assert (tmp_path / "results" / "staff-mixing" / "report.html").exists()
+    assert (tmp_path / "results" / "staff-no-mixing" / "report.html").exists()
     numbers = json.loads((tmp_path / "forgotten" / "evaluation.json").read_text())["metrics"]
     assert numbers["forget.prob"] < 0.5 < numbers["retain.prob"]
 

@@ -63,7 +63,6 @@ def starter_spec(name: str, forget: Path, retain: Path, model: str | None = None
         batch_size=batch_size,
         steps=steps,
         epochs=f"{steps * batch_size / rows:.3g}",
-        evaluate_every=max(1, steps // 12),
         samplers=", ".join(SAMPLERS),
         max_rows="null" if max_rows is None else max_rows,
         certify=_certify_text(kept_in(sets)["retain_certify"]),
@@ -252,21 +251,22 @@ training:
   lr: {{float: [1e-5, 1e-3], log: true}}
   # Forget rows a step, of {rows}.
   batch_size: {batch_size}
-  # Optimiser steps of a trial that is not stopped early: {epochs} passes over the forget set.
+  # Optimiser steps of a trial, unless it is stopped early: {epochs} passes over the forget set.
   steps: {steps}
-  # Steps between evaluations. Gradient ascent collapses fast: what happens in between is not seen.
-  evaluate_every: {evaluate_every}
+  # Steps between evaluations: a number, or auto, which is a quarter of the steps (a twelfth without mixing).
+  evaluate_every: auto
 
 # What limits excessive unlearning.
 control:
-  # Utility limits: a trial that breaks one is stopped, and only evaluations that keep all are on the front.
+  # Utility limits: only evaluations that keep all of them can be on the front.
   criteria:
     # Probability of the answers to keep, which every model has. Stricter: retain.es, what it completes exactly.
     - metric: retain.prob
       # Of the value before unlearning. A plain number such as 0.5 is absolute; at_most limits from above.
       at_least: 90% of baseline
-      # Stop after this many evaluations in a row that violate it.
-      patience: 2
+  # Model mixing: scale each adapter back to the largest share that keeps the limit, so that a run that went too far is
+  # still useful. Without it a trial that breaks the limit is stopped.
+  mixing: true
 
 # What the search trades off, as <set>.<metric>.
 objectives:
@@ -285,7 +285,7 @@ search:
   # One of {samplers}.
   sampler: tpe
   # Configurations to try.
-  trials: 64
+  trials: 32
   # Seed of the sampler and of every trial.
   seed: 0
   # Also end after this time, such as 2h or 30m; null for no limit.
