@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rayul.report.at_a_glance import at_a_glance
 from rayul.report.card import Forgotten, model_card
 from rayul.report.fell import BOTH, NEITHER, ONLY, PART, fell, fell_lines
 from rayul.spec import load_spec
+from rayul.words import measured
 
 PROB = SPEC.replace("forget.es: minimize, retain.es: maximize", "forget.prob: minimize, retain.es: maximize")
 
@@ -187,3 +189,17 @@ def test_what_mixing_scales_back_is_no_reason_to_search_more_gently(tmp_path: Pa
         "3 of 3 ended trials forgot, but lost most of what they were to keep too, before mixing scaled them back."
         in said
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        (0.4123, 0.0312, "0.412 ± 0.031"),
+        (6.9e-4, 4.6e-4, "0.00069 ± 0.00046"),
+        (3.9e-16, 2e-16, "3.9e-16 ± 2.0e-16"),
+        (0.9, 1e-6, "0.9000000 ± 0.0000010"),
+        (0.5, math.nan, "0.5"),
+    ],
+)
+def test_a_value_has_as_many_digits_as_its_error(value: float, error: float, said: str) -> None:
+    assert measured(Evaluation("0", 1, metrics={"m": value}, stderr={"m": error}), "m") == said
