@@ -43,8 +43,8 @@ def plural(count: int, noun: str) -> str:
 
 
 def measured(evaluation: HasMetrics, metric: str) -> str:
-    """The value with its standard error, both to the error's second digit: "0.412 ± 0.031", and "3.9e-16 ± 2.0e-16" where
-    all of it is below a hundred-thousandth."""
+    """The value with its standard error, both to the error's second digit: "0.412 ± 0.031"; and "3.9e-16 ± 2.0e-16"
+    where all of it is below a hundred-thousandth."""
     value, error = evaluation.metrics.get(metric, math.nan), evaluation.stderr.get(metric, math.nan)
     if not (math.isfinite(value) and 0 < error < math.inf):
         return number(value)
