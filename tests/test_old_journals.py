@@ -118,7 +118,8 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "ga"
     write(folder / "evaluations.jsonl", lines)
     provenance = "\nprovenance: {command: rayul sweep search_spaces/ga.yaml}\n"
-    (folder / "spec.yaml").write_text((ROOT / "search_spaces" / "ga.yaml").read_text() + provenance)
+    spec = (ROOT / "search_spaces" / "ga.yaml").read_text().replace("mixing: true", "mixing: false")
+    (folder / "spec.yaml").write_text(spec.replace("trials: 48", "trials: 64") + provenance)
     return folder
 
 
