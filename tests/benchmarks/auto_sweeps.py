@@ -2,7 +2,8 @@
 or beside another number of them on a core.
 
     python tests/benchmarks/auto_sweeps.py [--spec ga rmu tofu] [--trials 16] [--steps 20] [--rounds 3] [--against 1]
-    python tests/benchmarks/auto_sweeps.py --spec 135M --trials 6 --steps 4 --set evaluate.max_rows=8 certify=false
+    python tests/benchmarks/auto_sweeps.py --spec 135M --trials 6 --steps 3 --set evaluate.max_rows=8 certify=false \\
+        control={} "objectives={forget.prob: minimize, retain.prob: maximize}"
 
 Of the shipped spaces on the testbed's model and rows, or of ga's on a model of SmolLM2-135M's shape with random
 weights, with trials drawn at random, none pruned, so that both do the same work. Arms take turns, each a command of its
