@@ -215,13 +215,13 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
         trials = study.get_trials(deepcopy=False)
         self.asked_for = sum(t.state != TrialState.WAITING for t in trials)
         for trial in trials[self.earlier :]:
-            if trial.state != TrialState.WAITING:
-                self._count(trial.number, trial.params)
             if trial.state == TrialState.RUNNING and trial_id(trial.number) not in journal.endings:
-                self.unfinished.append(trial.number)
+                self.unfinished.append(trial.number)  # counted when it is asked for: it may lack parameters yet
             elif trial.state == TrialState.RUNNING:
+                self._count(trial.number, trial.params)
                 self.tell(trial.number)
             elif trial.state != TrialState.WAITING:
+                self._count(trial.number, trial.params)
                 self._score(trial.number)
 
     @property
@@ -258,8 +258,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
             self.asked_for = max(self.asked_for, trial.number + 1)
             self.asked[trial.number] = trial
             params = suggest(trial, self.spec)
-            if left is None:
-                self._count(trial.number, trial.params)
+            self._count(trial.number, trial.params)
             return {"number": trial.number, "params": params}
 
     def _enqueue_replicate(self) -> None:
@@ -275,6 +274,8 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _count(self, number: int, params: Mapping[str, Any]) -> None:
         """A trial with these settings runs."""
+        if not self.spec.search.replicates:
+            return
         settings = json.dumps(params, sort_keys=True)
         seeds = self.seeds.setdefault(settings, [])
         self.running[number] = settings, len(seeds)
@@ -282,7 +283,7 @@ class OptunaSearcher(Searcher):  # type: ignore[misc]
 
     def _score(self, number: int) -> None:
         """It has ended."""
-        if number in self.running and self.spec.search.replicates:
+        if number in self.running:
             settings, place = self.running.pop(number)
             rows = self.journal.of(trial_id(number))
             self.seeds[settings][place] = most_forgotten(rows, self.baseline, self.spec.objectives)
