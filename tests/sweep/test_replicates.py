@@ -44,6 +44,17 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(make_spec: Make, begin: A
     assert first + sweep.open().run(4) == whole
 
 
+def test_a_trial_cut_off_without_its_settings_counts_among_those_that_it_gets(make_spec: Make, begin: Any) -> None:
+    """The driver is killed between `ask` and the last `suggest`, at each of the new configurations."""
+    spec = make_spec(**SPACE, search={"replicate": True, "startup_trials": 4})
+    whole = begin(spec, limit=18).run(18)
+    for cut in range(4, 12):
+        sweep = begin(spec, limit=18)
+        first = sweep.run(cut)
+        sweep.study.ask()
+        assert first + sweep.open().run(18 - cut) == whole, cut
+
+
 def test_auto_is_for_larger_sweeps_and_a_grid_refuses(make_spec: Make) -> None:
     assert make_spec(**SPACE, search={"trials": 48}).search.replicates
     assert not make_spec(**SPACE, search={"trials": 47}).search.replicates
